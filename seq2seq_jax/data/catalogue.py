@@ -1,0 +1,111 @@
+"""Any text dataset of the tensorflow-datasets catalogue, by name."""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import logging
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from seq2seq_jax.data.prepared import PreparedCorpus, prepare_once, quiet
+from seq2seq_jax.data.source import Corpus, DataSource
+
+logger = logging.getLogger(__name__)
+
+TEXT_MODULES = ("translate", "summarization", "text", "text_simplification", "question_answering")
+"""Modules of the catalogue that define datasets of text."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Catalogue(DataSource):
+    """Two text fields of a dataset of the catalogue at tensorflow.org/datasets, downloaded and prepared if absent.
+
+    A dataset whose download is an archive needs TensorFlow installed to unpack it, once, and so does one with a split
+    of more than a gigabyte; reading never does. Pairs come as they are, those with an empty side too.
+    """
+
+    name: str
+    """The dataset, with its configuration and version if it has several ("wmt14_translate/de-en")."""
+    source: str
+    """Name of the source field ("en")."""
+    target: str
+    """Name of the target field ("de")."""
+    directory: str | None = None
+    """Where datasets are prepared and found; None = where tensorflow-datasets keeps them (~/tensorflow_datasets)."""
+    train: str = "train"
+    """Training split, or a part of it ("train[2000:]")."""
+    validation: str | None = "validation"
+    """Validation split, or a part of one ("train[:2000]"); None = there is none."""
+    test: str | None = "test"
+    """Test split, or a part of one; None = there is none."""
+
+    @quiet()
+    def open(self) -> Corpus:
+        """Download and prepare the dataset if it is not there yet, and open it.
+
+        Raises:
+            ValueError: the catalogue has no such dataset or configuration, the dataset has no such text field or
+                split, it is there in another format than array_record, or preparing it needs TensorFlow.
+        """
+        builder = self._builder()
+        features = builder.info.features
+        named = features.items() if isinstance(features, tfds.features.FeaturesDict) else ()
+        texts = sorted(name for name, feature in named if isinstance(feature, tfds.features.Text))
+        for field in (self.source, self.target):
+            if field not in texts:
+                raise ValueError(f"expected {field!r} to be a text field of {self.name}; its text fields are "
+                                 f"{', '.join(texts) or 'none'}: name one of these")
+        if not builder.is_prepared():
+            self._prepare(builder)
+            builder = self._builder()
+        formats = [file_format.value for file_format in builder.info.available_file_formats()]
+        if "array_record" not in formats:
+            raise ValueError(f"expected {builder.data_dir} to hold array_record files; it holds {', '.join(formats)}: "
+                             "name another directory, to prepare the dataset there, or delete that one")
+        slices = {"train": self.train, "validation": self.validation, "test": self.test}
+        slices = {split: piece for split, piece in slices.items() if piece is not None}
+        content = {"dataset": builder.info.full_name, "fields": [self.source, self.target]}
+        for split, piece in slices.items():
+            try:
+                info = builder.info.splits[piece]
+            except (KeyError, ValueError) as error:
+                raise ValueError(f"expected a split of {self.name} as {split}; got {piece!r}, and it has "
+                                 f"{', '.join(builder.info.splits)}: name one of these, or a part of one, as in "
+                                 "train[:90%], or None") from error
+            # Names, sizes and shards stand for the text, which may be too long to read at each start.
+            content[split] = [piece, info.num_examples, info.shard_lengths, int(info.num_bytes)]
+        fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return PreparedCorpus(builder, fingerprint=fingerprint, fields=(self.source, self.target), slices=slices)
+
+    def _builder(self) -> tfds.core.DatasetBuilder:
+        # Without TensorFlow the catalogue's own search stops at a module that needs it, before it comes to these.
+        for module in TEXT_MODULES:
+            importlib.import_module(f"tensorflow_datasets.{module}")
+        directory = None if self.directory is None else Path(self.directory).expanduser()
+        try:
+            return tfds.builder(self.name, data_dir=directory)
+        except tfds.core.DatasetNotFoundError as error:
+            raise ValueError(f"expected the name of a dataset at tensorflow.org/datasets; there is no {self.name!r}: "
+                             "check the spelling") from error
+        except (ValueError, AssertionError) as error:
+            dataset = self.name.split("/")[0].split(":")[0]
+            configurations = ", ".join(config.name for config in tfds.builder_cls(dataset).BUILDER_CONFIGS)
+            raise ValueError(f"expected a configuration and version of {dataset} that the catalogue has; got "
+                             f"{self.name!r}: name one of the configurations {configurations or '(none)'}, and leave "
+                             "out the version") from error
+
+    def _prepare(self, builder: tfds.core.DatasetBuilder) -> None:
+        logger.info("downloading and preparing %s in %s", self.name, builder.data_dir)
+        try:
+            prepare_once(builder)
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None and not (isinstance(cause, ImportError) and "tensorflow" in str(cause).lower()):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            raise ValueError(f"expected TensorFlow, which preparing {self.name} needs and reading does not; it is not "
+                             f"installed: install it for this once, or run `tfds build {self.name} "
+                             "--file_format=array_record` where it is, and name that directory") from error

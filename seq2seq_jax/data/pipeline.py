@@ -1,0 +1,421 @@
+"""Batches from a token store: which examples are used, their assembly into arrays, and the iterators that serve them.
+
+All arrays are numpy int32, on the host; each process makes only its own rows of a batch.
+"""
+
+import dataclasses
+import functools
+import itertools
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Bool, Int, UInt
+
+from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.data.packing import Anchor, BatchPlan, BatchRows, RowShape
+from seq2seq_jax.data.source import DataSource
+from seq2seq_jax.data.token_store import TokenStore
+
+NUM_DEFAULT_BUCKETS = 8
+SHORTEST_SOURCE_ROW = 16
+
+logger = logging.getLogger(__name__)
+
+
+class SelectionCounts(NamedTuple):
+    """What the length limits did to a split, in examples."""
+
+    total: int
+    """Examples of the split."""
+    source_too_long: int
+    """Those with a source longer than max_source_length."""
+    target_too_long: int
+    """Those with a target longer than max_target_length; an example can be both."""
+    dropped: int
+    """Those that are left out."""
+    truncated: int
+    """Those that are cut on one side or both."""
+
+
+def select(
+    store: TokenStore, source_config: DataSource
+) -> tuple[Int[np.ndarray, " examples"], SelectionCounts]:
+    """The examples of a split that are trained on: `source_config.too_long` decides on those longer than a row.
+
+    A truncated example is cut when its batch is assembled, and keeps the end id as its last token. An example of
+    which a side is empty, just the end id, is kept.
+
+    Returns:
+        The indices in ascending order, and the counts, which are logged too.
+
+    Raises:
+        ValueError: none is left.
+    """
+    fits = _fits(store, source_config.max_source_length, source_config.max_target_length)
+    num_too_long = int((~fits).sum())
+    drop = source_config.too_long == "drop"
+    counts = SelectionCounts(
+        total=len(store),
+        source_too_long=int((store.source_lengths > source_config.max_source_length).sum()),
+        target_too_long=int((store.target_lengths > source_config.max_target_length).sum()),
+        dropped=num_too_long if drop else 0,
+        truncated=0 if drop else num_too_long,
+    )
+    if num_too_long:
+        logger.info(
+            "%s %d of %d examples: %d have more than %d source tokens, %d more than %d target tokens",
+            "dropped" if drop else "truncated", num_too_long, counts.total,
+            counts.source_too_long, source_config.max_source_length,
+            counts.target_too_long, source_config.max_target_length,
+        )  # fmt: skip
+    if counts.dropped == counts.total:
+        raise ValueError(
+            f"all {counts.total} examples are longer than max_source_length {source_config.max_source_length} or "
+            f"max_target_length {source_config.max_target_length}: raise these, or set too_long to truncate"
+        )
+    return _indices(fits | (not drop)), counts
+
+
+def row_shapes(source_config: DataSource, batch_tokens: int) -> tuple[RowShape, ...]:
+    """The shapes of the global batches: one with packing, otherwise one a bucket, shortest first.
+
+    A bucket's rows stand to the max lengths as its length to the longer of them. All buckets have a multiple of the
+    rows of the longest, so that processes and devices that can share those can share any.
+
+    Args:
+        batch_tokens: target tokens of a global batch, padding counted; no shape has more.
+
+    Raises:
+        ValueError: batch_tokens is less than a row, or bucket_lengths do not suit the rows.
+    """
+    max_source, max_target = source_config.max_source_length, source_config.max_target_length
+    min_rows = batch_tokens // max_target
+    if not min_rows:
+        raise ValueError(
+            f"batch_tokens is {batch_tokens}, less than one row of max_target_length {max_target}: "
+            f"set it to a multiple of {max_target}"
+        )
+    if source_config.packing:
+        if source_config.bucket_lengths:
+            raise ValueError("bucket_lengths have no effect with packing: leave them empty or turn packing off")
+        return (RowShape(rows=min_rows, source_length=max_source, target_length=max_target),)
+    longest = max(max_source, max_target)
+    eighths = (-(-longest * part // NUM_DEFAULT_BUCKETS) for part in range(1, NUM_DEFAULT_BUCKETS + 1))
+    lengths = source_config.bucket_lengths or tuple(dict.fromkeys(eighths))
+    if list(lengths) != sorted(set(lengths)) or lengths[0] < 1 or lengths[-1] != longest:
+        raise ValueError(
+            f"bucket_lengths are {lengths}: expected ascending lengths, of which the last is the longer max length, "
+            f"{longest}"
+        )
+    shapes = []
+    for length in lengths:
+        target_length = -(-max_target * length // longest)
+        shapes.append(
+            RowShape(
+                rows=batch_tokens // target_length // min_rows * min_rows,
+                source_length=-(-max_source * length // longest),
+                target_length=target_length,
+            )
+        )
+    return tuple(shapes)
+
+
+def assemble(store: TokenStore, rows: BatchRows, *, vocabulary: Vocabulary) -> Batch:
+    """The arrays of some rows; an example longer than its row is cut to it, its last token the end id.
+
+    Returns:
+        A Batch of numpy int32 arrays, source [rows, rows.source_length] and target [rows, rows.target_length].
+    """
+    source = _side(store.source_tokens, store.source_offsets, rows, rows.source_length, vocabulary)
+    target = _side(store.target_tokens, store.target_offsets, rows, rows.target_length, vocabulary)
+    return Batch(source=source, target=target)
+
+
+def _side(
+    tokens: UInt[np.ndarray, " tokens"],
+    offsets: Int[np.ndarray, " examples_and_end"],
+    rows: BatchRows,
+    row_length: int,
+    vocabulary: Vocabulary,
+) -> Sequence:
+    # No loop over examples: every array here has one value an example of the batch, or one a token.
+    starts = offsets[rows.examples]
+    lengths = np.minimum(offsets[rows.examples + 1] - starts, row_length)
+    num_before = np.concatenate([[0], np.cumsum(lengths)])
+    first_of_row = np.cumsum(rows.counts) - rows.counts
+    row = np.repeat(np.arange(len(rows.counts)), rows.counts)
+    begins = row * row_length + num_before[:-1] - num_before[first_of_row[row]]
+
+    positions = np.arange(num_before[-1]) - np.repeat(num_before[:-1], lengths)
+    places = np.repeat(begins, lengths) + positions
+    shape = (len(rows.counts), row_length)
+    arrays = {
+        name: np.full(shape[0] * shape[1], padding, np.int32)
+        for name, padding in (("tokens", vocabulary.padding_id), ("segment_ids", 0), ("positions", 0))
+    }
+    arrays["tokens"][places] = tokens[np.repeat(starts, lengths) + positions]
+    arrays["tokens"][begins + lengths - 1] = vocabulary.end_id
+    arrays["segment_ids"][places] = np.repeat(np.arange(len(row)) - first_of_row[row] + 1, lengths)
+    arrays["positions"][places] = positions
+    return Sequence(**{name: array.reshape(shape) for name, array in arrays.items()})
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class _BatchMaker:
+    """Makes this process's share of any batch. A worker gets these fields, the store as its path, and plans again."""
+
+    store: TokenStore
+    shapes: tuple[RowShape, ...]
+    packing: bool
+    window: int
+    truncate: bool
+    seed: int | None
+    anchor: Anchor | None
+    vocabulary: Vocabulary
+    process_index: int
+    process_count: int
+
+    def __post_init__(self):
+        # The other shapes have a multiple of its rows.
+        longest = self.shapes[-1]
+        if longest.rows % self.process_count:
+            raise ValueError(
+                f"the {longest.rows} rows of a batch cannot be shared by {self.process_count} processes: set "
+                f"batch_tokens to a multiple of {self.process_count} rows of {longest.target_length} tokens"
+            )
+
+    @functools.cached_property
+    def plan(self) -> BatchPlan:
+        store, longest = self.store, self.shapes[-1]
+        fits = _fits(store, longest.source_length, longest.target_length)
+        examples = _indices(fits | self.truncate)
+        return BatchPlan(
+            np.minimum(store.source_lengths[examples], longest.source_length),
+            np.minimum(store.target_lengths[examples], longest.target_length),
+            examples=examples,
+            shapes=self.shapes,
+            packing=self.packing,
+            window=self.window,
+            seed=self.seed,
+            anchor=self.anchor,
+        )
+
+    def __getstate__(self) -> dict:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def share(self, rows: BatchRows) -> tuple[Batch, Int[np.ndarray, " examples"]]:
+        rows = rows.share(self.process_index, self.process_count)
+        return assemble(self.store, rows, vocabulary=self.vocabulary), rows.examples
+
+    def __call__(self, step: int) -> tuple[Batch, Anchor]:
+        return self.share(self.plan.batch(step))[0], self.plan.anchor(step)
+
+
+class TrainingBatches(Iterator[Batch]):
+    """The batches of a run, in order.
+
+    Attributes:
+        anchor: of the last batch returned; a run that goes on from there finds its place at once with it.
+    """
+
+    def __init__(self, elements: grain.DatasetIterator, anchor: Anchor | None):
+        self._elements = elements
+        self.anchor = anchor
+
+    def __next__(self) -> Batch:
+        batch, self.anchor = next(self._elements)
+        return batch
+
+    def close(self) -> None:
+        """End the threads or processes that assemble ahead; to be called by who stops before the last batch."""
+        self._elements.close()
+
+
+def training_batches(
+    store: TokenStore,
+    source_config: DataSource,
+    *,
+    vocabulary: Vocabulary,
+    batch_tokens: int,
+    seed: int,
+    first_batch: int,
+    num_batches: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    anchor: Anchor | None = None,
+) -> TrainingBatches:
+    """This process's share of the batches first_batch to first_batch + num_batches - 1 of a run.
+
+    The k-th global batch is the same whatever first_batch, the anchor, the workers and the number of processes are;
+    the shares are equal runs of its rows, in the order of the processes. With workers the caller's main module needs
+    its `if __name__ == "__main__"`, as always where processes are spawned.
+
+    Args:
+        batch_tokens: target tokens of a global batch, padding counted.
+        seed: of the shuffle, at least 0.
+        anchor: `TrainingBatches.anchor` of an earlier part of the same run. Without it everything before first_batch
+            is planned first.
+
+    Returns:
+        An iterator of Batch of numpy int32 arrays, assembled ahead.
+
+    Raises:
+        ValueError: batch_tokens, bucket_lengths and process_count do not suit each other, or no example is short
+            enough.
+    """
+    make = _BatchMaker(
+        store=store,
+        shapes=row_shapes(source_config, batch_tokens),
+        packing=source_config.packing,
+        window=source_config.window,
+        truncate=source_config.too_long == "truncate",
+        seed=seed,
+        anchor=anchor,
+        vocabulary=vocabulary,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    select(store, source_config)
+    steps = grain.MapDataset.range(first_batch, first_batch + num_batches).map(make)
+    if not source_config.workers:
+        threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, source_config.prefetch))
+        return TrainingBatches(iter(steps.to_iter_dataset(threads)), anchor)
+    if not flags.FLAGS.is_parsed():
+        # Grain hands the flags of the command line to its workers; ours come from elsewhere.
+        flags.FLAGS.mark_as_parsed()
+    elements = steps.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)).mp_prefetch(
+        grain.MultiprocessingOptions(
+            num_workers=source_config.workers,
+            per_worker_buffer_size=max(1, -(-source_config.prefetch // source_config.workers)),
+        )
+    )
+    return TrainingBatches(iter(elements), anchor)
+
+
+class EvaluationBatch(NamedTuple):
+    """One process's share of a batch, and which examples it holds."""
+
+    batch: Batch
+    examples: Int[np.ndarray, " examples"]
+    """Indices of the examples, by row and then segment."""
+
+
+class EvaluationBatches:
+    """All batches of a split, in a fixed order; can be gone through again.
+
+    Attributes:
+        too_long: indices of the examples longer than a row, which no batch holds, on any process.
+    """
+
+    def __init__(self, make: _BatchMaker):
+        self._make = make
+        longest = make.shapes[-1]
+        self.too_long = _indices(~_fits(make.store, longest.source_length, longest.target_length))
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        if len(self.too_long) < len(self._make.store):
+            for rows in self._make.plan.epoch():
+                yield EvaluationBatch(*self._make.share(rows))
+
+
+def evaluation_batches(
+    store: TokenStore,
+    source_config: DataSource,
+    *,
+    vocabulary: Vocabulary,
+    batch_tokens: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> EvaluationBatches:
+    """Every example of a split once, packed or bucketed like training, and never truncated.
+
+    Args:
+        batch_tokens: target tokens of a global batch, padding counted.
+
+    Returns:
+        An iterable of (Batch of numpy int32 arrays, indices of its examples), and `too_long`, the indices of those
+        that fit no row. Every process gets as many batches.
+
+    Raises:
+        ValueError: batch_tokens, bucket_lengths and process_count do not suit each other.
+    """
+    return EvaluationBatches(
+        _BatchMaker(
+            store=store,
+            shapes=row_shapes(source_config, batch_tokens),
+            packing=source_config.packing,
+            window=source_config.window,
+            truncate=False,
+            seed=None,
+            anchor=None,
+            vocabulary=vocabulary,
+            process_index=process_index,
+            process_count=process_count,
+        )
+    )
+
+
+class SourceBatch(NamedTuple):
+    """Sources to generate from, one a row; rows past the last index are all padding."""
+
+    source: Sequence
+    indices: Int[np.ndarray, " sequences"]
+    """Which of the given sequences each row is."""
+
+
+def source_batches(
+    sequences: list[list[int]], *, vocabulary: Vocabulary, batch_tokens: int, max_length: int
+) -> Iterator[SourceBatch]:
+    """Batches to generate from, of like length and in few shapes, so that little is compiled.
+
+    Row lengths are 16, 24, 32, 48, 64, 96, ... up to max_length. A length has always the same number of rows, unless
+    there are fewer sequences than that: then it is the next power of two above their number.
+
+    Args:
+        sequences: source ids, each ending in the end id.
+        batch_tokens: tokens of a batch, padding counted, where a row is not longer than that.
+        max_length: the longest row that the model takes.
+
+    Returns:
+        An iterator of batches of numpy int32 arrays, shortest first; `indices` restores the order.
+
+    Raises:
+        ValueError: a sequence is longer than max_length.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+    if not len(lengths):
+        return iter(())
+    if lengths.max() > max_length:
+        raise ValueError(
+            f"sequence {lengths.argmax()} has {lengths.max()} tokens, more than the {max_length} that the model takes: "
+            f"cut it before"
+        )
+    ladder = (SHORTEST_SOURCE_ROW * half_steps // 2 << octave for octave in itertools.count() for half_steps in (2, 3))
+    row_lengths = [*itertools.takewhile(lambda length: length < max_length, ladder), max_length]
+    most_rows = 1 << (len(sequences) - 1).bit_length()
+    shapes = tuple(
+        RowShape(rows=min(most_rows, max(1, batch_tokens // length)), source_length=length, target_length=length)
+        for length in row_lengths
+    )
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = np.fromiter(itertools.chain.from_iterable(sequences), np.uint32, offsets[-1])
+    order = np.argsort(lengths, kind="stable")
+    plan = BatchPlan(
+        lengths[order], lengths[order], examples=order, shapes=shapes, packing=False, window=len(order), seed=None
+    )
+    return (
+        SourceBatch(_side(tokens, offsets, rows, rows.source_length, vocabulary), rows.examples)
+        for rows in plan.epoch()
+    )
+
+
+def _fits(store: TokenStore, max_source_length: int, max_target_length: int) -> Bool[np.ndarray, " examples"]:
+    return (store.source_lengths <= max_source_length) & (store.target_lengths <= max_target_length)
+
+
+def _indices(chosen: Bool[np.ndarray, " examples"]) -> Int[np.ndarray, " chosen"]:
+    return np.flatnonzero(chosen).astype(np.int32 if len(chosen) < 2**31 else np.int64)

@@ -1,0 +1,193 @@
+"""Pairs of text as tensorflow-datasets in array_record form: written once under their content's hash, read in batches.
+
+TensorFlow is not needed: array_record is the format that tensorflow-datasets writes and reads without it.
+"""
+
+import contextlib
+import hashlib
+import io
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from seq2seq_jax.data.source import SPLITS, Corpus
+
+logger = logging.getLogger(__name__)
+
+ReadPairs = Callable[[], Iterator[tuple[str, str]]]
+"""Gives the (source, target) pairs of one split, from the first, each time it is called."""
+
+PAIRS_PER_READ = 4096
+PAIRS_PER_SHARD = 500_000
+"""tensorflow-datasets holds one shard in memory while it writes it."""
+
+
+class PreparedCorpus(Corpus):
+    """Two text fields of a dataset that tensorflow-datasets has prepared as array_record.
+
+    Args:
+        builder: has prepared its dataset.
+        fingerprint: hex digest of the content.
+        fields: names of the source and the target field.
+        slices: our name of each split, and what tensorflow-datasets is to read for it ("train[:90%]").
+    """
+
+    def __init__(
+        self,
+        builder: tfds.core.DatasetBuilder,
+        *,
+        fingerprint: str,
+        fields: tuple[str, str],
+        slices: Mapping[str, str],
+    ):
+        self._builder = builder
+        self._fingerprint = fingerprint
+        self._fields = fields
+        self._slices = dict(slices)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @property
+    def splits(self) -> dict[str, int]:
+        return {split: self._builder.info.splits[piece].num_examples for split, piece in self._slices.items()}
+
+    def pairs(self, split: str) -> Iterator[tuple[str, str]]:
+        if split not in self._slices:
+            raise ValueError(
+                f"expected one of the splits {', '.join(self._slices)}; got {split!r}: name one of these, or give the "
+                f"data source a {split} split"
+            )
+        return self._read(self._slices[split])
+
+    def _read(self, piece: str) -> Iterator[tuple[str, str]]:
+        source, target = self._fields
+        examples = self._builder.as_data_source(split=piece, file_format="array_record")
+        for start in range(0, len(examples), PAIRS_PER_READ):
+            for example in examples.__getitems__(range(start, min(start + PAIRS_PER_READ, len(examples)))):
+                yield example[source].decode(), example[target].decode()
+
+
+def prepare_pairs(read_splits: Mapping[str, ReadPairs], *, cache_directory: str) -> PreparedCorpus:
+    """Write pairs of text as a dataset, or find the one that holds the same text, and open it.
+
+    Training pairs with an empty side (white space alone) are left out and their number is logged; the other splits
+    keep theirs, so that outputs match inputs line for line. A dataset gets its final name only when it is whole, by
+    one rename: what an interrupted preparation leaves is never read, and of processes that prepare the same text at
+    once the first wins and the others read its dataset.
+
+    Args:
+        read_splits: "train" and perhaps others; each is read once for the hash, and again if it has to be written.
+        cache_directory: the dataset goes to `datasets` below it; "~" is the home directory.
+
+    Raises:
+        ValueError: every training pair has an empty side, or the dataset in the cache is damaged.
+    """
+    read_splits = {split: read_splits[split] for split in SPLITS if split in read_splits}
+    content = hashlib.sha256()
+    num_pairs = {}
+    for split, read_pairs in read_splits.items():
+        content.update(split.encode())
+        num_read = num_kept = 0
+        for num_read, (source, target) in enumerate(read_pairs(), start=1):
+            if _is_kept(split, source, target):
+                source_bytes, target_bytes = source.encode(), target.encode()
+                # The lengths keep ("ab", "c") and ("a", "bc") apart.
+                content.update(b"\n%d %d\n" % (len(source_bytes), len(target_bytes)) + source_bytes + target_bytes)
+                num_kept += 1
+        if num_kept == 0:
+            raise ValueError(f"expected {split} pairs with text on both sides; all {num_read} have an empty source or "
+                             "target: check which files and fields are named")
+        if num_kept < num_read:
+            logger.warning("left out %d of %d %s pairs: source or target is empty",
+                           num_read - num_kept, num_read, split)
+        num_pairs[split] = num_kept
+    fingerprint = content.hexdigest()
+
+    def open_builder() -> _PairsOfText:
+        directory = Path(cache_directory).expanduser() / "datasets"
+        return _PairsOfText(read_splits, num_pairs=num_pairs, fingerprint=fingerprint, directory=directory)
+
+    with quiet():
+        builder = open_builder()
+        if not Path(builder.data_dir).exists():
+            logger.info("writing %s pairs to %s", num_pairs, builder.data_dir)
+            prepare_once(builder)
+        # What the directory holds now, whoever wrote it.
+        builder = open_builder()
+    if {split: info.num_examples for split, info in builder.info.splits.items()} != num_pairs:
+        raise ValueError(f"expected a dataset of {num_pairs} pairs in {builder.data_dir}; it holds other pairs: "
+                         "delete that directory and start again")
+    return PreparedCorpus(builder, fingerprint=fingerprint, fields=("source", "target"),
+                          slices={split: split for split in num_pairs})
+
+
+def prepare_once(builder: tfds.core.DatasetBuilder) -> None:
+    """Write a dataset as array_record, or let the one be that another process has finished meanwhile."""
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except OSError:
+        # A finished dataset is renamed to its place, which fails when there is one.
+        if not Path(builder.data_dir).exists():
+            raise
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep tensorflow-datasets, which prints and draws progress bars while it prepares a dataset, off the terminal."""
+    absl_logger = logging.getLogger("absl")
+    level = absl_logger.level
+    tfds.disable_progress_bar()
+    absl_logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl_logger.setLevel(level)
+
+
+class _PairsOfText(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """The dataset of one text: the name of its configuration is the text's hash.
+
+    A ShardBasedBuilder writes in the order that it reads. A GeneratorBasedBuilder would collect each split first, and
+    needs TensorFlow for one that is larger than a gigabyte.
+    """
+
+    name = "pairs_of_text"
+    VERSION = tfds.core.Version("1.0.0")
+    # Nothing is downloaded, so there are no checksums to be looked for beside the code.
+    code_path = None
+
+    def __init__(
+        self, read_splits: Mapping[str, ReadPairs], *, num_pairs: Mapping[str, int], fingerprint: str, directory: Path
+    ):
+        self._read_splits = read_splits
+        self._num_pairs = num_pairs
+        config = tfds.core.BuilderConfig(name=fingerprint, version=self.VERSION)
+        super().__init__(data_dir=directory, config=config, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict({"source": tfds.features.Text(), "target": tfds.features.Text()})
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _shard_iterators_per_split(self, dl_manager):
+        return {split: self._shards(split) for split in self._read_splits}
+
+    def _shards(self, split: str):
+        # Shards are written one after another, so all take their share of one reading.
+        examples = (
+            (index, {"source": source, "target": target})
+            for index, (source, target) in enumerate(self._read_splits[split]())
+            if _is_kept(split, source, target)
+        )
+        num_shards = math.ceil(self._num_pairs[split] / PAIRS_PER_SHARD)
+        return [lambda: itertools.islice(examples, PAIRS_PER_SHARD) for _ in range(num_shards)]
+
+
+def _is_kept(split: str, source: str, target: str) -> bool:
+    return split != "train" or bool(source.strip() and target.strip())

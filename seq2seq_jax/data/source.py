@@ -1,0 +1,62 @@
+"""What every source of examples has in common, whatever it reads."""
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSource(abc.ABC):
+    """Where pairs of text come from and how they become rows; one subclass a kind of source.
+
+    The lengths are those of a row in tokens, and so of the longest example, the end mark counted.
+    """
+
+    cache_directory: str = "~/.cache/seq2seq_jax"
+    """Where prepared datasets and token stores are kept and found again."""
+    max_source_length: int = 128
+    """Source tokens in a row, and in the longest example (end mark included)."""
+    max_target_length: int = 128
+    """Target tokens in a row, and in the longest example (end mark included)."""
+    too_long: Literal["drop", "truncate"] = "drop"
+    """What happens to a longer training example; the count is logged."""
+    packing: bool = True
+    """Several examples a row. Otherwise one a row, in batches of like length."""
+    bucket_lengths: tuple[int, ...] = ()
+    """Without packing: row lengths (tokens) of the batches, ascending; empty = an eighth to the whole of the
+    longer max length, in eighths."""
+    window: int = 16_384
+    """Examples of the seeded shuffle that are packed (or bucketed) together."""
+    workers: int = 0
+    """Processes that assemble batches; 0 = a thread of the training process. Changes no batch."""
+    prefetch: int = 4
+    """Batches assembled ahead of the step."""
+
+    @abc.abstractmethod
+    def open(self) -> "Corpus":
+        """Prepare the dataset if it is not there yet, and open it."""
+
+
+class Corpus(abc.ABC):
+    """An opened source: pairs of strings, by split, in a fixed order."""
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digest of the content: equal text, equal fingerprint, on any machine."""
+
+    @property
+    @abc.abstractmethod
+    def splits(self) -> dict[str, int]:
+        """Number of pairs in each split; always has "train"."""
+
+    @abc.abstractmethod
+    def pairs(self, split: str) -> Iterator[tuple[str, str]]:
+        """The (source, target) strings of a split, in order.
+
+        Raises:
+            ValueError: there is no such split.
+        """

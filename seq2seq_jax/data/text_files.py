@@ -1,0 +1,109 @@
+"""Parallel text: two files a split, where line n of one translates (answers, sums up) line n of the other."""
+
+import codecs
+import dataclasses
+import functools
+import gzip
+import itertools
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from seq2seq_jax.data.prepared import prepare_pairs
+from seq2seq_jax.data.source import Corpus, DataSource
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelText(DataSource):
+    """Plain text files {directory}/{split's name}.{language}, or the same with .gz: UTF-8, one example a line.
+
+    A line ends at "\\n" (or "\\r\\n"), and at no other character.
+    """
+
+    directory: str
+    """Where the files are; "~" is the home directory."""
+    source: str
+    """Extension of the source files, a language as a rule ("en")."""
+    target: str
+    """Extension of the target files ("de")."""
+    train: str = "train"
+    """Name of the training files, without the extension."""
+    validation: str | None = "val"
+    """Name of the validation files; None = there are none."""
+    test: str | None = "test"
+    """Name of the test files; None = there are none."""
+
+    def open(self) -> Corpus:
+        """Write the pairs as a dataset if that is not there yet, and open it.
+
+        Training pairs with an empty side are left out and their number is logged.
+
+        Raises:
+            ValueError: a file is missing, empty, not UTF-8 or not whole, or two parallel files differ in length.
+        """
+        read_splits = {
+            split: functools.partial(
+                read_parallel,
+                find_file(self.directory, f"{name}.{self.source}"),
+                find_file(self.directory, f"{name}.{self.target}"),
+            )
+            for split, name in (("train", self.train), ("validation", self.validation), ("test", self.test))
+            if name is not None
+        }
+        return prepare_pairs(read_splits, cache_directory=self.cache_directory)
+
+
+def find_file(directory: str, name: str) -> Path:
+    """The path of a file, or of the same file gzipped.
+
+    Raises:
+        ValueError: there is neither, or no such directory.
+    """
+    folder = Path(directory).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"expected a directory with text files; there is no directory {folder}: give its path")
+    names = [name] if name.endswith(".gz") else [name, f"{name}.gz"]
+    for candidate in names:
+        if (folder / candidate).is_file():
+            return folder / candidate
+    raise ValueError(f"expected {' or '.join(names)} in {folder}; there is no such file: name a file that is there, "
+                     "or None for a split that you do not have")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, gunzipped if it ends in .gz, without their ends and without a byte order mark.
+
+    Raises:
+        ValueError: no line, a line that is not UTF-8, or a damaged gzip file.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected UTF-8 text in {path}; line {number} is not ({error.reason} at byte "
+                         f"{error.start}): convert the file to UTF-8") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"expected a whole gzip file in {path}; after line {number} came: {error}: copy or compress "
+                         "it again") from error
+    if number == 0:
+        raise ValueError(f"expected lines of text in {path}; the file is empty: give one with text")
+
+
+def read_parallel(source: Path, target: Path) -> Iterator[tuple[str, str]]:
+    """The pairs of lines of two files.
+
+    Raises:
+        ValueError: as read_lines does, or when one file has more lines than the other.
+    """
+    source_lines, target_lines = read_lines(source), read_lines(target)
+    for number, (source_line, target_line) in enumerate(itertools.zip_longest(source_lines, target_lines)):
+        if source_line is None or target_line is None:
+            longest = number + 1 + sum(1 for _ in itertools.chain(source_lines, target_lines))
+            lengths = (number, longest) if source_line is None else (longest, number)
+            raise ValueError(f"expected as many lines in {source} as in {target}; they have {lengths[0]} and "
+                             f"{lengths[1]}: give files whose lines are pairs")
+        yield source_line, target_line

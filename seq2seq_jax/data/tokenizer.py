@@ -1,0 +1,224 @@
+"""Text to token ids and back: one SentencePiece model for both sides, or one a side."""
+
+import dataclasses
+import hashlib
+import io
+import itertools
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import sentencepiece
+
+from seq2seq_jax.batch import Vocabulary
+
+PADDING_ID, UNKNOWN_ID, START_ID, END_ID = range(4)
+NUM_BYTES = 256
+# SentencePiece holds its training text in memory. Of more text than this it draws a sample of this many sentences,
+# always the same: the sample's seed is a constant of the library.
+MAX_TRAINING_SENTENCES = 4_000_000
+# SentencePiece records its number of threads in the model, and unigram's sums depend on it: never the machine's own.
+TRAINING_THREADS = 16
+
+JOINT_FILE = "tokenizer.model"
+SOURCE_FILE = "tokenizer.source.model"
+TARGET_FILE = "tokenizer.target.model"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """How text is cut into tokens. Text is NFKC-normalised, and runs of spaces become one."""
+
+    kind: Literal["bpe", "unigram", "char"] = "bpe"
+    """Byte-pair merges, a unigram language model's pieces, or single characters."""
+    vocabulary_size: int = 8000
+    """Ids of each model, the four special ids and the 256 bytes counted. Exact for "bpe" and "unigram"; an upper
+    bound for "char", where the most frequent characters are kept."""
+    joint: bool = True
+    """One model, trained on both sides, so that source and target share their ids; otherwise one model a side."""
+    byte_fallback: bool = True
+    """A character without a piece becomes its UTF-8 bytes, so that any text survives. Otherwise it is unknown."""
+    character_coverage: float = 1.0
+    """Share of the training text's characters that get a piece, in (0, 1]; the rarest go without."""
+
+    def __post_init__(self):
+        smallest = END_ID + 2 + NUM_BYTES * self.byte_fallback
+        if self.vocabulary_size < smallest:
+            bytes_counted = " and the 256 bytes of byte_fallback" if self.byte_fallback else ""
+            raise ValueError(
+                f"vocabulary_size is {self.vocabulary_size}, which leaves no piece beside the four special ids"
+                f"{bytes_counted}: set it to at least {smallest}"
+            )
+        if not 0 < self.character_coverage <= 1:
+            raise ValueError(
+                f"character_coverage is {self.character_coverage}: set it above 0 and to at most 1, such as 0.9995"
+            )
+
+
+class Tokenizer:
+    """A trained tokenizer. Every encoded example ends in the end id, so the empty text has one token."""
+
+    def __init__(self, source_model: bytes, target_model: bytes | None = None):
+        """Wrap serialised SentencePiece models.
+
+        Args:
+            source_model: the model of both sides, or of the source.
+            target_model: the target's own model; None = joint.
+
+        Raises:
+            ValueError: a model cannot be read, or has other special ids than padding 0, unknown 1, start 2, end 3.
+        """
+        self._models = (source_model,) if target_model is None else (source_model, target_model)
+        processors = [_processor(model) for model in self._models]
+        self._source, self._target = processors[0], processors[-1]
+
+    @classmethod
+    def train(cls, pairs: Iterable[tuple[str, str]], config: TokenizerConfig) -> "Tokenizer":
+        """Train on the (source, target) texts of the training split; the same text gives the same tokenizer.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ValueError: there is no text, or it does not admit `vocabulary_size`; the message says what it admits.
+        """
+        if config.joint:
+            return cls(_train((text for pair in pairs for text in pair), config, "text"))
+        sources, targets = [], []
+        for source, target in pairs:
+            sources.append(source)
+            targets.append(target)
+        return cls(_train(sources, config, "source text"), _train(targets, config, "target text"))
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write `tokenizer.model`, or `tokenizer.source.model` and `tokenizer.target.model`, each whole or not."""
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        names = (JOINT_FILE,) if len(self._models) == 1 else (SOURCE_FILE, TARGET_FILE)
+        for name, model in zip(names, self._models, strict=True):
+            unfinished = directory / f".{name}.{os.getpid()}"
+            unfinished.write_bytes(model)
+            unfinished.replace(directory / name)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> "Tokenizer":
+        """The tokenizer that `save` wrote to a directory.
+
+        Raises:
+            ValueError: there is none, or it cannot be read.
+        """
+        directory = pathlib.Path(directory)
+        for names in ((JOINT_FILE,), (SOURCE_FILE, TARGET_FILE)):
+            if all((directory / name).is_file() for name in names):
+                return cls(*((directory / name).read_bytes() for name in names))
+        raise ValueError(
+            f"no tokenizer in {directory}: expected {JOINT_FILE}, or {SOURCE_FILE} and {TARGET_FILE}; train one first"
+        )
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Sizes and special ids, as a model needs them."""
+        return Vocabulary(
+            source_size=self._source.get_piece_size(),
+            target_size=self._target.get_piece_size(),
+            joint=len(self._models) == 1,
+            padding_id=PADDING_ID,
+            start_id=START_ID,
+            end_id=END_ID,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest: equal fingerprints encode every text alike."""
+        digests = (hashlib.sha256(model).digest() for model in self._models)
+        return hashlib.sha256(b"".join(digests)).hexdigest()
+
+    def encode_source(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each source text, ending in the end id; on all cores, without holding the interpreter."""
+        return self._source.encode(texts, add_eos=True)
+
+    def encode_target(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each target text, ending in the end id; on all cores, without holding the interpreter."""
+        return self._target.encode(texts, add_eos=True)
+
+    def decode_source(self, ids: Sequence[int]) -> str:
+        """The text of source ids up to the first end id; padding and start ids are skipped."""
+        return _decode(self._source, ids)
+
+    def decode_target(self, ids: Sequence[int]) -> str:
+        """The text of target ids up to the first end id; padding and start ids are skipped."""
+        return _decode(self._target, ids)
+
+
+def _decode(processor: sentencepiece.SentencePieceProcessor, ids: Sequence[int]) -> str:
+    # SentencePiece itself gives padding and start ids no text.
+    return processor.decode(list(itertools.takewhile(lambda token: token != END_ID, map(int, ids))))
+
+
+def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.load_from_serialized_proto(model)
+    except RuntimeError as error:
+        raise ValueError("not a SentencePiece model, or a damaged one: train the tokenizer again") from error
+    found = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
+    expected = (PADDING_ID, UNKNOWN_ID, START_ID, END_ID)
+    if found != expected:
+        raise ValueError(
+            f"expected a SentencePiece model whose padding, unknown, start and end ids are {expected}, got {found}: "
+            f"train the tokenizer again"
+        )
+    return processor
+
+
+def _train(texts: Iterable[str], config: TokenizerConfig, what: str) -> bytes:
+    """A serialised SentencePiece model of the texts; `what` names them in errors."""
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=config.vocabulary_size,
+            hard_vocab_limit=config.kind != "char",
+            byte_fallback=config.byte_fallback,
+            character_coverage=config.character_coverage,
+            # Plain Unicode NFKC: SentencePiece's default also drops the joiners and direction marks that Persian,
+            # Indic and Hebrew text is spelt with.
+            normalization_rule_name="nfkc",
+            # A word at the start is the same piece as in the middle; a character is so without help.
+            add_dummy_prefix=config.kind != "char",
+            input_sentence_size=MAX_TRAINING_SENTENCES,
+            shuffle_input_sentence=True,
+            # The library's default would silently leave out documents of more than 4,192 bytes.
+            max_sentence_length=2**30,
+            num_threads=TRAINING_THREADS,
+            pad_id=PADDING_ID,
+            unk_id=UNKNOWN_ID,
+            bos_id=START_ID,
+            eos_id=END_ID,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _training_error(str(error), config, what) from error
+    return model.getvalue()
+
+
+def _training_error(message: str, config: TokenizerConfig, what: str) -> Exception:
+    """SentencePiece's message as one line that says which number to use."""
+    if "sentences_.empty()" in message:
+        return ValueError(f"there is no {what} to train a tokenizer on: expected a training split that is not empty")
+    if required := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        coverage = " or lower character_coverage" if config.character_coverage == 1 else ""
+        return ValueError(
+            f"vocabulary_size is {config.vocabulary_size}, too small for the characters of the {what}: "
+            f"set it to at least {required[1]}{coverage}"
+        )
+    if largest := re.search(r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", message):
+        return ValueError(
+            f"vocabulary_size is {config.vocabulary_size}, more than the {what} has pieces for: "
+            f"set it to at most {largest[1]}"
+        )
+    return RuntimeError(f"SentencePiece failed on the {what}: {message}")

@@ -1,0 +1,283 @@
+"""Parallel text and tables: what is read is what was written, and each fault of a file is named."""
+
+import gzip
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from seq2seq_jax.data import prepared
+from seq2seq_jax.data.tables import Table
+from seq2seq_jax.data.text_files import ParallelText
+
+
+def write_files(directory, **contents):
+    directory.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        data = content if isinstance(content, bytes) else content.encode()
+        name = name.replace("_", ".")
+        (directory / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+
+
+@pytest.fixture
+def open_text(tmp_path):
+    def open_(contents, **fields):
+        write_files(tmp_path / "text", **contents)
+        fields = {"source": "en", "target": "de", "validation": None, "test": None, **fields}
+        return ParallelText(
+            directory=str(tmp_path / "text"), cache_directory=str(tmp_path / "cache"), **fields
+        ).open()
+
+    return open_
+
+
+@pytest.fixture
+def open_table(tmp_path):
+    def open_(contents, **fields):
+        write_files(tmp_path / "text", **contents)
+        fields = {"source": "body", "target": "subject", "validation": None, "test": None, **fields}
+        return Table(directory=str(tmp_path / "text"), cache_directory=str(tmp_path / "cache"), **fields).open()
+
+    return open_
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_pairs_come_in_order_from_plain_and_gzipped_files(open_text):
+    train = [(f"dog {n}", f"Hund {n}") for n in range(9000)]
+    corpus = open_text(
+        {
+            "train_en": "".join(f"{source}\n" for source, _ in train),
+            "train_de_gz": "\r\n".join(target for _, target in train),
+            "val_en": "a cat\n",
+            "val_de": "eine Katze\n",
+        },
+        validation="val",
+    )
+    assert corpus.splits == {"train": 9000, "validation": 1}
+    assert list(corpus.pairs("train")) == train
+    assert list(corpus.pairs("validation")) == [("a cat", "eine Katze")]
+    with pytest.raises(ValueError, match="train, validation; got 'test'"):
+        corpus.pairs("test")
+
+
+def test_only_a_newline_ends_a_line(open_text):
+    source = "a\u2028b\x85c\x0bd\x0ce\x1cf\rg"
+    corpus = open_text({"train_en": f"\ufeff{source}\nx\x00\n", "train_de": "\ufeffA \n B\n"})
+    assert list(corpus.pairs("train")) == [(source, "A "), ("x\x00", " B")]
+
+
+def test_order_holds_over_several_shards(open_text, monkeypatch):
+    monkeypatch.setattr(prepared, "PAIRS_PER_SHARD", 7)
+    monkeypatch.setattr(prepared, "PAIRS_PER_READ", 4)
+    lines = [str(n) for n in range(40)]
+    corpus = open_text({"train_en": "\n".join(lines), "train_de": "\n".join(reversed(lines))})
+    assert list(corpus.pairs("train")) == list(zip(lines, reversed(lines), strict=True))
+
+
+def test_training_pairs_with_an_empty_side_are_left_out_and_counted(open_text, caplog):
+    files = {f"{split}_{side}": text for split in ("train", "val") for side, text in (("en", "a\n\nc\n \n"),
+                                                                                     ("de", "A\nB\n\n\u3000\n"))}
+    with caplog.at_level(logging.WARNING):
+        corpus = open_text(files, validation="val")
+    assert list(corpus.pairs("train")) == [("a", "A")]
+    assert list(corpus.pairs("validation")) == [("a", "A"), ("", "B"), ("c", ""), (" ", "\u3000")]
+    assert "left out 3 of 4 train pairs" in caplog.text
+
+
+def test_only_empty_pairs_are_refused(open_text):
+    with pytest.raises(ValueError, match="all 2 have an empty") as error:
+        open_text({"train_en": "a\n\n", "train_de": "\nb\n"})
+    one_line(error)
+
+
+def test_fingerprint_is_that_of_the_text_alone(open_text, open_table):
+    plain = open_text({"train_en": "ab\nc\n", "train_de": "x\ny\n"}).fingerprint
+    assert open_text({"a_en_gz": "ab\r\nc", "a_de": "x\ny"}, train="a").fingerprint == plain
+    assert open_table({"t_tsv": "subject\tbody\nx\tab\ny\tc\n"}, train="t.tsv").fingerprint == plain
+    assert open_text({"b_en": "a\nc\n", "b_de": "bx\ny\n"}, train="b").fingerprint != plain
+    assert open_text({"c_en": "c\nab\n", "c_de": "y\nx\n"}, train="c").fingerprint != plain
+    assert open_text({"d_en": "ab\nc\n", "d_de": "x\ny\n"}, train="d", validation="d").fingerprint != plain
+
+
+def test_changed_files_are_prepared_anew_and_equal_ones_are_reused(open_text, tmp_path, monkeypatch):
+    open_text({"train_en": "a\n", "train_de": "b\n"})
+    assert list(open_text({"train_de": "c\n"}).pairs("train")) == [("a", "c")]
+    assert len(list((tmp_path / "cache/datasets/pairs_of_text").iterdir())) == 2
+
+    def refuse(*arguments, **keywords):
+        raise AssertionError("prepared again")
+
+    monkeypatch.setattr(prepared._PairsOfText, "download_and_prepare", refuse)
+    assert list(open_text({"train_de": "b\n"}).pairs("train")) == [("a", "b")]
+
+
+def test_home_directory_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_files(tmp_path / "text", train_en="a\n", train_de="b\n")
+    ParallelText(directory="~/text", source="en", target="de", validation=None, test=None,
+                 cache_directory="~/cache").open()
+    assert (tmp_path / "cache/datasets").is_dir()
+
+
+def test_preparation_is_silent(open_text, capfd):
+    open_text({"train_en": "a\n", "train_de": "b\n"})
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("contents", "named"),
+    [
+        ({"train_en": "a\n"}, ["train.de", "train.de.gz", "no such file"]),
+        ({"train_en": "", "train_de": "b\n"}, ["train.en", "empty"]),
+        ({"train_en": b"a\nb\n\xe4\n", "train_de": "a\nb\nc\n"}, ["train.en", "line 3", "UTF-8"]),
+        ({"train_en": "a\nb\nc\nd\n", "train_de": "a\n"}, ["train.en", "train.de", "4 and 1"]),
+        ({"train_en": "a\n", "train_de": "a\nb\nc"}, ["train.en", "train.de", "1 and 3"]),
+    ],
+)
+def test_a_fault_of_parallel_files_is_named(open_text, tmp_path, contents, named):
+    with pytest.raises(ValueError) as error:
+        open_text(contents)
+    assert all(part in one_line(error) for part in named)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no directory .*nowhere") as error:
+        ParallelText(directory=str(tmp_path / "nowhere"), source="en", target="de").open()
+    one_line(error)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"plain text\n",
+                                    lambda data: data[:12] + b"\xff\xff\xff" + data[15:]])
+def test_a_damaged_gzip_file_is_named(open_text, tmp_path, damage):
+    write_files(tmp_path / "text", train_en="a\n", train_de_gz="b\n")
+    path = tmp_path / "text/train.de.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match="train.de.gz") as error:
+        open_text({})
+    assert "gzip" in one_line(error)
+
+
+def test_tables_are_read_by_field(open_table):
+    rows = [{"subject": "Re: \"lunch\"", "body": "at 12\tnoon\nor 1?", "n": 3}, {"body": "ä", "subject": "日本"}]
+    corpus = open_table(
+        {
+            "train_jsonl_gz": "\n".join(json.dumps(row) for row in rows),
+            "dev_tsv": 'id\tsubject\tbody\n1\t"quoted\t"so"\n2\t\tb\n',
+        },
+        train="train.jsonl",
+        validation="dev.tsv",
+    )
+    assert list(corpus.pairs("train")) == [("at 12\tnoon\nor 1?", "Re: \"lunch\""), ("ä", "日本")]
+    assert list(corpus.pairs("validation")) == [('"so"', '"quoted'), ("b", "")]
+
+
+GOOD = '{"body": "a", "subject": "b"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("train.csv", "body,subject\n", ["train.csv", ".tsv or .jsonl"]),
+        ("train.tsv", "id\tbody\n1\ta\n", ["'subject'", "line 1", "id, body"]),
+        ("train.tsv", "subject\tbody\tbody\n1\ta\tb\n", ["'body'", "once"]),
+        ("train.tsv", "subject\tbody\na\tb\nc\n", ["line 3", "2 tab-separated", "got 1"]),
+        ("train.tsv", "subject\tbody\n", ["below the names"]),
+        ("train.tsv", b"subject\tbody\na\t\xff\n", ["line 2", "UTF-8"]),
+        ("train.jsonl", "", ["empty"]),
+        ("train.jsonl", GOOD + '{"body": "a", "subject": }\n', ["line 2", "character 26"]),
+        ("train.jsonl", GOOD + '{"body": "a", "title": "b"}\n', ["'subject'", "line 2", "body, title"]),
+        ("train.jsonl", GOOD + '{"body": "a", "subject": 3}\n', ["'subject'", "line 2", "int"]),
+        ("train.jsonl", GOOD + '["a", "b"]\n', ["line 2", "list"]),
+        ("train.jsonl", GOOD + '{"body": "a", "subject": "\\ud800"}\n', ["'subject'", "line 2", "surrogate"]),
+        ("train.jsonl", GOOD.encode() + b"\xff\n", ["line 2", "UTF-8"]),
+    ],
+)
+def test_a_fault_of_a_table_is_named(open_table, name, content, named):
+    with pytest.raises(ValueError) as error:
+        open_table({name: content}, train=name)
+    assert all(part in one_line(error) for part in named)
+
+
+PREPARE = textwrap.dedent("""
+    import sys
+    from seq2seq_jax.data.text_files import ParallelText
+    directory, cache = sys.argv[1:]
+    corpus = ParallelText(directory=directory, source="en", target="de", validation=None, test=None,
+                          cache_directory=cache).open()
+    print(sum(1 for _ in corpus.pairs("train")))
+""")
+
+
+def start(program, *arguments):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def test_processes_that_prepare_at_once_all_get_the_dataset(tmp_path):
+    lines = "".join(f"{n}\n" for n in range(20_000))
+    write_files(tmp_path / "text", train_en=lines, train_de=lines)
+    processes = [start(PREPARE, str(tmp_path / "text"), str(tmp_path / "cache")) for _ in range(2)]
+    for process in processes:
+        output, errors = process.communicate(timeout=60)
+        assert (process.returncode, output.strip()) == (0, "20000"), errors
+    (dataset,) = (tmp_path / "cache/datasets/pairs_of_text").iterdir()
+    assert [path.name for path in dataset.iterdir()] == ["1.0.0"]
+
+
+def test_the_slower_of_two_preparations_reads_the_dataset_of_the_faster(tmp_path):
+    pairs, readings = [("a", "b"), ("c", "d")], []
+
+    def read_while_another_prepares():
+        readings.append(1)
+        if len(readings) == 2:
+            prepared.prepare_pairs({"train": lambda: iter(pairs)}, cache_directory=str(tmp_path))
+        yield from pairs
+
+    corpus = prepared.prepare_pairs({"train": read_while_another_prepares}, cache_directory=str(tmp_path))
+    assert len(readings) == 2
+    assert list(corpus.pairs("train")) == pairs
+
+
+def test_what_an_interrupted_preparation_leaves_is_not_used(open_text, tmp_path):
+    lines = "".join(f"{n}\n" for n in range(2000))
+    write_files(tmp_path / "text", train_en=lines, train_de=lines)
+    # The second reading, the one that is written, is killed in the middle of the file.
+    killed = textwrap.dedent("""
+        import os, signal
+        from seq2seq_jax.data import text_files
+        read_parallel, readings = text_files.read_parallel, []
+        def read_and_die(*paths):
+            readings.append(paths)
+            for index, pair in enumerate(read_parallel(*paths)):
+                if len(readings) == 2 and index == 1000:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield pair
+        text_files.read_parallel = read_and_die
+    """)
+    process = start(killed + PREPARE, str(tmp_path / "text"), str(tmp_path / "cache"))
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert list((tmp_path / "cache/datasets").rglob("*incomplete*"))
+    assert list(open_text({}).pairs("train")) == [(str(n), str(n)) for n in range(2000)]
+
+
+def test_a_damaged_dataset_is_refused(open_text, tmp_path):
+    files = {"train_en": "a\n", "train_de": "b\n"}
+    open_text(files)
+    (info,) = (tmp_path / "cache").rglob("dataset_info.json")
+    info.unlink()
+    with pytest.raises(ValueError, match="delete that directory") as error:
+        open_text(files)
+    assert str(info.parent) in one_line(error)

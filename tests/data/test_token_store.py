@@ -1,0 +1,174 @@
+import concurrent.futures
+import hashlib
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+from seq2seq_jax.batch import Vocabulary
+from seq2seq_jax.data import token_store
+from seq2seq_jax.data.source import Corpus
+from seq2seq_jax.data.token_store import DamagedStoreError, TokenStore
+from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+
+
+class FakeCorpus(Corpus):
+    def __init__(self, num_pairs=500, word="word"):
+        self._pairs = [(f"{word} {index} " * (index % 4), str(index)) for index in range(num_pairs)]
+        self.num_reads = 0
+
+    @property
+    def fingerprint(self):
+        return hashlib.sha256(repr(self._pairs).encode()).hexdigest()
+
+    @property
+    def splits(self):
+        return {"train": len(self._pairs), "validation": 3}
+
+    def pairs(self, split):
+        self.num_reads += 1
+        return iter(self._pairs[: self.splits[split]])
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(FakeCorpus().pairs("train"), TokenizerConfig(kind="char"))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(token_store, "CHUNK_PAIRS", 64)
+
+
+def test_examples_are_those_of_the_tokenizer(tmp_path, tokenizer, small_chunks):
+    corpus = FakeCorpus()
+    store = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer)
+    sources, targets = zip(*corpus.pairs("train"), strict=True)
+    assert len(store) == 500
+    assert store.source_tokens.dtype == np.uint16
+    for index, (source, target) in enumerate(
+        zip(tokenizer.encode_source(list(sources)), tokenizer.encode_target(list(targets)), strict=True)
+    ):
+        assert store.source(index).tolist() == source
+        assert store.target(index).tolist() == target
+        assert (store.source_lengths[index], store.target_lengths[index]) == (len(source), len(target))
+    assert store.source_lengths.dtype == store.target_lengths.dtype == np.int32
+
+
+def test_large_vocabularies_are_stored_wider(tmp_path):
+    class WideTokenizer(Tokenizer):
+        fingerprint = "wide"
+        vocabulary = Vocabulary(
+            source_size=2**16, target_size=2**16 + 1, joint=False, padding_id=0, start_id=2, end_id=3
+        )
+
+        def __init__(self):
+            pass
+
+        def encode_source(self, texts):
+            return [[2**16 - 1, 3] for _ in texts]
+
+        def encode_target(self, texts):
+            return [[2**16, 3] for _ in texts]
+
+    store = TokenStore.open_or_build(tmp_path, FakeCorpus(), "train", WideTokenizer())
+    assert store.source_tokens.dtype == np.uint16 and store.target_tokens.dtype == np.uint32
+    assert store.source(499).tolist() == [2**16 - 1, 3] and store.target(499).tolist() == [2**16, 3]
+
+
+def test_a_second_run_encodes_nothing_and_progress_is_told(tmp_path, tokenizer, small_chunks):
+    calls = []
+    corpus = FakeCorpus()
+    first = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer, progress=lambda *done: calls.append(done))
+    assert calls == [(min(500, 64 * chunk), 500) for chunk in range(1, 9)]
+    calls.clear()
+    second = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer, progress=lambda *done: calls.append(done))
+    assert not calls and corpus.num_reads == 1
+    assert second.directory == first.directory == tmp_path / first.key
+    assert [path.name for path in tmp_path.iterdir()] == [first.key]
+
+
+def test_text_split_and_tokenizer_each_have_a_store_of_their_own(tmp_path, tokenizer):
+    other_tokenizer = Tokenizer.train(FakeCorpus().pairs("train"), TokenizerConfig(kind="char", byte_fallback=False))
+    stores = [
+        TokenStore.open_or_build(tmp_path, FakeCorpus(), "train", tokenizer),
+        TokenStore.open_or_build(tmp_path, FakeCorpus(), "validation", tokenizer),
+        TokenStore.open_or_build(tmp_path, FakeCorpus(word="wort"), "train", tokenizer),
+        TokenStore.open_or_build(tmp_path, FakeCorpus(), "train", other_tokenizer),
+    ]
+    assert len({store.key for store in stores}) == 4
+    assert [len(store) for store in stores] == [500, 3, 500, 500]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("source.tokens", cut),
+        ("target.offsets", cut),
+        ("source.offsets", flip),
+        ("header.json", cut),
+        ("header.json", flip),
+        ("target.tokens", lambda path: path.unlink()),
+        ("header.json", lambda path: path.unlink()),
+    ],
+)
+def test_a_damaged_store_is_noticed_and_built_again(tmp_path, tokenizer, name, damage):
+    corpus = FakeCorpus()
+    store = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer)
+    expected = [store.source(index).tolist() for index in range(len(store))]
+    damage(store.directory / name)
+    with pytest.raises(DamagedStoreError):
+        TokenStore(store.directory)
+    again = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer)
+    assert corpus.num_reads == 2
+    assert [again.source(index).tolist() for index in range(len(again))] == expected
+    assert [path.name for path in tmp_path.iterdir()] == [store.key]
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path, tokenizer, small_chunks):
+    class BrokenCorpus(FakeCorpus):
+        def pairs(self, split):
+            yield from list(super().pairs(split))[:100]
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        TokenStore.open_or_build(tmp_path, BrokenCorpus(), "train", tokenizer)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="'train' has no pairs"):
+        TokenStore.open_or_build(tmp_path, FakeCorpus(num_pairs=0), "train", tokenizer)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_may_build_at_the_same_time(tmp_path, tokenizer):
+    together = threading.Barrier(4)
+
+    class SlowCorpus(FakeCorpus):
+        def pairs(self, split):
+            together.wait(timeout=10)
+            return super().pairs(split)
+
+    def build(_):
+        return TokenStore.open_or_build(tmp_path, SlowCorpus(), "train", tokenizer)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(build, range(4)))
+    assert [store.source(499).tolist() for store in stores] == [stores[0].source(499).tolist()] * 4
+    assert [path.name for path in tmp_path.iterdir()] == [stores[0].key]
+
+
+def test_a_store_pickles_as_its_path(tmp_path, tokenizer):
+    store = TokenStore.open_or_build(tmp_path, FakeCorpus(), "train", tokenizer)
+    pickled = pickle.dumps(store)
+    assert len(pickled) < 500
+    assert pickle.loads(pickled).source(7).tolist() == store.source(7).tolist()

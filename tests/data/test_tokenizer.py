@@ -1,0 +1,143 @@
+import datetime
+import unicodedata
+
+import pytest
+from babel.dates import format_date
+
+from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+
+LOCALES = ("en", "de", "fr", "ja", "zh", "ko", "hi", "ar", "fa", "he", "th", "ru", "el", "ta", "bn", "my", "am", "ka")
+
+
+def date_pairs(num_days=30):
+    days = [datetime.date(1990, 1, 31) + datetime.timedelta(days=97 * index) for index in range(num_days)]
+    return [
+        (format_date(day, style, locale=locale), day.isoformat())
+        for day in days
+        for locale in LOCALES
+        for style in ("full", "short")
+    ]
+
+
+# Full-width and ligature forms, a narrow space, Persian and Indic joiners, and characters that no pair contains.
+AWKWARD = ["２０２０年１２月", "ﬁn ½", "12\u202fh", "می\u200cخواهم", "क्\u200dष", "𝄞 Ω ≈ 🎉", "<s> </s> <pad> <unk>", "a\tb"]
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize(("kind", "size"), [("bpe", 900), ("unigram", 800), ("char", 2000)])
+def test_text_survives_the_round_trip_nfkc_normalised(kind, size, joint):
+    pairs = [(source, source[::-1]) for source, _ in date_pairs()]
+    tokenizer = Tokenizer.train(pairs, TokenizerConfig(kind=kind, vocabulary_size=size, joint=joint))
+    texts = [text for pair in pairs for text in pair if text == text.strip()] + AWKWARD
+    for encode, decode in (
+        (tokenizer.encode_source, tokenizer.decode_source),
+        (tokenizer.encode_target, tokenizer.decode_target),
+    ):
+        encoded = encode(texts)
+        assert all(ids[-1] == tokenizer.vocabulary.end_id for ids in encoded)
+        assert [decode(ids) for ids in encoded] == [unicodedata.normalize("NFKC", text) for text in texts]
+
+
+def test_each_side_has_its_own_model_when_not_joint():
+    pairs = date_pairs()
+    config = TokenizerConfig(kind="char", joint=False, byte_fallback=False)
+    tokenizer = Tokenizer.train(pairs, config)
+    # Ten digits and the hyphen, after the four special ids.
+    assert tokenizer.vocabulary.target_size == 4 + 11
+    assert tokenizer.vocabulary.source_size == 4 + len(
+        set("".join(unicodedata.normalize("NFKC", source) for source, _ in pairs))
+    )
+    assert not tokenizer.vocabulary.joint
+    assert len(tokenizer.encode_target(["1990-01-31"])[0]) == 10 + 1
+
+
+def test_special_ids_are_distinct_and_absent_from_text():
+    tokenizer = Tokenizer.train(date_pairs(), TokenizerConfig(vocabulary_size=900))
+    vocabulary = tokenizer.vocabulary
+    special = {vocabulary.padding_id, vocabulary.start_id, vocabulary.end_id}
+    assert len(special) == 3
+    assert vocabulary.source_size == vocabulary.target_size == 900
+    assert not special & {token for ids in tokenizer.encode_source(AWKWARD) for token in ids[:-1]}
+    assert tokenizer.encode_source([""]) == [[vocabulary.end_id]]
+
+
+def test_decoding_stops_at_the_end_and_skips_padding_and_start():
+    tokenizer = Tokenizer.train(date_pairs(), TokenizerConfig(vocabulary_size=900))
+    vocabulary = tokenizer.vocabulary
+    (ids,) = tokenizer.encode_target(["2020-01-31"])
+    noisy = [vocabulary.start_id, vocabulary.padding_id, *ids, *ids, vocabulary.padding_id]
+    assert tokenizer.decode_target(noisy) == "2020-01-31"
+    assert tokenizer.decode_target([]) == ""
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_save_and_load_keep_every_id(tmp_path, joint):
+    pairs = [(source, source[::-1]) for source, _ in date_pairs()]
+    config = TokenizerConfig(vocabulary_size=900, joint=joint)
+    trained = Tokenizer.train(pairs, config)
+    trained.save(tmp_path)
+    expected = {"tokenizer.model"} if joint else {"tokenizer.source.model", "tokenizer.target.model"}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+    loaded = Tokenizer.load(tmp_path)
+    texts = [target for _, target in pairs]
+    assert loaded.encode_source(texts) == trained.encode_source(texts)
+    assert loaded.encode_target(texts) == trained.encode_target(texts)
+    assert loaded.fingerprint == trained.fingerprint
+    assert loaded.vocabulary == trained.vocabulary
+
+
+def test_training_is_a_function_of_the_text():
+    config = TokenizerConfig(kind="unigram", vocabulary_size=800)
+    first, again = Tokenizer.train(date_pairs(), config), Tokenizer.train(iter(date_pairs()), config)
+    other = Tokenizer.train(date_pairs(29), config)
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_an_impossible_size_is_refused_with_the_number_that_works(kind):
+    def train(size):
+        return Tokenizer.train(date_pairs(), TokenizerConfig(kind=kind, vocabulary_size=size))
+
+    for size, pattern in ((300, "at least"), (200_000, "at most")):
+        with pytest.raises(ValueError, match=f"vocabulary_size is {size}.*{pattern}") as caught:
+            train(size)
+        assert "\n" not in str(caught.value)
+        suggested = int(str(caught.value).partition(pattern)[2].split()[0])
+        assert train(suggested).vocabulary.source_size == suggested
+
+
+def test_the_size_is_an_upper_bound_for_characters():
+    pairs = [("abca", "abd")]
+    everything = Tokenizer.train(pairs, TokenizerConfig(kind="char"))
+    assert everything.vocabulary.source_size == 4 + 256 + 4
+    some = Tokenizer.train(pairs, TokenizerConfig(kind="char", vocabulary_size=262))
+    assert some.vocabulary.source_size == 262
+    assert some.decode_source(some.encode_source(["abcd"])[0]) == "abcd"
+
+
+def test_training_without_text_is_refused():
+    for pairs in ([], [("", "")]):
+        with pytest.raises(ValueError, match="no text to train"):
+            Tokenizer.train(pairs, TokenizerConfig())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vocabulary_size": 260}, "at least 261"),
+        ({"vocabulary_size": 4, "byte_fallback": False}, "at least 5"),
+        ({"character_coverage": 0.0}, "above 0"),
+        ({"character_coverage": 1.1}, "at most 1"),
+    ],
+)
+def test_senseless_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TokenizerConfig(**settings)
+
+
+def test_loading_what_is_not_there_or_damaged_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no tokenizer in"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"not a model")
+    with pytest.raises(ValueError, match="not a SentencePiece model"):
+        Tokenizer.load(tmp_path)
