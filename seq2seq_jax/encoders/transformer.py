@@ -1,0 +1,93 @@
+"""The Transformer encoder."""
+
+import dataclasses
+
+import flax.linen as nn
+from jaxtyping import Array, Bool, Float
+
+from seq2seq_jax.batch import Sequence
+from seq2seq_jax.modules.attention import segment_mask
+from seq2seq_jax.modules.precision import Precision
+from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, over_layers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerEncoderConfig(TransformerConfig):
+    """Settings of a Transformer encoder."""
+
+    def build(self, *, precision: Precision) -> "TransformerEncoder":
+        """The module."""
+        return TransformerEncoder(self, precision)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each in a residual branch."""
+
+    config: TransformerEncoderConfig
+    precision: Precision
+
+    def setup(self):
+        config = self.config
+        self.attention = config.attention(
+            memory_dim=config.model_dim, self_attention=True, precision=self.precision
+        )
+        self.feed_forward = config.feed_forward(precision=self.precision)
+        self.attention_residual = Residual(config)
+        self.feed_forward_residual = Residual(config)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch source model"],
+        *,
+        source: Sequence,
+        mask: Bool[Array, "batch source source"],
+        bias: Float[Array, "batch heads source source"] | None,
+        deterministic: bool,
+    ) -> Float[Array, "batch source model"]:
+        def attend(y):
+            return self.attention(
+                y,
+                self.attention.keys_values(y, source.positions),
+                positions=source.positions,
+                mask=mask,
+                bias=bias,
+                deterministic=deterministic,
+            )
+
+        x = self.attention_residual(x, attend, deterministic=deterministic)
+        return self.feed_forward_residual(
+            x, lambda y: self.feed_forward(y, deterministic=deterministic), deterministic=deterministic
+        )
+
+
+class TransformerEncoder(nn.Module):
+    """Layers of self-attention within each segment.
+
+    Source: Vaswani et al. 2017.
+    """
+
+    config: TransformerEncoderConfig
+    precision: Precision
+
+    def setup(self):
+        self.frame = Frame(self.config, causal=False, precision=self.precision)
+        self.layer = EncoderLayer(self.config, self.precision)
+
+    def __call__(
+        self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool
+    ) -> Float[Array, "batch source model"]:
+        """States of the source.
+
+        Args:
+            inputs: embedded tokens.
+            source: their segments and positions.
+        """
+        x = self.frame.enter(inputs, source.positions, deterministic=deterministic)
+        mask = segment_mask(source.segment_ids, source.segment_ids)
+        bias = self.frame.bias(source.positions, source.positions)
+
+        def body(layer, x, _):
+            return layer(x, source=source, mask=mask, bias=bias, deterministic=deterministic), None
+
+        x, _ = over_layers(body, self.layer, x, config=self.config)
+        return self.frame.leave(x)

@@ -1,0 +1,128 @@
+"""The encoder–decoder: any encoder with any decoder, their embeddings and the output projection."""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Int
+
+from seq2seq_jax.batch import Batch, DecodeState, Memory, Sequence, Vocabulary, shift_right
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.modules.embedding import Embedding
+from seq2seq_jax.modules.precision import Precision
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Settings of an encoder–decoder."""
+
+    encoder: TransformerEncoderConfig
+    """The encoder."""
+    decoder: TransformerDecoderConfig
+    """The decoder."""
+    tied_embeddings: Literal["all", "decoder", "none"] = "all"
+    """Which tables are one: source, target and output; target and output; or none. "all" needs a joint tokenizer and
+    one model_dim."""
+    precision: Precision = "float32"
+    """Arithmetic: float32; bfloat16 (accelerators); bfloat16_products (CPUs with AMX: float32 but for the operands of
+    matrix products)."""
+
+    def __post_init__(self):
+        if self.tied_embeddings == "all" and self.encoder.model_dim != self.decoder.model_dim:
+            raise ValueError(
+                f"model.tied_embeddings = all needs one model_dim on both sides, not {self.encoder.model_dim} and "
+                f"{self.decoder.model_dim}. Change either, or set tied_embeddings to decoder."
+            )
+
+    def build(self, vocabulary: Vocabulary) -> "EncoderDecoder":
+        """The module.
+
+        Raises:
+            ValueError: tied_embeddings = all with a tokenizer a side.
+        """
+        if self.tied_embeddings == "all" and not vocabulary.joint:
+            raise ValueError(
+                "model.tied_embeddings = all needs a joint tokenizer, and tokenizer.joint is False. "
+                "Set tokenizer.joint to True, or tied_embeddings to decoder."
+            )
+        return EncoderDecoder(self, vocabulary)
+
+
+class EncoderDecoder(nn.Module):
+    """A conditional language model of the target given the source.
+
+    Training goes through `__call__`, or through `encode`, `decode` and `logits` apart; generation through `encode`,
+    `start` and `step`. Parameters are float32 and logits come in float32, whatever the precision between.
+    """
+
+    config: ModelConfig
+    vocabulary: Vocabulary
+
+    def setup(self):
+        config, vocabulary = self.config, self.vocabulary
+
+        def embedding(size, model_dim):
+            return Embedding(size, model_dim, config.precision)
+
+        self.target_embedding = embedding(vocabulary.target_size, config.decoder.model_dim)
+        if config.tied_embeddings == "all":
+            self.source_embedding = self.target_embedding
+        else:
+            self.source_embedding = embedding(vocabulary.source_size, config.encoder.model_dim)
+        if config.tied_embeddings == "none":
+            self.output = embedding(vocabulary.target_size, config.decoder.model_dim)
+        else:
+            self.output = self.target_embedding
+        self.encoder = config.encoder.build(precision=config.precision)
+        self.decoder = config.decoder.build(memory_dim=config.encoder.model_dim, precision=config.precision)
+
+    def encode(self, source: Sequence, *, deterministic: bool) -> Memory:
+        """States of the source tokens.
+
+        Args:
+            deterministic: without dropout; otherwise the rng stream "dropout" is drawn from.
+        """
+        states = self.encoder(self.source_embedding(source.tokens), source, deterministic=deterministic)
+        return Memory(states=states, segment_ids=source.segment_ids)
+
+    def decode(
+        self, target: Sequence, memory: Memory, *, deterministic: bool
+    ) -> Float[Array, "batch target model"]:
+        """Hidden states that predict each label of the target, teacher-forced.
+
+        Args:
+            target: the labels; the decoder reads them shifted right.
+        """
+        inputs = shift_right(target, self.vocabulary.start_id)
+        return self.decoder(self.target_embedding(inputs.tokens), target, memory, deterministic=deterministic)
+
+    def logits(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims vocab"]:
+        """Unnormalised log-probabilities of the next token, float32."""
+        return self.output.logits(hidden)
+
+    def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, "batch target vocab"]:
+        """Logits of every label of the batch, teacher-forced."""
+        memory = self.encode(batch.source, deterministic=deterministic)
+        return self.logits(self.decode(batch.target, memory, deterministic=deterministic))
+
+    def start(self, memory: Memory, *, max_length: int, beam_size: int) -> DecodeState:
+        """The state before the first token.
+
+        Args:
+            memory: rows of one segment each.
+            max_length: most tokens that will be decoded, the end mark counted.
+            beam_size: hypotheses a source.
+        """
+        return self.decoder.start(memory, max_length=max_length, beam_size=beam_size)
+
+    def step(
+        self, tokens: Int[Array, "hypotheses"], state: DecodeState
+    ) -> tuple[Float[Array, "hypotheses vocab"], DecodeState]:
+        """Logits of the next token of every hypothesis, and the state after it.
+
+        Args:
+            tokens: the tokens decoded last; the start id at first.
+        """
+        hidden, state = self.decoder.step(self.target_embedding(tokens), state)
+        return self.logits(hidden), state

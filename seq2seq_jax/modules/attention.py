@@ -1,0 +1,111 @@
+"""Multi-head attention over segments, with grouped queries and a cache for stepwise decoding."""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from seq2seq_jax.modules.dropout import Dropout
+from seq2seq_jax.modules.linear import Linear
+from seq2seq_jax.modules.position import rotate
+from seq2seq_jax.modules.precision import Precision, product
+
+MASKED_SCORE = -1e9
+"""Score of a pair that may not attend: finite, so that a query with no key at all stays finite too."""
+
+
+@flax.struct.dataclass
+class KeysValues:
+    """Projected keys and values."""
+
+    keys: Float[Array, "batch source kv_heads head_dim"]
+    values: Float[Array, "batch source kv_heads head_dim"]
+
+
+def segment_mask(
+    query_segments: Int[Array, "batch target"], key_segments: Int[Array, "batch source"]
+) -> Bool[Array, "batch target source"]:
+    """True where query and key belong to one segment."""
+    return query_segments[:, :, None] == key_segments[:, None, :]
+
+
+def causal_mask(length: int) -> Bool[Array, "target target"]:
+    """True where the key does not stand after the query in the row."""
+    return jnp.tril(jnp.ones((length, length), bool))
+
+
+class MultiHeadAttention(nn.Module):
+    """softmax(Q K^T / sqrt(head_dim) + bias) V, for num_heads queries sharing num_kv_heads keys and values.
+
+    Source: Vaswani et al. 2017, equation 1; Ainslie et al. 2023 (grouped queries).
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    model_dim: int
+    memory_dim: int
+    rotary: bool
+    bias: bool
+    dropout: float
+    precision: Precision
+
+    def setup(self):
+        def projection(input_dim, heads, axis):
+            return Linear(
+                input_dims=(input_dim,),
+                output_dims=(heads, self.head_dim),
+                axes=("model", axis, "head_dim"),
+                bias=self.bias,
+                precision=self.precision,
+            )
+
+        self.query = projection(self.model_dim, self.num_heads, "heads")
+        self.key = projection(self.memory_dim, self.num_kv_heads, "kv_heads")
+        self.value = projection(self.memory_dim, self.num_kv_heads, "kv_heads")
+        self.output = Linear(
+            input_dims=(self.num_heads, self.head_dim),
+            output_dims=(self.model_dim,),
+            axes=("heads", "head_dim", "model"),
+            bias=self.bias,
+            precision=self.precision,
+        )
+        self.weights_dropout = Dropout(self.dropout)
+
+    def keys_values(
+        self, states: Float[Array, "batch source memory"], positions: Int[Array, "batch source"]
+    ) -> KeysValues:
+        """Project what is attended to."""
+        keys = self.key(states)
+        return KeysValues(keys=rotate(keys, positions) if self.rotary else keys, values=self.value(states))
+
+    def __call__(
+        self,
+        x: Float[Array, "batch target model"],
+        memory: KeysValues,
+        *,
+        positions: Int[Array, "batch target"],
+        mask: Bool[Array, "batch target source"],
+        bias: Float[Array, "batch heads target source"] | None,
+        deterministic: bool,
+    ) -> Float[Array, "batch target model"]:
+        """Attend from each position of x.
+
+        Args:
+            mask: which keys each query may read.
+            bias: added to the scores.
+        """
+        batch, target, _ = x.shape
+        queries = self.query(x)
+        if self.rotary:
+            queries = rotate(queries, positions)
+        group = self.num_heads // self.num_kv_heads
+        queries = queries.reshape(batch, target, self.num_kv_heads, group, self.head_dim) * self.head_dim**-0.5
+        scores = product("btkgd,bskd->bkgts", queries, memory.keys, precision=self.precision).astype(jnp.float32)
+        if bias is not None:
+            scores = scores + bias.reshape(batch, self.num_kv_heads, group, target, -1)
+        scores = jnp.where(mask[:, None, None], scores, MASKED_SCORE)
+        weights = self.weights_dropout(jax.nn.softmax(scores, axis=-1), deterministic=deterministic)
+        context = product("bkgts,bskd->btkgd", weights.astype(x.dtype), memory.values, precision=self.precision)
+        return self.output(context.reshape(batch, target, self.num_heads, self.head_dim))

@@ -1,0 +1,54 @@
+"""The position-wise feed-forward layer, plain or gated."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from seq2seq_jax.modules.dropout import Dropout
+from seq2seq_jax.modules.linear import Linear
+from seq2seq_jax.modules.precision import Precision
+
+Activation = Literal["relu", "gelu", "silu"]
+
+
+class FeedForward(nn.Module):
+    """W2 act(W1 x), or gated W2 (act(W1 x) * V x); biases in the plain form alone.
+
+    Source: Vaswani et al. 2017, equation 2; Shazeer 2020, equation 6.
+    """
+
+    hidden_dim: int
+    activation: Activation
+    gated: bool
+    dropout: float
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*dims model"], *, deterministic: bool) -> Float[Array, "*dims model"]:
+        model_dim = x.shape[-1]
+        activate = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}[self.activation]
+
+        def expand(name):
+            return Linear(
+                input_dims=(model_dim,),
+                output_dims=(self.hidden_dim,),
+                axes=("model", "hidden"),
+                bias=not self.gated,
+                precision=self.precision,
+                name=name,
+            )(x)
+
+        hidden = activate(expand("expand"))
+        if self.gated:
+            hidden = hidden * expand("gate")
+        hidden = Dropout(self.dropout)(hidden, deterministic=deterministic)
+        return Linear(
+            input_dims=(self.hidden_dim,),
+            output_dims=(model_dim,),
+            axes=("hidden", "model"),
+            bias=not self.gated,
+            precision=self.precision,
+            name="contract",
+        )(hidden)

@@ -1,0 +1,88 @@
+"""Where a token stands: sinusoidal, learned, rotary and relative positions, all from explicit position ids."""
+
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Positions = Literal["sinusoidal", "learned", "rotary", "relative"]
+
+
+def sinusoidal(positions: Int[Array, "*dims"], *, model_dim: int) -> Float[Array, "*dims model"]:
+    """Sines in the first half of the model dim, cosines in the second.
+
+    Source: Vaswani et al. 2017, section 3.5 (the two halves interleaved there, side by side here).
+    """
+    frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(model_dim // 2) / max(model_dim // 2 - 1, 1))
+    angles = positions[..., None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def rotate(
+    x: Float[Array, "batch length heads head_dim"], positions: Int[Array, "batch length"]
+) -> Float[Array, "batch length heads head_dim"]:
+    """Rotary positions: each pair of dims (i, i + head_dim/2) is turned by an angle proportional to the position.
+
+    Source: Su et al. 2021, equation 34.
+    """
+    half = x.shape[-1] // 2
+    frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(half) / half)
+    angles = (positions[..., None] * frequencies)[:, :, None, :]
+    cosines, sines = jnp.cos(angles), jnp.sin(angles)
+    first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    rotated = jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+class LearnedPositions(nn.Module):
+    """A table of position embeddings."""
+
+    max_positions: int
+    model_dim: int
+
+    @nn.compact
+    def __call__(self, positions: Int[Array, "*dims"]) -> Float[Array, "*dims model"]:
+        initializer = nn.with_logical_partitioning(nn.initializers.normal(self.model_dim**-0.5), (None, "model"))
+        return self.param("table", initializer, (self.max_positions, self.model_dim))[positions]
+
+
+class RelativeBias(nn.Module):
+    """A learned bias a head on attention scores, by the bucketed distance from query to key.
+
+    Source: Raffel et al. 2020, section 2.1.
+    """
+
+    num_heads: int
+    num_buckets: int
+    max_distance: int
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(
+        self, query_positions: Int[Array, "batch target"], key_positions: Int[Array, "batch source"]
+    ) -> Float[Array, "batch heads target source"]:
+        initializer = nn.with_logical_partitioning(nn.initializers.normal(self.num_heads**-0.5), (None, "heads"))
+        table = self.param("table", initializer, (self.num_buckets, self.num_heads))
+        distance = key_positions[:, None, :] - query_positions[:, :, None]
+        return jnp.moveaxis(table[self.bucket(distance)], -1, 1)
+
+    def bucket(self, distance: Int[Array, "*dims"]) -> Int[Array, "*dims"]:
+        """Half of the buckets are single distances, the rest grow logarithmically up to max_distance.
+
+        Args:
+            distance: key position minus query position.
+        """
+        num_buckets = self.num_buckets
+        offset = 0
+        if self.bidirectional:
+            num_buckets //= 2
+            offset = jnp.where(distance > 0, num_buckets, 0)
+            distance = jnp.abs(distance)
+        else:
+            distance = jnp.maximum(-distance, 0)
+        exact = num_buckets // 2
+        growth = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(self.max_distance / exact)
+        logarithmic = jnp.minimum(exact + (growth * (num_buckets - exact)).astype(jnp.int32), num_buckets - 1)
+        return offset + jnp.where(distance < exact, distance, logarithmic)

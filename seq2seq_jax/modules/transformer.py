@@ -1,0 +1,232 @@
+"""What a Transformer's encoder and decoder share: their settings, residual branches, and the loop over layers."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Int
+
+from seq2seq_jax.modules.attention import MultiHeadAttention
+from seq2seq_jax.modules.dropout import Dropout
+from seq2seq_jax.modules.feed_forward import Activation, FeedForward
+from seq2seq_jax.modules.normalization import Normalization, NormalizationKind
+from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBias, sinusoidal
+from seq2seq_jax.modules.precision import Precision, activation_dtype
+
+ACTIVATION_AXES = ("batch", "length", "activation")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Settings of a stack of Transformer layers."""
+
+    num_layers: int = 6
+    """Layers of the stack."""
+    model_dim: int = 512
+    """Width of the residual stream."""
+    num_heads: int = 8
+    """Attention heads."""
+    num_kv_heads: int | None = None
+    """Heads of keys and values, each shared by num_heads / num_kv_heads queries; None = num_heads."""
+    head_dim: int | None = None
+    """Width of a head; None = model_dim / num_heads."""
+    hidden_dim: int = 2048
+    """Width inside the feed-forward layer."""
+    activation: Activation = "relu"
+    """Nonlinearity of the feed-forward layer."""
+    gated: bool = False
+    """Whether the feed-forward layer is gated (three matrices, no biases)."""
+    normalization: NormalizationKind = "layer"
+    """LayerNorm, or RMSNorm without biases."""
+    norm_position: Literal["pre", "post"] = "pre"
+    """Normalise before each branch (and once at the end), or after each residual sum."""
+    positions: Positions = "sinusoidal"
+    """How positions enter: added to the embeddings, rotating queries and keys, or as T5's bias on the scores."""
+    max_positions: int | None = None
+    """Rows of the table of learned positions (tokens); for positions = learned alone."""
+    relative_buckets: int | None = None
+    """Buckets of the relative bias (T5: 32); for positions = relative alone."""
+    relative_max_distance: int | None = None
+    """Distance (tokens) from which on all share a bucket (T5: 128); for positions = relative alone."""
+    attention_bias: bool = True
+    """Whether the projections of attention have biases."""
+    dropout: float = 0.1
+    """Dropout on embeddings and on each branch before its residual sum."""
+    attention_dropout: float = 0.0
+    """Dropout on attention weights."""
+    hidden_dropout: float = 0.0
+    """Dropout inside the feed-forward layer."""
+    scan_layers: bool = False
+    """Compile one layer and loop over it (short compilation of deep stacks), rather than unroll them. The
+    parameters are the same."""
+    remat: Literal["none", "full", "save_products"] = "none"
+    """What the backward pass recomputes: nothing, everything in a layer, or all but its matrix products."""
+
+    def __post_init__(self):
+        name = type(self).__name__
+        for field in ("num_layers", "model_dim", "num_heads", "hidden_dim"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{name}.{field} must be at least 1, not {getattr(self, field)}.")
+        for field in ("dropout", "attention_dropout", "hidden_dropout"):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise ValueError(f"{name}.{field} must lie in [0, 1), not {getattr(self, field)}.")
+        if self.head_dim is None and self.model_dim % self.num_heads:
+            raise ValueError(
+                f"{name}.num_heads must divide model_dim: {self.model_dim} is not a multiple of {self.num_heads}. "
+                "Change either, or set head_dim."
+            )
+        if self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"{name}.num_kv_heads must divide num_heads: {self.num_heads} is not a multiple of {self.kv_heads}."
+            )
+        if self.positions == "rotary" and self.dim_per_head % 2:
+            raise ValueError(f"{name}.positions = rotary needs an even head_dim, not {self.dim_per_head}.")
+        if self.positions == "sinusoidal" and self.model_dim % 2:
+            raise ValueError(f"{name}.positions = sinusoidal needs an even model_dim, not {self.model_dim}.")
+        for field, needed_by in (
+            ("max_positions", "learned"),
+            ("relative_buckets", "relative"),
+            ("relative_max_distance", "relative"),
+        ):
+            if (getattr(self, field) is not None) != (self.positions == needed_by):
+                raise ValueError(
+                    f"{name}.{field} must be set when positions = {needed_by}, and only then; "
+                    f"positions = {self.positions} and {field} = {getattr(self, field)}."
+                )
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def dim_per_head(self) -> int:
+        """Width of a head."""
+        return self.model_dim // self.num_heads if self.head_dim is None else self.head_dim
+
+    def attention(self, *, memory_dim: int, self_attention: bool, precision: Precision) -> MultiHeadAttention:
+        """An attention layer of this stack."""
+        return MultiHeadAttention(
+            num_heads=self.num_heads,
+            num_kv_heads=self.kv_heads,
+            head_dim=self.dim_per_head,
+            model_dim=self.model_dim,
+            memory_dim=memory_dim,
+            rotary=self_attention and self.positions == "rotary",
+            bias=self.attention_bias,
+            dropout=self.attention_dropout,
+            precision=precision,
+        )
+
+    def feed_forward(self, *, precision: Precision) -> FeedForward:
+        """A feed-forward layer of this stack."""
+        return FeedForward(
+            hidden_dim=self.hidden_dim,
+            activation=self.activation,
+            gated=self.gated,
+            dropout=self.hidden_dropout,
+            precision=precision,
+        )
+
+
+class Residual(nn.Module):
+    """x + branch(x) with its normalisation and dropout, pre- or post-norm.
+
+    Source: Vaswani et al. 2017 (post); Xiong et al. 2020 (pre).
+    """
+
+    config: TransformerConfig
+
+    def setup(self):
+        self.norm = Normalization(self.config.normalization)
+        self.dropout = Dropout(self.config.dropout)
+
+    def __call__(
+        self, x: Float[Array, "batch length model"], branch: Callable[[Array], Array], *, deterministic: bool
+    ) -> Float[Array, "batch length model"]:
+        if self.config.norm_position == "pre":
+            x = x + self.dropout(branch(self.norm(x)), deterministic=deterministic)
+        else:
+            x = self.norm(x + self.dropout(branch(x), deterministic=deterministic))
+        return nn.with_logical_constraint(x, ACTIVATION_AXES)
+
+
+class Frame(nn.Module):
+    """What stands around the layers: positions before them, a last normalisation after a pre-norm stack."""
+
+    config: TransformerConfig
+    causal: bool
+    precision: Precision
+
+    def setup(self):
+        config = self.config
+        if config.positions == "learned":
+            self.learned = LearnedPositions(config.max_positions, config.model_dim)
+        if config.positions == "relative":
+            self.relative = RelativeBias(
+                num_heads=config.num_heads,
+                num_buckets=config.relative_buckets,
+                max_distance=config.relative_max_distance,
+                bidirectional=not self.causal,
+            )
+        if config.norm_position == "pre":
+            self.norm = Normalization(config.normalization)
+        self.dropout = Dropout(config.dropout)
+
+    def enter(
+        self,
+        inputs: Float[Array, "batch length model"],
+        positions: Int[Array, "batch length"],
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "batch length model"]:
+        """Embeddings with positions and dropout."""
+        if self.config.positions == "sinusoidal":
+            inputs = inputs + sinusoidal(positions, model_dim=self.config.model_dim)
+        elif self.config.positions == "learned":
+            inputs = inputs + self.learned(positions)
+        inputs = self.dropout(inputs.astype(activation_dtype(self.precision)), deterministic=deterministic)
+        return nn.with_logical_constraint(inputs, ACTIVATION_AXES)
+
+    def bias(
+        self, query_positions: Int[Array, "batch target"], key_positions: Int[Array, "batch source"]
+    ) -> Float[Array, "batch heads target source"] | None:
+        """The relative bias on attention scores, where the stack has one."""
+        return self.relative(query_positions, key_positions) if self.config.positions == "relative" else None
+
+    def leave(self, x: Float[Array, "batch length model"]) -> Float[Array, "batch length model"]:
+        """The stack's output."""
+        return self.norm(x) if self.config.norm_position == "pre" else x
+
+
+def over_layers(
+    body: Callable[[nn.Module, Any, Any], tuple[Any, Any]],
+    layer: nn.Module,
+    carry: Any,
+    per_layer: Any = None,
+    *,
+    config: TransformerConfig,
+) -> tuple[Any, Any]:
+    """Run `body(layer, carry, inputs)` for each layer of a stack whose parameters lead with a layer dim.
+
+    Args:
+        per_layer: inputs of each layer, a tree of [batch, layers, ...].
+
+    Returns:
+        The last carry, and the outputs of all layers as a tree of [batch, layers, ...].
+    """
+    if config.remat != "none":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "save_products" else None
+        body = nn.remat(body, policy=policy, prevent_cse=not config.scan_layers)
+    return nn.scan(
+        body,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=1,
+        out_axes=1,
+        length=config.num_layers,
+        unroll=1 if config.scan_layers else config.num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )(layer, carry, per_layer)

@@ -1,0 +1,1 @@
+"""Meshes, the mapping of logical axes to them, and process start-up."""

@@ -1,0 +1,108 @@
+"""The device mesh and how logical axes of arrays lie on it."""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+
+BATCH_AXES = ("data", "fsdp")
+"""Mesh axes over which the rows of a batch are divided."""
+
+RULES = (
+    ("batch", BATCH_AXES),
+    ("length", None),
+    ("activation", None),
+    ("vocab", "tensor"),
+    ("heads", "tensor"),
+    ("kv_heads", "tensor"),
+    ("hidden", "tensor"),
+    ("model", "fsdp"),
+    ("head_dim", None),
+    ("norm", None),
+    ("layers", None),
+)
+"""Logical axis of a parameter or an activation -> mesh axes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; one of them may be -1 for all that are left."""
+
+    data: int = -1
+    """Copies of the parameters, each with its share of the rows."""
+    fsdp: int = 1
+    """Shards of the parameters along the model dim, each with its share of the rows."""
+    tensor: int = 1
+    """Shards of heads, hidden dims and vocabulary, all with the same rows."""
+
+    def __post_init__(self):
+        sizes = dataclasses.astuple(self)
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise ValueError(f"mesh sizes must be at least 1, one of them may be -1 (the rest); they are {sizes}.")
+
+    def build(self, devices: list[jax.Device] | None = None) -> Mesh:
+        """The mesh over `devices` (by default all).
+
+        Raises:
+            ValueError: the sizes do not make up the number of devices.
+        """
+        devices = jax.devices() if devices is None else devices
+        sizes = list(dataclasses.astuple(self))
+        if -1 in sizes:
+            rest, remainder = divmod(len(devices), -math.prod(sizes))
+            if remainder or rest == 0:
+                raise ValueError(
+                    f"mesh {tuple(sizes)} of {AXES} cannot be made of {len(devices)} devices: the fixed sizes must "
+                    "divide their number. Lower one of the mesh sizes."
+                )
+            sizes[sizes.index(-1)] = rest
+        if math.prod(sizes) > len(devices):
+            raise ValueError(
+                f"mesh {tuple(sizes)} of {AXES} needs {math.prod(sizes)} devices, and there are {len(devices)}. "
+                "Lower one of the mesh sizes, or set one to -1."
+            )
+        devices = devices[: math.prod(sizes)]
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows divided over the batch axes, all else whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are divided."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def shardings(mesh: Mesh, boxed: Any) -> Any:
+    """The NamedSharding of every leaf of a tree of shapes.
+
+    Args:
+        boxed: what `jax.eval_shape` gives, parameters boxed with their logical axes (flax.linen's
+            LogicallyPartitioned). A leaf without axes is replicated, and so is a dim that its mesh axis does not
+            divide.
+    """
+
+    def of_leaf(leaf):
+        # Adafactor's factored moments have fewer dims than the parameter whose names they carry.
+        if not isinstance(leaf, nn.LogicallyPartitioned) or len(leaf.names) != leaf.value.ndim:
+            return replicated(mesh)
+        spec = nn.logical_to_mesh_axes(leaf.names, RULES)
+        fitting = [
+            axis if axis is None or size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(spec, leaf.value.shape, strict=True)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*fitting))
+
+    return jax.tree.map(of_leaf, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
