@@ -1,0 +1,1 @@
+"""Corpus scores and plots."""

@@ -1,0 +1,150 @@
+"""Pictures of a training run, drawn from the records of its metrics.jsonl."""
+
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+_WIDTH = 10.0  # inches, of 100 pixels
+_PANEL_HEIGHT = 4.0  # inches
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Curve:
+    """One metric over steps."""
+
+    kind: Literal["train", "validation"]
+    metric: str
+    label: str
+    color: str
+    best: Literal["lowest", "highest"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Panel:
+    """Curves that share a unit."""
+
+    title: str
+    unit: str
+    from_zero: bool
+    curves: tuple[_Curve, ...]
+
+
+_PANELS = (
+    _Panel(
+        title="Loss",
+        unit="loss (nats per token)",
+        from_zero=False,
+        curves=(
+            _Curve(kind="train", metric="loss", label="training", color="C0"),
+            _Curve(kind="validation", metric="loss", label="validation", color="C1", best="lowest"),
+        ),
+    ),
+    _Panel(
+        title="Validation scores",
+        unit="score (percent)",
+        from_zero=True,
+        curves=(
+            _Curve(kind="validation", metric="bleu", label="BLEU", color="C2", best="highest"),
+            _Curve(kind="validation", metric="chrf", label="chrF", color="C3", best="highest"),
+            _Curve(kind="validation", metric="exact_match", label="exact match", color="C4", best="highest"),
+        ),
+    ),
+    _Panel(
+        title="Throughput",
+        unit="tokens per second",
+        from_zero=True,
+        curves=(_Curve(kind="train", metric="tokens_per_second", label="training", color="C0"),),
+    ),
+    _Panel(
+        title="Learning rate",
+        unit="learning rate",
+        from_zero=True,
+        curves=(_Curve(kind="train", metric="learning_rate", label="training", color="C0"),),
+    ),
+)
+
+
+def plot_learning_curves(records: list[dict], path: str | os.PathLike) -> None:
+    """Write `learning_curves(records)` to a PNG file, 1,000 pixels wide; its directory is made if need be.
+
+    Raises:
+        ValueError: the records hold nothing to draw.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    learning_curves(records).savefig(path, format="png")
+
+
+def learning_curves(records: list[dict]) -> Figure:
+    """A figure of loss, validation scores, tokens per second and learning rate over steps.
+
+    A panel with nothing to show is left out. A star marks the best of each validation metric. Where a step is recorded
+    twice, as a resumed run does, the later record counts.
+
+    Args:
+        records: lines of metrics.jsonl, each with "step", "kind" ("train" or "validation") and metrics of that step.
+
+    Returns:
+        A figure of its own, 1,000 pixels wide, that no global state knows of.
+
+    Raises:
+        ValueError: the records hold nothing to draw.
+    """
+    panels = [panel for panel in _PANELS if any(_points(records, curve) for curve in panel.curves)]
+    if not panels:
+        raise ValueError(
+            f"expected records of training or validation metrics, got {len(records)} records with none: "
+            "plot a run that has logged a step"
+        )
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(_WIDTH, _PANEL_HEIGHT * rows), dpi=100, layout="constrained")
+    first = None
+    for index, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, index + 1, sharex=first)
+        _draw(axes, panel, records)
+        first = first or axes
+    return figure
+
+
+def _points(records: list[dict], curve: _Curve) -> dict[int, float]:
+    """Step to value, in the order of steps."""
+    points = {
+        record["step"]: record[curve.metric]
+        for record in records
+        if record["kind"] == curve.kind and record.get(curve.metric) is not None
+    }
+    return dict(sorted(points.items()))
+
+
+def _draw(axes: Axes, panel: _Panel, records: list[dict]) -> None:
+    for curve in panel.curves:
+        points = _points(records, curve)
+        if not points:
+            continue
+        label = curve.label
+        finite = {step: value for step, value in points.items() if math.isfinite(value)}
+        if curve.best and finite:
+            step = (min if curve.best == "lowest" else max)(finite, key=finite.__getitem__)
+            label += f", best {finite[step]:.4g} at step {step:,}"
+            axes.plot([step], [finite[step]], marker="*", markersize=14, color=curve.color, zorder=3)
+        # A point on its own has no line to be seen by.
+        marker = "o" if curve.kind == "validation" or len(points) == 1 else None
+        axes.plot(list(points), list(points.values()), color=curve.color, label=label, marker=marker, markersize=3)
+    axes.set_title(panel.title)
+    axes.set_xlabel("step (optimizer updates)")
+    axes.set_ylabel(panel.unit)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(alpha=0.3)
+    if panel.from_zero:
+        axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="scientific", scilimits=(-2, 5))
+    # Below the axes, where it covers no curve.
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize="small", frameon=False)

@@ -1,0 +1,1 @@
+"""Search over a model's start and step: from sources to texts."""

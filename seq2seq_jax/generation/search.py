@@ -1,0 +1,266 @@
+"""Beam search over a decoder's one-token step: one while-loop of fixed shapes, which ends when all sources have."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, PyTree
+
+from seq2seq_jax.batch import DecodeState
+
+Step = Callable[
+    [Int[Array, "hypotheses"], DecodeState],
+    tuple[Float[Array, "hypotheses vocab"], DecodeState],
+]
+"""One token: the last token of every hypothesis and the state before it to the next logits and the state after it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How text is searched for."""
+
+    beam_size: int = 4
+    """Hypotheses kept for each source; 1 is greedy decoding."""
+    n_best: int = 1
+    """Hypotheses returned for each source, best first."""
+    length_penalty: float = 1.0
+    """Exponent alpha of the length normalisation, score = log p / ((5 + length) / 6) ^ alpha; 0 = none."""
+    maximum_length_ratio: float = 2.0
+    """Limit of generated tokens, the end mark counted: this many for each source token, ..."""
+    maximum_length_extra: int = 10
+    """... and this many more."""
+    batch_tokens: int = 8192
+    """Source token slots, padding included, that are searched in one batch."""
+
+    def __post_init__(self):
+        for name in ("beam_size", "n_best", "maximum_length_extra", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}: set it to 1 or more")
+        for name in ("length_penalty", "maximum_length_ratio"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite, 0 or more, got {getattr(self, name)}: set it to 0 or more")
+        if self.n_best > self.beam_size:
+            raise ValueError(
+                f"n_best must be at most beam_size, got n_best {self.n_best} and beam_size {self.beam_size}: "
+                "lower n_best or raise beam_size"
+            )
+
+    def maximum_length(self, source_length: int) -> int:
+        """The limit of generated tokens, the end mark counted, for a source of this many tokens."""
+        return int(self.maximum_length_ratio * source_length) + self.maximum_length_extra
+
+
+@flax.struct.dataclass
+class SearchResult:
+    """Finished hypotheses of every source, best first.
+
+    Where fewer exist than the beam is wide (a limit of one token allows only the empty text), the places left over
+    have score and log-probability -inf, length 0 and nothing but padding.
+
+    Attributes:
+        tokens: ids up to and including the end id, then the padding id.
+        scores: log-probability over the length penalty; descending.
+        log_probabilities: natural logarithm of the probability that the model gives to the tokens, end mark included.
+        lengths: tokens of the hypothesis, the end mark counted.
+    """
+
+    tokens: Int[Array, "batch beam max_length"]
+    scores: Float[Array, "batch beam"]
+    log_probabilities: Float[Array, "batch beam"]
+    lengths: Int[Array, "batch beam"]
+
+
+@flax.struct.dataclass
+class BeamState:
+    """What the loop carries. Live and finished hypotheses are apart: a live one never pushes a finished one out.
+
+    Attributes:
+        position: tokens that every live hypothesis has, and so the index of the next one.
+        last_tokens: the decoder's next inputs.
+        live_tokens: ids so far, then padding.
+        live_log_probabilities: their sums, descending; -inf where there is no hypothesis. A source is done when all
+            of its are.
+        per_hypothesis: the decoder's state, leaves [batch * beam, ...].
+        finished: the best hypotheses so far that have ended.
+    """
+
+    position: Int[Array, ""]
+    last_tokens: Int[Array, "batch beam"]
+    live_tokens: Int[Array, "batch beam max_length"]
+    live_log_probabilities: Float[Array, "batch beam"]
+    per_hypothesis: PyTree
+    finished: SearchResult
+
+
+def beam_search(
+    step: Step,
+    state: DecodeState,
+    *,
+    batch_size: int,
+    beam_size: int,
+    max_lengths: Int[Array, "batch"],
+    max_length: int,
+    start_id: int,
+    end_id: int,
+    padding_id: int,
+    length_penalty: float,
+) -> SearchResult:
+    """The likeliest continuations of start_id that a beam finds, for every source.
+
+    Each step extends the live hypotheses by every token and keeps the 2 * beam_size best candidates: those that end
+    compete for the finished places by score, the best beam_size others live on. A source is done when no live
+    hypothesis can reach a score above the worst of its beam_size finished ones, however it goes on; its result is
+    then fixed, whatever else is in the batch. With beam_size 1 there is one candidate, so that the search is greedy
+    decoding: the likeliest token each time, until that is the end.
+
+    At the last position that a source's limit allows, the end id is the only token allowed, so every hypothesis that
+    is returned has ended. The start and padding ids are never generated; probabilities are not renormalised for it,
+    so that log_probabilities are those of teacher forcing. Of equal candidates the one of the better hypothesis, then
+    of the lower token id, comes first.
+
+    Pure, and fit for `jax.jit`; nothing mixes the batch dimension, so a sharded batch stays sharded.
+
+    Args:
+        step: the decoder's next-token logits and next state, with all that it reads bound but the state.
+        state: the decoder's state before the first token, the same for all hypotheses of a source. Leaves of
+            `per_source` lead with batch, those of `per_hypothesis` with batch * beam.
+        batch_size: number of sources.
+        beam_size: number of hypotheses for each.
+        max_lengths: limit of each source in tokens, the end mark counted; brought into 1..max_length.
+        max_length: tokens that the arrays have room for.
+        start_id: first input of the decoder.
+        end_id: ends a hypothesis.
+        padding_id: fills the tokens after the end.
+        length_penalty: exponent alpha >= 0 of the length normalisation.
+
+    Returns:
+        Finished hypotheses, at most beam_size for each source, best first.
+
+    Raises:
+        ValueError: end_id is also the start or padding id, or length_penalty is negative.
+
+    Source: Wu et al. 2016, arXiv:1609.08144, equation 14 (length penalty, without its coverage term). The
+    arrangement follows `beam_search` of tensor2tensor and of t5x (decoding.py).
+    """
+    if end_id in (start_id, padding_id):
+        raise ValueError(
+            f"end_id must differ from start_id and padding_id, got end_id {end_id}, start_id {start_id} and "
+            f"padding_id {padding_id}: give the end mark an id of its own"
+        )
+    if length_penalty < 0:
+        raise ValueError(f"length_penalty must not be negative, got {length_penalty}: set it to 0 or more")
+
+    # Two candidates for each place suffice, as only one extension of each hypothesis ends.
+    num_candidates = 2 * beam_size if beam_size > 1 else 1
+    limits = jnp.clip(max_lengths, 1, max_length)
+
+    def penalty(length: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+        return ((5.0 + length.astype(jnp.float32)) / 6.0) ** length_penalty
+
+    def is_live(beams: BeamState) -> Array:
+        return jnp.any(beams.live_log_probabilities > -jnp.inf)
+
+    def extend(beams: BeamState) -> BeamState:
+        logits, after = step(
+            beams.last_tokens.reshape(batch_size * beam_size),
+            # From outside of the loop, so that nothing the step does can copy or change what sources share.
+            DecodeState(per_source=state.per_source, per_hypothesis=beams.per_hypothesis),
+        )
+        vocab_size = logits.shape[-1]
+        log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(batch_size, beam_size, vocab_size)
+        length = beams.position + 1
+        ids = jnp.arange(vocab_size)
+        allowed = jnp.where((length >= limits)[:, None], ids == end_id, (ids != start_id) & (ids != padding_id))
+        log_probabilities = jnp.where(allowed[:, None, :], log_probabilities, -jnp.inf)
+
+        totals = beams.live_log_probabilities[:, :, None] + log_probabilities
+        totals, candidates = _top_k(totals.reshape(batch_size, beam_size * vocab_size), num_candidates)
+        parents, last_tokens = candidates // vocab_size, candidates % vocab_size
+        tokens = jax.lax.dynamic_update_index_in_dim(
+            _pick(beams.live_tokens, parents), last_tokens, beams.position, axis=2
+        )
+        ended = last_tokens == end_id
+
+        # The finished come first: they keep their places against equal newcomers, and empty places stay empty.
+        ended_totals = jnp.where(ended, totals, -jnp.inf)
+        newcomers = SearchResult(
+            tokens=tokens,
+            scores=ended_totals / penalty(length),
+            log_probabilities=ended_totals,
+            lengths=jnp.full_like(last_tokens, length),
+        )
+        contenders = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), beams.finished, newcomers)
+        finished = _pick(contenders, _top_k(contenders.scores, beam_size)[1])
+
+        live_log_probabilities, survivors = _top_k(jnp.where(ended, -jnp.inf, totals), beam_size)
+        # Log-probabilities only fall and the penalty only grows: at best, all tokens up to the limit are certain.
+        attainable = live_log_probabilities[:, 0] / penalty(limits)
+        done = finished.scores[:, -1] >= attainable
+        return BeamState(
+            position=length,
+            last_tokens=_pick(last_tokens, survivors),
+            live_tokens=_pick(tokens, survivors),
+            live_log_probabilities=jnp.where(done[:, None], -jnp.inf, live_log_probabilities),
+            per_hypothesis=_reorder(after.per_hypothesis, _pick(parents, survivors)),
+            finished=finished,
+        )
+
+    no_tokens = jnp.full((batch_size, beam_size, max_length), padding_id, dtype=jnp.int32)
+    nothing = jnp.full((batch_size, beam_size), -jnp.inf, dtype=jnp.float32)
+    beams = BeamState(
+        position=jnp.zeros((), dtype=jnp.int32),
+        last_tokens=jnp.full((batch_size, beam_size), start_id, dtype=jnp.int32),
+        live_tokens=no_tokens,
+        # One hypothesis each to begin with, or the first step would find every candidate beam_size times.
+        live_log_probabilities=nothing.at[:, 0].set(0.0),
+        per_hypothesis=state.per_hypothesis,
+        finished=SearchResult(
+            tokens=no_tokens,
+            scores=nothing,
+            log_probabilities=nothing,
+            lengths=jnp.zeros((batch_size, beam_size), dtype=jnp.int32),
+        ),
+    )
+    return jax.lax.while_loop(is_live, extend, beams).finished
+
+
+@functools.partial(custom_partitioning, static_argnums=(1,))
+def _top_k(
+    values: Float[Array, "batch candidates"], k: int
+) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
+    """The k largest values of each source, descending, and their indices; of equal ones the lower index is first.
+
+    `jax.lax.top_k`, but each device does the rows it has: XLA would gather the logits of the whole batch on all.
+    """
+    return tuple(jax.lax.top_k(values, k))
+
+
+def _partition_top_k(k, mesh, argument_shapes, _):
+    specification = argument_shapes[0].sharding.spec
+    rows = NamedSharding(mesh, PartitionSpec(specification[0] if len(specification) else None, None))
+    return mesh, lambda values: tuple(jax.lax.top_k(values, k)), (rows, rows), (rows,)
+
+
+_top_k.def_partition(
+    partition=_partition_top_k,
+    sharding_rule="batch candidates -> batch k, batch k",
+    need_replication_factors=("candidates", "k"),
+)
+
+
+def _pick(tree: PyTree, indices: Int[Array, "batch picked"]) -> PyTree:
+    """Leaves [batch, candidates, ...] to [batch, picked, ...]; per source, so that a sharded batch stays sharded."""
+    pick = jax.vmap(lambda leaf, index: leaf.at[index].get(mode="promise_in_bounds"))
+    return jax.tree.map(lambda leaf: pick(leaf, indices), tree)
+
+
+def _reorder(per_hypothesis: PyTree, parents: Int[Array, "batch beam"]) -> PyTree:
+    """Leaves [batch * beam, ...], each hypothesis replaced by its parent among those of its source."""
+    by_source = jax.tree.map(lambda leaf: leaf.reshape(*parents.shape, *leaf.shape[1:]), per_hypothesis)
+    return jax.tree.map(lambda leaf, picked: picked.reshape(leaf.shape), per_hypothesis, _pick(by_source, parents))

@@ -1,0 +1,111 @@
+"""The figure holds the curves of the records; the file is a PNG of the promised width."""
+
+import math
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from seq2seq_jax.evaluation.plots import learning_curves, plot_learning_curves
+
+RECORDS = [
+    {"step": 100, "kind": "train", "loss": 6.0, "tokens_per_second": 3000.0, "learning_rate": 1e-3},
+    {"step": 200, "kind": "train", "loss": 4.0, "tokens_per_second": 3100.0, "learning_rate": 2e-3},
+    {"step": 200, "kind": "validation", "loss": 4.5, "bleu": 12.5, "chrf": 30.0, "exact_match": 0.5},
+    {"step": 300, "kind": "train", "loss": 3.0, "tokens_per_second": 3050.0, "learning_rate": 1.6e-3},
+    {"step": 400, "kind": "validation", "loss": 3.25, "bleu": 34.4, "chrf": 55.0, "exact_match": 2.0},
+    {"step": 600, "kind": "validation", "loss": 3.5, "bleu": 33.0, "chrf": 56.0, "exact_match": 2.0},
+]
+
+
+def panels(records):
+    return {axes.get_title(): axes for axes in learning_curves(records).axes}
+
+
+def curves(axes):
+    """Legend name before its remark to the points of the line."""
+    return {
+        line.get_label().split(",")[0]: list(zip(*line.get_data(), strict=True))
+        for line in axes.lines
+        if line.get_marker() != "*"
+    }
+
+
+def stars(axes):
+    return {(line.get_color(), *zip(*line.get_data(), strict=True)) for line in axes.lines if line.get_marker() == "*"}
+
+
+def test_every_metric_is_drawn_over_steps():
+    figure = panels(RECORDS)
+    assert list(figure) == ["Loss", "Validation scores", "Throughput", "Learning rate"]
+    assert curves(figure["Loss"]) == {
+        "training": [(100, 6.0), (200, 4.0), (300, 3.0)],
+        "validation": [(200, 4.5), (400, 3.25), (600, 3.5)],
+    }
+    assert curves(figure["Validation scores"]) == {
+        "BLEU": [(200, 12.5), (400, 34.4), (600, 33.0)],
+        "chrF": [(200, 30.0), (400, 55.0), (600, 56.0)],
+        "exact match": [(200, 0.5), (400, 2.0), (600, 2.0)],
+    }
+    assert curves(figure["Throughput"]) == {"training": [(100, 3000.0), (200, 3100.0), (300, 3050.0)]}
+    assert curves(figure["Learning rate"]) == {"training": [(100, 1e-3), (200, 2e-3), (300, 1.6e-3)]}
+
+
+def test_axes_name_their_units_and_have_a_legend():
+    units = {"Loss": "nats per token", "Validation scores": "percent", "Throughput": "tokens per second"}
+    figure = panels(RECORDS)
+    for title, unit in units.items():
+        assert unit in figure[title].get_ylabel()
+    for axes in figure.values():
+        assert axes.get_xlabel().startswith("step")
+        assert axes.get_legend() is not None
+
+
+def test_the_best_of_validation_is_marked_and_named():
+    figure = panels(RECORDS)
+    assert {star[1:] for star in stars(figure["Loss"])} == {((400, 3.25),)}
+    assert {star[1:] for star in stars(figure["Validation scores"])} == {((400, 34.4),), ((600, 56.0),), ((400, 2.0),)}
+    assert not stars(figure["Throughput"])
+    names = [text.get_text() for text in figure["Validation scores"].get_legend().get_texts()]
+    assert names[0] == "BLEU, best 34.4 at step 400"
+
+
+def test_a_panel_with_nothing_to_show_is_left_out():
+    assert list(panels(RECORDS[:2])) == ["Loss", "Throughput", "Learning rate"]
+    assert list(panels([{"step": 1, "kind": "validation", "bleu": 3.0}])) == ["Validation scores"]
+    assert curves(panels(RECORDS[2:3])["Loss"]) == {"validation": [(200, 4.5)]}
+
+
+def test_the_later_record_of_a_step_counts_and_steps_are_in_order():
+    repeated = [*RECORDS[:2], {"step": 100, "kind": "train", "loss": 5.0}]
+    assert curves(panels(repeated)["Loss"])["training"] == [(100, 5.0), (200, 4.0)]
+
+
+def test_what_is_not_finite_is_never_the_best():
+    losses = {1: 2.0, 2: math.nan, 3: None}
+    records = [{"step": step, "kind": "validation", "loss": loss} for step, loss in losses.items()]
+    axes = panels(records)["Loss"]
+    assert {star[1:] for star in stars(axes)} == {((1, 2.0),)}
+    assert [step for step, _ in curves(axes)["validation"]] == [1, 2]
+
+
+@pytest.mark.parametrize("records", [[], [{"step": 1, "kind": "train"}], [{"step": 1, "kind": "other", "loss": 1.0}]])
+def test_nothing_to_draw_is_an_error(records):
+    with pytest.raises(ValueError, match=r"^expected records [^\n]*$"):
+        learning_curves(records)
+
+
+@pytest.mark.parametrize("records", [RECORDS, RECORDS[:1], [{"step": 1, "kind": "validation", "bleu": 3.0}]])
+def test_the_file_is_a_png_a_thousand_pixels_wide(tmp_path, records):
+    path = tmp_path / "curves.png"
+    plot_learning_curves(records, path)
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">I", content[16:20]) == (1000,)
+
+
+def test_no_global_state_of_matplotlib_is_touched():
+    program = "import sys, seq2seq_jax.evaluation.plots as plots; plots.learning_curves(%r); " % RECORDS[:1]
+    program += "sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
