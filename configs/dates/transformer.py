@@ -1,0 +1,34 @@
+"""Date normalisation: dates as people write them in 57 locales, to ISO 8601. Needs no download."""
+
+from seq2seq_jax.data.dates import Dates
+from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.training.loop import TrainingConfig
+from seq2seq_jax.training.optimizer import AdamWConfig
+
+
+def experiment() -> Experiment:
+    stack = {"num_layers": 2, "model_dim": 128, "num_heads": 4, "hidden_dim": 512, "dropout": 0.0}
+    return Experiment(
+        data=Dates(max_source_length=96, max_target_length=64),
+        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=2_000),
+        model=ModelConfig(
+            encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)
+        ),
+        objective=MaximumLikelihoodConfig(label_smoothing=0.0),
+        optimizer=AdamWConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=200),
+        training=TrainingConfig(
+            steps=2_000,
+            batch_tokens=2_048,
+            log_every=50,
+            checkpoint_every=500,
+            evaluate_every=500,
+            select_by="exact_match",
+        ),
+        generation=GenerationConfig(beam_size=1),
+    )

@@ -1,0 +1,40 @@
+"""Multi30k English to German with a Transformer sized for 2 CPU cores."""
+
+from seq2seq_jax.data.text_files import ParallelText
+from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.training.loop import TrainingConfig
+from seq2seq_jax.training.optimizer import AdamWConfig
+
+
+def experiment() -> Experiment:
+    stack = {"num_layers": 3, "model_dim": 256, "num_heads": 4, "hidden_dim": 1024, "dropout": 0.2}
+    return Experiment(
+        data=ParallelText(
+            directory="data/multi30k",
+            source="en",
+            target="de",
+            train="train",
+            validation="val",
+            test="test_2016_flickr",
+            max_source_length=64,
+            max_target_length=64,
+        ),
+        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=8_000),
+        model=ModelConfig(
+            encoder=TransformerEncoderConfig(**stack),
+            decoder=TransformerDecoderConfig(**stack),
+            precision="bfloat16_products",
+        ),
+        objective=MaximumLikelihoodConfig(label_smoothing=0.1),
+        optimizer=AdamWConfig(learning_rate=2e-3, warmup_steps=1_000, ema_decay=0.998),
+        training=TrainingConfig(
+            steps=5_000, batch_tokens=2_048, log_every=50, checkpoint_every=500, evaluate_every=500
+        ),
+        generation=GenerationConfig(beam_size=5, length_penalty=1.0),
+    )

@@ -1,0 +1,24 @@
+"""Encoder–decoder training on JAX.
+
+    import seq2seq_jax
+    texts = seq2seq_jax.load("runs/dates/transformer/default/seed=0").generate(["de: Dienstag, 3. Mai 2022"])
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seq2seq_jax.run import Run
+
+
+def load(run_dir: str) -> "Run":
+    """A trained run, ready to `generate`.
+
+    Args:
+        run_dir: what `seq2seq train` made.
+
+    Raises:
+        ValueError: it is not the directory of a run.
+    """
+    from seq2seq_jax.run import Run
+
+    return Run.open(run_dir)

@@ -1,0 +1,1 @@
+"""The sub-commands of `seq2seq`, one file each."""

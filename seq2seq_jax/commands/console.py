@@ -1,0 +1,85 @@
+"""What commands show a person: progress bars in a terminal, plain lines elsewhere, tables."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Display:
+    """Progress and messages on standard error; results on standard output are the command's own."""
+
+    def __init__(self):
+        self.console = Console(stderr=True, soft_wrap=True)
+        self.live = self.console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._tasks: dict[str, int] = {}
+        self._last_line: dict[str, float] = {}
+
+    def __enter__(self) -> "Display":
+        handler = RichHandler(console=self.console, show_path=False) if self.live else logging.StreamHandler()
+        if not self.live:
+            handler.setFormatter(logging.Formatter("%(message)s"))
+        package = logging.getLogger("seq2seq_jax")
+        package.handlers = [handler]
+        package.setLevel(logging.INFO)
+        package.propagate = False
+        if self.live:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bars.stop()
+
+    def progress(self, what: str, done: int, total: int, figures: str = "") -> None:
+        """Show how far something is; a bar in a terminal, else a line now and then and at the end."""
+        if self.live:
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, total=total, figures=figures)
+            self._bars.update(self._tasks[what], completed=done, total=total, figures=figures)
+            if done >= total:
+                self._bars.remove_task(self._tasks.pop(what))
+            return
+        now = time.monotonic()
+        if done < total and now - self._last_line.get(what, now - SECONDS_BETWEEN_LINES) < SECONDS_BETWEEN_LINES:
+            self._last_line.setdefault(what, now)
+            return
+        self._last_line[what] = now
+        self.line(f"{what}: {done:,} of {total:,} {figures}".rstrip())
+
+    def line(self, text: str) -> None:
+        """A line of its own."""
+        self.console.print(text, markup=False, highlight=False)
+
+
+def table(rows: Iterable[Sequence[str]], *, title: str) -> None:
+    """Print a table of names and values to standard output."""
+    console = Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
+    grid = Table(title=title, show_header=False, title_justify="left")
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, value)
+    console.print(grid)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

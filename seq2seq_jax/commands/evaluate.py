@@ -1,0 +1,100 @@
+"""`seq2seq evaluate`: loss and scores of a run on a split of its data."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from seq2seq_jax.commands.console import Display, table
+from seq2seq_jax.data.source import DataSource
+from seq2seq_jax.experiment import override
+from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.run import Run
+from seq2seq_jax.training.validation import ValidationResult
+
+USAGE = """\
+usage: seq2seq evaluate RUN [--split test] [--checkpoint best] [--json FILE] [--generation.field value ...]
+
+Loss, BLEU, chrF and exact match of a run on a split of its data. `seq2seq evaluate RUN --help` lists all.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """Command line of `seq2seq evaluate`."""
+
+    split: str = "test"
+    """Split of the run's data: train, validation or test."""
+    checkpoint: str = "best"
+    """best, latest, or a step."""
+    json: str | None = None
+    """File for the figures as JSON: loss, bleu, chrf, exact_match, signature and more."""
+    output: str | None = None
+    """File for the generated texts, a line for a pair."""
+    generation: GenerationConfig
+    """How text is generated; by default as in training."""
+    mesh: MeshConfig
+    """How devices share the work."""
+    data: DataSource
+    """The data; its directory may have moved."""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse the command line, evaluate, print a table."""
+    if not arguments or arguments[0].startswith("-"):
+        print(USAGE, end="")
+        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
+    with Display() as display:
+        run = Run.open(arguments[0], progress=display.progress)
+        chosen = override(
+            EvaluateArguments(
+                generation=run.experiment.generation, mesh=run.experiment.mesh, data=run.experiment.data
+            ),
+            arguments[1:],
+            program="seq2seq evaluate RUN",
+        )
+        run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh, data=chosen.data)
+        params, step = run.parameters(chosen.checkpoint)
+        validation = run.validation(chosen.split, run.generator())
+        result = validation(params, progress=lambda done, total: display.progress(chosen.split, done, total))
+        if chosen.output is not None:
+            texts = [best[0].text if best else "" for best in result.hypotheses]
+            Path(chosen.output).write_text("".join(f"{text}\n" for text in texts))
+        if chosen.json is not None:
+            figures = {"run": str(run.directory), "split": chosen.split, "step": step, **figures_of(result)}
+            Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    table(score_rows(result, split=chosen.split, step=step), title=str(run.directory))
+
+
+def figures_of(result: ValidationResult) -> dict[str, Any]:
+    """The figures of an evaluation as JSON values."""
+    return {
+        **result.losses,
+        **dataclasses.asdict(result.scores),
+        "examples": len(result.hypotheses),
+        "skipped_losses": result.skipped_losses,
+        "skipped_sources": result.skipped_sources,
+    }
+
+
+def score_rows(result: ValidationResult, *, split: str, step: int) -> list[tuple[str, str]]:
+    """Rows of a table of an evaluation."""
+    scores, losses = result.scores, result.losses
+    rows = [
+        ("evaluated", f"{len(result.hypotheses):,} pairs of {split}, checkpoint of step {step:,}"),
+        ("BLEU", f"{scores.bleu:.2f}   {scores.signature}"),
+        ("chrF", f"{scores.chrf:.2f}   {scores.chrf_signature}"),
+        ("exact match", f"{scores.exact_match:.2f}%"),
+    ]
+    if losses:
+        rows.append(("loss", ", ".join(f"{name} {value:.4f}" for name, value in losses.items()) + " nats a token"))
+    if result.skipped_losses or result.skipped_sources:
+        rows.append(
+            (
+                "too long",
+                f"{result.skipped_losses} pairs left out of the loss, {result.skipped_sources} sources scored as empty",
+            )
+        )
+    return rows

@@ -1,0 +1,96 @@
+"""`seq2seq generate`: a line out for a line in."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from seq2seq_jax.commands.console import Display
+from seq2seq_jax.experiment import override
+from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.run import Run
+
+USAGE = """\
+usage: seq2seq generate RUN [--input FILE] [--output FILE] [--json FILE] [--generation.field value ...]
+
+Lines of standard input (or --input) in, as many lines on standard output (or --output) out, in the same order.
+`seq2seq generate RUN --help` lists all.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateArguments:
+    """Command line of `seq2seq generate`."""
+
+    input: str | None = None
+    """File of sources, one a line; None = standard input."""
+    output: str | None = None
+    """File for the generated lines; None = standard output."""
+    json: str | None = None
+    """File for JSON lines: source, and the n best texts with scores, log-probabilities (nats) and token counts."""
+    checkpoint: str = "best"
+    """best, latest, or a step."""
+    generation: GenerationConfig
+    """How text is generated; by default as in training."""
+    mesh: MeshConfig
+    """How devices share the work."""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse the command line, generate, write."""
+    if not arguments or arguments[0].startswith("-"):
+        print(USAGE, end="")
+        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
+    with Display() as display:
+        run = Run.open(arguments[0])
+        chosen = override(
+            GenerateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
+            arguments[1:],
+            program="seq2seq generate RUN",
+        )
+        run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
+        sources = read_lines(chosen.input)
+        params, _ = run.parameters(chosen.checkpoint)
+        results = run.generator().generate(
+            params, sources, progress=lambda done, total: display.progress("generating", done, total)
+        )
+    if chosen.json is not None:
+        lines = (
+            json.dumps(
+                {"source": source, "hypotheses": [dataclasses.asdict(best) for best in hypotheses]},
+                ensure_ascii=False,
+            )
+            for source, hypotheses in zip(sources, results, strict=True)
+        )
+        Path(chosen.json).write_text("".join(f"{line}\n" for line in lines))
+    text = "".join(f"{hypotheses[0].text}\n" for hypotheses in results)
+    if chosen.output is None:
+        sys.stdout.write(text)
+    else:
+        Path(chosen.output).write_text(text)
+
+
+def read_lines(path: str | None) -> list[str]:
+    """Lines of a file, or of standard input.
+
+    Raises:
+        ValueError: there is no such file, or a line is not UTF-8.
+    """
+    if path is None:
+        name, content = "standard input", sys.stdin.buffer.read()
+    else:
+        name = path
+        if not Path(path).is_file():
+            raise ValueError(f"there is no file {path} to read sources from.")
+        content = Path(path).read_bytes()
+    lines = content.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    decoded = []
+    for number, line in enumerate(lines, 1):
+        try:
+            decoded.append(line.decode().rstrip("\r"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"line {number} of {name} is not UTF-8 ({error.reason}). Convert the file.") from error
+    return decoded

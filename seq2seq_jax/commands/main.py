@@ -1,0 +1,58 @@
+"""`seq2seq`: finds the sub-command, and turns a user's mistake into one line and exit status 2."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+USAGE = """\
+seq2seq: encoder-decoder training on JAX
+
+  seq2seq train CONFIG [--run_dir D] [--part.field value ...]   train, or continue, a run
+  seq2seq evaluate RUN [--split test] [--json FILE]             loss and scores on a split
+  seq2seq generate RUN [--input FILE] [--output FILE]           a line out for a line in
+  seq2seq average RUN --output RUN2 [--last N]                  average a run's checkpoints
+
+CONFIG is a Python file, or a name such as dates/transformer (see configs/). RUN is a run's directory.
+Each command has --help; `seq2seq train CONFIG --help` lists every field of the experiment.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; does not return.
+
+    Exit status: 0, 1 when training diverged, 2 for a mistake of the user's, 130 when interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        sys.exit(0 if arguments else 2)
+    # Set before jax is imported: its start-up chatter about absent accelerators is no news to the user.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    name, *rest = arguments
+    from seq2seq_jax.commands import average, evaluate, generate, train
+
+    commands = {"train": train, "evaluate": evaluate, "generate": generate, "average": average}
+    if name not in commands:
+        _stop(f"there is no command {name!r}; the commands are {', '.join(commands)}.", 2)
+    from seq2seq_jax.training.loop import NonFiniteLossError
+
+    try:
+        commands[name].run(rest)
+    except NonFiniteLossError as error:
+        _stop(str(error), 1)
+    except ValueError as error:
+        if logging.getLogger("seq2seq_jax").isEnabledFor(logging.DEBUG):
+            raise
+        _stop(str(error), 2)
+    except OSError as error:
+        _stop(f"{error}. What was complete before is untouched; mend this and run the same command again.", 2)
+    except KeyboardInterrupt:
+        _stop("interrupted. The same command continues from the last checkpoint.", 130)
+    sys.exit(0)
+
+
+def _stop(message: str, status: int) -> None:
+    sys.stdout.flush()
+    print(f"seq2seq: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

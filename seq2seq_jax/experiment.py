@@ -1,0 +1,274 @@
+"""Everything that a run is, as one frozen dataclass: read from a config file, overridden, checked, kept as JSON."""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import importlib.util
+import io
+import json
+import re
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from seq2seq_jax.data.catalogue import Catalogue
+from seq2seq_jax.data.dates import Dates
+from seq2seq_jax.data.tables import Table
+from seq2seq_jax.data.text_files import ParallelText
+from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.training.loop import TrainingConfig
+from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that a run is."""
+
+    data: Dates | ParallelText | Table | Catalogue
+    """Where the text comes from and how it becomes rows."""
+    tokenizer: TokenizerConfig
+    """How text becomes tokens."""
+    model: ModelConfig
+    """The encoder–decoder."""
+    objective: MaximumLikelihoodConfig
+    """What is minimised."""
+    optimizer: AdamWConfig | AdafactorConfig
+    """How it is minimised."""
+    training: TrainingConfig
+    """How long, how much at a time, and what happens along the way."""
+    mesh: MeshConfig = MeshConfig()
+    """How devices share the work."""
+    generation: GenerationConfig = GenerationConfig()
+    """How text is generated, in validation and afterwards."""
+
+    def __post_init__(self):
+        row, rows = self.data.max_target_length, self.rows_per_batch
+        if self.training.batch_tokens % row or rows == 0:
+            raise ValueError(
+                f"training.batch_tokens must be a multiple of data.max_target_length = {row} (whole rows), and is "
+                f"{self.training.batch_tokens}. Try {max(row, round(self.training.batch_tokens / row) * row)}."
+            )
+        if rows % self.training.accumulation:
+            raise ValueError(
+                f"a batch of {rows} rows (training.batch_tokens / data.max_target_length) cannot be divided into "
+                f"training.accumulation = {self.training.accumulation} equal parts. Change either."
+            )
+        for side, stack in (("source", self.model.encoder), ("target", self.model.decoder)):
+            longest = getattr(self.data, f"max_{side}_length")
+            if stack.max_positions is not None and stack.max_positions < longest:
+                raise ValueError(
+                    f"a table of {stack.max_positions} learned positions is too short for data.max_{side}_length = "
+                    f"{longest}. Raise max_positions, or lower the length."
+                )
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Packed rows of a global batch."""
+        return self.training.batch_tokens // self.data.max_target_length
+
+
+MAY_CHANGE = (
+    "data.directory",
+    "data.cache_directory",
+    "data.workers",
+    "data.prefetch",
+    "mesh",
+    "generation",
+    "training.log_every",
+    "training.samples",
+    "training.keep_latest",
+)
+"""Fields that may differ when a run is continued, since they change no number that it computes (but see `training.steps`
+in `differences`)."""
+
+
+def find_config(name: str) -> Path:
+    """The file of a config: a path, or a name such as multi30k/transformer_small.
+
+    Names are looked for in configs/ of the current directory, then in configs/ beside the package.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    for path in (Path(name), Path("configs") / f"{name}.py", _shipped_configs() / f"{name}.py"):
+        if path.is_file() and path.suffix == ".py":
+            return path.resolve()
+    available = sorted(
+        {
+            str(path.relative_to(directory).with_suffix(""))
+            for directory in (Path("configs"), _shipped_configs())
+            for path in directory.glob("*/*.py")
+        }
+    )
+    near = difflib.get_close_matches(name, available, n=1)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    raise ValueError(f"there is no config {name!r}. {hint}Give a Python file, or one of: {', '.join(available)}.")
+
+
+def _shipped_configs() -> Path:
+    return Path(__file__).resolve().parent.parent / "configs"
+
+
+def config_name(path: Path) -> str:
+    """The name of a config file: dataset/model."""
+    return f"{path.parent.name}/{path.stem}"
+
+
+def load_config(path: Path) -> tuple[Experiment, str]:
+    """The experiment that a config file defines, and the file's docstring.
+
+    Raises:
+        ValueError: the file does not define `experiment() -> Experiment`.
+    """
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, TypeError, NameError) as error:
+        raise ValueError(f"config {path} cannot be loaded: {type(error).__name__}: {error}.") from error
+    make = getattr(module, "experiment", None)
+    experiment = make() if callable(make) else None
+    if not isinstance(experiment, Experiment):
+        raise ValueError(f"config {path} must define a function experiment() that returns an Experiment.")
+    return experiment, (module.__doc__ or "").strip()
+
+
+def override(experiment: Any, arguments: Sequence[str], *, program: str, description: str = "") -> Any:
+    """A config dataclass with fields replaced by command-line arguments (--part.field value).
+
+    Args:
+        program: how the command was called, for messages.
+        description: stands at the top of --help.
+
+    Raises:
+        ValueError: an unknown field, or a value that does not fit.
+        SystemExit: status 0, after --help.
+    """
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                type(experiment),
+                default=experiment,
+                args=list(arguments),
+                prog=program,
+                description=description,
+                use_underscores=True,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{_one_line(errors.getvalue())} See {program} --help.") from None
+
+
+def _one_line(box: str) -> str:
+    """The message in tyro's box: its first paragraph, and the option that it thinks was meant."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    paragraphs = re.split(r"\n\n+", "\n".join(lines).strip())
+    body = " ".join(paragraphs[0].splitlines()[1:] if len(paragraphs) > 1 else paragraphs[0].splitlines())
+    if len(paragraphs) > 1 and len(paragraphs[0].splitlines()) == 1:
+        body = " ".join(paragraphs[1].splitlines())
+    meant = re.search(r"Perhaps you meant:\s+(--\S+)", " ".join(lines))
+    message = " ".join(body.split()).rstrip(".") + "."
+    return message + (f" Did you mean {meant[1]}?" if meant else "")
+
+
+def to_json(config: Any) -> Any:
+    """A config as JSON values; where a field may hold one of several classes, `class` names the one it holds."""
+    if not dataclasses.is_dataclass(config):
+        return list(config) if isinstance(config, tuple) else config
+    hints = typing.get_type_hints(type(config))
+    values = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        values[field.name] = to_json(value)
+        if len(_dataclasses_of(hints[field.name])) > 1:
+            values[field.name] = {"class": type(value).__name__} | values[field.name]
+    return values
+
+
+def from_json(kind: type, values: Any) -> Any:
+    """The config that `to_json` gave.
+
+    Raises:
+        ValueError: the values are not those of this version's config.
+    """
+    if not isinstance(values, dict):
+        return tuple(values) if isinstance(values, list) else values
+    candidates = {candidate.__name__: candidate for candidate in _dataclasses_of(kind)}
+    values = dict(values)
+    name = values.pop("class", next(iter(candidates), None))
+    if name not in candidates:
+        raise ValueError(f"a config of class {name!r} is not known to this version; known: {sorted(candidates)}.")
+    hints = typing.get_type_hints(candidates[name])
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{name} has no field {unknown[0]!r} in this version.")
+    return candidates[name](**{field: from_json(hints[field], value) for field, value in values.items()})
+
+
+def _dataclasses_of(hint: Any) -> list[type]:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return [option for option in options if dataclasses.is_dataclass(option)]
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Dotted field names and values of a config, as JSON values; lists are values."""
+
+    def walk(prefix, value):
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                yield from walk(f"{prefix}.{name}" if prefix else name, inner)
+        else:
+            yield prefix, value
+
+    return dict(walk("", to_json(config)))
+
+
+def differences(old: Experiment, new: Experiment, *, continuing: bool = False) -> dict[str, tuple[Any, Any]]:
+    """Dotted names of fields that differ -> (old value, new value).
+
+    Args:
+        continuing: leave out what may change when a run is continued: MAY_CHANGE, and more training.steps where the
+            schedule does not depend on them.
+    """
+    before, after = flatten(old), flatten(new)
+    changed = {
+        name: (before.get(name), after.get(name))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    }
+    if continuing:
+        allowed = MAY_CHANGE if old.optimizer.depends_on_last_step else (*MAY_CHANGE, "training.steps")
+        changed = {
+            name: values
+            for name, values in changed.items()
+            if not any(name == field or name.startswith(f"{field}.") for field in allowed)
+        }
+    return changed
+
+
+def run_directory(name: str, default: Experiment, chosen: Experiment) -> Path:
+    """runs/<config>/<overrides>/seed=N, the overrides in a form that a file name can hold."""
+    changed = {
+        field: new for field, (_, new) in differences(default, chosen).items() if field != "training.seed"
+    }
+    text = ",".join(f"{field}={re.sub(r'[^A-Za-z0-9._+-]+', '_', str(value))}" for field, value in changed.items())
+    if len(text) > 120:
+        text = f"{text[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return Path("runs") / name / (text or "default") / f"seed={chosen.training.seed}"
+
+
+def dump(experiment: Experiment) -> str:
+    """JSON text of an experiment."""
+    return json.dumps(to_json(experiment), indent=2)

@@ -1,0 +1,1 @@
+"""Training objectives: each gives its players a loss."""

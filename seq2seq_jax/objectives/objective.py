@@ -1,0 +1,54 @@
+"""The contract between an objective and the training step."""
+
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+from jaxtyping import Array, Float
+
+from seq2seq_jax.batch import Batch
+
+Params = Any
+"""A tree of parameters."""
+
+
+@flax.struct.dataclass
+class Total:
+    """A sum and what it is to be divided by, so that parts of a batch add up exactly.
+
+    The mean over the global batch is the quotient of the sums over its parts: accumulated micro-batches, and shards
+    of a mesh.
+    """
+
+    sum: Float[Array, ""]
+    weight: Float[Array, ""]
+
+    @property
+    def mean(self) -> Float[Array, ""]:
+        """sum / weight."""
+        return self.sum / self.weight
+
+
+class Objective(Protocol):
+    """What a run minimises.
+
+    Attributes:
+        players: names of the sets of parameters that the objective trains, each against its own loss.
+    """
+
+    players: tuple[str, ...]
+
+    def loss(
+        self, player: str, params: dict[str, Params], batch: Batch, rng: jax.Array
+    ) -> tuple[Total, dict[str, Total]]:
+        """The loss of one player, to be differentiated by params[player].
+
+        Args:
+            params: parameters of every player.
+            batch: rows of the global batch, or a part of them.
+            rng: key of this part of this step.
+
+        Returns:
+            The loss (its `weight` is the normaliser), and further figures to log.
+        """
+        ...

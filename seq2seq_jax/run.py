@@ -1,0 +1,339 @@
+"""A run directory: what it holds, and what is built from it to train, evaluate and generate."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.data.pipeline import evaluation_batches
+from seq2seq_jax.data.source import Corpus
+from seq2seq_jax.data.token_store import TokenStore
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.experiment import Experiment, differences, from_json, to_json
+from seq2seq_jax.generation.generator import Generator, Hypothesis
+from seq2seq_jax.parallel.mesh import batch_sharding, batch_shards
+from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
+from seq2seq_jax.training.step import TrainState, build_loss, initial_state
+from seq2seq_jax.training.validation import Validation
+
+PROGRESS = Callable[[str, int, int], None]
+"""Takes (what is done, how many are done, of how many)."""
+
+
+def _no_progress(what: str, done: int, total: int) -> None:
+    pass
+
+
+class Run:
+    """An experiment in its directory: experiment.json, tokenizer, checkpoints; opened or begun.
+
+    The parts that cost something (corpus, tokenizer, mesh, model) are made when they are first asked for.
+    """
+
+    def __init__(self, directory: Path, experiment: Experiment, *, progress: PROGRESS = _no_progress):
+        """Args:
+        progress: hears of work that takes a while.
+        """
+        self.directory = directory
+        self.experiment = experiment
+        self.progress = progress
+
+    @classmethod
+    def open(cls, directory: str | Path, *, progress: PROGRESS = _no_progress) -> "Run":
+        """An existing run.
+
+        Raises:
+            ValueError: the directory is not that of a run.
+        """
+        directory = Path(directory)
+        return cls(directory, from_json(Experiment, _read_description(directory)["experiment"]), progress=progress)
+
+    def with_parts(self, **parts: Any) -> "Run":
+        """The same run with other parts of its experiment, such as `generation`.
+
+        Raises:
+            ValueError: a field differs that would make it another run.
+        """
+        experiment = dataclasses.replace(self.experiment, **parts)
+        refuse_differences(self.experiment, experiment, self.directory)
+        return Run(self.directory, experiment, progress=self.progress)
+
+    def begin(self, config_name: str) -> None:
+        """Write experiment.json and the tokenizer of a new run, or check that an existing one is the same.
+
+        Raises:
+            ValueError: the directory holds a run of another experiment, other data or another tokenizer.
+        """
+        facts = {"data": self.corpus.fingerprint}
+        if (self.directory / "experiment.json").exists():
+            description = _read_description(self.directory)
+            refuse_differences(from_json(Experiment, description["experiment"]), self.experiment, self.directory)
+            if description["fingerprints"]["data"] != facts["data"]:
+                raise ValueError(
+                    f"the text in {getattr(self.experiment.data, 'directory', 'the dataset')} is not that which "
+                    f"{self.directory} was trained on. Restore it, or train in another --run-dir."
+                )
+            facts["tokenizer"] = self.tokenizer.fingerprint
+            if description["fingerprints"]["tokenizer"] != facts["tokenizer"]:
+                raise ValueError(f"the tokenizer in {self.directory} was changed. Restore it, or begin a new run.")
+        else:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._train_tokenizer().save(self.directory)
+            facts["tokenizer"] = self.tokenizer.fingerprint
+        description = {
+            "config": config_name,
+            "experiment": to_json(self.experiment),
+            "fingerprints": facts,
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "sacrebleu")
+            },
+            "commit": _commit(),
+            "devices": sorted({device.device_kind for device in jax.devices()}),
+        }
+        unfinished = self.directory / "experiment.json.tmp"
+        unfinished.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+        unfinished.replace(self.directory / "experiment.json")
+
+    def _train_tokenizer(self) -> Tokenizer:
+        self.progress("training the tokenizer", 0, 1)
+        tokenizer = Tokenizer.train(self.corpus.pairs("train"), self.experiment.tokenizer)
+        self.progress("training the tokenizer", 1, 1)
+        return tokenizer
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """The opened source."""
+        return self.experiment.data.open()
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer."""
+        return Tokenizer.load(self.directory)
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The device mesh, checked against the model and the batch."""
+        mesh = self.experiment.mesh.build()
+        check_mesh(self.experiment, mesh)
+        return mesh
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        """The encoder–decoder."""
+        return self.experiment.model.build(self.tokenizer.vocabulary)
+
+    @functools.cached_property
+    def objective(self) -> Any:
+        """The objective for the model."""
+        return self.experiment.objective.build(self.model)
+
+    @functools.cached_property
+    def optimizers(self) -> dict[str, Any]:
+        """One optimizer a player."""
+        return {
+            player: self.experiment.optimizer.build(self.experiment.training.steps)
+            for player in self.objective.players
+        }
+
+    @functools.cached_property
+    def _state(self) -> tuple[Callable[[], TrainState], TrainState]:
+        row = np.zeros((1, 1), np.int32)
+        sequence = Sequence(tokens=row, segment_ids=row, positions=row)
+        example = Batch(source=sequence, target=sequence)
+        return initial_state(
+            {"model": lambda key: self.model.init(key, example)["params"]},
+            self.optimizers,
+            averaged=self.experiment.optimizer.ema_decay is not None,
+            seed=self.experiment.training.seed,
+            mesh=self.mesh,
+        )
+
+    @property
+    def layout(self) -> TrainState:
+        """Shapes and shardings of the state."""
+        return self._state[1]
+
+    def initial_state(self) -> TrainState:
+        """The state before the first update."""
+        return self._state[0]()
+
+    def checkpoints(self, *, read_only: bool) -> Checkpoints:
+        """The run's checkpoints."""
+        return Checkpoints(
+            self.directory / "checkpoints", keep_latest=self.experiment.training.keep_latest, read_only=read_only
+        )
+
+    def place(self, batch: Batch) -> Batch:
+        """A process's rows of a host batch, as part of the global batch on the devices."""
+        return jax.tree.map(
+            lambda rows: jax.make_array_from_process_local_data(batch_sharding(self.mesh), rows), batch
+        )
+
+    def store(self, split: str) -> TokenStore:
+        """Token ids of a split, encoded now if they are not in the cache."""
+        if split not in self.corpus.splits:
+            raise ValueError(f"the data has no split {split!r}; it has {', '.join(sorted(self.corpus.splits))}.")
+        return TokenStore.open_or_build(
+            Path(self.experiment.data.cache_directory).expanduser() / "token_stores",
+            self.corpus,
+            split,
+            self.tokenizer,
+            progress=lambda done, total: self.progress(f"encoding {split}", done, total),
+        )
+
+    def validation(self, split: str, generator: Generator) -> Validation:
+        """What evaluates parameters on a split."""
+        batches = evaluation_batches(
+            self.store(split),
+            self.experiment.data,
+            vocabulary=self.tokenizer.vocabulary,
+            batch_tokens=self.experiment.training.batch_tokens,
+        )
+        return Validation(
+            list(self.corpus.pairs(split)),
+            batches,
+            compute_loss=build_loss(self.objective, "model", mesh=self.mesh, layout=self.layout),
+            place=self.place,
+            generator=generator,
+        )
+
+    def generator(self) -> Generator:
+        """What generates with the run's model."""
+        return Generator(
+            self.model,
+            self.tokenizer,
+            self.experiment.generation,
+            max_source_length=self.experiment.data.max_source_length,
+            mesh=self.mesh,
+        )
+
+    def parameters(self, which: str = "best") -> tuple[Any, int]:
+        """The parameters that are used (the average where there is one) of a checkpoint, and its step.
+
+        Args:
+            which: "best" (by score; the newest without any), "latest", or a step.
+
+        Raises:
+            ValueError: there is no such checkpoint, or no good one.
+        """
+        with self.checkpoints(read_only=True) as checkpoints:
+            steps = checkpoints.steps()
+            if not steps:
+                raise ValueError(
+                    f"{self.directory} has no complete checkpoint yet. Train it first: seq2seq train CONFIG "
+                    f"--run-dir {self.directory}"
+                )
+            if which == "best":
+                order = checkpoints.best_first()
+            elif which == "latest":
+                order = steps[::-1]
+            elif which.isdigit() and int(which) in steps:
+                order = [int(which)]
+            else:
+                raise ValueError(f"--checkpoint must be best, latest or one of {steps}, not {which!r}.")
+            player = self.layout.players["model"]
+            part = "params" if player.average is None else "average"
+            for step in order:
+                try:
+                    return checkpoints.restore(step, player.evaluated, subtree=("players", "model", part)), step
+                except DamagedCheckpoint as error:
+                    logger.warning("Checkpoint %d of %s is damaged: %s.", step, self.directory, error)
+        raise ValueError(f"{self.directory} has no good checkpoint: {order or steps} cannot be used.")
+
+    @functools.cached_property
+    def _door(self) -> tuple[Generator, Any]:
+        return self.generator(), self.parameters()[0]
+
+    def hypotheses(self, texts: list[str]) -> list[list[Hypothesis]]:
+        """The n best hypotheses (`generation.n_best`) for each text, with the best checkpoint.
+
+        Raises:
+            ValueError: a text is longer than the model takes.
+        """
+        generator, params = self._door
+        return generator.generate(params, texts)
+
+    def generate(self, texts: list[str]) -> list[str]:
+        """The best text for each text, with the best checkpoint. See `hypotheses`."""
+        return [best[0].text for best in self.hypotheses(texts)]
+
+
+def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Refuse a mesh that the model or the batch cannot be divided by.
+
+    Raises:
+        ValueError: with the field to change.
+    """
+    shards = batch_shards(mesh)
+    rows = experiment.rows_per_batch // experiment.training.accumulation
+    if rows % shards:
+        row = experiment.data.max_target_length
+        raise ValueError(
+            f"a batch of {rows} rows (training.batch_tokens / data.max_target_length / training.accumulation) cannot "
+            f"be divided over data x fsdp = {shards} devices. Set training.batch_tokens to a multiple of "
+            f"{shards * row * experiment.training.accumulation}, or change the mesh."
+        )
+    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    for side, stack in (("encoder", experiment.model.encoder), ("decoder", experiment.model.decoder)):
+        for name, size, axis, parts in (
+            ("num_heads", stack.num_heads, "tensor", tensor),
+            ("num_kv_heads", stack.kv_heads, "tensor", tensor),
+            ("hidden_dim", stack.hidden_dim, "tensor", tensor),
+            ("model_dim", stack.model_dim, "fsdp", fsdp),
+        ):
+            if size % parts:
+                raise ValueError(
+                    f"mesh.{axis} = {parts} must divide model.{side}.{name} = {size}, and does not. Change either."
+                )
+
+
+def refuse_differences(old: Experiment, new: Experiment, directory: Path) -> None:
+    """Refuse an experiment that would not continue the run in a directory.
+
+    Raises:
+        ValueError: with the fields that differ.
+    """
+    changed = differences(old, new, continuing=True)
+    if changed:
+        fields = "; ".join(f"{name} is {before!r} there and {after!r} here" for name, (before, after) in changed.items())
+        raise ValueError(
+            f"{directory} holds a run with another config: {fields}. Use the same values, or another --run-dir."
+        )
+    if new.training.steps < old.training.steps:
+        raise ValueError(
+            f"{directory} is a run of {old.training.steps} training.steps, more than {new.training.steps}. "
+            "Use at least as many, or another --run-dir."
+        )
+
+
+def _read_description(directory: Path) -> dict[str, Any]:
+    path = directory / "experiment.json"
+    if not path.is_file():
+        raise ValueError(f"{directory} is not a run directory: it has no experiment.json. Give what train printed.")
+    try:
+        description = json.loads(path.read_text())
+        description["experiment"], description["fingerprints"]  # noqa: B018
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}). Restore it.") from error
+    return description
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, if it lies in a git checkout."""
+    found = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or None

@@ -1,0 +1,1 @@
+"""The loop, the jitted step, optimizer, checkpoints, telemetry."""

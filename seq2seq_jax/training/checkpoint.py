@@ -1,0 +1,279 @@
+"""Checkpoints through Orbax: asynchronous, complete or absent, verified by checksums of the arrays."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.serialization
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jaxtyping import Array, UInt
+from orbax.checkpoint import checkpoint_managers
+
+logger = logging.getLogger(__name__)
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint's content is not what was saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a run must remember beside its arrays, to go on as if it had never stopped.
+
+    Attributes:
+        step: updates done.
+        score: of the validation at this step, higher is better; None = there was none.
+        loop: further values of the training loop, JSON.
+    """
+
+    step: int
+    score: float | None
+    loop: dict[str, Any]
+
+
+def checksum(array: Array) -> UInt[Array, ""]:
+    """A 32-bit sum over the bits and places of an array's elements, the same on every sharding.
+
+    Integer addition is exact and commutes, so that no layout, mesh or order of reduction changes it; each element
+    goes through a bijection that depends on its index, so that any change of one element changes the sum.
+
+    Source: the finalizer of MurmurHash3 (Appleby 2011).
+    """
+    if jnp.issubdtype(array.dtype, jnp.bool_):
+        array = array.astype(jnp.uint8)
+    unsigned = jnp.dtype(f"uint{8 * array.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
+    index = jnp.zeros(array.shape, jnp.uint32)
+    for dim, size in enumerate(array.shape):
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, dim)
+    mixed = bits + index * jnp.uint32(0x9E3779B9)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
+
+
+@jax.jit
+def _checksums(leaves: list[Array]) -> list[UInt[Array, ""]]:
+    return [checksum(leaf) for leaf in leaves]
+
+
+def checksums(tree: Mapping[str, Any]) -> dict[str, int]:
+    """Path of each array in a nested dict -> its checksum."""
+    leaves = flax.traverse_util.flatten_dict(tree, sep="/")
+    return dict(zip(leaves, map(int, _checksums(list(leaves.values()))), strict=True))
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    A step counts once Orbax has renamed its directory into place, which it does last; what lies under a temporary
+    name is removed at the next start. Each step holds the state and a JSON record of progress and of the checksums,
+    itself under a digest.
+    """
+
+    def __init__(self, directory: str | Path, *, keep_latest: int = 2, read_only: bool = False):
+        """Args:
+        directory: made if it is not there, unless read_only.
+        keep_latest: newest steps that are kept, beside the one of the best score.
+        """
+        self.directory = Path(directory).absolute()
+        policies = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(n=keep_latest),
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+            step_format_fixed_length=8,
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options) if self._exists(read_only) else None
+
+    def _exists(self, read_only: bool) -> bool:
+        return not read_only or self.directory.is_dir()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._manager is not None:
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, ascending."""
+        return [] if self._manager is None else sorted(self._manager.all_steps())
+
+    def save(self, state: Any, progress: Progress) -> None:
+        """Start saving in the background; returns when the arrays have been copied from the device.
+
+        Args:
+            state: a tree of arrays that flax.serialization knows.
+
+        Raises:
+            OSError: this or the previous save could not be written; complete checkpoints are untouched.
+        """
+        tree = flax.serialization.to_state_dict(state)
+        content = json.dumps({"progress": dataclasses.asdict(progress), "checksums": checksums(_arrays(tree))})
+        record = {"content": content, "digest": hashlib.sha256(content.encode()).hexdigest()}
+        metrics = None if progress.score is None else {"score": progress.score}
+        with _write_errors():
+            self._manager.save(
+                progress.step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_arrays(tree)), record=ocp.args.JsonSave(record)
+                ),
+                metrics=metrics,
+            )
+
+    def wait(self) -> None:
+        """Return when the last save is complete.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        with _write_errors():
+            self._manager.wait_until_finished()
+
+    def progress(self, step: int) -> Progress:
+        """The record of a step.
+
+        Raises:
+            DamagedCheckpoint: it is not what was saved.
+        """
+        return Progress(**self._record(step)["progress"])
+
+    def restore(self, step: int, layout: Any, *, subtree: tuple[str, ...] = ()) -> Any:
+        """The state of a step, or a part of it, verified.
+
+        Args:
+            layout: shapes, dtypes and shardings (ShapeDtypeStruct leaves) of what is wanted; any mesh will do.
+            subtree: keys that lead from the state to that part.
+
+        Raises:
+            DamagedCheckpoint: it cannot be read, or is not what was saved.
+        """
+        record = self._record(step)
+        wanted = _arrays(flax.serialization.to_state_dict(layout))
+        nested = wanted
+        for key in reversed(subtree):
+            nested = {key: nested}
+        restore = ocp.args.PyTreeRestore(
+            nested, restore_args=ocp.checkpoint_utils.construct_restore_args(nested), partial_restore=True
+        )
+        try:
+            # A manager of its own: one that has saved with another handler refuses this one.
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                restored = checkpointer.restore(self._directory_of(step) / "state", args=restore)
+        except Exception as error:
+            raise DamagedCheckpoint(f"it cannot be read ({str(error).splitlines()[0][:200]})") from error
+        for key in subtree:
+            restored = restored[key]
+        prefix = "".join(f"{key}/" for key in subtree)
+        for path, value in checksums(restored).items():
+            if record["checksums"].get(prefix + path) != value:
+                raise DamagedCheckpoint(f"the content of {prefix + path} is not what was saved")
+        return flax.serialization.from_state_dict(layout, _with_empty(restored, layout))
+
+    def restore_newest(self, layout: Any) -> tuple[Any, Progress] | None:
+        """The newest state that is good, and its record; None where no step is complete.
+
+        Damaged steps are logged, and moved aside so that training can write them anew.
+
+        Raises:
+            ValueError: there are checkpoints, all of them damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                restored = self.restore(step, layout), self.progress(step)
+            except DamagedCheckpoint as error:
+                logger.warning("Checkpoint %d of %s is damaged: %s. Falling back.", step, self.directory, error)
+                self._move_aside(step)
+                continue
+            return restored
+        if steps:
+            raise ValueError(
+                f"{self.directory} holds no good checkpoint: all of steps {steps} are damaged and were moved to "
+                f"{self.directory.parent / 'damaged'}. Restore them from a backup, or train in another --run-dir."
+            )
+        return None
+
+    def best_first(self) -> list[int]:
+        """Complete steps, the best score first; those without a score last, newest first.
+
+        Equal scores: the earlier step first. A step whose record is damaged is left out with a warning.
+        """
+        scored = []
+        for step in self.steps():
+            try:
+                score = self.progress(step).score
+            except DamagedCheckpoint as error:
+                logger.warning("Checkpoint %d of %s is damaged: %s. Leaving it out.", step, self.directory, error)
+                continue
+            scored.append((0, -score, step) if score is not None else (1, 0.0, -step))
+        return [abs(step) for _, _, step in sorted(scored)]
+
+    def _directory_of(self, step: int) -> Path:
+        return self.directory / f"{step:08d}"
+
+    def _record(self, step: int) -> dict[str, Any]:
+        try:
+            record = json.loads((self._directory_of(step) / "record" / "metadata").read_text())
+            content, digest = record["content"], record["digest"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"its record cannot be read ({error})") from error
+        if hashlib.sha256(content.encode()).hexdigest() != digest:
+            raise DamagedCheckpoint("its record is not what was saved")
+        return json.loads(content)
+
+    def _move_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            aside = self.directory.parent / "damaged"
+            aside.mkdir(exist_ok=True)
+            number = sum(1 for _ in aside.iterdir())
+            self._directory_of(step).rename(aside / f"{step:08d}-{number}")
+        self._manager.reload()
+
+
+class _write_errors:
+    """Turns what Orbax and TensorStore raise when they cannot write into an OSError of one line."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is not None and isinstance(error, Exception) and not isinstance(error, OSError):
+            raise OSError(" ".join(str(error).split())[:300]) from error
+
+
+def _arrays(tree: Any) -> Any:
+    """A nested dict without its empty dicts and Nones (optax's states without content), which Orbax need not store."""
+    flat = flax.traverse_util.flatten_dict(tree)
+    return flax.traverse_util.unflatten_dict({path: leaf for path, leaf in flat.items() if leaf is not None})
+
+
+def _with_empty(restored: Any, layout: Any) -> Any:
+    """Put the empty dicts and Nones of the layout back."""
+    flat = flax.traverse_util.flatten_dict(flax.serialization.to_state_dict(layout), keep_empty_nodes=True)
+    values = flax.traverse_util.flatten_dict(restored)
+    return flax.traverse_util.unflatten_dict(
+        {path: values.get(path, leaf if leaf is None else flax.traverse_util.empty_node) for path, leaf in flat.items()}
+    )
+
+
+def size_in_bytes(layout: Any) -> int:
+    """Bytes of all arrays of a layout."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(layout))

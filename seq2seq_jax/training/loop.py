@@ -1,0 +1,254 @@
+"""The training loop: update, record, validate, save; and go on exactly where a run stopped."""
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import jax
+
+from seq2seq_jax.batch import Batch
+from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.step import TrainState, Update
+from seq2seq_jax.training.telemetry import Record
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long, how much at a time, and what happens along the way."""
+
+    steps: int = 10_000
+    """Updates."""
+    seed: int = 0
+    """Of everything random: initial parameters, order of the data, dropout."""
+    batch_tokens: int = 4_096
+    """Target token places of a global batch (rows x data.max_target_length, padding included)."""
+    accumulation: int = 1
+    """Parts that a batch is worked through in, one after the other, to save memory. Changes no result."""
+    log_every: int = 50
+    """Steps between records of the training loss."""
+    checkpoint_every: int = 1_000
+    """Steps between checkpoints (there is one after each validation too)."""
+    evaluate_every: int = 1_000
+    """Steps between validations: loss, and scores by generation."""
+    keep_latest: int = 2
+    """Newest checkpoints that are kept, beside the best."""
+    select_by: Literal["bleu", "chrf", "exact_match", "loss"] = "bleu"
+    """Validation figure that makes a checkpoint the best (the highest; of loss the lowest)."""
+    patience: int | None = None
+    """Validations without a better figure after which training stops; None = never."""
+    samples: int = 3
+    """Source / output / reference triples shown at each validation."""
+
+    def __post_init__(self):
+        for name in (
+            "steps", "batch_tokens", "accumulation", "log_every", "checkpoint_every", "evaluate_every", "keep_latest"
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}.")
+        if self.seed < 0 or self.samples < 0:
+            raise ValueError(f"training.seed and samples must not be negative, not {self.seed} and {self.samples}.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"training.patience must be at least 1 or None, not {self.patience}.")
+
+
+class NonFiniteLossError(Exception):
+    """The loss of a step is infinite or not a number."""
+
+
+@dataclasses.dataclass
+class _Window:
+    """Sums over the steps since the last record; part of a checkpoint, so that a continued run writes the same."""
+
+    steps: int = 0
+    target_tokens: int = 0
+    source_tokens: int = 0
+    slots: int = 0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def add(self, metrics: dict[str, float], slots: int) -> None:
+        tokens = int(metrics.pop("target_tokens"))
+        self.steps += 1
+        self.target_tokens += tokens
+        self.source_tokens += int(metrics.pop("source_tokens"))
+        self.slots += slots
+        for name, value in metrics.items():
+            # Figures a token count by their tokens, the norm of a gradient by its step.
+            weight = 1 if name.endswith("gradient_norm") else tokens
+            self.sums[name] = self.sums.get(name, 0.0) + weight * value
+
+    def means(self) -> dict[str, float]:
+        return {
+            name: total / (self.steps if name.endswith("gradient_norm") else self.target_tokens)
+            for name, total in self.sums.items()
+        }
+
+
+class Loop:
+    """One run's training, from its last checkpoint to its end."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        *,
+        update: Update,
+        place: Callable[[Batch], Batch],
+        validate: Callable[[TrainState], Record] | None,
+        learning_rate: Callable[[int], float],
+        checkpoints: Checkpoints,
+        record: Callable[[Record], None],
+        after_step: Callable[[int, float], None] = lambda step, loss: None,
+    ):
+        """Args:
+        place: puts a host batch on the devices.
+        validate: figures of a state on the validation split; None = there is none.
+        learning_rate: of the update with a given count.
+        record: takes each record as it comes.
+        after_step: takes (updates done, loss) of each step, one step late.
+        """
+        self.config = config
+        self.update = update
+        self.place = place
+        self.validate = validate
+        self.learning_rate = learning_rate
+        self.checkpoints = checkpoints
+        self.record = record
+        self.after_step = after_step
+
+    def run(
+        self, state: TrainState, progress: Progress, batches: Iterator[Batch], *, anchor: Callable[[], Any]
+    ) -> tuple[TrainState, Progress]:
+        """Train until the last step, or until patience is at its end.
+
+        Args:
+            state: after progress.step updates; donated.
+            batches: those from number progress.step on.
+            anchor: what finds the place in the data again, JSON.
+
+        Raises:
+            NonFiniteLossError: with the step, and which checkpoint is the last good one.
+        """
+        config, loop = self.config, progress.loop
+        window = _Window(**loop.get("window", {}))
+        best, since_best = loop.get("best"), loop.get("since_best", 0)
+        seconds_before, started = loop.get("seconds", 0.0), time.perf_counter()
+        clock = _Clock()
+        pending: tuple[int, dict[str, Any], int] | None = None
+
+        def settle() -> None:
+            """Fetch the figures of the step in flight."""
+            nonlocal pending
+            if pending is None:
+                return
+            step, metrics, slots = pending
+            pending = None
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            loss = values.get("loss", 0.0)
+            if not all(map(math.isfinite, values.values())):
+                bad = ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
+                good = self.checkpoints.steps()
+                kept = f"the last good checkpoint is step {good[-1]}" if good else "there is no checkpoint yet"
+                raise NonFiniteLossError(
+                    f"step {step}: {bad}. Training stopped; {kept}. Lower optimizer.learning_rate, raise "
+                    "optimizer.warmup_steps, or look at the data near this step."
+                )
+            window.add(values, slots)
+            self.after_step(step, loss)
+
+        step = progress.step
+        while step < config.steps and not self.finished(since_best):
+            with clock.waiting():
+                batch = next(batches)
+            slots = batch.target.tokens.size + batch.source.tokens.size
+            state, metrics = self.update(state, self.place(batch))
+            settle()
+            step += 1
+            pending = (step, metrics, slots)
+
+            last = step == config.steps
+            log = last or step % config.log_every == 0
+            evaluate = self.validate is not None and (last or step % config.evaluate_every == 0)
+            save = last or evaluate or step % config.checkpoint_every == 0
+            if log or save:
+                settle()
+            if log:
+                self.record(self._training_record(step, window, clock, seconds_before, started))
+                window, clock = _Window(), _Clock()
+            score = None
+            if evaluate:
+                with clock.apart():
+                    figures = self.validate(state)
+                    score = -figures["loss"] if config.select_by == "loss" else figures[config.select_by]
+                    is_best = best is None or score > best
+                    best, since_best = (score, 0) if is_best else (best, since_best + 1)
+                    self.record({"kind": "validation", "step": step, **figures, "best": is_best})
+            if save:
+                with clock.apart():
+                    progress = Progress(
+                        step=step,
+                        score=score,
+                        loop={
+                            "window": dataclasses.asdict(window),
+                            "best": best,
+                            "since_best": since_best,
+                            "seconds": seconds_before + time.perf_counter() - started,
+                            "anchor": anchor(),
+                        },
+                    )
+                    self.checkpoints.save(state, progress)
+        self.checkpoints.wait()
+        return state, progress
+
+    def finished(self, since_best: int) -> bool:
+        """Whether patience is at its end."""
+        return self.config.patience is not None and since_best >= self.config.patience
+
+    def _training_record(self, step, window, clock, seconds_before, started) -> Record:
+        seconds, waited = clock.read()
+        return {
+            "kind": "train",
+            "step": step,
+            **window.means(),
+            "learning_rate": float(self.learning_rate(step - 1)),
+            "target_tokens": window.target_tokens,
+            "tokens_per_second": window.target_tokens / seconds,
+            "source_tokens_per_second": window.source_tokens / seconds,
+            "steps_per_second": window.steps / seconds,
+            "padding_share": 1.0 - (window.target_tokens + window.source_tokens) / window.slots,
+            "input_wait_share": waited / seconds,
+            "seconds": seconds_before + time.perf_counter() - started,
+        }
+
+
+class _Clock:
+    """Seconds of training since it was made, and those of them that were spent waiting for input."""
+
+    def __init__(self):
+        self.started = time.perf_counter()
+        self.waited = 0.0
+        self.excluded = 0.0
+
+    def waiting(self) -> "_Stretch":
+        return _Stretch(self, "waited")
+
+    def apart(self) -> "_Stretch":
+        """A stretch that is no training: validation, saving."""
+        return _Stretch(self, "excluded")
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self.started - self.excluded, self.waited
+
+
+class _Stretch:
+    def __init__(self, clock: _Clock, name: str):
+        self.clock, self.name = clock, name
+
+    def __enter__(self) -> None:
+        self.begun = time.perf_counter()
+
+    def __exit__(self, *exception) -> None:
+        setattr(self.clock, self.name, getattr(self.clock, self.name) + time.perf_counter() - self.begun)

@@ -1,0 +1,214 @@
+"""The state of a run and its one jitted, donated update, for any objective."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from seq2seq_jax.batch import Batch
+from seq2seq_jax.objectives.objective import Objective, Params, Total
+from seq2seq_jax.parallel.mesh import RULES, batch_sharding, replicated, shardings
+
+DROPOUT_STREAM, INITIALIZATION_STREAM = 0, 1
+"""What a run's key is folded with, so that each use draws its own random numbers."""
+
+
+@flax.struct.dataclass
+class Player:
+    """One set of parameters that is trained.
+
+    Attributes:
+        params: float32 parameters.
+        optimizer_state: of the player's optimizer.
+        average: exponential moving average of params, or None.
+    """
+
+    params: Params
+    optimizer_state: Any
+    average: Params | None
+
+    @property
+    def evaluated(self) -> Params:
+        """The parameters that are evaluated and used: the average where there is one."""
+        return self.params if self.average is None else self.average
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that an update changes.
+
+    Attributes:
+        step: updates done.
+        players: by name.
+    """
+
+    step: Int[Array, ""]
+    players: dict[str, Player]
+
+
+Update = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
+
+def run_key(seed: int) -> jax.Array:
+    """The key from which a run draws everything random but its batches."""
+    return jax.random.key(seed)
+
+
+def initial_state(
+    initializers: Mapping[str, Callable[[jax.Array], Params]],
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    averaged: bool,
+    seed: int,
+    mesh: Mesh,
+) -> tuple[Callable[[], TrainState], TrainState]:
+    """The state before the first update, and its layout.
+
+    Args:
+        initializers: for each player, key -> parameters boxed with logical axes.
+        averaged: whether each player keeps a moving average.
+
+    Returns:
+        A function that makes the state, laid out on the mesh, and the state's shapes, dtypes and shardings
+        (ShapeDtypeStruct leaves), which cost nothing.
+    """
+
+    def boxed() -> TrainState:
+        players = {}
+        for index, (name, initialize) in enumerate(initializers.items()):
+            params = initialize(jax.random.fold_in(jax.random.fold_in(run_key(seed), INITIALIZATION_STREAM), index))
+            players[name] = Player(
+                params=params,
+                optimizer_state=optimizers[name].init(params),
+                average=jax.tree.map(jnp.copy, params) if averaged else None,
+            )
+        return TrainState(step=jnp.zeros((), jnp.int32), players=players)
+
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        shapes = jax.eval_shape(boxed)
+        layout = shardings(mesh, shapes)
+        make = jax.jit(lambda: nn.meta.unbox(boxed()), out_shardings=layout)
+
+    def build() -> TrainState:
+        with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+            return make()
+
+    described = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        nn.meta.unbox(shapes),
+        layout,
+    )
+    return build, described
+
+
+def build_update(
+    objective: Objective,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    accumulation: int,
+    average_decay: float | None,
+    seed: int,
+    mesh: Mesh,
+    layout: TrainState,
+) -> Update:
+    """One jitted update of every player of an objective; the state that goes in is donated.
+
+    Losses and gradients are those of the whole global batch: sums over micro-batches and shards, divided once by the
+    summed weights, so neither accumulation nor the mesh changes them.
+
+    Args:
+        accumulation: micro-batches that the rows of a batch are divided into, one after the other.
+        average_decay: of the parameters' moving average; None = there is none.
+        layout: shapes and shardings of the state.
+
+    Returns:
+        (state, batch) -> (state, metrics); metrics are scalars on the device: the player's `loss`, what the objective
+        logs, and `gradient_norm` before clipping. With several players the names lead with the player's.
+    """
+
+    def gradients(name: str, params: dict[str, Params], batch: Batch, key: jax.Array):
+        def loss_sum(own, part, part_key):
+            loss, logged = objective.loss(name, {**params, name: own}, part, part_key)
+            return loss.sum, {"loss": loss, **logged}
+
+        differentiate = jax.grad(loss_sum, has_aux=True)
+        if accumulation == 1:
+            return differentiate(params[name], batch, key)
+
+        def micro_batches(rows):
+            # Row r goes to part r % accumulation: every shard keeps its own rows.
+            return jnp.swapaxes(rows.reshape(-1, accumulation, *rows.shape[1:]), 0, 1)
+
+        def add(total, part):
+            index, batch = part
+            return jax.tree.map(jnp.add, total, differentiate(params[name], batch, jax.random.fold_in(key, index))), None
+
+        parts = jnp.arange(accumulation), jax.tree.map(micro_batches, batch)
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(differentiate, params[name], jax.tree.map(lambda rows: rows[0], parts[1]), key),
+        )
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        step_key = jax.random.fold_in(jax.random.fold_in(run_key(seed), DROPOUT_STREAM), state.step)
+        players, metrics = dict(state.players), {}
+        for index, name in enumerate(objective.players):
+            player = players[name]
+            params = {other: players[other].params for other in players}
+            gradient, totals = gradients(name, params, batch, jax.random.fold_in(step_key, index))
+            weight = totals["loss"].weight
+            gradient = jax.tree.map(lambda leaf, weight=weight: leaf / weight, gradient)
+            updates, optimizer_state = optimizers[name].update(gradient, player.optimizer_state, player.params)
+            new_params = optax.apply_updates(player.params, updates)
+            average = player.average
+            if average_decay is not None:
+                # Early in training the average is that of all parameters so far, not of the initial ones.
+                decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
+                average = jax.tree.map(lambda old, new, d=decay: d * old + (1.0 - d) * new, average, new_params)
+            players[name] = Player(params=new_params, optimizer_state=optimizer_state, average=average)
+            prefix = f"{name}_" if len(objective.players) > 1 else ""
+            metrics |= {prefix + key: total.mean for key, total in totals.items()}
+            metrics[prefix + "gradient_norm"] = optax.global_norm(gradient)
+        metrics["target_tokens"] = jnp.sum(batch.target.mask)
+        metrics["source_tokens"] = jnp.sum(batch.source.mask)
+        return TrainState(step=state.step + 1, players=players), metrics
+
+    state_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout)
+    compiled = jax.jit(
+        update,
+        donate_argnums=0,
+        in_shardings=(state_sharding, batch_sharding(mesh)),
+        out_shardings=(state_sharding, replicated(mesh)),
+    )
+
+    def call(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+            return compiled(state, batch)
+
+    return call
+
+
+def build_loss(objective: Objective, player: str, *, mesh: Mesh, layout: TrainState) -> Callable[..., dict[str, Total]]:
+    """(params, batch) -> totals of the loss and what is logged beside it, without randomness; jitted."""
+
+    def totals(params: Params, batch: Batch) -> dict[str, Total]:
+        loss, logged = objective.loss(player, {player: params}, batch, None)
+        return {"loss": loss, **logged}
+
+    params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout.players[player].params)
+    compiled = jax.jit(
+        totals, in_shardings=(params_sharding, batch_sharding(mesh)), out_shardings=replicated(mesh)
+    )
+
+    def call(params: Params, batch: Batch) -> dict[str, Total]:
+        with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+            return compiled(params, batch)
+
+    return call

@@ -1,0 +1,103 @@
+"""How good parameters are on a split: the loss, and the real metric by generation."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from seq2seq_jax.batch import Batch
+from seq2seq_jax.data.pipeline import EvaluationBatches
+from seq2seq_jax.evaluation.scores import Scores, corpus_scores
+from seq2seq_jax.generation.generator import Generator, Hypothesis
+from seq2seq_jax.objectives.objective import Total
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationResult:
+    """What `Validation` finds.
+
+    Attributes:
+        losses: `loss`, `nll` and what else the objective logs, nats a target token of the split.
+        scores: corpus scores of the best hypotheses.
+        hypotheses: n best for each source, in the split's order; none for a source that is too long.
+        skipped_losses: examples with a side longer than a row, which the losses leave out.
+        skipped_sources: sources longer than the model takes; scored as the empty text.
+    """
+
+    losses: dict[str, float]
+    scores: Scores
+    hypotheses: list[list[Hypothesis]]
+    skipped_losses: int
+    skipped_sources: int
+
+
+class Validation:
+    """Evaluates parameters on one split, again and again."""
+
+    def __init__(
+        self,
+        pairs: list[tuple[str, str]],
+        batches: EvaluationBatches,
+        *,
+        compute_loss: Callable[[Any, Batch], dict[str, Total]],
+        place: Callable[[Batch], Batch],
+        generator: Generator,
+    ):
+        """Args:
+        pairs: sources and references of the split.
+        batches: all of its examples.
+        compute_loss: (params, batch) -> totals.
+        place: puts a host batch on the devices.
+        """
+        self.pairs = pairs
+        self.batches = batches
+        self.compute_loss = compute_loss
+        self.place = place
+        self.generator = generator
+        self._too_long = set(generator.too_long([source for source, _ in pairs]))
+        if self._too_long or len(batches.too_long):
+            logger.warning(
+                "Evaluation leaves %d of %d examples out of the loss (longer than a row), and scores %d sources that "
+                "are longer than the model takes as empty.",
+                len(batches.too_long),
+                len(pairs),
+                len(self._too_long),
+            )
+
+    def __call__(
+        self, params: Any, *, progress: Callable[[int, int], None] | None = None
+    ) -> ValidationResult:
+        """Evaluate parameters.
+
+        Args:
+            progress: called with (sources generated from, sources in all).
+        """
+        accepted = [index for index in range(len(self.pairs)) if index not in self._too_long]
+        found = self.generator.generate(params, [self.pairs[index][0] for index in accepted], progress=progress)
+        hypotheses: list[list[Hypothesis]] = [[] for _ in self.pairs]
+        for index, best in zip(accepted, found, strict=True):
+            hypotheses[index] = best
+        return ValidationResult(
+            losses=self.losses(params),
+            scores=corpus_scores(
+                [best[0].text if best else "" for best in hypotheses], [reference for _, reference in self.pairs]
+            ),
+            hypotheses=hypotheses,
+            skipped_losses=len(self.batches.too_long),
+            skipped_sources=len(self._too_long),
+        )
+
+    def losses(self, params: Any) -> dict[str, float]:
+        """Means over all target tokens of the split."""
+        sums: dict[str, tuple[float, float]] = {}
+        for batch, _ in self.batches:
+            totals: dict[str, Array] = jax.device_get(self.compute_loss(params, self.place(batch)))
+            for name, total in totals.items():
+                before = sums.get(name, (0.0, 0.0))
+                sums[name] = (before[0] + float(total.sum), before[1] + float(total.weight))
+        return {name: total / weight for name, (total, weight) in sums.items() if weight}
