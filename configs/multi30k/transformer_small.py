@@ -13,7 +13,7 @@ from seq2seq_jax.training.optimizer import AdamWConfig
 
 
 def experiment() -> Experiment:
-    stack = {"num_layers": 3, "model_dim": 256, "num_heads": 4, "hidden_dim": 1024, "dropout": 0.2}
+    stack = {"num_layers": 3, "model_dim": 256, "num_heads": 4, "hidden_dim": 1024, "dropout": 0.3}
     return Experiment(
         data=ParallelText(
             directory="data/multi30k",
@@ -23,7 +23,7 @@ def experiment() -> Experiment:
             validation="val",
             test="test_2016_flickr",
             max_source_length=64,
-            max_target_length=64,
+            max_target_length=66,
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=8_000),
         model=ModelConfig(
@@ -32,9 +32,11 @@ def experiment() -> Experiment:
             precision="bfloat16_products",
         ),
         objective=MaximumLikelihoodConfig(label_smoothing=0.1),
-        optimizer=AdamWConfig(learning_rate=2e-3, warmup_steps=1_000, ema_decay=0.998),
-        training=TrainingConfig(
-            steps=5_000, batch_tokens=2_048, log_every=50, checkpoint_every=500, evaluate_every=500
+        optimizer=AdamWConfig(
+            learning_rate=2e-3, schedule="cosine", warmup_steps=800, final_fraction=0.02, ema_decay=0.998
         ),
-        generation=GenerationConfig(beam_size=5, length_penalty=1.0),
+        training=TrainingConfig(
+            steps=5_600, batch_tokens=2_112, log_every=50, checkpoint_every=800, evaluate_every=800
+        ),
+        generation=GenerationConfig(beam_size=5, length_penalty=1.0, maximum_length_ratio=1.2),
     )

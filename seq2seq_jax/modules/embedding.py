@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.modules.precision import Precision, activation_dtype, product
+from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product
 
 
 class Embedding(nn.Module):
@@ -28,5 +28,5 @@ class Embedding(nn.Module):
     def logits(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims vocab"]:
         """Scores of every token, in float32."""
         rows = hidden.reshape(-1, self.model_dim)
-        logits = product("rm,vm->rv", rows, self.table, precision=self.precision)
+        logits = matrix_product(rows, self.table, precision=self.precision, transposed=True)
         return logits.reshape(*hidden.shape[:-1], self.vocabulary_size).astype(jnp.float32)

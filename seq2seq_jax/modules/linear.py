@@ -5,7 +5,7 @@ import math
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from seq2seq_jax.modules.precision import Precision, product
+from seq2seq_jax.modules.precision import Precision, matrix_product
 
 
 class Linear(nn.Module):
@@ -36,7 +36,7 @@ class Linear(nn.Module):
         )
         rows = x.reshape(-1, math.prod(self.input_dims))
         matrix = kernel.reshape(math.prod(self.input_dims), -1)
-        result = product("ri,io->ro", rows, matrix, precision=self.precision)
+        result = matrix_product(rows, matrix, precision=self.precision)
         result = result.reshape(*x.shape[: x.ndim - num_inputs], *self.output_dims)
         if self.bias:
             initializer = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[num_inputs:])

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -29,4 +30,4 @@ class Normalization(nn.Module):
         else:
             bias = 0.0
         variance = jnp.square(values).mean(axis=-1, keepdims=True)
-        return (values * (scale / jnp.sqrt(variance + self.epsilon)) + bias).astype(x.dtype)
+        return (values * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(x.dtype)
