@@ -50,7 +50,7 @@ class Sequence:
     positions: Int[Array | np.ndarray, "batch length"]
 
     @property
-    def mask(self) -> Bool[Array, "batch length"]:
+    def mask(self) -> Bool[Array | np.ndarray, "batch length"]:
         """True where there is a token."""
         return self.segment_ids != PADDING_SEGMENT
 

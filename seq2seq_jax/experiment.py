@@ -82,7 +82,6 @@ MAY_CHANGE = (
     "data.workers",
     "data.prefetch",
     "mesh",
-    "generation",
     "training.log_every",
     "training.samples",
     "training.keep_latest",
@@ -133,13 +132,22 @@ def load_config(path: Path) -> tuple[Experiment, str]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, TypeError, NameError) as error:
+        make = getattr(module, "experiment", None)
+        experiment = make() if callable(make) else None
+    except (SyntaxError, ImportError, TypeError, NameError, AttributeError) as error:
         raise ValueError(f"config {path} cannot be loaded: {type(error).__name__}: {error}.") from error
-    make = getattr(module, "experiment", None)
-    experiment = make() if callable(make) else None
     if not isinstance(experiment, Experiment):
         raise ValueError(f"config {path} must define a function experiment() that returns an Experiment.")
     return experiment, (module.__doc__ or "").strip()
+
+
+def named(name: str) -> Experiment:
+    """The experiment of another config, for a config that changes parts of it.
+
+    Raises:
+        ValueError: there is no such config.
+    """
+    return load_config(find_config(name))[0]
 
 
 def override(experiment: Any, arguments: Sequence[str], *, program: str, description: str = "") -> Any:
@@ -197,8 +205,11 @@ def to_json(config: Any) -> Any:
     return values
 
 
-def from_json(kind: type, values: Any) -> Any:
+def from_json(kind: Any, values: Any) -> Any:
     """The config that `to_json` gave.
+
+    Args:
+        kind: its class, or a union of classes.
 
     Raises:
         ValueError: the values are not those of this version's config.
@@ -214,7 +225,11 @@ def from_json(kind: type, values: Any) -> Any:
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"{name} has no field {unknown[0]!r} in this version.")
-    return candidates[name](**{field: from_json(hints[field], value) for field, value in values.items()})
+    fields = {field: from_json(hints[field], value) for field, value in values.items()}
+    try:
+        return candidates[name](**fields)
+    except TypeError as error:
+        raise ValueError(f"the values of {name} are not those of this version: {error}.") from error
 
 
 def _dataclasses_of(hint: Any) -> list[type]:

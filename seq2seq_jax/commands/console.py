@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 10.0
+WIDTH_OF_FILES = 120
 
 
 class Display:
@@ -39,6 +40,8 @@ class Display:
         package.handlers = [handler]
         package.setLevel(logging.INFO)
         package.propagate = False
+        # Orbax tells through absl what it always does; what goes wrong comes as an exception.
+        logging.getLogger("absl").setLevel(logging.ERROR)
         if self.live:
             self._bars.start()
         return self
@@ -56,8 +59,7 @@ class Display:
                 self._bars.remove_task(self._tasks.pop(what))
             return
         now = time.monotonic()
-        if done < total and now - self._last_line.get(what, now - SECONDS_BETWEEN_LINES) < SECONDS_BETWEEN_LINES:
-            self._last_line.setdefault(what, now)
+        if done < total and now - self._last_line.setdefault(what, now) < SECONDS_BETWEEN_LINES:
             return
         self._last_line[what] = now
         self.line(f"{what}: {done:,} of {total:,} {figures}".rstrip())
@@ -69,7 +71,7 @@ class Display:
 
 def table(rows: Iterable[Sequence[str]], *, title: str) -> None:
     """Print a table of names and values to standard output."""
-    console = Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
     grid = Table(title=title, show_header=False, title_justify="left")
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")

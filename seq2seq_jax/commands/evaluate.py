@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq_jax.commands.console import Display, table
+from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.experiment import override
 from seq2seq_jax.generation.search import GenerationConfig
@@ -60,41 +61,47 @@ def run(arguments: list[str]) -> None:
         validation = run.validation(chosen.split, run.generator())
         result = validation(params, progress=lambda done, total: display.progress(chosen.split, done, total))
         if chosen.output is not None:
-            texts = [best[0].text if best else "" for best in result.hypotheses]
-            Path(chosen.output).write_text("".join(f"{text}\n" for text in texts))
+            texts = [as_line(best[0].text) if best else "" for best in result.hypotheses]
+            Path(chosen.output).write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+        figures = {"run": str(run.directory), **figures_of(result, split=chosen.split, step=step)}
         if chosen.json is not None:
-            figures = {"run": str(run.directory), "split": chosen.split, "step": step, **figures_of(result)}
-            Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
-    table(score_rows(result, split=chosen.split, step=step), title=str(run.directory))
+            Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    table(score_rows(figures), title=str(run.directory))
 
 
-def figures_of(result: ValidationResult) -> dict[str, Any]:
-    """The figures of an evaluation as JSON values."""
+def figures_of(result: ValidationResult, *, split: str, step: int) -> dict[str, Any]:
+    """The figures of an evaluation as JSON values.
+
+    Args:
+        step: of the checkpoint that was evaluated.
+    """
     return {
+        "split": split,
+        "step": step,
+        "examples": len(result.hypotheses),
         **result.losses,
         **dataclasses.asdict(result.scores),
-        "examples": len(result.hypotheses),
         "skipped_losses": result.skipped_losses,
         "skipped_sources": result.skipped_sources,
     }
 
 
-def score_rows(result: ValidationResult, *, split: str, step: int) -> list[tuple[str, str]]:
-    """Rows of a table of an evaluation."""
-    scores, losses = result.scores, result.losses
+def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of a table of what `figures_of` gives."""
     rows = [
-        ("evaluated", f"{len(result.hypotheses):,} pairs of {split}, checkpoint of step {step:,}"),
-        ("BLEU", f"{scores.bleu:.2f}   {scores.signature}"),
-        ("chrF", f"{scores.chrf:.2f}   {scores.chrf_signature}"),
-        ("exact match", f"{scores.exact_match:.2f}%"),
+        ("evaluated", f"{figures['examples']:,} pairs of {figures['split']}, checkpoint of step {figures['step']:,}"),
+        ("BLEU", f"{figures['bleu']:.2f}   {figures['signature']}"),
+        ("chrF", f"{figures['chrf']:.2f}   {figures['chrf_signature']}"),
+        ("exact match", f"{figures['exact_match']:.2f}%"),
     ]
-    if losses:
-        rows.append(("loss", ", ".join(f"{name} {value:.4f}" for name, value in losses.items()) + " nats a token"))
-    if result.skipped_losses or result.skipped_sources:
+    if "loss" in figures:
+        rows.append(("loss", f"{figures['loss']:.4f} nats a target token; without smoothing {figures['nll']:.4f}"))
+    if figures["skipped_losses"] or figures["skipped_sources"]:
         rows.append(
             (
                 "too long",
-                f"{result.skipped_losses} pairs left out of the loss, {result.skipped_sources} sources scored as empty",
+                f"{figures['skipped_losses']} pairs left out of the loss, "
+                f"{figures['skipped_sources']} sources scored as empty",
             )
         )
     return rows

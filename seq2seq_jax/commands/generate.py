@@ -1,7 +1,9 @@
 """`seq2seq generate`: a line out for a line in."""
 
+import codecs
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from seq2seq_jax.run import Run
 USAGE = """\
 usage: seq2seq generate RUN [--input FILE] [--output FILE] [--json FILE] [--generation.field value ...]
 
-Lines of standard input (or --input) in, as many lines on standard output (or --output) out, in the same order.
+Lines of standard input (or --input) in, as many lines on standard output (or --output) out, in the same order, UTF-8.
+A line break within a generated text becomes a space; --json keeps it.
 `seq2seq generate RUN --help` lists all.
 """
 
@@ -63,16 +66,22 @@ def run(arguments: list[str]) -> None:
             )
             for source, hypotheses in zip(sources, results, strict=True)
         )
-        Path(chosen.json).write_text("".join(f"{line}\n" for line in lines))
-    text = "".join(f"{hypotheses[0].text}\n" for hypotheses in results)
+        Path(chosen.json).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    text = "".join(f"{as_line(hypotheses[0].text)}\n" for hypotheses in results).encode()
     if chosen.output is None:
-        sys.stdout.write(text)
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
     else:
-        Path(chosen.output).write_text(text)
+        Path(chosen.output).write_bytes(text)
+
+
+def as_line(text: str) -> str:
+    """A generated text as one line: a model whose tokens are bytes can write line breaks, which become spaces."""
+    return re.sub("\r\n|\r|\n", " ", text)
 
 
 def read_lines(path: str | None) -> list[str]:
-    """Lines of a file, or of standard input.
+    """Lines of a file, or of standard input, without their ends and without a byte order mark.
 
     Raises:
         ValueError: there is no such file, or a line is not UTF-8.
@@ -84,13 +93,13 @@ def read_lines(path: str | None) -> list[str]:
         if not Path(path).is_file():
             raise ValueError(f"there is no file {path} to read sources from.")
         content = Path(path).read_bytes()
-    lines = content.split(b"\n")
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     decoded = []
     for number, line in enumerate(lines, 1):
         try:
-            decoded.append(line.decode().rstrip("\r"))
+            decoded.append(line.removesuffix(b"\r").decode())
         except UnicodeDecodeError as error:
             raise ValueError(f"line {number} of {name} is not UTF-8 ({error.reason}). Convert the file.") from error
     return decoded

@@ -1,19 +1,21 @@
 """`seq2seq train`: one command from a config to a trained, evaluated model."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
 
 from seq2seq_jax.commands.console import Display, duration, table
-from seq2seq_jax.commands.evaluate import score_rows
+from seq2seq_jax.commands.evaluate import figures_of, score_rows
 from seq2seq_jax.data.packing import Anchor
 from seq2seq_jax.data.pipeline import select, training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
 from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, run_directory
+from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import Progress
 from seq2seq_jax.training.loop import Loop
@@ -36,6 +38,8 @@ class TrainArguments:
 
     run_dir: str | None = None
     """Directory of the run, new or to be continued; None = runs/CONFIG/OVERRIDES/seed=N."""
+    json: str | None = None
+    """File for the figures of the table at the end, as JSON."""
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     """The experiment."""
 
@@ -53,10 +57,10 @@ def run(arguments: list[str]) -> None:
     )
     directory = Path(chosen.run_dir or run_directory(name, default, chosen.experiment))
     with Display() as display:
-        _train(Run(directory, chosen.experiment, progress=display.progress), name, display)
+        _train(Run(directory, chosen.experiment, progress=display.progress), name, display, chosen.json)
 
 
-def _train(run: Run, name: str, display: Display) -> None:
+def _train(run: Run, name: str, display: Display, json_file: str | None) -> None:
     experiment = run.experiment
     mesh = run.mesh
     run.begin(name)
@@ -79,14 +83,12 @@ def _train(run: Run, name: str, display: Display) -> None:
             f"source     {source}\noutput     {best[0].text if best else ''}\nreference  {reference}\n"
             for (source, reference), best in zip(validation.pairs, result.hypotheses, strict=True)
         ]
-        (samples / f"step={int(state.step):08d}.txt").write_text("\n".join(triples))
+        (samples / f"step={int(state.step):08d}.txt").write_text("\n".join(triples), encoding="utf-8")
         display.line("\n".join(triples[: experiment.training.samples]).rstrip())
         scores = result.scores
         return {**result.losses, "bleu": scores.bleu, "chrf": scores.chrf, "exact_match": scores.exact_match}
 
-    with (
-        run.checkpoints(read_only=False) as checkpoints,
-    ):
+    with run.checkpoints(read_only=False) as checkpoints:
         restored = checkpoints.restore_newest(run.layout)
         if restored is None:
             state, progress = run.initial_state(), Progress(step=0, score=None, loop={})
@@ -150,7 +152,24 @@ def _train(run: Run, name: str, display: Display) -> None:
                 batches.close()
             plot_learning_curves(files.records, run.directory / "plots" / "learning_curves.png")
             records = files.records
-    _summary(run, generator, progress, records, display)
+    figures = _figures(run, generator, progress, records, display)
+    if json_file is not None:
+        Path(json_file).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    rows = score_rows(figures["test"]) if "test" in figures else []
+    if "tokens_per_second" in figures:
+        rows += [
+            ("training", f"{figures['steps']:,} steps in {duration(figures['seconds'])}, all included"),
+            ("speed", f"{figures['tokens_per_second']:,.0f} target tokens/s while training"),
+        ]
+    rows += [
+        ("checkpoints", str(run.directory / "checkpoints")),
+        ("metrics", str(run.directory / "metrics.jsonl")),
+        ("TensorBoard", f"tensorboard --logdir {run.directory / 'tensorboard'}"),
+        ("learning curves", str(run.directory / "plots" / "learning_curves.png")),
+        ("samples", str(run.directory / "samples")),
+        ("use it", f"seq2seq generate {run.directory} < sources.txt"),
+    ]
+    table(rows, title=str(run.directory))
 
 
 def _training_line(figures: Record, steps: int, display: Display) -> None:
@@ -162,27 +181,19 @@ def _training_line(figures: Record, steps: int, display: Display) -> None:
     )
 
 
-def _summary(run: Run, generator, progress: Progress, records: list[Record], display: Display) -> None:
-    rows = []
+def _figures(
+    run: Run, generator: Generator, progress: Progress, records: list[Record], display: Display
+) -> dict[str, Any]:
+    figures = {"run": str(run.directory), "steps": progress.step, "seconds": progress.loop.get("seconds", 0.0)}
+    training = [record for record in records if record["kind"] == "train"]
+    if training:
+        tokens = sum(record["target_tokens"] for record in training)
+        seconds = sum(record["target_tokens"] / record["tokens_per_second"] for record in training)
+        figures["tokens_per_second"] = tokens / seconds
     if "test" in run.corpus.splits:
         params, step = run.parameters("best")
         result = run.validation("test", generator)(
             params, progress=lambda done, total: display.progress("test", done, total)
         )
-        rows += score_rows(result, split="test", step=step)
-    training = [record for record in records if record["kind"] == "train"]
-    if training:
-        tokens = sum(record["target_tokens"] for record in training)
-        seconds = sum(record["target_tokens"] / record["tokens_per_second"] for record in training)
-        rows += [
-            ("training", f"{progress.step:,} steps in {duration(progress.loop.get('seconds', 0.0))}, all included"),
-            ("speed", f"{tokens / seconds:,.0f} target tokens/s while training"),
-        ]
-    rows += [
-        ("checkpoints", str(run.directory / "checkpoints")),
-        ("metrics", f"{run.directory / 'metrics.jsonl'}; tensorboard --logdir {run.directory / 'tensorboard'}"),
-        ("learning curves", str(run.directory / "plots" / "learning_curves.png")),
-        ("samples", str(run.directory / "samples")),
-        ("use it", f"seq2seq generate {run.directory} < sources.txt"),
-    ]
-    table(rows, title=f"{run.directory}")
+        figures["test"] = figures_of(result, split="test", step=step)
+    return figures

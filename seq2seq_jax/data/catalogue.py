@@ -5,11 +5,12 @@ import hashlib
 import importlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from seq2seq_jax.data.prepared import PreparedCorpus, prepare_once, quiet
+from seq2seq_jax.data.prepared import PreparedCorpus, prepare_once, quiet, read_examples
 from seq2seq_jax.data.source import Corpus, DataSource
 
 logger = logging.getLogger(__name__)
@@ -60,24 +61,33 @@ class Catalogue(DataSource):
         if not builder.is_prepared():
             self._prepare(builder)
             builder = self._builder()
-        formats = [file_format.value for file_format in builder.info.available_file_formats()]
-        if "array_record" not in formats:
-            raise ValueError(f"expected {builder.data_dir} to hold array_record files; it holds {', '.join(formats)}: "
-                             "name another directory, to prepare the dataset there, or delete that one")
         slices = {"train": self.train, "validation": self.validation, "test": self.test}
-        slices = {split: piece for split, piece in slices.items() if piece is not None}
-        content = {"dataset": builder.info.full_name, "fields": [self.source, self.target]}
-        for split, piece in slices.items():
-            try:
-                info = builder.info.splits[piece]
-            except (KeyError, ValueError) as error:
-                raise ValueError(f"expected a split of {self.name} as {split}; got {piece!r}, and it has "
-                                 f"{', '.join(builder.info.splits)}: name one of these, or a part of one, as in "
-                                 "train[:90%], or None") from error
-            # Names, sizes and shards stand for the text, which may be too long to read at each start.
-            content[split] = [piece, info.num_examples, info.shard_lengths, int(info.num_bytes)]
+        examples = {
+            split: self._examples(builder, split, piece) for split, piece in slices.items() if piece is not None
+        }
+        # Names and sizes stand for the text, which may be too long to read at each start.
+        content = {
+            "dataset": builder.info.full_name,
+            "bytes": int(builder.info.dataset_size),
+            "fields": [self.source, self.target],
+            "splits": {split: [slices[split], len(examples[split])] for split in examples},
+        }
         fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        return PreparedCorpus(builder, fingerprint=fingerprint, fields=(self.source, self.target), slices=slices)
+        return PreparedCorpus(examples, fingerprint=fingerprint, fields=(self.source, self.target))
+
+    def _examples(self, builder: tfds.core.DatasetBuilder, split: str, piece: str) -> Sequence[dict[str, bytes]]:
+        try:
+            return read_examples(builder, piece)
+        except (KeyError, ValueError, NotImplementedError) as error:
+            formats = [file_format.value for file_format in builder.info.available_file_formats()]
+            if "array_record" not in formats:
+                raise ValueError(
+                    f"expected {builder.data_dir} to hold array_record files; it holds {', '.join(formats)}: "
+                    "name another directory, to prepare the dataset there, or delete that one"
+                ) from error
+            raise ValueError(f"expected a split of {self.name} as {split}; got {piece!r}, and it has "
+                             f"{', '.join(builder.info.splits)}: name one of these, or a part of one, as in "
+                             "train[:90%], or None") from error
 
     def _builder(self) -> tfds.core.DatasetBuilder:
         # Without TensorFlow the catalogue's own search stops at a module that needs it, before it comes to these.

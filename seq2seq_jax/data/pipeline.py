@@ -7,6 +7,9 @@ import dataclasses
 import functools
 import itertools
 import logging
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -291,9 +294,20 @@ def training_batches(
         grain.MultiprocessingOptions(
             num_workers=source_config.workers,
             per_worker_buffer_size=max(1, -(-source_config.prefetch // source_config.workers)),
-        )
+        ),
+        worker_init_fn=_end_with_parent,
     )
     return TrainingBatches(iter(elements), anchor)
+
+
+def _end_with_parent(worker: int, count: int) -> None:
+    """Let a worker end when the training process does: one that was killed has told nobody."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class EvaluationBatch(NamedTuple):

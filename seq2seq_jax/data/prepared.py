@@ -9,7 +9,7 @@ import io
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -26,28 +26,30 @@ PAIRS_PER_SHARD = 500_000
 """tensorflow-datasets holds one shard in memory while it writes it."""
 
 
+def read_examples(builder: tfds.core.DatasetBuilder, piece: str) -> Sequence[dict[str, bytes]]:
+    """The examples of a split, or of a part of one such as "train[:90%]", of a dataset that was prepared."""
+    return builder.as_data_source(split=piece, file_format="array_record")
+
+
 class PreparedCorpus(Corpus):
     """Two text fields of a dataset that tensorflow-datasets has prepared as array_record.
 
     Args:
-        builder: has prepared its dataset.
+        examples: of each split, as `read_examples` gives them.
         fingerprint: hex digest of the content.
         fields: names of the source and the target field.
-        slices: our name of each split, and what tensorflow-datasets is to read for it ("train[:90%]").
     """
 
     def __init__(
         self,
-        builder: tfds.core.DatasetBuilder,
+        examples: Mapping[str, Sequence[dict[str, bytes]]],
         *,
         fingerprint: str,
         fields: tuple[str, str],
-        slices: Mapping[str, str],
     ):
-        self._builder = builder
+        self._examples = dict(examples)
         self._fingerprint = fingerprint
         self._fields = fields
-        self._slices = dict(slices)
 
     @property
     def fingerprint(self) -> str:
@@ -55,22 +57,31 @@ class PreparedCorpus(Corpus):
 
     @property
     def splits(self) -> dict[str, int]:
-        return {split: self._builder.info.splits[piece].num_examples for split, piece in self._slices.items()}
+        return {split: len(examples) for split, examples in self._examples.items()}
 
     def pairs(self, split: str) -> Iterator[tuple[str, str]]:
-        if split not in self._slices:
+        if split not in self._examples:
             raise ValueError(
-                f"expected one of the splits {', '.join(self._slices)}; got {split!r}: name one of these, or give the "
+                f"expected one of the splits {', '.join(self._examples)}; got {split!r}: name one of these, or give the "
                 f"data source a {split} split"
             )
-        return self._read(self._slices[split])
+        return self._read(self._examples[split])
 
-    def _read(self, piece: str) -> Iterator[tuple[str, str]]:
+    def _read(self, examples: Sequence[dict[str, bytes]]) -> Iterator[tuple[str, str]]:
         source, target = self._fields
-        examples = self._builder.as_data_source(split=piece, file_format="array_record")
         for start in range(0, len(examples), PAIRS_PER_READ):
-            for example in examples.__getitems__(range(start, min(start + PAIRS_PER_READ, len(examples)))):
-                yield example[source].decode(), example[target].decode()
+            indices = range(start, min(start + PAIRS_PER_READ, len(examples)))
+            try:
+                batch = examples.__getitems__(indices)
+            except TypeError:
+                # What tfds.testing.mock_data gives in its place reads single examples alone, and strings.
+                batch = [examples[index] for index in indices]
+            for example in batch:
+                yield _text(example[source]), _text(example[target])
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode()
 
 
 def prepare_pairs(read_splits: Mapping[str, ReadPairs], *, cache_directory: str) -> PreparedCorpus:
@@ -123,8 +134,8 @@ def prepare_pairs(read_splits: Mapping[str, ReadPairs], *, cache_directory: str)
     if {split: info.num_examples for split, info in builder.info.splits.items()} != num_pairs:
         raise ValueError(f"expected a dataset of {num_pairs} pairs in {builder.data_dir}; it holds other pairs: "
                          "delete that directory and start again")
-    return PreparedCorpus(builder, fingerprint=fingerprint, fields=("source", "target"),
-                          slices={split: split for split in num_pairs})
+    examples = {split: read_examples(builder, split) for split in num_pairs}
+    return PreparedCorpus(examples, fingerprint=fingerprint, fields=("source", "target"))
 
 
 def prepare_once(builder: tfds.core.DatasetBuilder) -> None:

@@ -1,6 +1,6 @@
 """The contract between an objective and the training step."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -29,6 +29,7 @@ class Total:
         return self.sum / self.weight
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What a run minimises.
 

@@ -1,11 +1,12 @@
 """Checkpoints through Orbax: asynchronous, complete or absent, verified by checksums of the arrays."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,36 +86,20 @@ class Checkpoints:
         keep_latest: newest steps that are kept, beside the one of the best score.
         """
         self.directory = Path(directory).absolute()
-        policies = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(n=keep_latest),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
-                ),
-            ]
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies,
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            read_only=read_only,
-            step_format_fixed_length=8,
-        )
-        self._manager = ocp.CheckpointManager(self.directory, options=options) if self._exists(read_only) else None
-
-    def _exists(self, read_only: bool) -> bool:
-        return not read_only or self.directory.is_dir()
+        self._scores: dict[int, float | None] = {}
+        self._manager = None if read_only else _manager(self.directory, _NewestAndBest(keep_latest, self._score))
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exception) -> None:
         if self._manager is not None:
-            self._manager.close()
+            with _write_errors():
+                self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, ascending."""
-        return [] if self._manager is None else sorted(self._manager.all_steps())
+        return sorted(ocp.utils.checkpoint_steps(self.directory)) if self.directory.is_dir() else []
 
     def save(self, state: Any, progress: Progress) -> None:
         """Start saving in the background; returns when the arrays have been copied from the device.
@@ -128,14 +113,13 @@ class Checkpoints:
         tree = flax.serialization.to_state_dict(state)
         content = json.dumps({"progress": dataclasses.asdict(progress), "checksums": checksums(_arrays(tree))})
         record = {"content": content, "digest": hashlib.sha256(content.encode()).hexdigest()}
-        metrics = None if progress.score is None else {"score": progress.score}
+        self._scores[progress.step] = progress.score
         with _write_errors():
             self._manager.save(
                 progress.step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(_arrays(tree)), record=ocp.args.JsonSave(record)
                 ),
-                metrics=metrics,
             )
 
     def wait(self) -> None:
@@ -226,6 +210,15 @@ class Checkpoints:
             scored.append((0, -score, step) if score is not None else (1, 0.0, -step))
         return [abs(step) for _, _, step in sorted(scored)]
 
+    def _score(self, step: int) -> float | None:
+        """Score of a step that is complete or being saved; None = it has none, or its record is damaged."""
+        if step not in self._scores:
+            try:
+                self._scores[step] = self.progress(step).score
+            except DamagedCheckpoint:
+                self._scores[step] = None
+        return self._scores[step]
+
     def _directory_of(self, step: int) -> Path:
         return self.directory / f"{step:08d}"
 
@@ -248,15 +241,41 @@ class Checkpoints:
         self._manager.reload()
 
 
-class _write_errors:
+@dataclasses.dataclass(frozen=True)
+class _NewestAndBest(checkpoint_managers.PreservationPolicy):
+    """Which checkpoints stay: the newest, and the one of the best score, the earliest of equal ones.
+
+    Orbax's own BestN knows the scores of its process alone: a run that goes on would lose its best checkpoint.
+    """
+
+    keep_latest: int
+    score: Callable[[int], float | None]
+
+    def should_preserve(self, checkpoints, *, context):
+        steps = sorted(info.step for info in checkpoints)
+        scored = sorted((self.score(step), -step) for step in steps if self.score(step) is not None)
+        kept = {*steps[-self.keep_latest :], *(-step for _, step in scored[-1:])}
+        return [info.step in kept for info in checkpoints]
+
+
+def _manager(directory: Path, policy: _NewestAndBest) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        cleanup_tmp_directories=True,
+        step_format_fixed_length=8,
+    )
+    return ocp.CheckpointManager(directory, options=options)
+
+
+@contextlib.contextmanager
+def _write_errors() -> Iterator[None]:
     """Turns what Orbax and TensorStore raise when they cannot write into an OSError of one line."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if error is not None and isinstance(error, Exception) and not isinstance(error, OSError):
-            raise OSError(" ".join(str(error).split())[:300]) from error
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(" ".join(str(error).split())[:300]) from error
 
 
 def _arrays(tree: Any) -> Any:

@@ -150,6 +150,7 @@ class Loop:
             loss = values.get("loss", 0.0)
             if not all(map(math.isfinite, values.values())):
                 bad = ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
+                self.checkpoints.wait()
                 good = self.checkpoints.steps()
                 kept = f"the last good checkpoint is step {good[-1]}" if good else "there is no checkpoint yet"
                 raise NonFiniteLossError(

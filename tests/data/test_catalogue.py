@@ -109,3 +109,14 @@ def test_an_archive_without_tensorflow_is_explained(talks, tmp_path, monkeypatch
     with pytest.raises(ValueError, match="expected TensorFlow.*tfds build ted_hrlr_translate/pt_to_en") as error:
         talks().open()
     assert "\n" not in str(error.value)
+
+
+def test_the_mock_of_tensorflow_datasets_stands_in_for_a_download(tmp_path):
+    with tfds.testing.mock_data(num_examples=20):
+        corpus = Catalogue(
+            name="wmt14_translate/de-en", source="de", target="en", cache_directory=str(tmp_path)
+        ).open()
+        pairs = list(corpus.pairs("train"))
+    assert corpus.splits == {"train": 20, "validation": 20, "test": 20}
+    assert len(pairs) == 20
+    assert all(isinstance(text, str) and text for pair in pairs for text in pair)
