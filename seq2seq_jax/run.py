@@ -11,7 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from seq2seq_jax.batch import Batch, Sequence
 from seq2seq_jax.data.pipeline import evaluation_batches
@@ -141,7 +141,7 @@ class Run:
 
     @functools.cached_property
     def _state(self) -> tuple[Callable[[], TrainState], TrainState]:
-        row = np.zeros((1, 1), np.int32)
+        row = jnp.zeros((1, 1), jnp.int32)
         sequence = Sequence(tokens=row, segment_ids=row, positions=row)
         example = Batch(source=sequence, target=sequence)
         return initial_state(
@@ -185,7 +185,7 @@ class Run:
             progress=lambda done, total: self.progress(f"encoding {split}", done, total),
         )
 
-    def validation(self, split: str, generator: Generator) -> Validation:
+    def validation(self, split: str) -> Validation:
         """What evaluates parameters on a split."""
         batches = evaluation_batches(
             self.store(split),
@@ -198,9 +198,10 @@ class Run:
             batches,
             compute_loss=build_loss(self.objective, "model", mesh=self.mesh, layout=self.layout),
             place=self.place,
-            generator=generator,
+            generator=self.generator,
         )
 
+    @functools.cached_property
     def generator(self) -> Generator:
         """What generates with the run's model."""
         return Generator(
@@ -245,8 +246,8 @@ class Run:
         raise ValueError(f"{self.directory} has no good checkpoint: {order or steps} cannot be used.")
 
     @functools.cached_property
-    def _door(self) -> tuple[Generator, Any]:
-        return self.generator(), self.parameters()[0]
+    def _best_parameters(self) -> Any:
+        return self.parameters()[0]
 
     def hypotheses(self, texts: list[str]) -> list[list[Hypothesis]]:
         """The n best hypotheses (`generation.n_best`) for each text, with the best checkpoint.
@@ -254,8 +255,7 @@ class Run:
         Raises:
             ValueError: a text is longer than the model takes.
         """
-        generator, params = self._door
-        return generator.generate(params, texts)
+        return self.generator.generate(self._best_parameters, texts)
 
     def generate(self, texts: list[str]) -> list[str]:
         """The best text for each text, with the best checkpoint. See `hypotheses`."""

@@ -3,21 +3,18 @@
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import jax
 
-from seq2seq_jax.commands.console import Display
+from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.experiment import override
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, Progress
 
-USAGE = """\
-usage: seq2seq average RUN --output RUN2 [--last N]
-
-Average the parameters of a run's checkpoints (training.keep_latest says how many it keeps) into a new run
-directory, which evaluate and generate take like any other. `seq2seq average RUN --help` lists all.
+DESCRIPTION = """\
+Average the parameters of the checkpoints of RUN, the directory of a run (training.keep_latest says how many it keeps),
+into a new run directory, which evaluate and generate take like any other.
 """
 
 
@@ -33,17 +30,15 @@ class AverageArguments:
 
 def run(arguments: list[str]) -> None:
     """Parse the command line, average, write the new run."""
-    if not arguments or arguments[0].startswith("-"):
-        print(USAGE, end="")
-        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
-    chosen = override(AverageArguments(), arguments[1:], program="seq2seq average RUN")
+    directory, rest = split_first(arguments, name="the directory of a RUN", command="average")
+    chosen = override(AverageArguments(), rest, program="seq2seq average RUN", description=DESCRIPTION)
     if chosen.output is None:
         raise ValueError("--output is required: the directory of the new run.")
     output = Path(chosen.output)
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} exists and is not empty. Give a new directory.")
     with Display() as display:
-        run = Run.open(arguments[0])
+        run = Run.open(directory)
         with run.checkpoints(read_only=True) as checkpoints:
             steps = checkpoints.steps()
             if chosen.last is not None and not 1 <= chosen.last <= len(steps):

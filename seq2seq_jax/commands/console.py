@@ -41,13 +41,14 @@ class Display:
         package.setLevel(logging.INFO)
         package.propagate = False
         # Orbax tells through absl what it always does; what goes wrong comes as an exception.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         if self.live:
             self._bars.start()
         return self
 
     def __exit__(self, *exception) -> None:
-        self._bars.stop()
+        if self.live:
+            self._bars.stop()
 
     def progress(self, what: str, done: int, total: int, figures: str = "") -> None:
         """Show how far something is; a bar in a terminal, else a line now and then and at the end."""
@@ -67,6 +68,19 @@ class Display:
     def line(self, text: str) -> None:
         """A line of its own."""
         self.console.print(text, markup=False, highlight=False)
+
+
+def split_first(arguments: list[str], *, name: str, command: str) -> tuple[str | None, list[str]]:
+    """The first argument of a command, None if only help is asked for, and the rest.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if arguments and arguments[0] in ("-h", "--help"):
+        return None, arguments
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"seq2seq {command} needs {name} as its first argument. See seq2seq {command} --help.")
+    return arguments[0], arguments[1:]
 
 
 def table(rows: Iterable[Sequence[str]], *, title: str) -> None:

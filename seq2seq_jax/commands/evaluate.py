@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from seq2seq_jax.commands.console import Display, table
+from seq2seq_jax.commands.console import Display, split_first, table
 from seq2seq_jax.commands.generate import as_line
+from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.experiment import override
 from seq2seq_jax.generation.search import GenerationConfig
@@ -15,50 +15,47 @@ from seq2seq_jax.parallel.mesh import MeshConfig
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.validation import ValidationResult
 
-USAGE = """\
-usage: seq2seq evaluate RUN [--split test] [--checkpoint best] [--json FILE] [--generation.field value ...]
-
-Loss, BLEU, chrF and exact match of a run on a split of its data. `seq2seq evaluate RUN --help` lists all.
-"""
+DESCRIPTION = "Loss, BLEU, chrF and exact match of RUN, the directory of a run, on a split of its data."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
     """Command line of `seq2seq evaluate`."""
 
-    split: str = "test"
-    """Split of the run's data: train, validation or test."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Split of the run's data."""
     checkpoint: str = "best"
     """best, latest, or a step."""
     json: str | None = None
     """File for the figures as JSON: loss, bleu, chrf, exact_match, signature and more."""
     output: str | None = None
     """File for the generated texts, a line for a pair."""
-    generation: GenerationConfig
+    generation: GenerationConfig = GenerationConfig()
     """How text is generated; by default as in training."""
-    mesh: MeshConfig
+    mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
-    data: DataSource
-    """The data; its directory may have moved."""
+    data: DataSource = Dates()
+    """The data: by default the run's, but it may have moved, or be another test set."""
 
 
 def run(arguments: list[str]) -> None:
     """Parse the command line, evaluate, print a table."""
-    if not arguments or arguments[0].startswith("-"):
-        print(USAGE, end="")
-        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
+    directory, rest = split_first(arguments, name="the directory of a RUN", command="evaluate")
     with Display() as display:
-        run = Run.open(arguments[0], progress=display.progress)
+        run = None if directory is None else Run.open(directory, progress=display.progress)
         chosen = override(
-            EvaluateArguments(
+            EvaluateArguments()
+            if run is None
+            else EvaluateArguments(
                 generation=run.experiment.generation, mesh=run.experiment.mesh, data=run.experiment.data
             ),
-            arguments[1:],
+            rest,
             program="seq2seq evaluate RUN",
+            description=DESCRIPTION,
         )
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh, data=chosen.data)
         params, step = run.parameters(chosen.checkpoint)
-        validation = run.validation(chosen.split, run.generator())
+        validation = run.validation(chosen.split)
         result = validation(params, progress=lambda done, total: display.progress(chosen.split, done, total))
         if chosen.output is not None:
             texts = [as_line(best[0].text) if best else "" for best in result.hypotheses]

@@ -7,18 +7,15 @@ import re
 import sys
 from pathlib import Path
 
-from seq2seq_jax.commands.console import Display
+from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.experiment import override
 from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.parallel.mesh import MeshConfig
 from seq2seq_jax.run import Run
 
-USAGE = """\
-usage: seq2seq generate RUN [--input FILE] [--output FILE] [--json FILE] [--generation.field value ...]
-
-Lines of standard input (or --input) in, as many lines on standard output (or --output) out, in the same order, UTF-8.
-A line break within a generated text becomes a space; --json keeps it.
-`seq2seq generate RUN --help` lists all.
+DESCRIPTION = """\
+Lines of standard input (or --input) in, as many lines on standard output (or --output) out, in the same order, UTF-8,
+by the model of RUN, the directory of a run. A line break within a generated text becomes a space; --json keeps it.
 """
 
 
@@ -34,28 +31,29 @@ class GenerateArguments:
     """File for JSON lines: source, and the n best texts with scores, log-probabilities (nats) and token counts."""
     checkpoint: str = "best"
     """best, latest, or a step."""
-    generation: GenerationConfig
+    generation: GenerationConfig = GenerationConfig()
     """How text is generated; by default as in training."""
-    mesh: MeshConfig
+    mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
 
 
 def run(arguments: list[str]) -> None:
     """Parse the command line, generate, write."""
-    if not arguments or arguments[0].startswith("-"):
-        print(USAGE, end="")
-        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
+    directory, rest = split_first(arguments, name="the directory of a RUN", command="generate")
     with Display() as display:
-        run = Run.open(arguments[0])
+        run = None if directory is None else Run.open(directory, progress=display.progress)
         chosen = override(
-            GenerateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
-            arguments[1:],
+            GenerateArguments()
+            if run is None
+            else GenerateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
+            rest,
             program="seq2seq generate RUN",
+            description=DESCRIPTION,
         )
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
         sources = read_lines(chosen.input)
         params, _ = run.parameters(chosen.checkpoint)
-        results = run.generator().generate(
+        results = run.generator.generate(
             params, sources, progress=lambda done, total: display.progress("generating", done, total)
         )
     if chosen.json is not None:

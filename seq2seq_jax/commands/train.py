@@ -1,35 +1,34 @@
 """`seq2seq train`: one command from a config to a trained, evaluated model."""
 
+import contextlib
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import tyro
 
-from seq2seq_jax.commands.console import Display, duration, table
+from seq2seq_jax.commands.console import Display, duration, split_first, table
 from seq2seq_jax.commands.evaluate import figures_of, score_rows
 from seq2seq_jax.data.packing import Anchor
-from seq2seq_jax.data.pipeline import select, training_batches
+from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
 from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, run_directory
-from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import Progress
 from seq2seq_jax.training.loop import Loop
 from seq2seq_jax.training.step import TrainState, build_update
 from seq2seq_jax.training.telemetry import Record, RecordFiles
+from seq2seq_jax.training.validation import ValidationResult
 
-USAGE = """\
-usage: seq2seq train CONFIG [--run_dir D] [--part.field value ...]
+DESCRIPTION = """\
+Train the experiment of CONFIG, or continue it where its run directory ends. CONFIG is a Python file, or the name of one
+below configs/, such as dates/transformer. Values are those of {name}:
 
-Train the experiment of a config, or continue it where its run directory ends.
-
-CONFIG is a Python file, or the name of one below configs/, such as dates/transformer.
-`seq2seq train CONFIG --help` lists every field with its meaning, unit and value.
+{description}
 """
+EXAMPLE = "dates/transformer"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,48 +45,86 @@ class TrainArguments:
 
 def run(arguments: list[str]) -> None:
     """Parse the command line, train, evaluate on the test split, show where everything is."""
-    if not arguments or arguments[0].startswith("-"):
-        print(USAGE, end="")
-        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
-    path = find_config(arguments[0])
+    config, rest = split_first(arguments, name="a CONFIG", command="train")
+    path = find_config(config or EXAMPLE)
     default, description = load_config(path)
     name = config_name(path)
     chosen = override(
-        TrainArguments(experiment=default), arguments[1:], program=f"seq2seq train {name}", description=description
+        TrainArguments(experiment=default),
+        rest,
+        program="seq2seq train CONFIG",
+        description=DESCRIPTION.format(name=name, description=description),
     )
     directory = Path(chosen.run_dir or run_directory(name, default, chosen.experiment))
     with Display() as display:
-        _train(Run(directory, chosen.experiment, progress=display.progress), name, display, chosen.json)
+        run = Run(directory, chosen.experiment, progress=display.progress)
+        mesh = run.mesh
+        run.begin(name)
+        display.line(f"run directory: {run.directory}")
+        display.line(f"mesh: {dict(mesh.shape)} of {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)")
+        progress, records = _train(run, display)
+        figures = _figures(run, progress, records, display)
+    if chosen.json is not None:
+        Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    table(_rows(figures, run.directory), title=str(run.directory))
 
 
-def _train(run: Run, name: str, display: Display, json_file: str | None) -> None:
-    experiment = run.experiment
-    mesh = run.mesh
-    run.begin(name)
-    display.line(f"run directory: {run.directory}")
-    display.line(f"mesh: {dict(mesh.shape)} of {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)")
-    store = run.store("train")
-    select(store, experiment.data)
-    has_validation = "validation" in run.corpus.splits
-    generator = run.generator()
-    validation = run.validation("validation", generator) if has_validation else None
-    samples = run.directory / "samples"
+class _Report:
+    """What a person sees of training, and what is kept of it."""
 
-    def validate(state: TrainState) -> Record:
-        result = validation(
-            state.players["model"].evaluated,
-            progress=lambda done, total: display.progress("validation", done, total),
-        )
-        samples.mkdir(exist_ok=True)
+    def __init__(self, run: Run, display: Display, files: RecordFiles):
+        self.run = run
+        self.display = display
+        self.files = files
+        self.steps = run.experiment.training.steps
+        self.speed = ""
+
+    def step(self, step: int, loss: float) -> None:
+        """Move the progress bar; where there is none, lines come with the records."""
+        if self.display.live:
+            self.display.progress("training", step, self.steps, f"loss {loss:.3f}  {self.speed}")
+
+    def record(self, figures: Record) -> None:
+        """Keep a record, and show it."""
+        self.files.write(figures)
+        if figures["kind"] == "validation":
+            self.display.line(
+                f"validation at step {figures['step']:,}: loss {figures['loss']:.4f}, BLEU {figures['bleu']:.2f}, "
+                f"chrF {figures['chrf']:.2f}, exact match {figures['exact_match']:.2f}%"
+                + (" (best so far)" if figures["best"] else "")
+            )
+            self.plot()
+            return
+        self.speed = f"{figures['tokens_per_second']:,.0f} target tokens/s"
+        if not self.display.live:
+            left = (self.steps - figures["step"]) / figures["steps_per_second"]
+            self.display.line(
+                f"step {figures['step']:,} of {self.steps:,}: loss {figures['loss']:.4f}, {self.speed}, "
+                f"waiting for input {figures['input_wait_share']:.2%}, {duration(left)} left"
+            )
+
+    def samples(self, step: int, pairs: list[tuple[str, str]], result: ValidationResult) -> None:
+        """Keep source, output and reference of all pairs, and show the first of them."""
         triples = [
             f"source     {source}\noutput     {best[0].text if best else ''}\nreference  {reference}\n"
-            for (source, reference), best in zip(validation.pairs, result.hypotheses, strict=True)
+            for (source, reference), best in zip(pairs, result.hypotheses, strict=True)
         ]
-        (samples / f"step={int(state.step):08d}.txt").write_text("\n".join(triples), encoding="utf-8")
-        display.line("\n".join(triples[: experiment.training.samples]).rstrip())
-        scores = result.scores
-        return {**result.losses, "bleu": scores.bleu, "chrf": scores.chrf, "exact_match": scores.exact_match}
+        directory = self.run.directory / "samples"
+        directory.mkdir(exist_ok=True)
+        (directory / f"step={step:08d}.txt").write_text("\n".join(triples), encoding="utf-8")
+        self.display.line("\n".join(triples[: self.run.experiment.training.samples]).rstrip())
 
+    def plot(self) -> None:
+        """Draw the learning curves anew."""
+        if self.files.records:
+            plot_learning_curves(self.files.records, self.run.directory / "plots" / "learning_curves.png")
+
+
+def _train(run: Run, display: Display) -> tuple[Progress, list[Record]]:
+    """Train from the newest checkpoint, or from the start, to the end."""
+    experiment, training = run.experiment, run.experiment.training
+    store = run.store("train")
+    validation = run.validation("validation") if "validation" in run.corpus.splits else None
     with run.checkpoints(read_only=False) as checkpoints:
         restored = checkpoints.restore_newest(run.layout)
         if restored is None:
@@ -97,93 +134,54 @@ def _train(run: Run, name: str, display: Display, json_file: str | None) -> None
             display.line(f"continuing after step {progress.step}")
         num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.players["model"].params))
         display.line(f"{num_parameters:,} parameters, {len(store):,} training pairs")
-
-        update = build_update(
-            run.objective,
-            run.optimizers,
-            accumulation=experiment.training.accumulation,
-            average_decay=experiment.optimizer.ema_decay,
-            seed=experiment.training.seed,
-            mesh=mesh,
-            layout=run.layout,
-        )
         anchor = progress.loop.get("anchor")
         batches = training_batches(
             store,
             experiment.data,
             vocabulary=run.tokenizer.vocabulary,
-            batch_tokens=experiment.training.batch_tokens,
-            seed=experiment.training.seed,
+            batch_tokens=training.batch_tokens,
+            seed=training.seed,
             first_batch=progress.step,
-            num_batches=experiment.training.steps - progress.step,
+            num_batches=training.steps - progress.step,
             anchor=None if anchor is None else Anchor(*anchor),
         )
-        with RecordFiles(run.directory, after_step=progress.step) as files:
-            rate = {"text": ""}
+        with contextlib.closing(batches), RecordFiles(run.directory, after_step=progress.step) as files:
+            report = _Report(run, display, files)
 
-            def record(figures: Record) -> None:
-                files.write(figures)
-                if figures["kind"] == "train":
-                    rate["text"] = f"{figures['tokens_per_second']:,.0f} target tokens/s"
-                    if not display.live:
-                        _training_line(figures, experiment.training.steps, display)
-                else:
-                    display.line(
-                        f"validation at step {figures['step']:,}: loss {figures['loss']:.4f}, "
-                        f"BLEU {figures['bleu']:.2f}, chrF {figures['chrf']:.2f}, "
-                        f"exact match {figures['exact_match']:.2f}%" + (" (best so far)" if figures["best"] else "")
-                    )
-                    plot_learning_curves(files.records, run.directory / "plots" / "learning_curves.png")
+            def validate(state: TrainState) -> Record:
+                result = validation(
+                    state.players["model"].evaluated,
+                    progress=lambda done, total: display.progress("validation", done, total),
+                )
+                report.samples(int(state.step), validation.pairs, result)
+                scores = result.scores
+                return {**result.losses, "bleu": scores.bleu, "chrf": scores.chrf, "exact_match": scores.exact_match}
 
             loop = Loop(
-                experiment.training,
-                update=update,
+                training,
+                update=build_update(
+                    run.objective,
+                    run.optimizers,
+                    accumulation=training.accumulation,
+                    average_decay=experiment.optimizer.ema_decay,
+                    seed=training.seed,
+                    mesh=run.mesh,
+                    layout=run.layout,
+                ),
                 place=run.place,
-                validate=validate if has_validation else None,
-                learning_rate=experiment.optimizer.learning_rate_schedule(experiment.training.steps),
+                validate=None if validation is None else validate,
+                learning_rate=experiment.optimizer.learning_rate_schedule(training.steps),
                 checkpoints=checkpoints,
-                record=record,
-                after_step=lambda step, loss: display.live
-                and display.progress("training", step, experiment.training.steps, f"loss {loss:.3f}  {rate['text']}"),
+                record=report.record,
+                after_step=report.step,
             )
-            try:
-                state, progress = loop.run(state, progress, batches, anchor=lambda: batches.anchor)
-            finally:
-                batches.close()
-            plot_learning_curves(files.records, run.directory / "plots" / "learning_curves.png")
-            records = files.records
-    figures = _figures(run, generator, progress, records, display)
-    if json_file is not None:
-        Path(json_file).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
-    rows = score_rows(figures["test"]) if "test" in figures else []
-    if "tokens_per_second" in figures:
-        rows += [
-            ("training", f"{figures['steps']:,} steps in {duration(figures['seconds'])}, all included"),
-            ("speed", f"{figures['tokens_per_second']:,.0f} target tokens/s while training"),
-        ]
-    rows += [
-        ("checkpoints", str(run.directory / "checkpoints")),
-        ("metrics", str(run.directory / "metrics.jsonl")),
-        ("TensorBoard", f"tensorboard --logdir {run.directory / 'tensorboard'}"),
-        ("learning curves", str(run.directory / "plots" / "learning_curves.png")),
-        ("samples", str(run.directory / "samples")),
-        ("use it", f"seq2seq generate {run.directory} < sources.txt"),
-    ]
-    table(rows, title=str(run.directory))
+            _, progress = loop.run(state, progress, batches, anchor=lambda: batches.anchor)
+            report.plot()
+            return progress, files.records
 
 
-def _training_line(figures: Record, steps: int, display: Display) -> None:
-    left = (steps - figures["step"]) / figures["steps_per_second"]
-    display.line(
-        f"step {figures['step']:,} of {steps:,}: loss {figures['loss']:.4f}, "
-        f"{figures['tokens_per_second']:,.0f} target tokens/s, "
-        f"waiting for input {figures['input_wait_share']:.2%}, {duration(left)} left"
-    )
-
-
-def _figures(
-    run: Run, generator: Generator, progress: Progress, records: list[Record], display: Display
-) -> dict[str, Any]:
+def _figures(run: Run, progress: Progress, records: list[Record], display: Display) -> dict[str, Any]:
+    """The figures of the table at the end, the best checkpoint evaluated on the test split where there is one."""
     figures = {"run": str(run.directory), "steps": progress.step, "seconds": progress.loop.get("seconds", 0.0)}
     training = [record for record in records if record["kind"] == "train"]
     if training:
@@ -192,8 +190,23 @@ def _figures(
         figures["tokens_per_second"] = tokens / seconds
     if "test" in run.corpus.splits:
         params, step = run.parameters("best")
-        result = run.validation("test", generator)(
-            params, progress=lambda done, total: display.progress("test", done, total)
-        )
+        result = run.validation("test")(params, progress=lambda done, total: display.progress("test", done, total))
         figures["test"] = figures_of(result, split="test", step=step)
     return figures
+
+
+def _rows(figures: dict[str, Any], directory: Path) -> list[tuple[str, str]]:
+    rows = score_rows(figures["test"]) if "test" in figures else []
+    if "tokens_per_second" in figures:
+        rows += [
+            ("training", f"{figures['steps']:,} steps in {duration(figures['seconds'])}, all included"),
+            ("speed", f"{figures['tokens_per_second']:,.0f} target tokens/s while training"),
+        ]
+    return rows + [
+        ("checkpoints", str(directory / "checkpoints")),
+        ("metrics", str(directory / "metrics.jsonl")),
+        ("TensorBoard", f"tensorboard --logdir {directory / 'tensorboard'}"),
+        ("learning curves", str(directory / "plots" / "learning_curves.png")),
+        ("samples", str(directory / "samples")),
+        ("use it", f"seq2seq generate {directory} < sources.txt"),
+    ]

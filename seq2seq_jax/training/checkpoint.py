@@ -150,8 +150,11 @@ class Checkpoints:
             DamagedCheckpoint: it cannot be read, or is not what was saved.
         """
         record = self._record(step)
-        wanted = _arrays(flax.serialization.to_state_dict(layout))
-        nested = wanted
+        prefix = "".join(f"{key}/" for key in subtree)
+        nested = wanted = _arrays(flax.serialization.to_state_dict(layout))
+        for path in flax.traverse_util.flatten_dict(wanted, sep="/"):
+            if prefix + path not in record["checksums"]:
+                raise DamagedCheckpoint(f"it has no {prefix + path}")
         for key in reversed(subtree):
             nested = {key: nested}
         restore = ocp.args.PyTreeRestore(
@@ -165,9 +168,8 @@ class Checkpoints:
             raise DamagedCheckpoint(f"it cannot be read ({str(error).splitlines()[0][:200]})") from error
         for key in subtree:
             restored = restored[key]
-        prefix = "".join(f"{key}/" for key in subtree)
         for path, value in checksums(restored).items():
-            if record["checksums"].get(prefix + path) != value:
+            if record["checksums"][prefix + path] != value:
                 raise DamagedCheckpoint(f"the content of {prefix + path} is not what was saved")
         return flax.serialization.from_state_dict(layout, _with_empty(restored, layout))
 

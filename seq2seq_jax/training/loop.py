@@ -149,7 +149,8 @@ class Loop:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             loss = values.get("loss", 0.0)
             if not all(map(math.isfinite, values.values())):
-                bad = ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
+                loss_first = sorted(values.items(), key=lambda item: item[0] != "loss")
+                bad = ", ".join(f"{name} = {value}" for name, value in loss_first if not math.isfinite(value))
                 self.checkpoints.wait()
                 good = self.checkpoints.steps()
                 kept = f"the last good checkpoint is step {good[-1]}" if good else "there is no checkpoint yet"

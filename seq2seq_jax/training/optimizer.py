@@ -4,6 +4,7 @@ import abc
 import dataclasses
 from typing import Literal
 
+import jax.numpy as jnp
 import optax
 
 
@@ -52,7 +53,8 @@ class OptimizerConfig(abc.ABC):
         peak, final = self.learning_rate, self.learning_rate * (self.final_fraction or 0.0)
         decay_steps = max(steps - warmup, 1)
         after = {
-            "inverse_square_root": lambda count: peak * (warmup / (count + warmup)) ** 0.5,
+            # Optax evaluates it during warm-up as well, with counts down to -warmup.
+            "inverse_square_root": lambda count: peak * (warmup / (jnp.maximum(count, 0) + warmup)) ** 0.5,
             "cosine": optax.cosine_decay_schedule(peak, decay_steps, alpha=final / peak),
             "linear": optax.linear_schedule(peak, final, decay_steps),
             "constant": optax.constant_schedule(peak),

@@ -175,7 +175,7 @@ def build_update(
             players[name] = Player(params=new_params, optimizer_state=optimizer_state, average=average)
             prefix = f"{name}_" if len(objective.players) > 1 else ""
             metrics |= {prefix + key: total.mean for key, total in totals.items()}
-            metrics[prefix + "gradient_norm"] = optax.global_norm(gradient)
+            metrics[prefix + "gradient_norm"] = optax.tree.norm(gradient)
         metrics["target_tokens"] = jnp.sum(batch.target.mask)
         metrics["source_tokens"] = jnp.sum(batch.source.mask)
         return TrainState(step=state.step + 1, players=players), metrics
