@@ -40,8 +40,9 @@ class Display:
         package.handlers = [handler]
         package.setLevel(logging.INFO)
         package.propagate = False
-        # Orbax tells through absl what it always does; what goes wrong comes as an exception.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        # Orbax tells through these what it always does; what goes wrong comes as an exception.
+        for library in ("absl", "asyncio"):
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         if self.live:
             self._bars.start()
         return self

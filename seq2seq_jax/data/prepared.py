@@ -139,13 +139,22 @@ def prepare_pairs(read_splits: Mapping[str, ReadPairs], *, cache_directory: str)
 
 
 def prepare_once(builder: tfds.core.DatasetBuilder) -> None:
-    """Write a dataset as array_record, or let the one be that another process has finished meanwhile."""
+    """Write a dataset as array_record, or let the one be that another process has finished meanwhile.
+
+    Raises:
+        OSError: it could not be written.
+    """
     try:
         builder.download_and_prepare(file_format="array_record")
     except OSError:
         # A finished dataset is renamed to its place, which fails when there is one.
         if not Path(builder.data_dir).exists():
             raise
+    except RuntimeError as error:
+        # array_record has no other way to say that the disk is full.
+        if "write() failed" not in str(error):
+            raise
+        raise OSError(" ".join(str(error).split())) from error
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ def initial_state(
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         shapes = jax.eval_shape(boxed)
         layout = shardings(mesh, shapes)
-        make = jax.jit(lambda: nn.meta.unbox(boxed()), out_shardings=layout)
+        make = jax.jit(lambda: _unboxed(boxed()), out_shardings=layout)
 
     def build() -> TrainState:
         with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
@@ -101,10 +101,19 @@ def initial_state(
 
     described = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        nn.meta.unbox(shapes),
+        _unboxed(shapes),
         layout,
     )
     return build, described
+
+
+def _unboxed(tree: Any) -> Any:
+    """The leaves alone; flax's own unbox also constrains them to axes that Adafactor's moments do not have."""
+
+    def is_boxed(leaf):
+        return isinstance(leaf, nn.LogicallyPartitioned)
+
+    return jax.tree.map(lambda leaf: leaf.value if is_boxed(leaf) else leaf, tree, is_leaf=is_boxed)
 
 
 def build_update(

@@ -2,10 +2,15 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+SECONDS_BETWEEN_FLUSHES = 60.0
 
 Record = dict[str, Any]
 """One line of metrics.jsonl: `kind` (train or validation), `step`, and figures by name."""
@@ -37,23 +42,39 @@ class RecordFiles:
         replacement.write_text("".join(json.dumps(record) + "\n" for record in self.records))
         replacement.replace(self.path)
         self._file = self.path.open("a", buffering=1)
-        self._board = tensorboardX.SummaryWriter(
-            str(directory / "tensorboard"), purge_step=after_step + 1, write_to_disk=True
-        )
+        (directory / "tensorboard").mkdir(exist_ok=True)
+        # Not tensorboardX's SummaryWriter: it writes in a thread, which can tell nobody that the disk is full.
+        self._board = EventsWriter(str(directory / "tensorboard" / "events"))
+        self._flushed = time.monotonic()
+        # TensorBoard hides what other files have from this step on.
+        self._write_event(step=after_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> "RecordFiles":
         return self
 
     def __exit__(self, *exception) -> None:
-        self._file.close()
-        self._board.close()
+        try:
+            self._board.close()
+        finally:
+            self._file.close()
 
     def write(self, record: Record) -> None:
-        """Append a record."""
+        """Append a record.
+
+        Raises:
+            OSError: it could not be written.
+        """
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
-        for name, value in record.items():
-            if name not in ("kind", "step") and isinstance(value, int | float) and math.isfinite(value):
-                self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
-        if record["kind"] == "validation":
+        values = [
+            Summary.Value(tag=f"{record['kind']}/{name}", simple_value=value)
+            for name, value in record.items()
+            if name not in ("kind", "step") and isinstance(value, int | float) and math.isfinite(value)
+        ]
+        self._write_event(step=record["step"], summary=Summary(value=values))
+        if record["kind"] == "validation" or time.monotonic() - self._flushed > SECONDS_BETWEEN_FLUSHES:
             self._board.flush()
+            self._flushed = time.monotonic()
+
+    def _write_event(self, **content: Any) -> None:
+        self._board.write_event(Event(wall_time=time.time(), **content))

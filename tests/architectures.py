@@ -1,0 +1,127 @@
+"""The architectures that the contracts of a model are run over. A new family is one more row of the table."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.model import EncoderDecoder, ModelConfig
+
+VOCABULARY = Vocabulary(source_size=29, target_size=29, joint=True, padding_id=0, start_id=2, end_id=3)
+TINY_VOCABULARY = Vocabulary(source_size=6, target_size=6, joint=True, padding_id=0, start_id=1, end_id=2)
+
+STACK = {
+    "num_layers": 2,
+    "model_dim": 16,
+    "num_heads": 4,
+    "hidden_dim": 32,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "hidden_dropout": 0.1,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One row of the table.
+
+    Attributes:
+        config: of the model.
+        tolerance: how far two ways to the same logit (of order 1) or to the same gradient of a mean loss may lie
+            apart. Rounding decides: bfloat16 keeps 8 bits, so that one rounding is an error of up to 2^-9 = 0.002 of a
+            value, and a sum in another order rounds otherwise, once a layer and branch.
+    """
+
+    config: ModelConfig
+    tolerance: float = 1e-5
+
+
+def transformer(*, tied_embeddings="all", precision="float32", **settings) -> ModelConfig:
+    """The same settings on both sides; `encoder` and `decoder` hold those of one side."""
+    encoder, decoder = settings.pop("encoder", {}), settings.pop("decoder", {})
+    return ModelConfig(
+        encoder=TransformerEncoderConfig(**STACK | settings | encoder),
+        decoder=TransformerDecoderConfig(**STACK | settings | decoder),
+        tied_embeddings=tied_embeddings,
+        precision=precision,
+    )
+
+
+RELATIVE = {"positions": "relative", "relative_buckets": 8, "relative_max_distance": 12}
+
+ARCHITECTURES = {
+    "transformer": Architecture(config=transformer()),
+    "post_norm": Architecture(
+        config=transformer(
+            norm_position="post",
+            positions="learned",
+            max_positions=24,
+            activation="gelu",
+            tied_embeddings="decoder",
+            scan_layers=True,
+            remat="save_products",
+        )
+    ),
+    "rotary": Architecture(
+        config=transformer(
+            normalization="rms",
+            positions="rotary",
+            gated=True,
+            activation="silu",
+            num_kv_heads=2,
+            attention_bias=False,
+            tied_embeddings="none",
+            scan_layers=True,
+        )
+    ),
+    "relative": Architecture(
+        config=transformer(
+            normalization="rms", gated=True, activation="gelu", attention_bias=False, scan_layers=True, **RELATIVE
+        )
+    ),
+    "post_norm_scanned": Architecture(
+        config=transformer(norm_position="post", normalization="rms", num_kv_heads=1, scan_layers=True, remat="full")
+    ),
+    "sides_differ": Architecture(
+        config=transformer(
+            encoder={"num_layers": 1, "model_dim": 24, "num_heads": 2, "positions": "rotary"},
+            decoder={"head_dim": 6, "num_kv_heads": 2, **RELATIVE},
+            tied_embeddings="decoder",
+        )
+    ),
+    "bfloat16": Architecture(
+        config=transformer(precision="bfloat16", num_kv_heads=2, scan_layers=True), tolerance=0.05
+    ),
+    "bfloat16_products": Architecture(
+        config=transformer(precision="bfloat16_products", positions="rotary", scan_layers=True), tolerance=0.05
+    ),
+}
+
+
+def random_parameters(module: nn.Module, *inputs: Any, seed: int = 0, **arguments: Any) -> Any:
+    """Noise in the shapes of a module's parameters, for inputs like these.
+
+    Initial values would hide what adds a bias of 0 or multiplies with a scale of 1; and to compile a module's
+    initialisation takes as long as to compile the module.
+    """
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **arguments))["params"]
+    rng = np.random.default_rng(seed)
+
+    def values(path, leaf):
+        noise = rng.normal(scale=0.3, size=leaf.shape)
+        return jnp.asarray(noise + 1.0 if path[-1].key == "scale" else noise, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(values, nn.meta.unbox(shapes))
+
+
+def parameters(model: EncoderDecoder, seed: int = 0) -> Any:
+    """`random_parameters` of a model."""
+    ones = jnp.ones((1, 2), jnp.int32)
+    sequence = Sequence(tokens=ones, segment_ids=ones, positions=ones)
+    return random_parameters(model, Batch(source=sequence, target=sequence), seed=seed)

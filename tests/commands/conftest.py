@@ -1,0 +1,208 @@
+"""A place with text and configs, a run that was trained there, and ways to call `seq2seq`."""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from seq2seq_jax.commands.main import main
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+
+CONFIG = '''"""Counted animals, for tests."""
+
+from seq2seq_jax.data.text_files import ParallelText
+from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.training.loop import TrainingConfig
+from seq2seq_jax.training.optimizer import AdamWConfig
+
+
+def experiment():
+    stack = {"num_layers": 1, "model_dim": 32, "num_heads": 2, "hidden_dim": 64, "dropout": 0.1}
+    return Experiment(
+        data=ParallelText(
+            directory="text", source="en", target="de", cache_directory="cache",
+            max_source_length=24, max_target_length=24, window=64,
+        ),
+        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=340),
+        model=ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)),
+        objective=MaximumLikelihoodConfig(),
+        optimizer=AdamWConfig(learning_rate=1e-2, schedule="constant", warmup_steps=10, ema_decay=0.9),
+        training=TrainingConfig(
+            steps=120, batch_tokens=480, log_every=25, checkpoint_every=30, evaluate_every=40, select_by="chrf",
+        ),
+        generation=GenerationConfig(beam_size=2),
+    )
+'''
+
+TABLE_CONFIG = '''"""The same text from a table."""
+
+import dataclasses
+
+from seq2seq_jax.data.tables import Table
+from seq2seq_jax.experiment import named
+
+
+def experiment():
+    data = Table(
+        directory="table", source="english", target="german", validation=None, test=None, cache_directory="cache",
+        max_source_length=24, max_target_length=24,
+    )
+    return dataclasses.replace(named("tiny/transformer"), data=data)
+'''
+
+NUMBERS = dict(zip("two three four five six seven".split(), "zwei drei vier fünf sechs sieben".split(), strict=True))
+COLOURS = dict(zip("black white brown red grey".split(), "schwarze weiße braune rote graue".split(), strict=True))
+ANIMALS = dict(zip("dogs cats cows birds".split(), "Hunde Katzen Kühe Vögel".split(), strict=True))
+
+
+def write_text(directory):
+    """96 + 12 + 12 pairs: "two red cows" and "es sind zwei rote Kühe im Haus"."""
+    directory.mkdir()
+    pairs = [
+        (f"{number} {colour} {animal}", f"es sind {NUMBERS[number]} {COLOURS[colour]} {ANIMALS[animal]} im Haus")
+        for number in NUMBERS
+        for colour in COLOURS
+        for animal in ANIMALS
+    ]
+    random.Random(0).shuffle(pairs)
+    for split, part in (("train", pairs[24:]), ("val", pairs[:12]), ("test", pairs[12:24])):
+        for side, extension in enumerate(("en", "de")):
+            text = "".join(f"{pair[side]}\n" for pair in part)
+            (directory / f"{split}.{extension}").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory):
+    """A directory with text/, and configs named tiny/transformer and tiny/table. Tests only add to it."""
+    directory = tmp_path_factory.mktemp("workplace")
+    write_text(directory / "text")
+    (directory / "table").mkdir()
+    (directory / "table" / "train.jsonl").write_text('{"english": "two dogs", "german": "zwei Hunde"}\n')
+    (directory / "configs" / "tiny").mkdir(parents=True)
+    (directory / "configs" / "tiny" / "transformer.py").write_text(CONFIG)
+    (directory / "configs" / "tiny" / "table.py").write_text(TABLE_CONFIG)
+    return directory
+
+
+@contextlib.contextmanager
+def as_in_a_process():
+    """Logging as it is when a process starts, without pytest's handlers; afterwards it is as it was."""
+    loggers = [logging.getLogger(name) for name in (None, "seq2seq_jax", "absl", "asyncio")]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    logging.getLogger().handlers = []
+    hook = sys.unraisablehook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.level, logger.propagate = handlers, level, propagate
+
+
+def call(*arguments):
+    """Run the command line in this process and return its exit status."""
+    with as_in_a_process(), warnings.catch_warnings(), pytest.raises(SystemExit) as stop:
+        warnings.simplefilter("error", category=UserWarning)
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+@pytest.fixture(scope="session")
+def trained(workplace):
+    """A run of 120 steps, in the directory that `train` chooses. Not to be changed: see `copy_of_run`."""
+    with contextlib.chdir(workplace):
+        assert call("train", "tiny/transformer", "--training.seed", "3") == 0
+    return workplace / "runs" / "tiny" / "transformer" / "default" / "seed=3"
+
+
+@pytest.fixture
+def copy_of_run(trained, tmp_path):
+    """A copy of the trained run, to be damaged and continued."""
+    return pathlib.Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a call left behind."""
+
+    status: int
+    output: str
+    errors: str
+
+    @property
+    def error_line(self):
+        """The one line on standard error; fails if there is not exactly one, or anything on standard output."""
+        lines = [line for line in self.errors.splitlines() if line.strip()]
+        assert len(lines) == 1, self.errors
+        assert self.output == ""
+        assert lines[0].startswith("seq2seq: ")
+        return lines[0]
+
+
+@pytest.fixture
+def seq2seq(workplace, capfd, monkeypatch):
+    """Calls the command line in this process, in the workplace."""
+    monkeypatch.chdir(workplace)
+
+    def run(*arguments, stdin=None):
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capfd.readouterr()
+        status = call(*arguments)
+        return Outcome(status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def process(workplace):
+    """Calls the command line in a process of its own, in the workplace."""
+
+    def run(*arguments, stdin=b"", before=(), **environment):
+        finished = subprocess.run(
+            [*before, sys.executable, "-m", "seq2seq_jax", *map(str, arguments)],
+            cwd=workplace,
+            input=stdin,
+            capture_output=True,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"} | environment,
+            timeout=300,
+            check=False,
+        )
+        return Outcome(finished.returncode, finished.stdout.decode(), finished.stderr.decode())
+
+    return run
+
+
+def content(directory):
+    """Every file below a directory, with its bytes."""
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def unchanged():
+    """A context in which a directory must not change."""
+
+    @contextlib.contextmanager
+    def check(directory):
+        before = content(directory)
+        yield
+        after = content(directory)
+        assert {str(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == set()
+
+    return check

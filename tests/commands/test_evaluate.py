@@ -1,0 +1,76 @@
+"""What `evaluate` finds is what training logged."""
+
+import json
+
+import pytest
+from sacrebleu.metrics import BLEU, CHRF
+
+from seq2seq_jax.training.telemetry import read_records
+
+
+def validations(run):
+    return {record["step"]: record for record in read_records(run / "metrics.jsonl") if record["kind"] == "validation"}
+
+
+@pytest.mark.parametrize("which", ["best", "latest"])
+def test_figures_are_those_that_training_logged(seq2seq, trained, tmp_path, which):
+    outcome = seq2seq(
+        "evaluate", trained, "--split", "validation", "--checkpoint", which, "--json", tmp_path / "figures"
+    )
+    assert outcome.status == 0
+    figures = json.loads((tmp_path / "figures").read_text())
+    logged = validations(trained)
+    step = max(logged) if which == "latest" else max(logged, key=lambda step: (logged[step]["chrf"], -step))
+    assert (figures["step"], figures["split"], figures["examples"]) == (step, "validation", 12)
+    for name in ("loss", "nll", "bleu", "chrf", "exact_match"):
+        assert figures[name] == logged[step][name]
+    # Figures that could differ: something was learnt, and the checkpoints are not alike.
+    assert figures["bleu"] > 10
+    assert len({record["loss"] for record in logged.values()}) == len(logged) == 3
+    assert f"checkpoint of step {step}" in outcome.output
+    assert f"{figures['bleu']:.2f}" in outcome.output and figures["signature"] in outcome.output
+
+
+def test_scores_are_those_of_the_written_texts(seq2seq, trained, workplace, tmp_path):
+    outcome = seq2seq("evaluate", trained, "--json", tmp_path / "figures", "--output", tmp_path / "texts")
+    assert outcome.status == 0
+    figures = json.loads((tmp_path / "figures").read_text())
+    texts = (tmp_path / "texts").read_text(encoding="utf-8").splitlines()
+    references = (workplace / "text" / "test.de").read_text(encoding="utf-8").splitlines()
+    assert len(texts) == len(references) == 12
+    assert figures["split"] == "test"
+    assert figures["bleu"] == BLEU().corpus_score(texts, [references]).score
+    assert figures["chrf"] == CHRF().corpus_score(texts, [references]).score
+    matches = sum(text == reference for text, reference in zip(texts, references, strict=True))
+    assert figures["exact_match"] == pytest.approx(100 * matches / 12)
+    # generate writes the same for the same sources.
+    generated = seq2seq("generate", trained, "--input", workplace / "text" / "test.en").output
+    assert generated.splitlines() == texts
+
+
+def test_other_search_settings_change_scores_and_no_loss(seq2seq, trained, tmp_path):
+    figures = []
+    for extra in ("1", "10"):
+        seq2seq(
+            "evaluate", trained, "--json", tmp_path / "figures", "--generation.maximum_length_ratio", "0",
+            "--generation.maximum_length_extra", extra,
+        )  # fmt: skip
+        figures.append(json.loads((tmp_path / "figures").read_text()))
+    assert figures[0]["loss"] == figures[1]["loss"]
+    assert figures[0]["chrf"] == 0.0 < figures[1]["chrf"]
+
+
+def test_a_long_source_is_scored_as_empty_and_counted(seq2seq, trained, workplace, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    for path in (workplace / "text").iterdir():
+        (text / path.name).write_bytes(path.read_bytes())
+    (text / "test.en").write_text("two red cows\n" + "two red cows " * 30 + "\n")
+    (text / "test.de").write_text("es sind zwei rote Kühe im Haus\nes sind zwei rote Kühe im Haus\n")
+    outcome = seq2seq("evaluate", trained, "--data.directory", text, "--json", tmp_path / "figures")
+    assert outcome.status == 0
+    figures = json.loads((tmp_path / "figures").read_text())
+    assert (figures["examples"], figures["skipped_losses"], figures["skipped_sources"]) == (2, 1, 1)
+    assert figures["exact_match"] == 50.0
+    assert "1 sources scored as empty" in outcome.output
+    assert "longer than the model takes" in outcome.errors

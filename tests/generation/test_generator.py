@@ -1,0 +1,127 @@
+"""Text in, text out: in order, alone as in a batch, and with the probabilities of teacher forcing."""
+
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+from architectures import parameters, transformer
+from batches import batch
+
+from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+from seq2seq_jax.generation.generator import Generator
+from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.parallel.mesh import MeshConfig
+
+TEXTS = ["abc", "", "hgfedcbahgfedcbahgfedcba", "a", "cafebadfacebeef", "deadbeefdeadbeefdead", "b", "abcdefgh"]
+"""With the end mark 4, 1, 25, 2, 16, 21, 2 and 9 tokens: rows of 16, 24 and 32."""
+
+CONFIG = GenerationConfig(
+    beam_size=3, n_best=2, length_penalty=0.6, maximum_length_ratio=0.5, maximum_length_extra=3, batch_tokens=64
+)
+
+
+@functools.cache
+def tokenizer():
+    config = TokenizerConfig(kind="char", vocabulary_size=40, byte_fallback=False)
+    return Tokenizer.train([("abcdefgh", "hgfedcba")], config)
+
+
+@functools.cache
+def generator(config=CONFIG):
+    model = transformer(tied_embeddings="none", scan_layers=True).build(tokenizer().vocabulary)
+    mesh = MeshConfig(data=1).build(jax.devices()[:1])
+    return Generator(model, tokenizer(), config, max_source_length=32, mesh=mesh), parameters(model, seed=2)
+
+
+@functools.cache
+def generated():
+    generate, params = generator()
+    return generate.generate(params, TEXTS)
+
+
+def as_tuples(hypotheses):
+    return [(each.text, each.num_tokens) for each in hypotheses]
+
+
+@pytest.mark.parametrize("index", [0, 2, 5])
+def test_each_text_fares_alone_as_in_its_place_among_others(index):
+    generate, params = generator()
+    (alone,) = generate.generate(params, [TEXTS[index]])
+    assert as_tuples(alone) == as_tuples(generated()[index])
+    for name in ("score", "log_probability"):
+        np.testing.assert_allclose(
+            [getattr(each, name) for each in alone],
+            [getattr(each, name) for each in generated()[index]],
+            rtol=1e-4,
+        )
+
+
+def test_results_are_those_of_the_texts_in_order():
+    generate, params = generator()
+    backward = generate.generate(params, TEXTS[::-1])
+    assert [as_tuples(best) for best in backward[::-1]] == [as_tuples(best) for best in generated()]
+    assert len({tuple(as_tuples(best)) for best in generated()}) == len(TEXTS)
+
+
+def test_the_n_best_are_different_and_the_best_comes_first():
+    for best in generated():
+        assert len(best) == 2
+        assert best[0].score >= best[1].score
+        assert best[0] != best[1]
+        for each in best:
+            normalizer = ((5 + each.num_tokens) / 6) ** 0.6
+            assert each.score == pytest.approx(each.log_probability / normalizer, rel=1e-5)
+
+
+def test_the_limit_of_tokens_follows_from_the_source():
+    generate, params = generator(GenerationConfig(maximum_length_ratio=0.0, maximum_length_extra=1, n_best=4))
+    # Only the end mark is allowed, so there is one hypothesis, however many are asked for.
+    assert [as_tuples(best) for best in generate.generate(params, TEXTS[:2])] == [[("", 1)]] * 2
+    limits = [int(0.5 * (len(text) + 1)) + 3 for text in TEXTS]
+    assert all(each.num_tokens <= limit for best, limit in zip(generated(), limits, strict=True) for each in best)
+
+
+def test_log_probabilities_are_those_of_teacher_forcing(monkeypatch):
+    generate, params = generator()
+    # Text does not always lead back to the tokens it was made of; their numbers do.
+    monkeypatch.setattr(tokenizer(), "decode_target", lambda ids: " ".join(map(str, ids)))
+    hypotheses = generate.generate(params, TEXTS)
+    pairs, expected = [], []
+    for text, best in zip(TEXTS, hypotheses, strict=True):
+        for each in best:
+            tokens = list(map(int, each.text.split()))[: each.num_tokens]
+            assert tokens[-1] == tokenizer().vocabulary.end_id
+            assert tokenizer().vocabulary.end_id not in tokens[:-1]
+            pairs.append((tokenizer().encode_source([text])[0], tokens))
+            expected.append(each.log_probability)
+    rows = batch([[pair] for pair in pairs], 32, 32, tokenizer().vocabulary)
+    logits = np.asarray(jax.jit(generate.model.apply)({"params": params}, rows), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    picked = np.take_along_axis(log_p, rows.target.tokens[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(np.sum(picked * rows.target.mask, axis=1), expected, rtol=1e-5)
+
+
+def test_a_text_that_is_too_long_is_refused_with_its_line():
+    generate, params = generator()
+    texts = ["abc", "a" * 31, "a" * 32, "b" * 50]
+    assert generate.too_long(texts) == [2, 3]
+    expected = re.escape("line 3 has 33 tokens, and the model takes 32 (data.max_source_length, end mark included)")
+    with pytest.raises(ValueError, match=rf"^{expected}[^\n]*$"):
+        generate.generate(params, texts)
+
+
+def test_progress_counts_the_sources():
+    generate, params = generator()
+    calls = []
+    generate.generate(params, TEXTS, progress=lambda done, total: calls.append((done, total)))
+    done = [count for count, _ in calls]
+    assert done == sorted(set(done))
+    assert len(calls) > 1
+    assert calls[-1] == (len(TEXTS), len(TEXTS))
+
+
+def test_no_text_gives_no_text():
+    generate, params = generator()
+    assert generate.generate(params, []) == []

@@ -1,0 +1,203 @@
+"""Attention against loops over NumPy arrays in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from architectures import random_parameters
+
+from seq2seq_jax.modules.attention import KeysValues, MultiHeadAttention, causal_mask, segment_mask
+
+BATCH, TARGET, SOURCE, MODEL, MEMORY, HEAD_DIM = 2, 5, 7, 12, 10, 4
+QUERY_SEGMENTS = np.array([[1, 1, 2, 2, 2], [1, 1, 1, 3, 0]])
+KEY_SEGMENTS = np.array([[1, 2, 2, 1, 2, 0, 0], [2, 1, 1, 1, 3, 3, 0]])
+QUERY_POSITIONS = np.array([[0, 1, 0, 1, 2], [0, 1, 2, 0, 0]])
+KEY_POSITIONS = np.array([[0, 0, 1, 1, 2, 0, 0], [0, 0, 1, 2, 0, 1, 0]])
+
+
+def layer(num_heads, num_kv_heads, **settings):
+    defaults = {"rotary": False, "bias": True, "dropout": 0.0, "precision": "float32"}
+    return MultiHeadAttention(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=HEAD_DIM,
+        model_dim=MODEL,
+        memory_dim=MEMORY,
+        **defaults | settings,
+    )
+
+
+def attend(module, x, memory, *, positions, key_positions, **arguments):
+    return module(x, module.keys_values(memory, key_positions), positions=positions, **arguments)
+
+
+def example(module, seed=0):
+    rng = np.random.default_rng(seed)
+    inputs = {
+        "x": rng.normal(size=(BATCH, TARGET, MODEL)).astype(np.float32),
+        "memory": rng.normal(size=(BATCH, SOURCE, MEMORY)).astype(np.float32),
+        "positions": QUERY_POSITIONS,
+        "key_positions": KEY_POSITIONS,
+        "mask": segment_mask(jnp.asarray(QUERY_SEGMENTS), jnp.asarray(KEY_SEGMENTS)),
+        "bias": rng.normal(size=(BATCH, module.num_heads, TARGET, SOURCE)).astype(np.float32),
+    }
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    return random_parameters(module, method=attend, deterministic=True, **inputs), inputs
+
+
+def apply(module, params, inputs):
+    return jax.jit(
+        lambda params, inputs: module.apply({"params": params}, method=attend, deterministic=True, **inputs)
+    )(params, inputs)
+
+
+def turned(vector, position):
+    """Rotary positions as complex numbers: pair i is turned by position / 10000^(i / pairs) radians."""
+    half = len(vector) // 2
+    pairs = vector[:half] + 1j * vector[half:]
+    pairs = pairs * np.exp(1j * position * 10_000.0 ** (-np.arange(half) / half))
+    return np.concatenate([pairs.real, pairs.imag])
+
+
+def reference(module, params, inputs):
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    result = np.zeros((BATCH, TARGET, MODEL))
+
+    def project(name, vector, head):
+        bias = params[name]["bias"][head] if module.bias else 0.0
+        return vector @ params[name]["kernel"][:, head] + bias
+
+    for batch in range(BATCH):
+        for target in range(TARGET):
+            for head in range(module.num_heads):
+                # Consecutive query heads share a head of keys and values.
+                kv_head = head // (module.num_heads // module.num_kv_heads)
+                query = project("query", inputs["x"][batch, target], head)
+                query = turned(query, QUERY_POSITIONS[batch, target]) if module.rotary else query
+                weights, values = [], []
+                for source in range(SOURCE):
+                    if QUERY_SEGMENTS[batch, target] != KEY_SEGMENTS[batch, source]:
+                        continue
+                    key = project("key", inputs["memory"][batch, source], kv_head)
+                    key = turned(key, KEY_POSITIONS[batch, source]) if module.rotary else key
+                    score = query @ key / np.sqrt(HEAD_DIM) + inputs["bias"][batch, head, target, source]
+                    weights.append(np.exp(score))
+                    values.append(project("value", inputs["memory"][batch, source], kv_head))
+                context = np.array(weights) @ np.array(values) / np.sum(weights)
+                result[batch, target] += context @ params["output"]["kernel"][head]
+            if module.bias:
+                result[batch, target] += params["output"]["bias"]
+    return result
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
+def test_attention_equals_loops(num_kv_heads, rotary):
+    module = layer(4, num_kv_heads, rotary=rotary, bias=num_kv_heads != 1)
+    params, inputs = example(module)
+    found = apply(module, params, inputs)
+    np.testing.assert_allclose(found, reference(module, params, inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_kv_heads", [6, 3, 2])
+def test_grouped_queries_share_keys_and_values(num_kv_heads):
+    module = layer(6, num_kv_heads)
+    params, inputs = example(module)
+    assert params["query"]["kernel"].shape == (MODEL, 6, HEAD_DIM)
+    assert params["key"]["kernel"].shape == params["value"]["kernel"].shape == (MEMORY, num_kv_heads, HEAD_DIM)
+    assert params["output"]["kernel"].shape == (6, HEAD_DIM, MODEL)
+    memory = module.apply({"params": params}, inputs["memory"], inputs["key_positions"], method="keys_values")
+    assert memory.keys.shape == memory.values.shape == (BATCH, SOURCE, num_kv_heads, HEAD_DIM)
+
+
+def test_rotary_attention_depends_on_distances_alone():
+    module = layer(2, 2, rotary=True)
+    params, inputs = example(module)
+    shifted = {**inputs, "positions": inputs["positions"] + 30, "key_positions": inputs["key_positions"] + 30}
+    stretched = {**inputs, "key_positions": inputs["key_positions"] + 1}
+    plain, moved, other = (apply(module, params, each) for each in (inputs, shifted, stretched))
+    np.testing.assert_allclose(moved, plain, rtol=1e-4, atol=1e-5)
+    assert np.abs(other - plain).max() > 1e-2
+
+
+def test_a_query_without_any_key_stays_finite_and_so_does_its_gradient():
+    module = layer(2, 2)
+    params, inputs = example(module)
+    nothing = {**inputs, "mask": jnp.zeros((BATCH, TARGET, SOURCE), bool)}
+    value, gradient = jax.value_and_grad(lambda params: jnp.sum(apply(module, params, nothing) ** 2))(params)
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_forbidden_key_has_no_weight_however_large_it_is():
+    module = layer(2, 2)
+    params, inputs = example(module)
+    loud = inputs["memory"].at[:, -1].multiply(1e4)  # In segment 0, which only the last query of the second row reads.
+    plain, changed = (apply(module, params, {**inputs, "memory": memory}) for memory in (inputs["memory"], loud))
+    np.testing.assert_array_equal(changed[0], plain[0])
+    np.testing.assert_array_equal(changed[1, :-1], plain[1, :-1])
+
+
+def test_dropout_falls_on_the_weights():
+    """With values of one, a context is the sum of the weights that are kept: 0, or multiples of 2 / SOURCE."""
+    module = layer(2, 2, dropout=0.5, bias=False)
+    params, inputs = example(module)
+    # Queries of zero give equal weights, and the identity shows the contexts.
+    params["query"]["kernel"] = jnp.zeros_like(params["query"]["kernel"])
+    params["output"]["kernel"] = jnp.eye(2 * HEAD_DIM, MODEL).reshape(2, HEAD_DIM, MODEL)
+    ones = jnp.ones((BATCH, SOURCE, 2, HEAD_DIM))
+    contexts = module.apply(
+        {"params": params},
+        inputs["x"],
+        KeysValues(keys=ones, values=ones),
+        positions=inputs["positions"],
+        mask=jnp.ones((BATCH, TARGET, SOURCE), bool),
+        bias=None,
+        deterministic=False,
+        rngs={"dropout": jax.random.key(0)},
+    )[..., : 2 * HEAD_DIM]
+    kept = contexts * SOURCE / 2
+    np.testing.assert_allclose(kept, np.round(kept), atol=1e-5)
+    assert len(np.unique(np.round(kept))) > 2
+    # All dims of a head see the same weights.
+    heads = kept.reshape(BATCH, TARGET, 2, HEAD_DIM)
+    np.testing.assert_allclose(heads, np.broadcast_to(heads[..., :1], heads.shape), atol=1e-5)
+
+
+def test_softmax_is_float32_under_bfloat16():
+    """1,000 equal weights of 1/1000: their sum would be far from 1 had they been added in bfloat16."""
+    module = MultiHeadAttention(
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=2,
+        model_dim=2,
+        memory_dim=2,
+        rotary=False,
+        bias=False,
+        dropout=0.0,
+        precision="bfloat16",
+    )
+    ones = jnp.ones((1, 1000, 1, 2), jnp.bfloat16)
+    params = {
+        "query": {"kernel": jnp.zeros((2, 1, 2))},
+        "output": {"kernel": jnp.eye(2).reshape(1, 2, 2)},
+    }
+    found = module.apply(
+        {"params": params},
+        jnp.ones((1, 1, 2), jnp.bfloat16),
+        KeysValues(keys=ones, values=ones),
+        positions=jnp.zeros((1, 1), jnp.int32),
+        mask=jnp.ones((1, 1, 1000), bool),
+        bias=None,
+        deterministic=True,
+    )
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, np.float32), 1.0, atol=0.01)
+
+
+def test_masks_by_hand():
+    np.testing.assert_array_equal(
+        segment_mask(jnp.array([[1, 2, 0]]), jnp.array([[1, 1, 2, 0]])),
+        [[[True, True, False, False], [False, False, True, False], [False, False, False, True]]],
+    )
+    np.testing.assert_array_equal(causal_mask(3), [[True, False, False], [True, True, False], [True, True, True]])

@@ -1,0 +1,65 @@
+"""Dropout's rate, scale and independence, from large samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seq2seq_jax.modules.dropout import Dropout
+
+SHAPE = (500, 401)
+
+
+def drop(x, rate, seed=0):
+    return np.asarray(Dropout(rate).apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(seed)}))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_rate_and_scale(rate):
+    found = drop(jnp.ones(SHAPE), rate)
+    np.testing.assert_allclose(np.unique(found), [0.0, 1 / (1 - rate)], rtol=1e-6)
+    # Standard error of a share of n: sqrt(p (1 - p) / n); four of them.
+    margin = 4 * (rate * (1 - rate) / found.size) ** 0.5
+    assert abs(np.mean(found == 0.0) - rate) < margin
+    assert abs(found.mean() - 1.0) < margin / (1 - rate)
+
+
+def test_what_is_kept_is_the_input_scaled():
+    x = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32)
+    found = drop(jnp.asarray(x), 0.25)
+    np.testing.assert_allclose(found[found != 0], x[found != 0] / 0.75, rtol=1e-6)
+    assert 0 < np.sum(found == 0) < x.size
+
+
+def test_no_two_elements_share_their_fate():
+    """One word serves two elements, which stand half a row apart; all pairs of columns are uncorrelated."""
+    kept = (drop(jnp.ones((20_000, 9)), 0.5) != 0).astype(float)
+    correlations = np.corrcoef(kept.T) - np.eye(9)
+    assert np.abs(correlations).max() < 4.5 / 20_000**0.5
+    rows = np.corrcoef(kept[:-1].ravel(), kept[1:].ravel())[0, 1]
+    assert abs(rows) < 4.5 / kept.size**0.5
+
+
+@pytest.mark.parametrize("last_dim", [1, 2, 3, 8])
+def test_every_length_of_the_last_dim_keeps_its_shape(last_dim):
+    found = drop(jnp.ones((4_000, last_dim)), 0.5)
+    assert found.shape == (4_000, last_dim)
+    np.testing.assert_allclose((found == 0).mean(axis=0), 0.5, atol=0.04)
+
+
+def test_the_key_alone_decides():
+    x = jnp.ones((20, 30))
+    np.testing.assert_array_equal(drop(x, 0.5, seed=1), drop(x, 0.5, seed=1))
+    np.testing.assert_array_equal(drop(x, 0.5, seed=1) == 0, drop(2.0 * x, 0.5, seed=1) == 0)
+    assert abs(np.mean(drop(x, 0.5, seed=1) == drop(x, 0.5, seed=2)) - 0.5) < 0.1
+
+
+@pytest.mark.parametrize(("rate", "deterministic"), [(0.5, True), (0.0, False)])
+def test_without_dropout_no_key_is_needed(rate, deterministic):
+    x = jnp.arange(6.0)
+    np.testing.assert_array_equal(Dropout(rate).apply({}, x, deterministic=deterministic), x)
+
+
+def test_bfloat16_stays_bfloat16():
+    x = jnp.ones((2, 3), jnp.bfloat16)
+    assert Dropout(0.5).apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(0)}).dtype == jnp.bfloat16

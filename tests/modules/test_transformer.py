@@ -1,0 +1,105 @@
+"""The settings of a stack, its residual branches, and its loop over layers against a loop in Python."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from architectures import RELATIVE, STACK, random_parameters
+from batches import sequence
+
+from seq2seq_jax.encoders.transformer import EncoderLayer, TransformerEncoderConfig
+from seq2seq_jax.modules.attention import segment_mask
+from seq2seq_jax.modules.normalization import Normalization
+from seq2seq_jax.modules.position import sinusoidal
+from seq2seq_jax.modules.transformer import Residual, TransformerConfig
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"num_layers": 0}, "num_layers must be at least 1, not 0"),
+        ({"hidden_dim": 0}, "hidden_dim must be at least 1, not 0"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), not 1.0"),
+        ({"attention_dropout": -0.1}, r"attention_dropout must lie in \[0, 1\), not -0.1"),
+        ({"hidden_dropout": 2.0}, r"hidden_dropout must lie in \[0, 1\), not 2.0"),
+        ({"num_heads": 3}, "num_heads must divide model_dim: 16 is not a multiple of 3"),
+        ({"num_kv_heads": 3}, "num_kv_heads must divide num_heads: 4 is not a multiple of 3"),
+        ({"positions": "rotary", "head_dim": 5}, "rotary needs an even head_dim, not 5"),
+        ({"model_dim": 15, "num_heads": 1}, "sinusoidal needs an even model_dim, not 15"),
+        ({"positions": "learned"}, "max_positions must be set when positions = learned, and only then"),
+        ({"max_positions": 9}, "max_positions must be set when positions = learned, and only then"),
+        ({"positions": "relative", "relative_buckets": 8}, "relative_max_distance must be set when"),
+        ({"relative_buckets": 8}, "relative_buckets must be set when positions = relative, and only then"),
+        (RELATIVE | {"positions": "rotary"}, "relative_buckets must be set when"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=rf"^TransformerEncoderConfig\.[^\n]*{message}[^\n]*$"):
+        TransformerEncoderConfig(**STACK | wrong)
+
+
+def test_what_follows_from_other_settings():
+    config = TransformerConfig(model_dim=48, num_heads=4)
+    assert (config.dim_per_head, config.kv_heads) == (12, 4)
+    config = TransformerConfig(model_dim=50, num_heads=4, head_dim=8, num_kv_heads=2)
+    assert (config.dim_per_head, config.kv_heads) == (8, 2)
+
+
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+def test_a_residual_branch(norm_position):
+    config = TransformerConfig(model_dim=8, num_heads=1, norm_position=norm_position, dropout=0.5)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8)), jnp.float32)
+    module = Residual(config)
+
+    def branch(y):
+        return y**2 - 3.0
+
+    params = random_parameters(module, x, branch, deterministic=True)
+
+    def norm(values):
+        centered = np.asarray(values - np.mean(values, axis=-1, keepdims=True))
+        normalized = centered / np.sqrt(np.mean(centered**2, axis=-1, keepdims=True))
+        return normalized * params["norm"]["scale"] + params["norm"]["bias"]
+
+    expected = x + branch(norm(x)) if norm_position == "pre" else norm(x + branch(x))
+    found = module.apply({"params": params}, x, branch, deterministic=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    if norm_position == "pre":
+        # Dropout falls on the branch, never on what goes past it.
+        dropped = module.apply({"params": params}, x, branch, deterministic=False, rngs={"dropout": jax.random.key(0)})
+        added = dropped - x
+        kept = np.abs(added) > 1e-6
+        assert 0 < kept.mean() < 1
+        np.testing.assert_allclose(added[kept], 2.0 * np.asarray(branch(norm(x)))[kept], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_a_stack_is_its_layers_one_after_the_other_and_a_norm(scan_layers):
+    config = TransformerEncoderConfig(**STACK | {"num_layers": 3, "scan_layers": scan_layers})
+    source = jax.tree.map(jnp.asarray, sequence([[[4, 5, 3], [6, 3]], [[3]]], 6, 0))
+    inputs = jnp.asarray(np.random.default_rng(1).normal(size=(2, 6, 16)), jnp.float32)
+    encoder = config.build(precision="float32")
+    params = random_parameters(encoder, inputs, source, deterministic=True)
+    x = inputs + sinusoidal(source.positions, model_dim=16)
+    mask = segment_mask(source.segment_ids, source.segment_ids)
+    layer = EncoderLayer(config, "float32")
+    apply = jax.jit(lambda params, x: layer.apply(params, x, source=source, mask=mask, bias=None, deterministic=True))
+    for index in range(3):
+        x = apply({"params": jax.tree.map(lambda leaf, index=index: leaf[index], params["layer"])}, x)
+    expected = Normalization("layer").apply({"params": params["frame"]["norm"]}, x)
+    found = jax.jit(lambda params: encoder.apply({"params": params}, inputs, source, deterministic=True))(params)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_start_different_from_each_other():
+    encoder = TransformerEncoderConfig(**STACK | {"num_layers": 3, "scan_layers": True}).build(precision="float32")
+    source = jax.tree.map(jnp.asarray, sequence([[[3]]], 1, 0))
+    initialize = jax.jit(lambda key: encoder.init(key, jnp.zeros((1, 1, 16)), source, deterministic=True))
+    params = initialize(jax.random.key(0))["params"]
+    kernel = params["layer"]["feed_forward"]["expand"]["kernel"]
+    assert kernel.names == ("layers", "model", "hidden")
+    first, second, third = kernel.value
+    # Independent values of one distribution: their difference is larger than either by the root of two.
+    for left, right in ((first, second), (second, third), (first, third)):
+        assert np.std(left - right) > 1.2 * np.std(left)
+    np.testing.assert_allclose(np.abs(kernel.value).max(), (6 / (16 + 32)) ** 0.5, rtol=0.02)

@@ -1,0 +1,75 @@
+"""Every config of this project: it loads, says what it is, comes back from JSON, and its model can be built."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.data.pipeline import row_shapes
+from seq2seq_jax.experiment import Experiment, config_name, differences, find_config, from_json, load_config, to_json
+from seq2seq_jax.run import check_mesh
+
+CONFIGS = {
+    config_name(path): path for path in sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*/*.py"))
+}
+SMALLEST = 280
+"""Ids that every tokenizer has at least."""
+
+
+@pytest.fixture(params=CONFIGS)
+def loaded(request):
+    return *load_config(CONFIGS[request.param]), request.param
+
+
+def test_there_are_configs():
+    assert {"dates/transformer", "multi30k/transformer_small"} <= set(CONFIGS)
+
+
+def test_a_config_is_found_by_name_and_says_what_it_is(loaded):
+    experiment, description, name = loaded
+    assert find_config(name) == CONFIGS[name]
+    assert isinstance(experiment, Experiment)
+    assert len(description.split()) > 5
+
+
+def test_a_config_comes_back_from_json(loaded):
+    experiment, _, _ = loaded
+    assert from_json(Experiment, to_json(experiment)) == experiment
+    assert differences(from_json(Experiment, to_json(experiment)), experiment) == {}
+
+
+def test_the_parts_of_a_config_fit(loaded):
+    experiment, _, _ = loaded
+    steps = experiment.training.steps
+    assert experiment.optimizer.warmup_steps < steps
+    assert experiment.training.evaluate_every <= steps
+    shapes = row_shapes(experiment.data, experiment.training.batch_tokens)
+    assert shapes[-1].rows == experiment.rows_per_batch
+    check_mesh(experiment, experiment.mesh.build(jax.devices()[:1]))
+    schedule = experiment.optimizer.learning_rate_schedule(steps)
+    rates = [float(schedule(count)) for count in (0, experiment.optimizer.warmup_steps, steps - 1)]
+    assert 0 < rates[0] < rates[1] == pytest.approx(experiment.optimizer.learning_rate, rel=0.01)
+    assert 0 <= rates[2] <= rates[1]
+
+
+def test_the_model_of_a_config_can_be_built(loaded):
+    """By shapes alone, which costs nothing however large it is."""
+    experiment, _, _ = loaded
+    size = max(experiment.tokenizer.vocabulary_size, SMALLEST)
+    vocabulary = Vocabulary(
+        source_size=size, target_size=size, joint=experiment.tokenizer.joint, padding_id=0, start_id=2, end_id=3
+    )
+    model = experiment.model.build(vocabulary)
+    rows = jnp.ones((2, experiment.data.max_target_length), jnp.int32)
+    sequence = Sequence(tokens=rows, segment_ids=rows, positions=rows)
+    batch = Batch(source=sequence, target=sequence)
+    key = jax.random.key(0)
+    params = jax.eval_shape(lambda: model.init(key, batch)["params"])
+    logits = jax.eval_shape(lambda params: model.apply({"params": params}, batch), params)
+    assert logits.shape == (*rows.shape, size)
+    objective = experiment.objective.build(model)
+    loss, logged = jax.eval_shape(lambda params: objective.loss("model", {"model": params}, batch, key), params)
+    assert loss.sum.shape == () and "nll" in logged
+    jax.eval_shape(experiment.optimizer.build(experiment.training.steps).init, params)

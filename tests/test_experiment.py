@@ -1,0 +1,277 @@
+"""Experiments: read, overridden, compared, kept as JSON, named."""
+
+import dataclasses
+import json
+
+import pytest
+
+from seq2seq_jax.data.dates import Dates
+from seq2seq_jax.data.tables import Table
+from seq2seq_jax.data.text_files import ParallelText
+from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.experiment import (
+    Experiment,
+    config_name,
+    differences,
+    dump,
+    find_config,
+    flatten,
+    from_json,
+    load_config,
+    override,
+    run_directory,
+    to_json,
+)
+from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.training.loop import TrainingConfig
+from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
+
+
+def experiment(**parts):
+    defaults = {
+        "data": Dates(max_source_length=16, max_target_length=8),
+        "tokenizer": TokenizerConfig(),
+        "model": ModelConfig(encoder=TransformerEncoderConfig(), decoder=TransformerDecoderConfig()),
+        "objective": MaximumLikelihoodConfig(),
+        "optimizer": AdamWConfig(),
+        "training": TrainingConfig(batch_tokens=64),
+    }
+    return Experiment(**defaults | parts)
+
+
+def change(config, name, value):
+    """A config with one field replaced, by its dotted name."""
+    first, _, rest = name.partition(".")
+    inner = change(getattr(config, first), rest, value) if rest else value
+    return dataclasses.replace(config, **{first: inner})
+
+
+VARIANTS = {
+    "dates": experiment(),
+    "text": experiment(
+        data=ParallelText(
+            directory="d", source="en", target="de", test=None, packing=False, bucket_lengths=(4, 128),
+        ),
+        training=TrainingConfig(batch_tokens=1280, patience=3),
+    ),
+    "table": experiment(
+        data=Table(directory="d", source="a", target="b", max_target_length=8), optimizer=AdafactorConfig(clip_norm=None)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_json_gives_back_the_same(name):
+    original = VARIANTS[name]
+    text = dump(original)
+    restored = from_json(Experiment, json.loads(text))
+    assert restored == original
+    assert type(restored.data) is type(original.data)
+    assert dump(restored) == text
+    assert json.loads(text) == to_json(original)
+
+
+def test_json_names_the_class_where_there_is_a_choice():
+    values = to_json(VARIANTS["table"])
+    assert values["data"]["class"] == "Table"
+    assert values["optimizer"]["class"] == "AdafactorConfig"
+    assert "class" not in values["training"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda values: values["training"].update(old_field=1), "TrainingConfig has no field 'old_field'"),
+        (lambda values: values["data"].update({"class": "Sheets"}), "class 'Sheets' is not known.*Table"),
+        (lambda values: values.pop("model"), "values of Experiment are not those of this version.*'model'"),
+        (lambda values: values["training"].update(steps=0), "training.steps must be at least 1, not 0"),
+    ],
+)
+def test_json_of_another_version_is_refused(spoil, said):
+    values = to_json(experiment())
+    spoil(values)
+    with pytest.raises(ValueError, match=said):
+        from_json(Experiment, values)
+
+
+def test_flatten_has_a_dotted_name_for_every_value():
+    flat = flatten(VARIANTS["text"])
+    assert flat["data.class"] == "ParallelText"
+    assert flat["data.bucket_lengths"] == [4, 128]
+    assert flat["data.test"] is None
+    assert flat["model.encoder.num_heads"] == 8
+    assert flat["training.patience"] == 3
+    assert not any(isinstance(value, dict) for value in flat.values())
+
+    def count(config):
+        fields = [getattr(config, field.name) for field in dataclasses.fields(config)]
+        return sum(count(value) if dataclasses.is_dataclass(value) else 1 for value in fields)
+
+    assert len(flat) == count(VARIANTS["text"]) + 2, "every field, and the two names of classes"
+
+
+def test_differences_name_old_and_new_values():
+    old = experiment()
+    new = change(change(old, "training.seed", 7), "model.encoder.dropout", 0.5)
+    assert differences(old, new) == {"model.encoder.dropout": (0.1, 0.5), "training.seed": (0, 7)}
+    assert differences(old, old) == {}
+    other = differences(old, experiment(optimizer=AdafactorConfig()))
+    assert other["optimizer.class"] == ("AdamWConfig", "AdafactorConfig")
+    assert other["optimizer.beta1"] == (0.9, None) and other["optimizer.decay_rate"] == (None, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.cache_directory", "elsewhere"), ("data.workers", 3), ("data.prefetch", 9), ("mesh.data", 1),
+        ("training.log_every", 7), ("training.samples", 0), ("training.keep_latest", 5),
+    ],
+)  # fmt: skip
+def test_what_may_change_when_a_run_is_continued(name, value):
+    old = experiment()
+    assert differences(old, change(old, name, value), continuing=True) == {}
+    assert name in differences(old, change(old, name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.train_examples", 9), ("data.window", 9), ("tokenizer.vocabulary_size", 999), ("training.seed", 1),
+        ("objective.z_loss", 0.1), ("optimizer.beta2", 0.5), ("training.evaluate_every", 3),
+        ("training.select_by", "loss"), ("generation.beam_size", 2),
+    ],
+)  # fmt: skip
+def test_what_may_not_change_when_a_run_is_continued(name, value):
+    old = experiment()
+    before = flatten(old)[name]
+    assert differences(old, change(old, name, value), continuing=True) == {name: (before, value)}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "allowed"),
+    [("inverse_square_root", True), ("constant", True), ("cosine", False), ("linear", False)],
+)
+def test_more_steps_where_the_schedule_does_not_depend_on_them(schedule, allowed):
+    old = experiment(optimizer=AdamWConfig(schedule=schedule))
+    new = change(old, "training.steps", 20_000)
+    assert (differences(old, new, continuing=True) == {}) == allowed
+
+
+def test_overrides():
+    original = experiment()
+    chosen = override(
+        original,
+        "--training.steps 7 --data.bucket_lengths 4 16 --data.packing False --model.encoder.num_kv_heads 4 "
+        "--optimizer.clip-norm None --training.patience 2 --training.select-by chrf --mesh.data 1".split(),
+        program="seq2seq train x",
+    )
+    assert differences(original, chosen) == {
+        "training.steps": (10_000, 7), "data.bucket_lengths": ([], [4, 16]), "data.packing": (True, False),
+        "model.encoder.num_kv_heads": (None, 4), "optimizer.clip_norm": (1.0, None), "training.patience": (None, 2),
+        "training.select_by": ("bleu", "chrf"), "mesh.data": (-1, 1),
+    }  # fmt: skip
+    assert type(chosen.data) is Dates
+    assert override(original, [], program="seq2seq train x") == original
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--training.stps 7", r"--training\.stps.*Did you mean --training\.steps\?"),
+        ("--training.steps seven", r"--training\.steps.*seven"),
+        ("--training.steps", r"--training\.steps"),
+        ("--data.packing 2", r"--data\.packing"),
+        ("--training.select_by ter", r"'ter'.*select_by.*bleu"),
+        ("--training.steps -1", r"training\.steps must be at least 1, not -1"),
+        ("stray", "stray"),
+        ("--optimizer.decay_rate 0.7", r"--optimizer\.decay_rate"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_one_line(arguments, said, capfd):
+    with pytest.raises(ValueError, match=said) as error:
+        override(experiment(), arguments.split(), program="seq2seq train x")
+    message = str(error.value)
+    assert "\n" not in message and not set(message) & set("│╭╮╰╯─")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_parts_of_an_experiment_must_fit():
+    with pytest.raises(ValueError, match=r"multiple of data.max_target_length = 8 .*, and is 60. Try 64"):
+        experiment(training=TrainingConfig(batch_tokens=60))
+    with pytest.raises(ValueError, match=r"Try 8\."):
+        experiment(training=TrainingConfig(batch_tokens=3))
+    with pytest.raises(ValueError, match="8 rows .* training.accumulation = 3"):
+        experiment(training=TrainingConfig(batch_tokens=64, accumulation=3))
+    learned = TransformerEncoderConfig(positions="learned", max_positions=15)
+    with pytest.raises(ValueError, match="15 learned positions is too short for data.max_source_length = 16"):
+        experiment(model=ModelConfig(encoder=learned, decoder=TransformerDecoderConfig()))
+    assert experiment().rows_per_batch == 8
+
+
+def test_run_directories_say_what_is_different():
+    default = experiment()
+
+    def name(chosen):
+        return str(run_directory("dates/transformer", default, chosen))
+
+    assert name(default) == "runs/dates/transformer/default/seed=0"
+    assert name(change(default, "training.seed", 5)) == "runs/dates/transformer/default/seed=5"
+    assert name(change(default, "training.steps", 7)) == "runs/dates/transformer/training.steps=7/seed=0"
+    both = change(change(default, "training.steps", 7), "data.bucket_lengths", (4, 16))
+    assert name(both) == "runs/dates/transformer/data.bucket_lengths=_4_16_,training.steps=7/seed=0"
+    slashes = change(default, "data.cache_directory", "/tmp/a b/../c")
+    assert name(slashes) == "runs/dates/transformer/data.cache_directory=_tmp_a_b_.._c/seed=0"
+
+
+def test_long_overrides_get_short_names_of_their_own():
+    default = experiment()
+    names = set()
+    for last in "ab":
+        chosen = change(default, "data.cache_directory", "x" * 500 + last)
+        directory = run_directory("dates/transformer", default, chosen)
+        assert all(len(part) < 130 for part in directory.parts)
+        names.add(directory)
+    assert len(names) == 2
+
+
+def write_config(path, text="value = 1"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_configs_are_found_by_path_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = write_config(tmp_path / "configs" / "mine" / "model.py")
+    other = write_config(tmp_path / "elsewhere" / "other.py")
+    assert find_config("mine/model") == own
+    assert find_config("elsewhere/other.py") == find_config(str(other)) == other
+    assert config_name(own) == "mine/model"
+    # Those of this project are there from everywhere, unless one's own has the same name.
+    assert find_config("dates/transformer").parts[-3:] == ("configs", "dates", "transformer.py")
+    assert tmp_path not in find_config("dates/transformer").parents
+    assert find_config("dates/transformer") != write_config(tmp_path / "configs" / "dates" / "transformer.py")
+    assert tmp_path in find_config("dates/transformer").parents
+
+
+def test_a_config_that_is_not_there_names_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "configs" / "mine" / "model.py")
+    for name in ("mine/modle", "configs/mine", "elsewhere/other.txt"):
+        with pytest.raises(ValueError, match="there is no config.*dates/transformer.*mine/model") as error:
+            find_config(name)
+        assert ("Did you mean mine/model?" in str(error.value)) == (name == "mine/modle")
+
+
+def test_a_config_is_loaded_with_its_docstring(tmp_path):
+    path = write_config(
+        tmp_path / "a" / "b.py",
+        '"""What to expect: 42."""\nfrom seq2seq_jax.experiment import load_config, find_config\n'
+        'def experiment():\n    return load_config(find_config("dates/transformer"))[0]\n',
+    )
+    loaded, description = load_config(path)
+    assert description == "What to expect: 42."
+    assert loaded == load_config(find_config("dates/transformer"))[0]

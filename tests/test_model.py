@@ -1,0 +1,387 @@
+"""What every architecture has to keep, and what only some have: ties between embeddings, layers in a loop, remat."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from architectures import ARCHITECTURES, TINY_VOCABULARY, VOCABULARY, parameters, transformer
+from batches import batch, by_example, random_pairs, sequence
+
+from seq2seq_jax.batch import Batch, Vocabulary
+from seq2seq_jax.generation.search import beam_search
+from seq2seq_jax.model import ModelConfig
+
+SOURCE_LENGTHS, TARGET_LENGTHS = (5, 1, 7, 3, 6, 2), (4, 6, 1, 5, 3, 7)
+PAIRS = random_pairs(np.random.default_rng(0), SOURCE_LENGTHS, TARGET_LENGTHS, VOCABULARY)
+PACKED_ORDER = (4, 0, 1, 2, 5, 3)
+ALONE, PACKED = (
+    jax.tree.map(jnp.asarray, rows)
+    for rows in (
+        batch([[pair] for pair in PAIRS], 16, 16, VOCABULARY),
+        # Empty rows, so that both have one shape and are one program.
+        batch(
+            [*([PAIRS[index] for index in PACKED_ORDER[row : row + 3]] for row in (0, 3)), *[[]] * 4],
+            16,
+            16,
+            VOCABULARY,
+        ),
+    )
+)
+
+every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+
+
+@functools.cache
+def built(name, vocabulary=VOCABULARY):
+    model = ARCHITECTURES[name].config.build(vocabulary)
+    return model, parameters(model)
+
+
+def mean_loss(logits, target):
+    """Nats a token."""
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), target.tokens[..., None], axis=-1)[..., 0]
+    return -jnp.sum(jnp.where(target.mask, picked, 0.0)) / jnp.sum(target.mask)
+
+
+@functools.cache
+def compiled(name):
+    model, params = built(name)
+
+    def loss(params, batch):
+        logits = model.apply({"params": params}, batch)
+        return mean_loss(logits, batch.target), logits
+
+    differentiate = jax.jit(jax.grad(loss, has_aux=True))
+    return lambda batch: differentiate(params, batch)
+
+
+def assert_close(found, expected, tolerance):
+    jax.tree.map(
+        lambda left, right: np.testing.assert_allclose(left, right, rtol=tolerance, atol=tolerance), found, expected
+    )
+
+
+def logits_by_example(logits, rows):
+    return by_example(logits, rows.target.segment_ids)
+
+
+@every_architecture
+def test_packed_equals_unpacked(name):
+    alone_gradient, alone = compiled(name)(ALONE)
+    packed_gradient, packed = compiled(name)(PACKED)
+    alone = logits_by_example(alone, ALONE)
+    assert [len(logits) for logits in alone] == list(TARGET_LENGTHS)
+    expected = [alone[index] for index in PACKED_ORDER]
+    assert_close(logits_by_example(packed, PACKED), expected, ARCHITECTURES[name].tolerance)
+    assert_close(packed_gradient, alone_gradient, ARCHITECTURES[name].tolerance)
+
+
+@every_architecture
+def test_padding_changes_nothing(name):
+    full = Batch(
+        source=jax.tree.map(lambda array: array[:2, :12], PACKED.source),
+        target=jax.tree.map(lambda array: array[:2, :13], PACKED.target),
+    )
+    assert bool(full.source.mask.all() and full.target.mask.all())
+
+    def with_any_padding(side):
+        anything = np.random.default_rng(1).integers(0, VOCABULARY.target_size, side.tokens.shape, dtype=np.int32)
+        return side.replace(tokens=jnp.where(side.mask, side.tokens, anything))
+
+    padded = Batch(source=with_any_padding(PACKED.source), target=with_any_padding(PACKED.target))
+    gradient, logits = compiled(name)(full)
+    padded_gradient, padded_logits = compiled(name)(padded)
+    assert np.all(np.isfinite(padded_logits))
+    tolerance = ARCHITECTURES[name].tolerance
+    assert_close(logits_by_example(padded_logits, padded), logits_by_example(logits, full), tolerance)
+    assert_close(padded_gradient, gradient, tolerance)
+
+
+def with_tokens_from(rows, position, side):
+    """Other tokens from a place of each row on."""
+    chosen = getattr(rows, side)
+    tokens = np.array(chosen.tokens)
+    words = VOCABULARY.target_size - VOCABULARY.end_id
+    tokens[:, position:] = VOCABULARY.end_id + (tokens[:, position:] - VOCABULARY.end_id + 7) % words
+    return rows.replace(**{side: chosen.replace(tokens=tokens)})
+
+
+@every_architecture
+def test_future_targets_change_nothing(name):
+    # The last segment of the first row stands at 7 to 12, that of the second row at 8 to 12: position 9 is in both.
+    tolerance = ARCHITECTURES[name].tolerance
+    for position in (0, 4, 9, 15):
+        _, logits = compiled(name)(PACKED)
+        _, changed = compiled(name)(with_tokens_from(PACKED, position, "target"))
+        assert_close(changed[:, : position + 1], logits[:, : position + 1], tolerance)
+        if position == 9:
+            # The label at 9 is the input at 10, and is seen there.
+            assert np.all(np.abs(changed[:2, 10] - logits[:2, 10]).max(axis=-1) > 2 * tolerance)
+
+
+@every_architecture
+def test_every_label_depends_on_the_whole_source_of_its_own_segment_alone(name):
+    tolerance = ARCHITECTURES[name].tolerance
+    _, logits = compiled(name)(PACKED)
+    _, changed = compiled(name)(with_tokens_from(PACKED, 6, "source"))
+    # Six tokens of the first row's source are one segment; in the second row, position 6 is the end of the first one.
+    moved = np.abs(changed - logits).max(axis=-1)
+    segments = PACKED.target.segment_ids
+    assert PACKED.source.segment_ids[:2, 6].tolist() == [2, 1]
+    assert np.all(moved[0, segments[0] == 1] <= tolerance)
+    assert np.all(moved[0, segments[0] > 1] > 2 * tolerance)
+    assert np.all(moved[1, segments[1] > 0] > 2 * tolerance)
+
+
+@every_architecture
+def test_stepwise_decoding_equals_teacher_forcing(name):
+    beam_size, max_length = 2, 18
+    model, params = built(name)
+    rng = np.random.default_rng(2)
+    sources = [source for source, _ in random_pairs(rng, (5, 1, 8), (1, 1, 1), VOCABULARY)]
+    targets = [target for _, target in random_pairs(rng, (1,) * 6, (7, 3, 6, 7, 1, 5), VOCABULARY)]
+    forced = batch(
+        [[(sources[index // beam_size], target)] for index, target in enumerate(targets)], 16, 16, VOCABULARY
+    )
+    _, expected = compiled(name)(forced)
+
+    @jax.jit
+    def decode(params, source, tokens):
+        apply = functools.partial(model.apply, {"params": params})
+        memory = apply(source, deterministic=True, method="encode")
+        state = apply(memory, max_length=max_length, beam_size=beam_size, method="start")
+
+        def step(per_hypothesis, tokens):
+            logits, after = apply(tokens, state.replace(per_hypothesis=per_hypothesis), method="step")
+            return after.per_hypothesis, (logits, after.per_source)
+
+        _, (logits, per_source) = jax.lax.scan(step, state.per_hypothesis, tokens)
+        return logits, state.per_source, per_source
+
+    start = np.full((len(targets), 1), VOCABULARY.start_id, np.int32)
+    inputs = np.concatenate([start, forced.target.tokens[:, :-1]], axis=1)
+    source = sequence([[source] for source in sources], 9, VOCABULARY.padding_id)
+    logits, before, after = decode(params, source, inputs.T)
+    stepwise = [logits[: len(target), index] for index, target in enumerate(targets)]
+    assert_close(stepwise, logits_by_example(expected, forced), ARCHITECTURES[name].tolerance)
+    # What the hypotheses of a source share is not changed by any step.
+    jax.tree.map(lambda old, new: np.testing.assert_array_equal(new, np.broadcast_to(old, new.shape)), before, after)
+
+
+@every_architecture
+def test_a_wide_beam_finds_what_brute_force_finds(name):
+    words, end_id = (3, 4, 5), TINY_VOCABULARY.end_id
+    beam_size, alpha = 40, 0.7
+    limits, sources = (4, 3), ([3, 5, 4, end_id], [5, end_id])
+    model, params = built(name, TINY_VOCABULARY)
+
+    @jax.jit
+    def search(params, source):
+        apply = functools.partial(model.apply, {"params": params})
+        memory = apply(source, deterministic=True, method="encode")
+        return beam_search(
+            lambda tokens, state: apply(tokens, state, method="step"),
+            apply(memory, max_length=4, beam_size=beam_size, method="start"),
+            batch_size=2,
+            beam_size=beam_size,
+            max_lengths=jnp.array(limits),
+            max_length=4,
+            start_id=TINY_VOCABULARY.start_id,
+            end_id=end_id,
+            padding_id=TINY_VOCABULARY.padding_id,
+            length_penalty=alpha,
+        )
+
+    pairs = [
+        (source, [*text, end_id])
+        for source, limit in zip(sources, limits, strict=True)
+        for length in range(limit)
+        for text in itertools.product(words, repeat=length)
+    ]
+    rows = batch([[pair] for pair in pairs], 4, 4, TINY_VOCABULARY)
+    log_p = np.asarray(jax.nn.log_softmax(jax.jit(model.apply)({"params": params}, rows)), np.float64)
+    totals = np.sum(np.take_along_axis(log_p, rows.target.tokens[..., None], axis=-1)[..., 0] * rows.target.mask, axis=1)
+    scores = {
+        (*source, *target): total / ((5 + len(target)) / 6) ** alpha
+        for (source, target), total in zip(pairs, totals, strict=True)
+    }
+
+    result = jax.device_get(search(params, sequence([[source] for source in sources], 4, TINY_VOCABULARY.padding_id)))
+    # A log-probability adds up to four logits and normalisers, each with a rounding of its own.
+    tolerance = 8 * ARCHITECTURES[name].tolerance
+    for index, (source, number) in enumerate(zip(sources, (40, 13), strict=True)):
+        found = [
+            (*source, *tokens[:length])
+            for tokens, length in zip(result.tokens[index], result.lengths[index], strict=True)
+            if length
+        ]
+        assert len(found) == len(set(found)) == number
+        found_scores = result.scores[index, :number]
+        np.testing.assert_allclose(found_scores, [scores[pair] for pair in found], atol=tolerance)
+        of_source = [score for pair, score in scores.items() if pair[: len(source)] == tuple(source)]
+        np.testing.assert_allclose(found_scores, sorted(of_source, reverse=True), atol=tolerance)
+
+
+@functools.cache
+def trained_by(**settings):
+    """Gradient with dropout, and loss, of the first architecture with the settings, at the same parameters."""
+    config = transformer(**settings)
+    model, params = config.build(VOCABULARY), built("transformer")[1]
+
+    def loss(params, rows, rng):
+        return mean_loss(model.apply({"params": params}, rows, deterministic=False, rngs={"dropout": rng}), rows.target)
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params, PACKED, jax.random.key(5))
+    return {"loss": value, "gradient": gradient}
+
+
+@pytest.mark.parametrize(("scan_layers", "remat"), [(True, "none"), (False, "full"), (True, "save_products")])
+def test_neither_the_loop_over_layers_nor_remat_changes_a_number(scan_layers, remat):
+    assert_close(trained_by(scan_layers=scan_layers, remat=remat), trained_by(scan_layers=False, remat="none"), 1e-6)
+
+
+def test_remat_keeps_less_for_the_backward_pass():
+    def kept(remat):
+        model = transformer(remat=remat, scan_layers=True).build(VOCABULARY)
+
+        def backward(params):
+            return jax.vjp(lambda params: model.apply({"params": params}, PACKED), params)[1]
+
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(backward, built("transformer")[1])))
+
+    assert kept("full") < kept("save_products") < kept("none")
+
+
+@functools.cache
+def in_precision(precision):
+    # A smooth activation: the gradient of a ReLU jumps where a rounding changes a sign.
+    model = transformer(activation="gelu", scan_layers=True, precision=precision).build(VOCABULARY)
+
+    def loss(params):
+        logits = model.apply({"params": params}, PACKED)
+        return mean_loss(logits, PACKED.target), logits
+
+    gradient, logits = jax.jit(jax.grad(loss, has_aux=True))(built("transformer")[1])
+    return logits[PACKED.target.mask], gradient
+
+
+def relative_error(found, expected):
+    """Norm of the difference of two trees over the norm of the second."""
+    squares = [
+        (np.sum(np.square(left - right)), np.sum(np.square(right)))
+        for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    ]
+    error, norm = np.sum(squares, axis=0)
+    return (error / norm) ** 0.5
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "bfloat16_products"])
+def test_low_precision_stays_near_float32(precision):
+    """One rounding to 8 bits is off by up to 0.002 of a value, 0.001 on average; here are some 20 in a row."""
+    logits, gradient = in_precision(precision)
+    expected_logits, expected_gradient = in_precision("float32")
+    assert 5e-4 < relative_error(logits, expected_logits) < 0.03
+    assert 5e-4 < relative_error(gradient, expected_gradient) < 0.03
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "bfloat16_products"])
+def test_parameters_gradients_and_logits_are_float32(precision):
+    model = transformer(precision=precision).build(VOCABULARY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(parameters(model))} == {jnp.dtype(jnp.float32)}
+    logits, gradient = in_precision(precision)
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, gradient))} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "bfloat16_products"])
+def test_activations_and_caches_have_the_dtype_of_the_precision(precision):
+    model = transformer(precision=precision).build(VOCABULARY)
+    params = built("transformer")[1]
+    memory = jax.eval_shape(
+        lambda: model.apply({"params": params}, ALONE.source, deterministic=True, method="encode")
+    )
+    state = jax.eval_shape(
+        lambda memory: model.apply({"params": params}, memory, max_length=3, beam_size=2, method="start"), memory
+    )
+    expected = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+    cache = state.per_hypothesis["cache"]
+    assert memory.states.dtype == cache.keys.dtype == cache.values.dtype == expected
+
+
+@pytest.mark.parametrize(
+    ("tied_embeddings", "tables"),
+    [
+        ("all", {"target_embedding"}),
+        ("decoder", {"source_embedding", "target_embedding"}),
+        ("none", {"source_embedding", "target_embedding", "output"}),
+    ],
+)
+def test_tied_embeddings_are_one_table(tied_embeddings, tables):
+    vocabulary = dataclasses.replace(VOCABULARY, source_size=VOCABULARY.target_size if tied_embeddings == "all" else 31)
+    model = transformer(tied_embeddings=tied_embeddings).build(vocabulary)
+    params = parameters(model)
+    assert set(params) - {"encoder", "decoder"} == tables
+    hidden = jnp.asarray(np.random.default_rng(3).normal(size=(5, 16)), jnp.float32)
+    logits = model.apply({"params": params}, hidden, method="logits")
+    output = params["output" if tied_embeddings == "none" else "target_embedding"]["table"]
+    np.testing.assert_allclose(logits, hidden @ output.T, rtol=1e-5, atol=1e-5)
+    source = params["target_embedding" if tied_embeddings == "all" else "source_embedding"]["table"]
+    assert source.shape == (vocabulary.source_size, 16)
+
+
+@pytest.mark.parametrize(
+    ("table", "memory_moves", "hidden_moves"),
+    [("source_embedding", True, False), ("target_embedding", False, True), ("output", False, False)],
+)
+def test_untied_each_side_reads_its_own_table(table, memory_moves, hidden_moves):
+    model, params = built("rotary")
+    moved = {**params, table: jax.tree.map(lambda leaf: leaf + 0.5, params[table])}
+    memory = model.apply({"params": params}, ALONE.source, deterministic=True, method="encode")
+
+    def encode(params):
+        return model.apply({"params": params}, ALONE.source, deterministic=True, method="encode").states
+
+    def decode(params):
+        return model.apply({"params": params}, ALONE.target, memory, deterministic=True, method="decode")
+
+    for compute, moves in ((encode, memory_moves), (decode, hidden_moves)):
+        assert (np.abs(compute(moved) - compute(params)).max() > 1e-3) == moves
+
+
+def test_dropout_is_drawn_from_its_key_alone_and_is_off_when_deterministic():
+    model, params = built("transformer")
+
+    @functools.partial(jax.jit, static_argnames="deterministic")
+    def apply(rng, deterministic=False):
+        return model.apply({"params": params}, PACKED, deterministic=deterministic, rngs={"dropout": rng})
+
+    first, again, other = (apply(jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.1
+    without = apply(jax.random.key(1), deterministic=True)
+    np.testing.assert_allclose(without, compiled("transformer")(PACKED)[1], rtol=1e-5, atol=1e-5)
+    assert np.abs(first - without).max() > 0.1
+
+
+def test_the_source_and_the_target_of_a_joint_tokenizer_may_share_a_table_alone():
+    sides = dataclasses.replace(VOCABULARY, joint=False)
+    with pytest.raises(ValueError, match="^model.tied_embeddings = all needs a joint tokenizer[^\n]*$"):
+        transformer().build(sides)
+    assert transformer(tied_embeddings="decoder").build(sides).vocabulary == sides
+
+
+def test_one_table_needs_one_width():
+    with pytest.raises(ValueError, match="^model.tied_embeddings = all needs one model_dim[^\n]* 24 and 16[^\n]*$"):
+        transformer(encoder={"model_dim": 24})
+    assert isinstance(transformer(encoder={"model_dim": 24}, tied_embeddings="decoder"), ModelConfig)
+
+
+def test_vocabularies_may_differ_in_size():
+    vocabulary = Vocabulary(source_size=11, target_size=7, joint=False, padding_id=0, start_id=2, end_id=3)
+    model = transformer(tied_embeddings="decoder").build(vocabulary)
+    params = parameters(model)
+    rows = batch([[([10, 9, 3], [6, 5, 4, 3])]], 3, 4, vocabulary)
+    assert jax.eval_shape(model.apply, {"params": params}, rows).shape == (1, 4, 7)

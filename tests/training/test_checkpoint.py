@@ -1,0 +1,344 @@
+"""Checkpoints: what comes back is what was saved, to the bit, or an error; never other values."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, Progress, checksum, size_in_bytes
+from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
+from seq2seq_jax.training.step import TrainState, initial_state
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+
+
+def initialize(key):
+    keys = jax.random.split(key, 3)
+    return {
+        "embedding": jax.random.normal(keys[0], (5, 3)),
+        # Wide enough for Adafactor to factor its second moment.
+        "layer": {"kernel": jax.random.normal(keys[1], (128, 130)), "bias": jax.random.normal(keys[2], (7,))},
+    }
+
+
+def make_state(optimizer_config, *, averaged, step=1):
+    """The state after an update, all of whose arrays have content, and its layout."""
+    optimizer = optimizer_config.build(10)
+    build, layout = initial_state(
+        {"model": initialize}, {"model": optimizer}, averaged=averaged, seed=step, mesh=MeshConfig(data=1).build()
+    )
+    state = build()
+    player = state.players["model"]
+    gradient = jax.tree.map(lambda leaf: jnp.sin(leaf * step), player.params)
+    _, optimizer_state = optimizer.update(gradient, player.optimizer_state, player.params)
+    average = None if player.average is None else jax.tree.map(lambda leaf: leaf / 3, player.average)
+    player = player.replace(optimizer_state=optimizer_state, average=average)
+    return TrainState(step=jnp.int32(step), players={"model": player}), layout
+
+
+def content(tree):
+    """Structure, types and bits."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return jax.tree.structure(tree), [(leaf.dtype, leaf.shape, leaf.tobytes()) for leaf in leaves]
+
+
+def progress_of(step, score=None):
+    return Progress(step=step, score=score, loop={"window": {"sums": {"loss": 0.1 + 0.2}}, "anchor": [0, 1, step]})
+
+
+def save(directory, *saves, **options):
+    """Save (state, progress) one after the other."""
+    with Checkpoints(directory, **options) as checkpoints:
+        for state, progress in saves:
+            checkpoints.save(state, progress)
+        checkpoints.wait()
+
+
+OPTIMIZERS = {
+    "clipped_adamw": AdamWConfig(clip_norm=1.0, weight_decay=0.1),
+    "unclipped_adamw": AdamWConfig(clip_norm=None),
+    "adafactor": AdafactorConfig(),
+    "adafactor_with_decay": AdafactorConfig(weight_decay=0.1, scale_by_parameter=False),
+}
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_was_saved_comes_back(tmp_path, name, averaged):
+    state, layout = make_state(OPTIMIZERS[name], averaged=averaged)
+    save(tmp_path / "checkpoints", (state, progress_of(1, 0.5)))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert content(checkpoints.restore(1, layout)) == content(state)
+        assert checkpoints.progress(1) == progress_of(1, 0.5)
+        restored, progress = checkpoints.restore_newest(layout)
+    assert content(restored) == content(state)
+    assert progress == progress_of(1, 0.5)
+    assert {leaf.sharding for leaf in jax.tree.leaves(restored)} == {leaf.sharding for leaf in jax.tree.leaves(layout)}
+
+
+def test_a_part_of_a_state_comes_back_alone(tmp_path):
+    state, layout = make_state(AdamWConfig(), averaged=True)
+    save(tmp_path / "checkpoints", (state, progress_of(1)))
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        for part in ("params", "average"):
+            wanted = getattr(layout.players["model"], part)
+            restored = checkpoints.restore(1, wanted, subtree=("players", "model", part))
+            assert content(restored) == content(getattr(state.players["model"], part))
+    assert content(state.players["model"].params) != content(state.players["model"].average)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda leaf: jax.ShapeDtypeStruct((*leaf.shape[:-1], leaf.shape[-1] + 1), leaf.dtype, sharding=leaf.sharding),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding),
+    ],
+    ids=["shape", "dtype"],
+)
+def test_a_layout_of_another_model_is_refused(tmp_path, change):
+    state, layout = make_state(AdamWConfig(), averaged=False)
+    save(tmp_path / "checkpoints", (state, progress_of(1)))
+    params = layout.players["model"].params
+    other = {**params, "embedding": change(params["embedding"])}
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        with pytest.raises(DamagedCheckpoint):
+            checkpoints.restore(1, other, subtree=("players", "model", "params"))
+        with pytest.raises(DamagedCheckpoint):
+            checkpoints.restore(1, {**params, "more": params["embedding"]}, subtree=("players", "model", "params"))
+
+
+def test_what_is_not_complete_is_no_step(tmp_path):
+    state, layout = make_state(AdamWConfig(), averaged=False)
+    directory = tmp_path / "checkpoints"
+    save(directory, (state, progress_of(3)))
+    unfinished = directory / "00000004.orbax-checkpoint-tmp"
+    shutil.copytree(directory / "00000003", unfinished)
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [3]
+        assert checkpoints.best_first() == [3]
+    assert unfinished.exists(), "who only reads must not clear away what another process may be writing"
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.steps() == [3]
+        assert checkpoints.restore_newest(layout)[1].step == 3
+    assert not unfinished.exists()
+
+
+def test_no_directory_has_no_steps(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == []
+        assert checkpoints.best_first() == []
+    assert not (tmp_path / "checkpoints").exists()
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.restore_newest({}) is None
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    scores = {1: 0.1, 2: 0.9, 3: 0.3, 4: None, 5: 0.2}
+    state = {"leaf": jnp.arange(3.0)}
+    with Checkpoints(tmp_path, keep_latest=2) as checkpoints:
+        kept = []
+        for step, score in scores.items():
+            checkpoints.save(state, progress_of(step, score))
+            checkpoints.wait()
+            kept.append(checkpoints.steps())
+        assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5]]
+        assert checkpoints.best_first() == [2, 5, 4]
+    # A new process goes on in the same way: the scores are read back.
+    with Checkpoints(tmp_path, keep_latest=1) as checkpoints:
+        checkpoints.save(state, progress_of(6, 0.8))
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 6]
+        checkpoints.save(state, progress_of(7, 1.8))
+        checkpoints.wait()
+        assert checkpoints.steps() == [7]
+
+
+def test_best_first_orders_by_score_then_age(tmp_path):
+    scores = {1: -2.0, 2: 5.0, 3: None, 4: 5.0, 5: None, 6: -1.0}
+    save(
+        tmp_path, *(({"leaf": jnp.arange(3.0)}, progress_of(step, score)) for step, score in scores.items()),
+        keep_latest=9,
+    )  # fmt: skip
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.best_first() == [2, 4, 6, 1, 5, 3]
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """A directory with two steps, their states, and the layout."""
+    directory = tmp_path_factory.mktemp("two_steps") / "checkpoints"
+    states = {}
+    for step in (1, 2):
+        states[step], layout = make_state(AdamWConfig(), averaged=True, step=step)
+    save(directory, *((state, progress_of(step, float(step))) for step, state in states.items()))
+    return directory, states, layout
+
+
+def flip_first(data):
+    return bytes([data[0] ^ 0x01]) + data[1:]
+
+
+def flip_middle(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 0x10]) + data[middle + 1 :]
+
+
+def flip_last(data):
+    return data[:-1] + bytes([data[-1] ^ 0x80])
+
+
+def cut(data):
+    return data[: len(data) // 2]
+
+
+# Where a read fails, others are in flight that nobody waits for any more.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", [flip_first, flip_middle, flip_last, cut, None])
+def test_damage_to_any_file_is_found_or_without_effect(two_steps, tmp_path, damage, caplog):
+    original, states, layout = two_steps
+    files = [path.relative_to(original) for path in sorted((original / "00000002").rglob("*")) if path.is_file()]
+    found = []
+    for number, name in enumerate(files):
+        directory = tmp_path / str(number) / "checkpoints"
+        shutil.copytree(original, directory)
+        data = (directory / name).read_bytes()
+        if damage is None:
+            (directory / name).unlink()
+        else:
+            (directory / name).write_bytes(damage(data))
+
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            try:
+                restored = checkpoints.restore(2, layout)
+                assert content(restored) == content(states[2]), f"{name} gave other values"
+                assert checkpoints.progress(2) == progress_of(2, 2.0), f"{name} gave another record"
+            except DamagedCheckpoint as error:
+                assert "\n" not in str(error)
+                found.append(str(name))
+
+        # Training goes on from the newest good step, and can save again.
+        with Checkpoints(directory) as checkpoints:
+            caplog.clear()
+            restored, progress = checkpoints.restore_newest(layout)
+            good = 1 if str(name) in found else 2
+            assert (progress, content(restored)) == (progress_of(good, float(good)), content(states[good])), name
+            assert ("Checkpoint 2" in caplog.text and "damaged" in caplog.text) == (good == 1), name
+            assert (directory.parent / "damaged").exists() == (good == 1)
+            for step in range(good + 1, 5):
+                checkpoints.save(states[2], progress_of(step, 0.5))
+            checkpoints.wait()
+            assert checkpoints.steps()[-2:] == [3, 4]
+            assert good in checkpoints.steps(), f"the best is gone after damage to {name}"
+            assert content(checkpoints.restore(4, layout)) == content(states[2])
+    assert any("record" in name for name in found)
+    assert any("state" in name and "/d/" in name for name in found), found
+
+
+def test_nothing_good_left_is_said(two_steps, tmp_path):
+    original, _, layout = two_steps
+    shutil.copytree(original, tmp_path / "checkpoints")
+    for path in (tmp_path / "checkpoints").rglob("record/metadata"):
+        path.write_bytes(flip_middle(path.read_bytes()))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        with pytest.raises(ValueError, match=r"no good checkpoint: all of steps \[1, 2\] are damaged"):
+            checkpoints.restore_newest(layout)
+    assert len(list((tmp_path / "damaged").iterdir())) == 2, "nothing is deleted"
+
+
+def mix(word):
+    """The finalizer of MurmurHash3, in integers of any size."""
+    word ^= word >> 16
+    word = word * 0x85EBCA6B % 2**32
+    word ^= word >> 13
+    word = word * 0xC2B2AE35 % 2**32
+    return word ^ word >> 16
+
+
+def expected_checksum(array):
+    words = array.reshape(-1).view(f"u{array.dtype.itemsize}").tolist()
+    return sum(mix((word + index * 0x9E3779B9) % 2**32) for index, word in enumerate(words)) % 2**32
+
+
+def example_arrays():
+    rng = np.random.default_rng(0)
+    return {
+        "matrix": rng.normal(size=(8, 24)).astype(np.float32),
+        "cube": rng.normal(size=(4, 8, 16)).astype(np.float32),
+        "half": rng.normal(size=(16, 8)).astype(np.float16),
+        "whole": rng.integers(-9, 9, (8, 8), np.int32),
+        "truth": rng.integers(0, 2, (8, 3)).astype(bool),
+        "scalar": np.float32(2.5),
+    }
+
+
+@pytest.mark.parametrize("name", example_arrays())
+def test_checksum_is_that_of_the_formula(name):
+    array = np.asarray(example_arrays()[name])
+    assert int(checksum(jnp.asarray(array))) == expected_checksum(array)
+
+
+def test_checksum_changes_with_any_bit_and_with_places():
+    array = example_arrays()["matrix"]
+    original = int(checksum(jnp.asarray(array)))
+    sums = {original}
+    for place in (0, 100, 191):
+        for bit in range(32):
+            words = array.view(np.uint32).copy()
+            words.reshape(-1)[place] ^= np.uint32(1 << bit)
+            sums.add(int(checksum(jnp.asarray(words.view(np.float32)))))
+    assert len(sums) == 1 + 3 * 32
+    swapped = array.copy()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    assert int(checksum(jnp.asarray(swapped))) != original
+    # Zeros of other signs and numbers that are none differ in bits alone.
+    assert int(checksum(jnp.float32(0.0))) != int(checksum(jnp.float32(-0.0)))
+
+
+def test_checksum_is_the_same_on_every_sharding(tmp_path):
+    np.savez(tmp_path / "arrays.npz", **example_arrays())
+    script = tmp_path / "sums.py"
+    script.write_text(
+        textwrap.dedent("""
+        import itertools, json, sys
+        import jax, numpy as np
+        from jax.sharding import NamedSharding, PartitionSpec
+        from seq2seq_jax.training.checkpoint import checksums
+
+        found = {}
+        assert len(jax.devices()) == 8
+        for shape in ((8, 1), (4, 2), (2, 4), (1, 8)):
+            mesh = jax.make_mesh(shape, ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+            for name, array in np.load(sys.argv[1]).items():
+                for axes in itertools.permutations(("a", "b", None), array.ndim):
+                    sizes = [1 if axis is None else mesh.shape[axis] for axis in axes]
+                    if not any(length % size for length, size in zip(array.shape, sizes)):
+                        placed = jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
+                        found.setdefault(name, []).append(checksums({"x": {"y": placed}})["x/y"])
+        print(json.dumps(found))
+        """)
+    )
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
+    }  # fmt: skip
+    printed = subprocess.run(
+        [sys.executable, script, tmp_path / "arrays.npz"], env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    found = json.loads(printed)
+    for name, array in example_arrays().items():
+        assert set(found[name]) == {expected_checksum(np.asarray(array))}
+    assert len(found["matrix"]) > 10
+
+
+def test_size_in_bytes_counts_every_array():
+    layout = {"a": jax.ShapeDtypeStruct((3, 4), jnp.float32), "b": [jax.ShapeDtypeStruct((), jnp.int16)]}
+    assert size_in_bytes(layout) == 3 * 4 * 4 + 2

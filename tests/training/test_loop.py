@@ -1,0 +1,194 @@
+"""The loop: what is recorded, validated and saved when; and that a continued run does the same."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.loop import Loop, NonFiniteLossError, TrainingConfig
+from seq2seq_jax.training.step import TrainState
+
+SOURCE_SLOTS, TARGET_SLOTS = 100, 60
+TIMES = {"tokens_per_second", "source_tokens_per_second", "steps_per_second", "input_wait_share", "seconds"}
+NOTHING_DONE = Progress(step=0, score=None, loop={})
+
+
+def rows(length):
+    row = np.ones((1, length), np.int32)
+    return Sequence(tokens=row, segment_ids=row, positions=row)
+
+
+BATCH = Batch(source=rows(SOURCE_SLOTS), target=rows(TARGET_SLOTS))
+
+
+def figures(step):
+    """Of update number `step`, from 1: more tokens each time, so that means by token and by step differ."""
+    return {
+        "loss": 1.0 / step, "nll": 2.0 / step, "gradient_norm": float(step),
+        "target_tokens": 10 * step, "source_tokens": 5 * step,
+    }  # fmt: skip
+
+
+class Training:
+    """A loop over updates that are looked up, and what came of it."""
+
+    def __init__(self, directory, *, scores=(), figures=figures, keep_latest=20, **settings):
+        self.config = TrainingConfig(keep_latest=keep_latest, **settings)
+        self.checkpoints = Checkpoints(directory, keep_latest=keep_latest)
+        self.scores = dict(scores)
+        self.figures = figures
+        self.records = []
+        self.steps_seen = []
+        self.batches_taken = 0
+
+    def update(self, state, batch):
+        step = int(state.step) + 1
+        metrics = {name: jnp.asarray(value) for name, value in self.figures(step).items()}
+        return TrainState(step=jnp.int32(step), players={}), metrics
+
+    def validate(self, state):
+        return self.scores[int(state.step)]
+
+    def batches(self):
+        while True:
+            self.batches_taken += 1
+            yield BATCH
+
+    def run(self, progress=NOTHING_DONE):
+        loop = Loop(
+            self.config,
+            update=self.update,
+            place=lambda batch: batch,
+            validate=self.validate if self.scores else None,
+            learning_rate=lambda count: 0.5 + count,
+            checkpoints=self.checkpoints,
+            record=self.records.append,
+            after_step=lambda step, loss: self.steps_seen.append((step, loss)),
+        )
+        state = TrainState(step=jnp.int32(progress.step), players={})
+        try:
+            return loop.run(state, progress, self.batches(), anchor=lambda: [1, 2, 3])
+        finally:
+            self.checkpoints.__exit__()
+
+
+def timeless(records):
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+
+
+def test_a_record_has_the_means_since_the_last(tmp_path):
+    training = Training(tmp_path, steps=5, log_every=2)
+    state, progress = training.run()
+    assert int(state.step) == progress.step == 5
+    assert [record["step"] for record in training.records] == [2, 4, 5]
+    first, second, last = training.records
+    # Steps 1 and 2 have 10 and 20 tokens with losses 1 and 1/2; steps 3 and 4 have 30 and 40 with 1/3 and 1/4.
+    assert first["loss"] == pytest.approx((10 * 1 + 20 / 2) / 30, rel=1e-6)
+    assert second["nll"] == pytest.approx((30 * 2 / 3 + 40 * 2 / 4) / 70, rel=1e-6)
+    assert [record["gradient_norm"] for record in training.records] == [1.5, 3.5, 5.0]
+    assert [record["target_tokens"] for record in training.records] == [30, 70, 50]
+    # The learning rate of the last update of each: update number n has count n - 1.
+    assert [record["learning_rate"] for record in training.records] == [1.5, 3.5, 4.5]
+    assert first["padding_share"] == pytest.approx(1 - (30 + 15) / (2 * (SOURCE_SLOTS + TARGET_SLOTS)))
+    assert last["padding_share"] == pytest.approx(1 - (50 + 25) / (SOURCE_SLOTS + TARGET_SLOTS))
+    assert all(0 <= record["input_wait_share"] <= 1 and record["tokens_per_second"] > 0 for record in training.records)
+    assert training.steps_seen == [(step, pytest.approx(1 / step)) for step in (1, 2, 3, 4, 5)]
+    assert training.batches_taken == 5
+
+
+def test_validations_and_checkpoints_come_when_they_are_due(tmp_path):
+    scores = {3: {"loss": 2.0, "bleu": 7.0}, 6: {"loss": 1.0, "bleu": 5.0}, 7: {"loss": 3.0, "bleu": 9.0}}
+    training = Training(tmp_path, scores=scores, steps=7, log_every=100, checkpoint_every=2, evaluate_every=3)
+    training.run()
+    validations = [record for record in training.records if record["kind"] == "validation"]
+    assert [(record["step"], record["bleu"], record["best"]) for record in validations] == [
+        (3, 7.0, True), (6, 5.0, False), (7, 9.0, True)
+    ]  # fmt: skip
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert {step: checkpoints.progress(step).score for step in checkpoints.steps()} == {
+            2: None, 3: 7.0, 4: None, 6: 5.0, 7: 9.0
+        }  # fmt: skip
+        assert checkpoints.best_first()[0] == 7
+        assert checkpoints.progress(4).loop["anchor"] == [1, 2, 3]
+
+
+def test_the_lowest_loss_is_the_best(tmp_path):
+    scores = {step: {"loss": loss, "bleu": 0.0} for step, loss in ((1, 2.0), (2, 1.0), (3, 3.0))}
+    training = Training(tmp_path, scores=scores, steps=3, evaluate_every=1, select_by="loss", keep_latest=1)
+    training.run()
+    assert [record["best"] for record in training.records if record["kind"] == "validation"] == [True, True, False]
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.best_first() == [2, 3]
+        assert checkpoints.progress(2).score == -1.0
+
+
+def test_patience_stops_and_stays_stopped(tmp_path):
+    scores = {step: {"loss": 1.0, "bleu": bleu} for step, bleu in ((2, 1.0), (4, 3.0), (6, 3.0), (8, 2.0), (10, 9.0))}
+    settings = {"scores": scores, "steps": 10, "evaluate_every": 2, "patience": 2}
+    training = Training(tmp_path, **settings)
+    _, progress = training.run()
+    # Steps 6 and 8 are no better than step 4; the 9.0 of step 10 is never seen.
+    assert progress.step == 8
+    assert [record["best"] for record in training.records if record["kind"] == "validation"] == [
+        True, True, False, False
+    ]  # fmt: skip
+    again = Training(tmp_path, **settings)
+    _, progress = again.run(again.checkpoints.progress(8))
+    assert (progress.step, again.batches_taken, again.records) == (8, 0, [])
+
+
+def test_a_finished_run_takes_no_batch(tmp_path):
+    Training(tmp_path, steps=3).run()
+    again = Training(tmp_path, steps=3)
+    state, progress = again.run(again.checkpoints.progress(3))
+    assert (int(state.step), progress.step, again.batches_taken, again.records) == (3, 3, 0, [])
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5, 6])
+def test_a_continued_run_records_the_same(tmp_path, stop):
+    scores = {step: {"loss": 1.0, "bleu": bleu} for step, bleu in ((4, 3.0), (8, 2.0), (9, 3.0))}
+    settings = {"scores": scores, "log_every": 5, "evaluate_every": 4, "patience": 9, "steps": 9}
+    whole = Training(tmp_path / "whole", checkpoint_every=1, **settings)
+    whole.run()
+    rest = Training(tmp_path / "rest", checkpoint_every=1, **settings)
+    with Checkpoints(tmp_path / "whole", read_only=True) as checkpoints:
+        rest.run(checkpoints.progress(stop))
+    assert timeless(rest.records) == [record for record in timeless(whole.records) if record["step"] > stop]
+    assert len(rest.records) >= 3
+    assert rest.batches_taken == 9 - stop
+
+
+@pytest.mark.parametrize(("name", "value"), [("loss", math.nan), ("loss", math.inf), ("gradient_norm", math.nan)])
+def test_a_loss_that_is_no_number_stops_training(tmp_path, name, value):
+    def diverging(step):
+        return figures(step) | ({name: value} if step >= 4 else {})
+
+    training = Training(tmp_path, figures=diverging, steps=9, checkpoint_every=2, log_every=1)
+    with pytest.raises(NonFiniteLossError, match=f"step 4: {name} = {value}.*last good checkpoint is step 2") as error:
+        training.run()
+    assert "\n" not in str(error.value)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2]
+    assert [record["step"] for record in training.records] == [1, 2, 3]
+
+
+def test_divergence_before_the_first_checkpoint_says_so(tmp_path):
+    training = Training(tmp_path, figures=lambda step: figures(step) | {"loss": math.inf}, steps=9)
+    with pytest.raises(NonFiniteLossError, match="step 1: loss = inf.*no checkpoint yet"):
+        training.run()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 0}, {"batch_tokens": 0}, {"accumulation": 0}, {"log_every": 0}, {"checkpoint_every": -1},
+        {"evaluate_every": 0}, {"keep_latest": 0}, {"seed": -1}, {"samples": -1}, {"patience": 0},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}.*{next(iter(settings.values()))}"):
+        TrainingConfig(**settings)

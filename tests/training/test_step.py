@@ -1,0 +1,348 @@
+"""One update against NumPy, for objectives small enough to follow by hand, and for a model."""
+
+import ast
+import functools
+import inspect
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from architectures import VOCABULARY, parameters, transformer
+from batches import batch, random_pairs
+
+from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.objectives.objective import Total
+from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.training import step as step_module
+from seq2seq_jax.training.step import build_loss, build_update, initial_state
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def one_device():
+    return MeshConfig(data=1).build(jax.devices()[:1])
+
+
+def numbers(rows):
+    """A batch whose target tokens are the numbers that an objective reads; 0 is padding."""
+    tokens = np.array(rows, np.int32)
+    sequence = Sequence(tokens=tokens, segment_ids=(tokens > 0).astype(np.int32), positions=np.zeros_like(tokens))
+    return Batch(source=sequence, target=sequence)
+
+
+def training(objective, initial, optimizers, *, accumulation=1, average_decay=None, seed=0):
+    """The first state and the update of players whose initial parameters are given."""
+    mesh = one_device()
+    build, layout = initial_state(
+        {name: lambda key, value=value: {"weight": jnp.float32(value)} for name, value in initial.items()},
+        optimizers,
+        averaged=average_decay is not None,
+        seed=seed,
+        mesh=mesh,
+    )
+    update = build_update(
+        objective,
+        optimizers,
+        accumulation=accumulation,
+        average_decay=average_decay,
+        seed=seed,
+        mesh=mesh,
+        layout=layout,
+    )
+    return build(), update
+
+
+class Mean:
+    """One player that learns the mean of all numbers: (weight - x)^2 / 2 for each."""
+
+    players = ("model",)
+
+    def __init__(self):
+        self.traced = 0
+
+    def loss(self, player, params, batch, rng):
+        self.traced += 1
+        mask, x = batch.target.mask, batch.target.tokens
+        weight = jnp.sum(mask).astype(jnp.float32)
+        error = params[player]["weight"] - x
+        return Total(jnp.sum(jnp.where(mask, error**2 / 2, 0.0)), weight), {
+            "largest": Total(jnp.max(x) * weight, weight),
+        }
+
+
+ROWS = [[1, 2, 3, 4], [5, 0, 0, 0], [6, 7, 0, 0], [8, 0, 0, 0]]
+"""Eight numbers, of mean 4.5 and mean square 25.5."""
+
+
+def test_an_update_by_hand():
+    """Loss (100 - 2 * 10 * 4.5 + 25.5) / 2 = 17.75 and gradient 10 - 4.5 at a weight of 10; then 10 - 0.1 * 5.5."""
+    state, update = training(Mean(), {"model": 10.0}, {"model": optax.sgd(0.1)})
+    state, metrics = update(state, numbers(ROWS))
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+        {"loss": 17.75, "largest": 8, "gradient_norm": 5.5, "target_tokens": 8, "source_tokens": 8}
+    )
+    assert float(state.players["model"].params["weight"]) == pytest.approx(9.45)
+    assert int(state.step) == 1
+    assert state.players["model"].average is None
+    assert state.players["model"].evaluated is state.players["model"].params
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_micro_batches_are_weighted_by_their_tokens(accumulation):
+    """Rows 0 and 2 hold six numbers, rows 1 and 3 two: the mean of two means would be another number."""
+    state, update = training(Mean(), {"model": 10.0}, {"model": optax.sgd(0.1)}, accumulation=accumulation)
+    state, metrics = update(state, numbers(ROWS))
+    assert float(metrics["loss"]) == pytest.approx(17.75)
+    assert float(metrics["gradient_norm"]) == pytest.approx(5.5)
+    assert float(state.players["model"].params["weight"]) == pytest.approx(9.45)
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_row_r_goes_to_micro_batch_r_modulo_their_number(accumulation):
+    """So that shards of consecutive rows each have their share of every micro-batch."""
+    state, update = training(Mean(), {"model": 10.0}, {"model": optax.sgd(0.1)}, accumulation=accumulation)
+    _, metrics = update(state, numbers(ROWS))
+    parts = [[number for row in ROWS[part::accumulation] for number in row if number] for part in range(accumulation)]
+    # The largest number of each part, weighted by how many numbers it has.
+    assert float(metrics["largest"]) == pytest.approx(sum(max(part) * len(part) for part in parts) / 8)
+
+
+def test_the_gradient_norm_is_that_before_clipping():
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
+    state, update = training(Mean(), {"model": 10.0}, {"model": optimizer})
+    state, metrics = update(state, numbers(ROWS))
+    assert float(metrics["gradient_norm"]) == pytest.approx(5.5)
+    assert float(state.players["model"].params["weight"]) == pytest.approx(10.0 - 0.1 * 1.0)
+
+
+def test_the_average_by_hand():
+    """Decays 1 / 10, 2 / 11, then 0.2 instead of 3 / 12 and 4 / 13."""
+    state, update = training(Mean(), {"model": 10.0}, {"model": optax.sgd(0.1)}, average_decay=0.2)
+    assert float(state.players["model"].average["weight"]) == 10.0
+    weight = average = 10.0
+    for decay in (1 / 10, 2 / 11, 0.2, 0.2):
+        state, _ = update(state, numbers(ROWS))
+        weight -= 0.1 * (weight - 4.5)
+        average = decay * average + (1 - decay) * weight
+        player = state.players["model"]
+        assert float(player.params["weight"]) == pytest.approx(weight)
+        assert float(player.average["weight"]) == pytest.approx(average)
+        assert player.evaluated is player.average
+
+
+class Chase:
+    """Two players with losses of opposite interest, neither the negative of the other: w (v - x), and (v - w)^2 / 2."""
+
+    players = ("runner", "chaser")
+
+    def loss(self, player, params, batch, rng):
+        runner, chaser = params["runner"]["weight"], params["chaser"]["weight"]
+        mask, x = batch.target.mask, batch.target.tokens
+        each = runner * (chaser - x) if player == "runner" else jnp.full(x.shape, (chaser - runner) ** 2 / 2)
+        weight = jnp.sum(mask).astype(jnp.float32)
+        return Total(jnp.sum(jnp.where(mask, each, 0.0)), weight), {"own": Total(params[player]["weight"], jnp.ones(()))}
+
+
+def test_each_of_two_players_has_its_own_loss_optimizer_and_update():
+    optimizers = {"runner": optax.sgd(0.1), "chaser": optax.sgd(0.5)}
+    state, update = training(Chase(), {"runner": 2.0, "chaser": -1.0}, optimizers)
+    runner, chaser = 2.0, -1.0
+    for _ in range(3):
+        state, metrics = update(state, numbers(ROWS))
+        expected = {"runner_loss": runner * (chaser - 4.5), "runner_own": runner, "runner_gradient_norm": abs(chaser - 4.5)}
+        runner -= 0.1 * (chaser - 4.5)
+        # In the order of `players`, each against what those before it have become.
+        expected |= {
+            "chaser_loss": (chaser - runner) ** 2 / 2,
+            "chaser_own": chaser,
+            "chaser_gradient_norm": abs(chaser - runner),
+        }
+        chaser -= 0.5 * (chaser - runner)
+        assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+            expected | {"target_tokens": 8, "source_tokens": 8}, rel=1e-5
+        )
+        assert float(state.players["runner"].params["weight"]) == pytest.approx(runner, rel=1e-5)
+        assert float(state.players["chaser"].params["weight"]) == pytest.approx(chaser, rel=1e-5)
+
+
+class Draw:
+    """Players that log a number drawn from the key they get."""
+
+    def __init__(self, *players):
+        self.players = players
+
+    def loss(self, player, params, batch, rng):
+        weight, draw = jnp.sum(batch.target.mask).astype(jnp.float32), jax.random.uniform(rng)
+        logged = {"draw": Total(draw * weight, weight), "square": Total(draw**2 * weight, weight)}
+        return Total(params[player]["weight"] * weight, weight), logged
+
+
+def draws(steps, *, seed=0, first_step=0):
+    state, update = training(Draw("model"), {"model": 0.0}, {"model": optax.sgd(0.1)}, seed=seed)
+    state = state.replace(step=jnp.int32(first_step))
+    found = []
+    for _ in range(steps):
+        state, metrics = update(state, numbers([[1], [2]]))
+        found.append(float(metrics["draw"]))
+    return found
+
+
+def test_every_step_draws_from_a_key_of_its_own_which_the_seed_and_the_step_alone_decide():
+    found = draws(4)
+    assert len(set(found)) == 4
+    assert draws(4) == found
+    assert draws(2, first_step=2) == found[2:]
+    assert not set(draws(4, seed=1)) & set(found)
+
+
+def test_micro_batches_and_players_draw_from_keys_of_their_own():
+    optimizers = dict.fromkeys(("left", "right"), optax.sgd(0.1))
+    state, update = training(Draw(*optimizers), dict.fromkeys(optimizers, 0.0), optimizers, accumulation=2)
+    _, metrics = update(state, numbers([[1], [2]]))
+    for player in optimizers:
+        # Two draws that differ: the mean of their squares is above the square of their mean.
+        assert metrics[f"{player}_square"] > metrics[f"{player}_draw"] ** 2 + 1e-4
+    assert metrics["left_draw"] != metrics["right_draw"]
+
+
+def test_the_state_that_goes_in_is_consumed():
+    state, update = training(Mean(), {"model": 10.0}, {"model": optax.adam(0.1)}, average_decay=0.9)
+    after, _ = update(state, numbers(ROWS))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(after))
+
+
+def test_one_program_serves_all_steps():
+    objective = Mean()
+    state, update = training(objective, {"model": 10.0}, {"model": optax.adam(0.1)})
+    state, _ = update(state, numbers(ROWS))
+    traced = objective.traced
+    for _ in range(3):
+        state, _ = update(state, numbers(ROWS))
+    assert objective.traced == traced > 0
+
+
+def test_the_step_knows_no_objective():
+    tree = ast.parse(inspect.getsource(step_module))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name for name in imported if ".objectives" in name} == {"seq2seq_jax.objectives.objective"}
+
+
+PAIRS = random_pairs(np.random.default_rng(0), (5, 2, 7, 3, 4), (4, 6, 1, 3, 8), VOCABULARY)
+MODEL_ROWS = batch([[PAIRS[0], PAIRS[1]], [PAIRS[2]], [PAIRS[3]], [PAIRS[4]]], 12, 12, VOCABULARY)
+
+
+def model_training(*, dropout=0.0, accumulation=1, optimizer=None, average_decay=None):
+    rates = dict.fromkeys(("dropout", "attention_dropout", "hidden_dropout"), dropout)
+    model = transformer(num_layers=1, **rates).build(VOCABULARY)
+    objective = MaximumLikelihoodConfig().build(model)
+    optimizers = {"model": optax.sgd(0.5, momentum=0.9) if optimizer is None else optimizer}
+    mesh = one_device()
+    build, layout = initial_state(
+        {"model": lambda key: model.init(key, jax.tree.map(lambda rows: rows[:1, :2], device_rows()))["params"]},
+        optimizers,
+        averaged=average_decay is not None,
+        seed=0,
+        mesh=mesh,
+    )
+    update = build_update(
+        objective,
+        optimizers,
+        accumulation=accumulation,
+        average_decay=average_decay,
+        seed=0,
+        mesh=mesh,
+        layout=layout,
+    )
+    return build, update, layout, objective
+
+
+def device_rows():
+    return jax.tree.map(jnp.asarray, MODEL_ROWS)
+
+
+@functools.cache
+def losses_and_params(**settings):
+    """Of three updates, twice."""
+    build, update, _, _ = model_training(**settings)
+    runs = []
+    for _ in range(2):
+        state, losses = build(), []
+        for _ in range(3):
+            state, metrics = update(state, MODEL_ROWS)
+            losses.append(float(metrics["loss"]))
+        runs.append((losses, state.players["model"].params))
+    return runs
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulation_changes_no_number_of_a_model(accumulation):
+    (losses, params), _ = losses_and_params()
+    assert losses[2] < losses[0] - 0.1
+    (found_losses, found), _ = losses_and_params(accumulation=accumulation)
+    np.testing.assert_allclose(found_losses, losses, rtol=1e-6)
+    jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-6), found, params)
+
+
+def test_a_run_with_dropout_repeats_itself_bit_by_bit():
+    (losses, params), (again, same) = losses_and_params(dropout=0.3)
+    assert again == losses
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+    assert abs(losses[0] - losses_and_params()[0][0][0]) > 1e-3
+
+
+def test_the_layout_is_that_of_the_state():
+    build, _, layout, _ = model_training(optimizer=optax.adafactor(0.1, min_dim_size_to_factor=8), average_decay=0.9)
+    state = build()
+    described, real = jax.tree.leaves(layout), jax.tree.leaves(state)
+    assert len(described) == len(real) > 20
+    for shape, leaf in zip(described, real, strict=True):
+        assert (shape.shape, shape.dtype, shape.sharding) == (leaf.shape, leaf.dtype, leaf.sharding)
+    player = state.players["model"]
+    jax.tree.map(np.testing.assert_array_equal, player.average, player.params)
+
+
+def test_donation_is_used_throughout_a_model():
+    """Adafactor's factored moments and the average too: a buffer that was not usable would only be warned of."""
+    build, update, _, _ = model_training(
+        accumulation=2, optimizer=optax.adafactor(0.1, min_dim_size_to_factor=8), average_decay=0.9
+    )
+    state = build()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        update(state, MODEL_ROWS)
+    # One number stands in for the moments that a parameter does not have; it is not read, so not consumed.
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state) if leaf.shape != (1,))
+
+
+def test_initial_parameters_follow_from_the_seed_and_differ_between_players():
+    mesh = one_device()
+
+    def weights(seed):
+        initializers = dict.fromkeys(("left", "right"), lambda key: {"weight": jax.random.normal(key, (3,))})
+        build, _ = initial_state(
+            initializers, dict.fromkeys(("left", "right"), optax.sgd(0.1)), averaged=False, seed=seed, mesh=mesh
+        )
+        return [tuple(player.params["weight"].tolist()) for player in build().players.values()]
+
+    left, right = weights(0)
+    assert left != right
+    assert weights(0) == [left, right]
+    assert not set(weights(1)) & {left, right}
+
+
+def test_the_loss_without_training_has_no_dropout():
+    _, _, layout, objective = model_training(dropout=0.5)
+    compute_loss = build_loss(objective, "model", mesh=one_device(), layout=layout)
+    params = parameters(objective.model)
+    totals, again = compute_loss(params, MODEL_ROWS), compute_loss(params, MODEL_ROWS)
+    assert float(totals["loss"].sum) == float(again["loss"].sum)
+    assert float(totals["loss"].weight) == 22
+    logits = jax.jit(objective.model.apply)({"params": params}, MODEL_ROWS)
+    picked = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), MODEL_ROWS.target.tokens[..., None], axis=-1)
+    expected = -np.sum(picked[..., 0] * MODEL_ROWS.target.mask)
+    np.testing.assert_allclose(totals["nll"].sum, expected, rtol=1e-5)
