@@ -1,5 +1,6 @@
 """The settings of a stack, its residual branches, and its loop over layers against a loop in Python."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +10,10 @@ from batches import sequence
 
 from seq2seq_jax.encoders.transformer import EncoderLayer, TransformerEncoderConfig
 from seq2seq_jax.modules.attention import segment_mask
+from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.normalization import Normalization
 from seq2seq_jax.modules.position import sinusoidal
-from seq2seq_jax.modules.transformer import Residual, TransformerConfig
+from seq2seq_jax.modules.transformer import Residual, TransformerConfig, over_layers
 
 
 @pytest.mark.parametrize(
@@ -103,3 +105,26 @@ def test_layers_start_different_from_each_other():
     for left, right in ((first, second), (second, third), (first, third)):
         assert np.std(left - right) > 1.2 * np.std(left)
     np.testing.assert_allclose(np.abs(kernel.value).max(), (6 / (16 + 32)) ** 0.5, rtol=0.02)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_each_layer_draws_its_own_dropout_and_reads_its_own_inputs(scan_layers):
+    config = TransformerConfig(**STACK | {"num_layers": 3, "scan_layers": scan_layers})
+
+    class Stack(nn.Module):
+        """Adds up inputs, and returns what dropout leaves of ones in each layer."""
+
+        @nn.compact
+        def __call__(self, per_layer):
+            def body(layer, total, own):
+                return total + own, layer(jnp.ones((2, 200)), deterministic=False)
+
+            return over_layers(body, Dropout(0.5), jnp.zeros(2), per_layer, config=config)
+
+    per_layer = jnp.array([[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]])
+    total, kept = Stack().apply({}, per_layer, rngs={"dropout": jax.random.key(0)})
+    assert total.tolist() == [111.0, 222.0]
+    assert kept.shape == (2, 3, 200)
+    first, second, third = np.moveaxis(np.asarray(kept), 1, 0)
+    for left, right in ((first, second), (second, third), (first, third)):
+        assert abs(np.mean(left == right) - 0.5) < 0.15

@@ -54,7 +54,7 @@ def found(tmp_path_factory):
         env=os.environ
         | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
             "PYTHONPATH": os.pathsep.join([str(tests), str(package), os.environ.get("PYTHONPATH", "")]),
         },
         capture_output=True,
