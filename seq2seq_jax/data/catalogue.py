@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -75,7 +76,7 @@ class Catalogue(DataSource):
         fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         return PreparedCorpus(examples, fingerprint=fingerprint, fields=(self.source, self.target))
 
-    def _examples(self, builder: tfds.core.DatasetBuilder, split: str, piece: str) -> Sequence[dict[str, bytes]]:
+    def _examples(self, builder: tfds.core.DatasetBuilder, split: str, piece: str) -> Sequence[dict[str, Any]]:
         try:
             return read_examples(builder, piece)
         except (KeyError, ValueError, NotImplementedError) as error:

@@ -5,6 +5,7 @@ All arrays are numpy int32, on the host; each process makes only its own rows of
 
 import dataclasses
 import functools
+import gc
 import itertools
 import logging
 import multiprocessing
@@ -236,6 +237,8 @@ class TrainingBatches(Iterator[Batch]):
     def close(self) -> None:
         """End the threads or processes that assemble ahead; to be called by who stops before the last batch."""
         self._elements.close()
+        # The last batches of workers lie in shared memory until Grain's cycles of objects are collected.
+        gc.collect()
 
 
 def training_batches(

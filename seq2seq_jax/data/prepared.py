@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -26,7 +27,7 @@ PAIRS_PER_SHARD = 500_000
 """tensorflow-datasets holds one shard in memory while it writes it."""
 
 
-def read_examples(builder: tfds.core.DatasetBuilder, piece: str) -> Sequence[dict[str, bytes]]:
+def read_examples(builder: tfds.core.DatasetBuilder, piece: str) -> Sequence[dict[str, Any]]:
     """The examples of a split, or of a part of one such as "train[:90%]", of a dataset that was prepared."""
     return builder.as_data_source(split=piece, file_format="array_record")
 
@@ -42,7 +43,7 @@ class PreparedCorpus(Corpus):
 
     def __init__(
         self,
-        examples: Mapping[str, Sequence[dict[str, bytes]]],
+        examples: Mapping[str, Sequence[dict[str, Any]]],
         *,
         fingerprint: str,
         fields: tuple[str, str],
@@ -67,7 +68,7 @@ class PreparedCorpus(Corpus):
             )
         return self._read(self._examples[split])
 
-    def _read(self, examples: Sequence[dict[str, bytes]]) -> Iterator[tuple[str, str]]:
+    def _read(self, examples: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         source, target = self._fields
         for start in range(0, len(examples), PAIRS_PER_READ):
             indices = range(start, min(start + PAIRS_PER_READ, len(examples)))

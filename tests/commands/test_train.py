@@ -96,8 +96,8 @@ def test_a_run_directory_holds_all_of_a_run(trained, workplace):
 
 def test_training_a_finished_run_changes_nothing(seq2seq, copy_of_run):
     kept = ("checkpoints", "metrics.jsonl", "tokenizer.model", "samples", "experiment.json")
-    before = {path: path.read_bytes() for name in kept for path in [copy_of_run / name, *(copy_of_run / name).rglob("*")]
-              if path.is_file()}  # fmt: skip
+    paths = [path for name in kept for path in [copy_of_run / name, *(copy_of_run / name).rglob("*")]]
+    before = {path: path.read_bytes() for path in paths if path.is_file()}
     outcome = seq2seq(*TRAIN, "--run-dir", copy_of_run)
     assert outcome.status == 0
     assert "continuing after step 120" in outcome.errors

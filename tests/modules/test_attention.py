@@ -1,5 +1,7 @@
 """Attention against loops over NumPy arrays in float64."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,35 +166,18 @@ def test_dropout_falls_on_the_weights():
     np.testing.assert_allclose(heads, np.broadcast_to(heads[..., :1], heads.shape), atol=1e-5)
 
 
-def test_softmax_is_float32_under_bfloat16():
-    """1,000 equal weights of 1/1000: their sum would be far from 1 had they been added in bfloat16."""
-    module = MultiHeadAttention(
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=2,
-        model_dim=2,
-        memory_dim=2,
-        rotary=False,
-        bias=False,
-        dropout=0.0,
-        precision="bfloat16",
-    )
-    ones = jnp.ones((1, 1000, 1, 2), jnp.bfloat16)
-    params = {
-        "query": {"kernel": jnp.zeros((2, 1, 2))},
-        "output": {"kernel": jnp.eye(2).reshape(1, 2, 2)},
-    }
-    found = module.apply(
-        {"params": params},
-        jnp.ones((1, 1, 2), jnp.bfloat16),
-        KeysValues(keys=ones, values=ones),
-        positions=jnp.zeros((1, 1), jnp.int32),
-        mask=jnp.ones((1, 1, 1000), bool),
-        bias=None,
-        deterministic=True,
-    )
-    assert found.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(found, np.float32), 1.0, atol=0.01)
+@pytest.mark.parametrize("precision", ["bfloat16", "bfloat16_products"])
+def test_softmax_is_float32_in_low_precision(precision):
+    module = layer(2, 2, precision=precision)
+    params, inputs = example(module)
+    low = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+    inputs |= {"x": inputs["x"].astype(low), "memory": inputs["memory"].astype(low)}
+    program = str(jax.make_jaxpr(lambda params, inputs: apply(module, params, inputs))(params, inputs))
+    exponentials = re.findall(r":(\w+)\[[\d,]*\] = exp ", program)
+    assert set(exponentials) == {"f32"}
+    found = apply(module, params, inputs)
+    assert found.dtype == low
+    np.testing.assert_allclose(np.asarray(found, np.float32), reference(module, params, inputs), atol=0.05, rtol=0.05)
 
 
 def test_masks_by_hand():

@@ -156,11 +156,14 @@ def loop_state(workplace, run, step):
 
 def test_three_kills_change_no_bit(workplace):
     finish(workplace, "whole")
+    assert "leaked" not in (workplace / "whole.log").read_text(), "what workers shared is given back"
 
     # Of 23 records (every 3rd step, and the validations of steps 20, 40 and 60) these many are waited for.
     moments = [random.randint(3, 5), random.randint(8, 10), random.randint(13, 15)]
     delays = [random.uniform(0, 0.03), 0.0, random.uniform(0, 0.03)]
     print(f"kills after records {moments}, delays {delays}")
+    # The first kill may come before the first checkpoint is complete: then all begins again.
+    continued = 0
     for number, (moment, delay) in enumerate(zip(moments, delays, strict=True)):
         process = start(workplace, "killed")
         try:
@@ -172,7 +175,9 @@ def test_three_kills_change_no_bit(workplace):
 
             kill_when(process, holds, delay=delay)
             assert bool(unfinished(workplace, "killed")) or number != 1, "the second kill hits inside a save"
-            assert (complete_steps(workplace, "killed") or [0])[-1] < STEPS, "each kill hits before the end"
+            complete = complete_steps(workplace, "killed")
+            assert (complete or [0])[-1] < STEPS, "each kill hits before the end"
+            continued += bool(complete)
             assert records(workplace, "killed")[-1]["step"] < STEPS
             # Nobody tells the workers; they notice.
             deadline = time.monotonic() + 20
@@ -183,7 +188,7 @@ def test_three_kills_change_no_bit(workplace):
             for member in session_members(process.pid):
                 os.kill(member, signal.SIGKILL)
     finish(workplace, "killed")
-    assert (workplace / "killed.log").read_text().count("continuing after step") == 3
+    assert (workplace / "killed.log").read_text().count("continuing after step") == continued >= 2
 
     assert complete_steps(workplace, "killed") == complete_steps(workplace, "whole")
     assert complete_steps(workplace, "whole")[-1] == STEPS
