@@ -58,7 +58,8 @@ VARIANTS = {
         training=TrainingConfig(batch_tokens=1280, patience=3),
     ),
     "table": experiment(
-        data=Table(directory="d", source="a", target="b", max_target_length=8), optimizer=AdafactorConfig(clip_norm=None)
+        data=Table(directory="d", source="a", target="b", max_target_length=8),
+        optimizer=AdafactorConfig(clip_norm=None),
     ),
 }  # fmt: skip
 

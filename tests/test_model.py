@@ -204,7 +204,8 @@ def test_a_wide_beam_finds_what_brute_force_finds(name):
     ]
     rows = batch([[pair] for pair in pairs], 4, 4, TINY_VOCABULARY)
     log_p = np.asarray(jax.nn.log_softmax(jax.jit(model.apply)({"params": params}, rows)), np.float64)
-    totals = np.sum(np.take_along_axis(log_p, rows.target.tokens[..., None], axis=-1)[..., 0] * rows.target.mask, axis=1)
+    picked = np.take_along_axis(log_p, rows.target.tokens[..., None], axis=-1)[..., 0]
+    totals = np.sum(picked * rows.target.mask, axis=1)
     scores = {
         (*source, *target): total / ((5 + len(target)) / 6) ** alpha
         for (source, target), total in zip(pairs, totals, strict=True)

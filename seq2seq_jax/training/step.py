@@ -128,6 +128,8 @@ def build_update(
 ) -> Update:
     """One jitted update of every player of an objective; the state that goes in is donated.
 
+    Players take turns in the order of `players`: each computes its loss against what those before it have become.
+
     Losses and gradients are those of the whole global batch: sums over micro-batches and shards, divided once by the
     summed weights, so neither accumulation nor the mesh changes them.
 

@@ -113,9 +113,10 @@ def test_a_chosen_checkpoint_is_used(seq2seq, trained, tmp_path):
     assert [run.parameters(which)[1] for which in ("best", "latest", "90")] == [best, 120, 90]
     scores = {}
     for which in ("90", "120"):
-        outcome = seq2seq("generate", trained, "--checkpoint", which, "--json", tmp_path / "n_best", stdin=b"two cows\n")
+        path = tmp_path / "n_best"
+        outcome = seq2seq("generate", trained, "--checkpoint", which, "--json", path, stdin=b"two cows\n")
         assert outcome.status == 0
-        scores[which] = json.loads((tmp_path / "n_best").read_text())["hypotheses"][0]["score"]
+        scores[which] = json.loads(path.read_text())["hypotheses"][0]["score"]
     [[hypothesis]] = run.generator.generate(run.parameters("90")[0], ["two cows"])
     assert hypothesis.score == scores["90"] != scores["120"]
 

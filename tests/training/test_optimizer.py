@@ -39,7 +39,10 @@ def test_inverse_square_root():
 @pytest.mark.parametrize(
     ("final_fraction", "expected"),
     # Quarters of the 16 steps after warm-up: (1 + cos(pi / 4)) / 2 = 0.85355339.
-    [(None, [8, 8 * 0.85355339, 4, 8 * 0.14644661, 0, 0]), (0.25, [8, 2 + 6 * 0.85355339, 5, 2 + 6 * 0.14644661, 2, 2])],
+    [
+        (None, [8, 8 * 0.85355339, 4, 8 * 0.14644661, 0, 0]),
+        (0.25, [8, 2 + 6 * 0.85355339, 5, 2 + 6 * 0.14644661, 2, 2]),
+    ],
 )
 def test_cosine(final_fraction, expected):
     found = learning_rates([4, 8, 12, 16, 20, 99], schedule="cosine", final_fraction=final_fraction)

@@ -144,7 +144,8 @@ class Chase:
         mask, x = batch.target.mask, batch.target.tokens
         each = runner * (chaser - x) if player == "runner" else jnp.full(x.shape, (chaser - runner) ** 2 / 2)
         weight = jnp.sum(mask).astype(jnp.float32)
-        return Total(jnp.sum(jnp.where(mask, each, 0.0)), weight), {"own": Total(params[player]["weight"], jnp.ones(()))}
+        logged = {"own": Total(params[player]["weight"], jnp.ones(()))}
+        return Total(jnp.sum(jnp.where(mask, each, 0.0)), weight), logged
 
 
 def test_each_of_two_players_has_its_own_loss_optimizer_and_update():
@@ -153,7 +154,11 @@ def test_each_of_two_players_has_its_own_loss_optimizer_and_update():
     runner, chaser = 2.0, -1.0
     for _ in range(3):
         state, metrics = update(state, numbers(ROWS))
-        expected = {"runner_loss": runner * (chaser - 4.5), "runner_own": runner, "runner_gradient_norm": abs(chaser - 4.5)}
+        expected = {
+            "runner_loss": runner * (chaser - 4.5),
+            "runner_own": runner,
+            "runner_gradient_norm": abs(chaser - 4.5),
+        }
         runner -= 0.1 * (chaser - 4.5)
         # In the order of `players`, each against what those before it have become.
         expected |= {
