@@ -156,7 +156,6 @@ def loop_state(workplace, run, step):
 
 def test_three_kills_change_no_bit(workplace):
     finish(workplace, "whole")
-    assert "leaked" not in (workplace / "whole.log").read_text(), "what workers shared is given back"
 
     # Of 23 records (every 3rd step, and the validations of steps 20, 40 and 60) these many are waited for.
     moments = [random.randint(3, 5), random.randint(8, 10), random.randint(13, 15)]
