@@ -85,11 +85,15 @@ class Memory:
     """What an encoder leaves for the decoder.
 
     Attributes:
-        states: one vector a source token.
+        states: one vector a source token, which attention compares with.
+        values: one vector a source token, which attention returns the weighted sum of; for most encoders the states.
+        summary: one vector a segment, that of segment s at index s - 1: all that a decoder without attention sees.
         segment_ids: of the source tokens.
     """
 
-    states: Float[Array, "batch source model"]
+    states: Float[Array, "batch source memory"]
+    values: Float[Array, "batch source memory"]
+    summary: Float[Array, "batch segments summary"]
     segment_ids: Int[Array, "batch source"]
 
 

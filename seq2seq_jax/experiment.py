@@ -64,9 +64,9 @@ class Experiment:
             )
         for side, stack in (("source", self.model.encoder), ("target", self.model.decoder)):
             longest = getattr(self.data, f"max_{side}_length")
-            if stack.max_positions is not None and stack.max_positions < longest:
+            if stack.position_limit is not None and stack.position_limit < longest:
                 raise ValueError(
-                    f"a table of {stack.max_positions} learned positions is too short for data.max_{side}_length = "
+                    f"a table of {stack.position_limit} learned positions is too short for data.max_{side}_length = "
                     f"{longest}. Raise max_positions, or lower the length."
                 )
 

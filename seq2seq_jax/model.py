@@ -1,14 +1,17 @@
 """The encoder–decoder: any encoder with any decoder, their embeddings and the output projection."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Batch, DecodeState, Memory, Sequence, Vocabulary, shift_right
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.modules.attention import WEIGHTS
 from seq2seq_jax.modules.embedding import Embedding
 from seq2seq_jax.modules.precision import Precision
 
@@ -75,16 +78,19 @@ class EncoderDecoder(nn.Module):
         else:
             self.output = self.target_embedding
         self.encoder = config.encoder.build(precision=config.precision)
-        self.decoder = config.decoder.build(memory_dim=config.encoder.model_dim, precision=config.precision)
+        self.decoder = config.decoder.build(
+            memory_dim=config.encoder.memory_dim,
+            summary_dim=config.encoder.summary_dim,
+            precision=config.precision,
+        )
 
     def encode(self, source: Sequence, *, deterministic: bool) -> Memory:
-        """States of the source tokens.
+        """What the decoder needs of the source.
 
         Args:
             deterministic: without dropout; otherwise the rng stream "dropout" is drawn from.
         """
-        states = self.encoder(self.source_embedding(source.tokens), source, deterministic=deterministic)
-        return Memory(states=states, segment_ids=source.segment_ids)
+        return self.encoder(self.source_embedding(source.tokens), source, deterministic=deterministic)
 
     def decode(
         self, target: Sequence, memory: Memory, *, deterministic: bool
@@ -126,3 +132,24 @@ class EncoderDecoder(nn.Module):
         """
         hidden, state = self.decoder.step(self.target_embedding(tokens), state)
         return self.logits(hidden), state
+
+
+def attention_weights(
+    model: EncoderDecoder, params: Any, batch: Batch
+) -> Float[Array, "batch layers heads target source"]:
+    """How much each label of the batch attended to each source token, by layer and head of the decoder.
+
+    Raises:
+        ValueError: the decoder has no attention.
+    """
+    _, recorded = model.apply({"params": params}, batch, mutable=[WEIGHTS])
+    weights = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(recorded)
+        if any(getattr(key, "key", None) == "cross_attention" for key in path)
+    ]
+    if not weights:
+        raise ValueError(
+            "the model's decoder has no attention: it sees one fixed vector of the source, so there are no weights."
+        )
+    return jnp.moveaxis(jnp.concatenate(weights), 0, 1)

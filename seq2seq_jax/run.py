@@ -20,7 +20,7 @@ from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment, differences, from_json, to_json
 from seq2seq_jax.generation.generator import Generator, Hypothesis
-from seq2seq_jax.parallel.mesh import batch_sharding, batch_shards
+from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
 from seq2seq_jax.training.step import TrainState, build_loss, initial_state
 from seq2seq_jax.training.validation import Validation
@@ -277,17 +277,12 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
             f"be divided over data x fsdp = {shards} devices. Set training.batch_tokens to a multiple of "
             f"{shards * row * experiment.training.accumulation}, or change the mesh."
         )
-    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
     for side, stack in (("encoder", experiment.model.encoder), ("decoder", experiment.model.decoder)):
-        for name, size, axis, parts in (
-            ("num_heads", stack.num_heads, "tensor", tensor),
-            ("num_kv_heads", stack.kv_heads, "tensor", tensor),
-            ("hidden_dim", stack.hidden_dim, "tensor", tensor),
-            ("model_dim", stack.model_dim, "fsdp", fsdp),
-        ):
-            if size % parts:
+        for name, (logical_axis, size) in stack.sharded_sizes.items():
+            axis = dict(RULES)[logical_axis]
+            if size % mesh.shape[axis]:
                 raise ValueError(
-                    f"mesh.{axis} = {parts} must divide model.{side}.{name} = {size}, and does not. Change either."
+                    f"mesh.{axis} = {mesh.shape[axis]} must divide model.{side}.{name} = {size}, and does not. Change either."
                 )
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import DecodeState, Memory, Sequence
-from seq2seq_jax.modules.attention import KeysValues, causal_mask, segment_mask
+from seq2seq_jax.modules.attention import KeysValues
 from seq2seq_jax.modules.precision import Precision, activation_dtype
+from seq2seq_jax.modules.segments import causal_mask, segment_mask
 from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, over_layers
 
 
@@ -16,8 +17,8 @@ from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, 
 class TransformerDecoderConfig(TransformerConfig):
     """Settings of a Transformer decoder."""
 
-    def build(self, *, memory_dim: int, precision: Precision) -> "TransformerDecoder":
-        """The module, for an encoder whose states are memory_dim wide."""
+    def build(self, *, memory_dim: int, summary_dim: int, precision: Precision) -> "TransformerDecoder":
+        """The module, for an encoder whose states are memory_dim wide; it does not read summaries."""
         return TransformerDecoder(self, memory_dim, precision)
 
 
@@ -41,7 +42,7 @@ class DecoderLayer(nn.Module):
 
     def memory_keys_values(self, memory: Memory) -> KeysValues:
         """Keys and values of the source, the same for every target position and hypothesis."""
-        return self.cross_attention.keys_values(memory.states, jnp.zeros_like(memory.segment_ids))
+        return self.cross_attention.keys_values(memory.states, memory.values, jnp.zeros_like(memory.segment_ids))
 
     def __call__(
         self,
@@ -57,7 +58,7 @@ class DecoderLayer(nn.Module):
         def attend(y):
             return self.self_attention(
                 y,
-                self.self_attention.keys_values(y, target.positions),
+                self.self_attention.keys_values(y, y, target.positions),
                 positions=target.positions,
                 mask=self_mask,
                 bias=self_bias,
@@ -95,7 +96,7 @@ class DecoderLayer(nn.Module):
         written = {}
 
         def attend(y):
-            new = self.self_attention.keys_values(y, position[:, None])
+            new = self.self_attention.keys_values(y, y, position[:, None])
             rows = jnp.arange(hypotheses)
             written["cache"] = KeysValues(
                 keys=cache.keys.at[rows, position].set(new.keys[:, 0]),

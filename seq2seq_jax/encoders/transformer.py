@@ -5,15 +5,25 @@ import dataclasses
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float
 
-from seq2seq_jax.batch import Sequence
-from seq2seq_jax.modules.attention import segment_mask
+from seq2seq_jax.batch import Memory, Sequence
 from seq2seq_jax.modules.precision import Precision
+from seq2seq_jax.modules.segments import mean_of_segments, segment_mask
 from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, over_layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerEncoderConfig(TransformerConfig):
     """Settings of a Transformer encoder."""
+
+    @property
+    def memory_dim(self) -> int:
+        """Width of the states."""
+        return self.model_dim
+
+    @property
+    def summary_dim(self) -> int:
+        """Width of a segment's summary."""
+        return self.model_dim
 
     def build(self, *, precision: Precision) -> "TransformerEncoder":
         """The module."""
@@ -47,7 +57,7 @@ class EncoderLayer(nn.Module):
         def attend(y):
             return self.attention(
                 y,
-                self.attention.keys_values(y, source.positions),
+                self.attention.keys_values(y, y, source.positions),
                 positions=source.positions,
                 mask=mask,
                 bias=bias,
@@ -75,8 +85,8 @@ class TransformerEncoder(nn.Module):
 
     def __call__(
         self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool
-    ) -> Float[Array, "batch source model"]:
-        """States of the source.
+    ) -> Memory:
+        """States of the source, and their mean over each segment as its summary.
 
         Args:
             inputs: embedded tokens.
@@ -90,4 +100,6 @@ class TransformerEncoder(nn.Module):
             return layer(x, source=source, mask=mask, bias=bias, deterministic=deterministic), None
 
         x, _ = over_layers(body, self.layer, x, config=self.config)
-        return self.frame.leave(x)
+        states = self.frame.leave(x)
+        summary = mean_of_segments(states, source.segment_ids)
+        return Memory(states=states, values=states, summary=summary, segment_ids=source.segment_ids)

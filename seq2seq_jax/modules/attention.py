@@ -11,6 +11,9 @@ from seq2seq_jax.modules.linear import Linear
 from seq2seq_jax.modules.position import rotate
 from seq2seq_jax.modules.precision import Precision, product
 
+WEIGHTS = "attention_weights"
+"""Collection that attention weights are recorded in, as [layers, batch, heads, target, source], when it is mutable."""
+
 MASKED_SCORE = -1e9
 """Score of a pair that may not attend: finite, so that a query with no key at all stays finite too."""
 
@@ -23,16 +26,9 @@ class KeysValues:
     values: Float[Array, "batch source kv_heads head_dim"]
 
 
-def segment_mask(
-    query_segments: Int[Array, "batch target"], key_segments: Int[Array, "batch source"]
-) -> Bool[Array, "batch target source"]:
-    """True where query and key belong to one segment."""
-    return query_segments[:, :, None] == key_segments[:, None, :]
-
-
-def causal_mask(length: int) -> Bool[Array, "target target"]:
-    """True where the key does not stand after the query in the row."""
-    return jnp.tril(jnp.ones((length, length), bool))
+def record(module: nn.Module, weights: Float[Array, "... target source"]) -> None:
+    """Keep the weights where `WEIGHTS` is mutable; elsewhere this costs nothing."""
+    module.sow(WEIGHTS, "weights", weights, reduce_fn=lambda _, new: new, init_fn=lambda: None)
 
 
 class MultiHeadAttention(nn.Module):
@@ -74,11 +70,14 @@ class MultiHeadAttention(nn.Module):
         self.weights_dropout = Dropout(self.dropout)
 
     def keys_values(
-        self, states: Float[Array, "batch source memory"], positions: Int[Array, "batch source"]
+        self,
+        states: Float[Array, "batch source memory"],
+        values: Float[Array, "batch source memory"],
+        positions: Int[Array, "batch source"],
     ) -> KeysValues:
         """Project what is attended to."""
         keys = self.key(states)
-        return KeysValues(keys=rotate(keys, positions) if self.rotary else keys, values=self.value(states))
+        return KeysValues(keys=rotate(keys, positions) if self.rotary else keys, values=self.value(values))
 
     def __call__(
         self,
@@ -106,6 +105,8 @@ class MultiHeadAttention(nn.Module):
         if bias is not None:
             scores = scores + bias.reshape(batch, self.num_kv_heads, group, target, -1)
         scores = jnp.where(mask[:, None, None], scores, MASKED_SCORE)
-        weights = self.weights_dropout(jax.nn.softmax(scores, axis=-1), deterministic=deterministic)
+        weights = jax.nn.softmax(scores, axis=-1)
+        record(self, weights.reshape(batch, self.num_heads, target, -1))
+        weights = self.weights_dropout(weights, deterministic=deterministic)
         context = product("bkgts,bskd->btkgd", weights.astype(x.dtype), memory.values, precision=self.precision)
         return self.output(context.reshape(batch, target, self.num_heads, self.head_dim))

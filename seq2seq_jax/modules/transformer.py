@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.modules.attention import MultiHeadAttention
+from seq2seq_jax.modules.attention import WEIGHTS, MultiHeadAttention
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.feed_forward import Activation, FeedForward
 from seq2seq_jax.modules.normalization import Normalization, NormalizationKind
@@ -95,6 +95,21 @@ class TransformerConfig:
                     f"{name}.{field} must be set when positions = {needed_by}, and only then; "
                     f"positions = {self.positions} and {field} = {getattr(self, field)}."
                 )
+
+    @property
+    def position_limit(self) -> int | None:
+        """Most tokens of an example that the stack has positions for; None = any number."""
+        return self.max_positions
+
+    @property
+    def sharded_sizes(self) -> dict[str, tuple[str, int]]:
+        """Field -> logical axis and size of what a mesh divides."""
+        return {
+            "num_heads": ("heads", self.num_heads),
+            "num_kv_heads": ("kv_heads", self.kv_heads),
+            "hidden_dim": ("hidden", self.hidden_dim),
+            "model_dim": ("model", self.model_dim),
+        }
 
     @property
     def kv_heads(self) -> int:
@@ -222,7 +237,7 @@ def over_layers(
         body = nn.remat(body, policy=policy, prevent_cse=not config.scan_layers)
     return nn.scan(
         body,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, WEIGHTS: 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=1,
         out_axes=1,

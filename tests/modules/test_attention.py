@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from architectures import random_parameters
 
-from seq2seq_jax.modules.attention import KeysValues, MultiHeadAttention, causal_mask, segment_mask
+from seq2seq_jax.modules.attention import KeysValues, MultiHeadAttention
+from seq2seq_jax.modules.segments import causal_mask, segment_mask
 
 BATCH, TARGET, SOURCE, MODEL, MEMORY, HEAD_DIM = 2, 5, 7, 12, 10, 4
 QUERY_SEGMENTS = np.array([[1, 1, 2, 2, 2], [1, 1, 1, 3, 0]])
@@ -30,7 +31,7 @@ def layer(num_heads, num_kv_heads, **settings):
 
 
 def attend(module, x, memory, *, positions, key_positions, **arguments):
-    return module(x, module.keys_values(memory, key_positions), positions=positions, **arguments)
+    return module(x, module.keys_values(memory, memory, key_positions), positions=positions, **arguments)
 
 
 def example(module, seed=0):
@@ -108,7 +109,8 @@ def test_grouped_queries_share_keys_and_values(num_kv_heads):
     assert params["query"]["kernel"].shape == (MODEL, 6, HEAD_DIM)
     assert params["key"]["kernel"].shape == params["value"]["kernel"].shape == (MEMORY, num_kv_heads, HEAD_DIM)
     assert params["output"]["kernel"].shape == (6, HEAD_DIM, MODEL)
-    memory = module.apply({"params": params}, inputs["memory"], inputs["key_positions"], method="keys_values")
+    states, positions = inputs["memory"], inputs["key_positions"]
+    memory = module.apply({"params": params}, states, states, positions, method="keys_values")
     assert memory.keys.shape == memory.values.shape == (BATCH, SOURCE, num_kv_heads, HEAD_DIM)
 
 

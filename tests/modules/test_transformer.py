@@ -9,10 +9,10 @@ from architectures import RELATIVE, STACK, random_parameters
 from batches import sequence
 
 from seq2seq_jax.encoders.transformer import EncoderLayer, TransformerEncoderConfig
-from seq2seq_jax.modules.attention import segment_mask
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.normalization import Normalization
 from seq2seq_jax.modules.position import sinusoidal
+from seq2seq_jax.modules.segments import segment_mask
 from seq2seq_jax.modules.transformer import Residual, TransformerConfig, over_layers
 
 
@@ -90,7 +90,11 @@ def test_a_stack_is_its_layers_one_after_the_other_and_a_norm(scan_layers):
         x = apply({"params": jax.tree.map(lambda leaf, index=index: leaf[index], params["layer"])}, x)
     expected = Normalization("layer").apply({"params": params["frame"]["norm"]}, x)
     found = jax.jit(lambda params: encoder.apply({"params": params}, inputs, source, deterministic=True))(params)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.states, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found.values, found.states)
+    means = [expected[0, :3].mean(axis=0), expected[0, 3:5].mean(axis=0)]
+    np.testing.assert_allclose(found.summary[0, :2], means, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.summary[1, 0], expected[1, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_layers_start_different_from_each_other():
