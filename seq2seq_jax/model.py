@@ -150,6 +150,7 @@ def attention_weights(
     ]
     if not weights:
         raise ValueError(
-            "the model's decoder has no attention: it sees one fixed vector of the source, so there are no weights."
+            "the model's decoder has no attention: all that it sees of a source is one vector, so no target token has "
+            "weights over source tokens. Give a run whose decoder attends."
         )
     return jnp.moveaxis(jnp.concatenate(weights), 0, 1)

@@ -19,6 +19,7 @@ from seq2seq_jax.data.source import Corpus
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment, differences, from_json, to_json
+from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
@@ -212,6 +213,11 @@ class Run:
             mesh=self.mesh,
         )
 
+    @functools.cached_property
+    def aligner(self) -> Aligner:
+        """What aligns with the run's model."""
+        return Aligner(self.generator, max_target_length=self.experiment.data.max_target_length)
+
     def parameters(self, which: str = "best") -> tuple[Any, int]:
         """The parameters that are used (the average where there is one) of a checkpoint, and its step.
 
@@ -260,6 +266,17 @@ class Run:
     def generate(self, texts: list[str]) -> list[str]:
         """The best text for each text, with the best checkpoint. See `hypotheses`."""
         return [best[0].text for best in self.hypotheses(texts)]
+
+    def align(self, sources: list[str], targets: list[str] | None = None) -> list[Alignment]:
+        """The attention between each source and its target, with the best checkpoint.
+
+        Args:
+            targets: as many texts; None = what `generate` gives.
+
+        Raises:
+            ValueError: the decoder has no attention, a text is longer than the model takes, or the numbers differ.
+        """
+        return self.aligner.align(self._best_parameters, sources, targets)
 
 
 def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:

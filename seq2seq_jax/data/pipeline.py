@@ -411,15 +411,13 @@ def source_batches(
             f"sequence {lengths.argmax()} has {lengths.max()} tokens, more than the {max_length} that the model takes: "
             f"cut it before"
         )
-    ladder = (SHORTEST_SOURCE_ROW * half_steps // 2 << octave for octave in itertools.count() for half_steps in (2, 3))
-    row_lengths = [*itertools.takewhile(lambda length: length < max_length, ladder), max_length]
+    row_lengths = [*itertools.takewhile(lambda length: length < max_length, _row_lengths()), max_length]
     most_rows = 1 << (len(sequences) - 1).bit_length()
     shapes = tuple(
         RowShape(rows=min(most_rows, max(1, batch_tokens // length)), source_length=length, target_length=length)
         for length in row_lengths
     )
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = np.fromiter(itertools.chain.from_iterable(sequences), np.uint32, offsets[-1])
+    tokens, offsets = _flat(sequences)
     order = np.argsort(lengths, kind="stable")
     plan = BatchPlan(
         lengths[order], lengths[order], examples=order, shapes=shapes, packing=False, window=len(order), seed=None
@@ -428,6 +426,60 @@ def source_batches(
         SourceBatch(_side(tokens, offsets, rows, rows.source_length, vocabulary), rows.examples)
         for rows in plan.epoch()
     )
+
+
+def pair_batches(
+    sources: list[list[int]], targets: list[list[int]], *, vocabulary: Vocabulary, batch_cells: int
+) -> Iterator[EvaluationBatch]:
+    """Batches of given pairs, of like length and in few shapes, one pair a row.
+
+    Both sides of a row are equally long, by the longer of them: 16, 24, 32, 48, ... tokens, as in `source_batches`.
+
+    Args:
+        sources: source ids, each ending in the end id.
+        targets: as many targets.
+        batch_cells: (target, source) places of a batch, padding counted, where a row has no more than that.
+
+    Returns:
+        An iterator of (Batch of numpy int32 arrays, indices of its pairs), shortest first.
+    """
+    lengths = np.array([[len(source), len(target)] for source, target in zip(sources, targets, strict=True)], np.int64)
+    if not len(lengths):
+        return iter(())
+    longest = lengths.max(axis=1)
+    most_rows = 1 << (len(sources) - 1).bit_length()
+    shapes = []
+    for length in _row_lengths():
+        rows = min(most_rows, max(1, batch_cells // length**2))
+        shapes.append(RowShape(rows=rows, source_length=length, target_length=length))
+        if length >= longest.max():
+            break
+    order = np.argsort(longest, kind="stable")
+    plan = BatchPlan(
+        *lengths[order].T, examples=order, shapes=tuple(shapes), packing=False, window=len(order), seed=None
+    )
+    (source_tokens, source_offsets), (target_tokens, target_offsets) = _flat(sources), _flat(targets)
+    return (
+        EvaluationBatch(
+            Batch(
+                source=_side(source_tokens, source_offsets, rows, rows.source_length, vocabulary),
+                target=_side(target_tokens, target_offsets, rows, rows.target_length, vocabulary),
+            ),
+            rows.examples,
+        )
+        for rows in plan.epoch()
+    )
+
+
+def _row_lengths() -> Iterator[int]:
+    """16, 24, 32, 48, 64, 96, ... without end."""
+    return (SHORTEST_SOURCE_ROW * half_steps // 2 << octave for octave in itertools.count() for half_steps in (2, 3))
+
+
+def _flat(sequences: list[list[int]]) -> tuple[UInt[np.ndarray, " tokens"], Int[np.ndarray, " sequences_and_end"]]:
+    """Ids one after the other, and where each sequence begins."""
+    offsets = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])])
+    return np.fromiter(itertools.chain.from_iterable(sequences), np.uint32, offsets[-1]), offsets
 
 
 def _fits(store: TokenStore, max_source_length: int, max_target_length: int) -> Bool[np.ndarray, " examples"]:

@@ -151,6 +151,14 @@ class Tokenizer:
         """The text of target ids up to the first end id; padding and start ids are skipped."""
         return _decode(self._target, ids)
 
+    def source_pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each source id stands for: "▁" is a space, <0xC3> a byte, </s> the end id."""
+        return [self._source.id_to_piece(int(token)) for token in ids]
+
+    def target_pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each target id stands for, as in `source_pieces`."""
+        return [self._target.id_to_piece(int(token)) for token in ids]
+
 
 def _decode(processor: sentencepiece.SentencePieceProcessor, ids: Sequence[int]) -> str:
     # SentencePiece itself gives padding and start ids no text.

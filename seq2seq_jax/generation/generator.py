@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from seq2seq_jax.batch import Sequence
+from seq2seq_jax.batch import Batch, Sequence
 from seq2seq_jax.data.pipeline import source_batches
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards
+
+Result = TypeVar("Result")
+Rows = TypeVar("Rows", Sequence, Batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +82,23 @@ class Generator:
         Raises:
             ValueError: a text is longer than the model takes; the message names its line, counted from 1.
         """
+        return self._each(params, texts, self._hypotheses, progress)
+
+    def best_tokens(
+        self, params: Any, texts: list[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> list[list[int]]:
+        """Target ids of the best text for each source, in order, each ending in the end id; else like `generate`.
+
+        Text made of them need not be cut into the same tokens again.
+        """
+        return self._each(params, texts, _best_tokens, progress)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Source ids of each text, ending in the end id.
+
+        Raises:
+            ValueError: a text is longer than the model takes; the message names its line, counted from 1.
+        """
         encoded = self.tokenizer.encode_source(texts)
         for line, ids in enumerate(encoded, 1):
             if len(ids) > self.max_source_length:
@@ -86,15 +106,22 @@ class Generator:
                     f"line {line} has {len(ids)} tokens, and the model takes {self.max_source_length} "
                     "(data.max_source_length, end mark included). Split the line; nothing was generated."
                 )
-        results: list[list[Hypothesis]] = [[] for _ in texts]
-        done = 0
-        for indices, result in self._search_all(params, encoded):
-            for row, index in enumerate(indices):
-                results[index] = self._hypotheses(result, row)
-            done += len(indices)
+        return encoded
+
+    def _each(
+        self,
+        params: Any,
+        texts: list[str],
+        take: Callable[[SearchResult, int], Result],
+        progress: Callable[[int, int], None] | None,
+    ) -> list[Result]:
+        """What `take(result, row)` makes of the search for each source, in order."""
+        taken: dict[int, Result] = {}
+        for indices, result in self._search_all(params, self.encode(texts)):
+            taken |= {int(index): take(result, row) for row, index in enumerate(indices)}
             if progress is not None:
-                progress(done, len(texts))
-        return results
+                progress(len(taken), len(texts))
+        return [taken[index] for index in range(len(texts))]
 
     def _search_all(self, params: Any, encoded: list[list[int]]) -> Iterator[tuple[np.ndarray, SearchResult]]:
         """Search batch after batch, the next one already running while one is fetched."""
@@ -106,7 +133,7 @@ class Generator:
         )
         running = None
         for batch in batches:
-            source = _with_rows_for(batch.source, batch_shards(self.mesh))
+            source = with_rows_for(batch.source, batch_shards(self.mesh))
             max_length = self.config.maximum_length(source.tokens.shape[1])
             with jax.set_mesh(self.mesh), nn.logical_axis_rules(RULES):
                 started = batch.indices, self._search(params, source, max_length)
@@ -149,7 +176,11 @@ class Generator:
         ]
 
 
-def _with_rows_for(source: Sequence, shards: int) -> Sequence:
-    """Rows of padding added until they can be divided."""
-    missing = -source.tokens.shape[0] % shards
-    return jax.tree.map(lambda rows: np.pad(rows, ((0, missing), (0, 0))), source) if missing else source
+def _best_tokens(result: SearchResult, row: int) -> list[int]:
+    return result.tokens[row, 0, : result.lengths[row, 0]].tolist()
+
+
+def with_rows_for(rows: Rows, shards: int) -> Rows:
+    """A Sequence or Batch with rows of padding added until they can be divided."""
+    missing = -jax.tree.leaves(rows)[0].shape[0] % shards
+    return jax.tree.map(lambda array: np.pad(array, ((0, missing), (0, 0))), rows) if missing else rows

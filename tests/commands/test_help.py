@@ -11,7 +11,7 @@ from seq2seq_jax.experiment import flatten, load_config
 def test_help_names_every_command(seq2seq, arguments):
     outcome = seq2seq(*arguments)
     assert (outcome.status, outcome.errors) == (0, "")
-    for command in ("train", "evaluate", "generate", "average"):
+    for command in ("train", "evaluate", "generate", "align", "average"):
         assert f"seq2seq {command} " in outcome.output
 
 
@@ -21,6 +21,7 @@ def test_help_names_every_command(seq2seq, arguments):
         ("train", "CONFIG", ["run_dir", "training.steps", "data.packing", "model.encoder.num_layers"]),
         ("evaluate", "RUN", ["split", "json", "generation.beam_size", "mesh.data", "data.cache_directory"]),
         ("generate", "RUN", ["input", "output", "json", "generation.n_best"]),
+        ("align", "RUN", ["input", "target", "output", "layer", "head", "json", "generation.beam_size"]),
         ("average", "RUN", ["output", "last"]),
     ],
 )
@@ -37,7 +38,7 @@ def test_no_command_shows_the_usage_and_is_a_mistake(seq2seq):
     assert "seq2seq train CONFIG" in outcome.output
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "average"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "align", "average"])
 def test_a_command_without_its_first_argument_is_a_mistake(seq2seq, command):
     outcome = seq2seq(command)
     assert outcome.status == 2
@@ -64,6 +65,7 @@ def test_help_of_train_names_every_field(seq2seq, workplace):
     [
         ("evaluate", ["split", "checkpoint", "json", "output", "generation.beam_size", "mesh.data", "data.directory"]),
         ("generate", ["input", "output", "json", "checkpoint", "generation.n_best", "mesh.tensor"]),
+        ("align", ["input", "target", "output", "layer", "head", "json", "checkpoint", "mesh.data"]),
         ("average", ["output", "last"]),
     ],
 )

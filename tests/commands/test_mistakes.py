@@ -14,7 +14,7 @@ TRAIN = ("train", "tiny/transformer")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian", "tiny/transformer"], ["no command 'trian'", "train, evaluate, generate, average"]),
+        (["trian", "tiny/transformer"], ["no command 'trian'", "train, evaluate, generate, align, average"]),
         (["train", "tiny/transformr"], ["no config 'tiny/transformr'", "Did you mean tiny/transformer?"]),
         (["train", "text/train.en"], ["no config 'text/train.en'", "Give a Python file"]),
         ([*TRAIN, "--optimizer.learning_rat", "1"], ["--optimizer.learning_rat", "--optimizer.learning_rate?"]),
@@ -239,7 +239,7 @@ def test_a_source_that_is_not_utf8(seq2seq, trained, tmp_path, where):
     )
 
 
-@pytest.mark.parametrize("command", ["generate", "evaluate", "average"])
+@pytest.mark.parametrize("command", ["generate", "evaluate", "align", "average"])
 @pytest.mark.parametrize("left", ["nothing", "an unfinished one", "an empty directory"])
 def test_a_run_without_a_complete_checkpoint(seq2seq, copy_of_run, tmp_path, command, left):
     shutil.rmtree(copy_of_run / "checkpoints")

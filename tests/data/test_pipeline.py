@@ -15,6 +15,7 @@ from seq2seq_jax.data.packing import BatchRows, RowShape
 from seq2seq_jax.data.pipeline import (
     assemble,
     evaluation_batches,
+    pair_batches,
     row_shapes,
     select,
     source_batches,
@@ -349,3 +350,22 @@ def test_a_few_sources_make_a_small_batch():
 def test_a_source_longer_than_the_model_takes_is_refused():
     with pytest.raises(ValueError, match="sequence 1 has 3 tokens, more than the 2"):
         source_batches([[END], [9, 9, END]], vocabulary=VOCABULARY, batch_tokens=960, max_length=2)
+
+
+def test_pairs_come_back_in_few_shapes_with_their_indices():
+    rng = np.random.default_rng(0)
+    sources, targets = (
+        [[*rng.integers(10, 99, rng.integers(0, longest)).tolist(), END] for _ in range(300)] for longest in (30, 60)
+    )
+    shapes, seen = set(), {}
+    for batch, indices in pair_batches(sources, targets, vocabulary=VOCABULARY, batch_cells=10_000):
+        assert batch.source.tokens.shape == batch.target.tokens.shape
+        shapes.add(batch.source.tokens.shape)
+        for row, index in enumerate(map(int, indices)):
+            assert index not in seen
+            seen[index] = [
+                side.tokens[row][side.segment_ids[row] == 1].tolist() for side in (batch.source, batch.target)
+            ]
+    assert [seen[index] for index in range(300)] == [list(pair) for pair in zip(sources, targets, strict=True)]
+    assert shapes == {(39, 16), (17, 24), (9, 32), (4, 48), (2, 64)}
+    assert list(pair_batches([], [], vocabulary=VOCABULARY, batch_cells=10_000)) == []

@@ -70,6 +70,13 @@ def test_decoding_stops_at_the_end_and_skips_padding_and_start():
     assert tokenizer.decode_target([]) == ""
 
 
+def test_pieces_say_what_each_id_stands_for():
+    tokenizer = Tokenizer.train([("a ab", "cd")], TokenizerConfig(kind="char", joint=False))
+    (source,), (target,) = tokenizer.encode_source(["a bé"]), tokenizer.encode_target(["dc"])
+    assert tokenizer.source_pieces(source) == ["a", "▁", "b", "<0xC3>", "<0xA9>", "</s>"]
+    assert tokenizer.target_pieces(target) == ["d", "c", "</s>"]
+
+
 @pytest.mark.parametrize("joint", [True, False])
 def test_save_and_load_keep_every_id(tmp_path, joint):
     pairs = [(source, source[::-1]) for source, _ in date_pairs()]

@@ -1,0 +1,153 @@
+"""`seq2seq align`: heat maps of attention, a picture for a line."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seq2seq_jax.commands.console import Display, split_first
+from seq2seq_jax.commands.generate import read_lines
+from seq2seq_jax.evaluation.heat_maps import characters_without_a_font, plot_attention
+from seq2seq_jax.experiment import override
+from seq2seq_jax.generation.alignment import Alignment
+from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.run import Run
+
+DESCRIPTION = """\
+Which source tokens each target token attends to, by the model of RUN, the directory of a run: a heat map (PNG) for each
+line of standard input (or --input), with the model's own translation or the line of --target.
+"""
+MEAN, LAST = "mean", "last"
+DECIMALS = 5
+"""Of the weights in JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignArguments:
+    """Command line of `seq2seq align`."""
+
+    input: str | None = None
+    """File of sources, one a line; None = standard input."""
+    target: str | None = None
+    """File of as many targets, aligned as they are given; None = what the model's search finds."""
+    output: str | None = None
+    """Directory for the pictures, 0001.png for the first line and so on, or a .png file if there is one line;
+    None = plots/attention in RUN."""
+    layer: str = MEAN
+    """Layer of the decoder: a number from 1, last, or mean (of all)."""
+    head: str = MEAN
+    """Attention head: a number from 1, or mean (of all)."""
+    json: str | None = None
+    """File for JSON lines: source, target, source_tokens, target_tokens, and weights of every layer, head, target token
+    and source token, nested in this order."""
+    checkpoint: str = "best"
+    """best, latest, or a step."""
+    generation: GenerationConfig = GenerationConfig()
+    """How targets are searched for; by default as in training."""
+    mesh: MeshConfig = MeshConfig()
+    """How devices share the work."""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse the command line, align, draw, say where the pictures are."""
+    directory, rest = split_first(arguments, name="the directory of a RUN", command="align")
+    with Display() as display:
+        run = None if directory is None else Run.open(directory, progress=display.progress)
+        chosen = override(
+            AlignArguments()
+            if run is None
+            else AlignArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
+            rest,
+            program="seq2seq align RUN",
+            description=DESCRIPTION,
+        )
+        run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
+        sources = read_lines(chosen.input)
+        if not sources:
+            raise ValueError(f"{chosen.input or 'standard input'} has no lines. Give a source a line.")
+        targets = None if chosen.target is None else read_lines(chosen.target)
+        paths = _paths(chosen.output, run.directory, len(sources))
+        params, _ = run.parameters(chosen.checkpoint)
+        num_layers, num_heads = run.aligner.layers_and_heads(params)
+        layer = _index("layer", chosen.layer, num_layers)
+        head = _index("head", chosen.head, num_heads)
+        alignments = run.aligner.align(params, sources, targets, progress=display.progress)
+        if chosen.json is not None:
+            _write_json(alignments, Path(chosen.json))
+        title = f"Attention, {_named('layer', layer, num_layers)}, {_named('head', head, num_heads)}"
+        for number, (alignment, path) in enumerate(zip(alignments, paths, strict=True), 1):
+            plot_attention(
+                alignment.matrix(layer=layer, head=head),
+                path,
+                source_tokens=alignment.source_tokens,
+                target_tokens=alignment.target_tokens,
+                title=title,
+                texts=(f"source: {alignment.source}", f"target: {alignment.target}"),
+            )
+            display.progress("drawing", number, len(paths))
+        missing = characters_without_a_font("".join(each.source + each.target for each in alignments))
+        if missing:
+            display.line(
+                f"no installed font has {' '.join(sorted(missing))}: the pictures show code points. "
+                "Install a font that does, such as one of Noto, and draw them again."
+            )
+    print(paths[0] if len(paths) == 1 else f"{len(paths)} pictures: {paths[0]} to {paths[-1].name}")
+
+
+def _paths(output: str | None, run_directory: Path, num_lines: int) -> list[Path]:
+    """The picture of each line.
+
+    Raises:
+        ValueError: one file is given for several lines, or a file for a directory.
+    """
+    directory = run_directory / "plots" / "attention" if output is None else Path(output)
+    if directory.suffix.lower() == ".png":
+        if num_lines > 1:
+            raise ValueError(
+                f"--output {output} is one picture, and there are {num_lines} lines. Give a directory, or one line."
+            )
+        return [directory]
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"--output {directory} is a file and no .png. Give a directory, or the name of a .png file.")
+    return [directory / f"{number:04d}.png" for number in range(1, num_lines + 1)]
+
+
+def _index(name: str, chosen: str, number: int) -> int | None:
+    """Index of the chosen layer or head of so many; None = mean.
+
+    Raises:
+        ValueError: there is no such layer or head.
+    """
+    if chosen == MEAN:
+        return None
+    if chosen == LAST and name == "layer":
+        return number - 1
+    if chosen.isdecimal() and 1 <= int(chosen) <= number:
+        return int(chosen) - 1
+    words = "mean, last or a number" if name == "layer" else "mean or a number"
+    has = f"{number} {name}" if number == 1 else f"{number} {name}s"
+    raise ValueError(f"--{name} must be {words} from 1, not {chosen!r}; the attention of this model has {has}.")
+
+
+def _named(name: str, index: int | None, number: int) -> str:
+    if index is not None:
+        return f"{name} {index + 1} of {number}"
+    return f"one {name}" if number == 1 else f"mean of {number} {name}s"
+
+
+def _write_json(alignments: Iterable[Alignment], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for alignment in alignments:
+            file.write(json.dumps(_record(alignment), ensure_ascii=False) + "\n")
+
+
+def _record(alignment: Alignment) -> dict[str, Any]:
+    # Rounded as float64, so that it is written with no more digits than that.
+    weights = np.round(alignment.weights.astype(np.float64), DECIMALS)
+    return {field.name: getattr(alignment, field.name) for field in dataclasses.fields(alignment)} | {
+        "weights": weights.tolist()
+    }

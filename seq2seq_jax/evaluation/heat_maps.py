@@ -1,0 +1,205 @@
+"""Heat maps of attention: which source tokens each target token attended to."""
+
+import functools
+import math
+import os
+import pathlib
+import textwrap
+import unicodedata
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_DPI = 120
+_MARGIN, _HEADER_GAP = 0.2, 0.1  # inches, as all lengths here
+_LARGEST_CELL, _SMALLEST_CELL = 0.55, 0.27
+_GRID = 7.0  # cells shrink to stay within it, but not below the smallest
+_LARGEST_GRID = 60.0  # of very many tokens, a side; cells then shrink further
+_LABEL_HEIGHT = 0.14  # cells smaller than that cannot all have a label
+_LABELS_APART = 1.5  # widths of a label's character between neighbours that stand upright
+_BAR_GAP, _BAR_WIDTH, _SHORTEST_BAR, _LONGEST_BAR = 0.25, 0.16, 1.4, 5.0
+_BAR_LABELS = 0.65
+_NARROWEST_HEADER = 5.0
+_TITLE_SIZE, _TEXT_SIZE = 13.0, 10.0  # points
+_LINE = 1.45  # distance of lines, in font sizes
+_FONT = "DejaVu Sans"  # comes with matplotlib
+_SUBSTITUTE = "Last Resort"  # fonts with a box for every character
+
+
+def plot_attention(
+    weights: Float[np.ndarray, "target source"],
+    path: str | os.PathLike,
+    *,
+    source_tokens: list[str],
+    target_tokens: list[str],
+    title: str,
+    texts: tuple[str, ...] = (),
+) -> None:
+    """Write `attention_heat_map` to a PNG file; its directory is made if need be."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure = attention_heat_map(
+        weights, source_tokens=source_tokens, target_tokens=target_tokens, title=title, texts=texts
+    )
+    figure.savefig(path, format="png")
+
+
+def attention_heat_map(
+    weights: Float[np.ndarray, "target source"],
+    *,
+    source_tokens: list[str],
+    target_tokens: list[str],
+    title: str,
+    texts: tuple[str, ...] = (),
+) -> Figure:
+    """A figure with source tokens along the top, target tokens down the left, and a cell for each two.
+
+    It grows with the tokens. Characters that no installed font has are shown as their code points.
+
+    Args:
+        weights: in 0 to 1.
+        texts: what else stands above the picture, each from a new line.
+
+    Returns:
+        A figure of its own, that no global state knows of.
+    """
+    everything = "".join([*source_tokens, *target_tokens, title, *texts])
+    families, missing = _fonts_for(frozenset(everything))
+    longest = max(weights.shape)
+    cell = min(max(_GRID / longest, _SMALLEST_CELL), _LARGEST_CELL, _LARGEST_GRID / longest)
+    height, width = (cell * size for size in weights.shape)
+    font_size = min(11.0, max(8.0, 24 * cell))
+
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    image = axes.imshow(weights, vmin=0, vmax=1, cmap="Blues", aspect="auto", interpolation="nearest")
+    tokens = [[_shown(token, missing) for token in side] for side in (source_tokens, target_tokens)]
+    _label(axes, *tokens, cell=cell, font_size=font_size, families=families)
+    if cell >= _SMALLEST_CELL:
+        _draw_borders(axes, weights.shape)
+
+    # The labels' own sizes say how large the figure must be: the axes begin as large as the cells need, and stay so.
+    figure.draw_without_rendering()
+    extent = axes.get_tightbbox().transformed(figure.dpi_scale_trans.inverted())
+    left, above = _MARGIN - min(extent.x0, 0), max(extent.y1 - height, 0)
+    bar_height = min(max(height, _SHORTEST_BAR), _LONGEST_BAR)
+    right = max(extent.x1 - width, _BAR_GAP + _BAR_WIDTH + _BAR_LABELS) + _MARGIN
+    total_width = max(left + width + right, 2 * _MARGIN + _NARROWEST_HEADER)
+    header = [(_shown(title, missing), _TITLE_SIZE, "black")]
+    for text in texts:
+        lines = _wrapped(_shown(text, missing), total_width - 2 * _MARGIN, _TEXT_SIZE)
+        header += [(line, _TEXT_SIZE, "0.35") for line in lines]
+    header_height = sum(size * _LINE / 72 for _, size, _ in header) + _HEADER_GAP
+    below = _MARGIN + max(bar_height - height, 0)
+    total_height = below + height + above + header_height + _MARGIN
+
+    figure.set_size_inches(total_width, total_height)
+    axes.set_position((left / total_width, below / total_height, width / total_width, height / total_height))
+    bar_axes = figure.add_axes(
+        (
+            (left + width + _BAR_GAP) / total_width,
+            (below + height - bar_height) / total_height,
+            _BAR_WIDTH / total_width,
+            bar_height / total_height,
+        )
+    )
+    bar = figure.colorbar(image, cax=bar_axes)
+    bar.outline.set_edgecolor("0.7")
+    bar.ax.tick_params(labelsize=9, color="0.7")
+    bar.set_label("attention weight", fontsize=9, color="0.35")
+    y = total_height - _MARGIN
+    for line, size, color in header:
+        figure.text(
+            _MARGIN / total_width, y / total_height, line, va="top", fontsize=size, color=color, family=families,
+            parse_math=False,
+        )  # fmt: skip
+        y -= size * _LINE / 72
+    return figure
+
+
+def characters_without_a_font(text: str) -> frozenset[str]:
+    """The characters of a text that no installed font has, and that a picture shows as code points."""
+    return _fonts_for(frozenset(text))[1]
+
+
+def _label(
+    axes: Axes,
+    source_tokens: list[str],
+    target_tokens: list[str],
+    *,
+    cell: float,
+    font_size: float,
+    families: tuple[str, ...],
+) -> None:
+    every = math.ceil(_LABEL_HEIGHT / cell)
+    room = cell * every - _LABELS_APART * _text_width("n", font_size)
+    upright = all(_text_width(token, font_size) <= room for token in source_tokens)
+    style = {"fontsize": font_size, "family": list(families), "parse_math": False}
+    turned = {} if upright else {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(0, len(source_tokens), every), source_tokens[::every], **style, **turned)
+    axes.set_yticks(range(0, len(target_tokens), every), target_tokens[::every], **style)
+    axes.tick_params(length=0, pad=4)
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("source", fontsize=9, color="0.35", labelpad=6)
+    axes.set_ylabel("target", fontsize=9, color="0.35", labelpad=6)
+
+
+def _draw_borders(axes: Axes, shape: tuple[int, int]) -> None:
+    """Thin lines between the cells, so that the eye finds row and column."""
+    for axis, size in zip((axes.yaxis, axes.xaxis), shape, strict=True):
+        axis.set_ticks(np.arange(size - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="0.85", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    for spine in axes.spines.values():
+        spine.set_color("0.7")
+
+
+def _text_width(text: str, font_size: float) -> float:
+    """About how wide a line is, in inches: a character takes 0.62 of the font's size, a wide one all of it."""
+    ems = sum(1.0 if unicodedata.east_asian_width(character) in "WF" else 0.62 for character in text)
+    return ems * font_size / 72
+
+
+def _wrapped(text: str, width: float, font_size: float) -> list[str]:
+    columns = width / (_text_width(text, font_size) / len(text)) if text else 1
+    return textwrap.wrap(text, max(8, int(columns)), subsequent_indent="    ")
+
+
+def _shown(text: str, missing: frozenset[str]) -> str:
+    """The text with the code points of what cannot be drawn, such as <U+65E5>."""
+    return "".join(
+        f"<U+{ord(character):04X}>" if character in missing or not _is_drawn(character) else character
+        for character in text
+    )
+
+
+def _is_drawn(character: str) -> bool:
+    # A line break, or another control character.
+    return unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp")
+
+
+@functools.lru_cache(maxsize=1024)
+def _fonts_for(characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The installed fonts that have the characters, matplotlib's own first, and the characters that none has."""
+    families = [_FONT]
+    missing = {character for character in characters if _is_drawn(character)}
+    missing -= _characters(font_manager.findfont(_FONT))
+    for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: entry.name):
+        if not missing:
+            break
+        if entry.style != "normal" or entry.weight != 400 or entry.name.startswith(_SUBSTITUTE):
+            continue
+        found = missing & _characters(entry.fname)
+        if found:
+            families.append(entry.name)
+            missing -= found
+    return tuple(families), frozenset(missing)
+
+
+@functools.cache
+def _characters(path: str) -> frozenset[str]:
+    return frozenset(map(chr, font_manager.get_font(path).get_charmap()))
