@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,18 @@ from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBi
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 
 ACTIVATION_AXES = ("batch", "length", "activation")
+
+Remat = Literal["none", "full", "save_products"]
+"""What the backward pass recomputes: nothing, everything in a layer, or all but its matrix products."""
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """What `over_layers` reads of the settings of a stack, of whatever layers."""
+
+    num_layers: int
+    scan_layers: bool
+    remat: Remat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +73,7 @@ class TransformerConfig:
     scan_layers: bool = False
     """Compile one layer and loop over it (short compilation of deep stacks), rather than unroll them. The
     parameters are the same."""
-    remat: Literal["none", "full", "save_products"] = "none"
+    remat: Remat = "none"
     """What the backward pass recomputes: nothing, everything in a layer, or all but its matrix products."""
 
     def __post_init__(self):
@@ -222,7 +234,7 @@ def over_layers(
     carry: Any,
     per_layer: Any = None,
     *,
-    config: TransformerConfig,
+    config: Layered,
 ) -> tuple[Any, Any]:
     """Run `body(layer, carry, inputs)` for each layer of a stack whose parameters lead with a layer dim.
 

@@ -1,0 +1,192 @@
+"""The convolutional decoder, teacher-forced and stepwise."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from seq2seq_jax.batch import DecodeState, Memory, Sequence
+from seq2seq_jax.modules.convolution import (
+    HALF,
+    Attended,
+    ConvolutionalConfig,
+    Frame,
+    GatedConvolution,
+    MultiStepAttention,
+    WeightNormalizedLinear,
+)
+from seq2seq_jax.modules.dropout import Dropout
+from seq2seq_jax.modules.precision import Precision, activation_dtype
+from seq2seq_jax.modules.segments import segment_mask
+from seq2seq_jax.modules.transformer import ACTIVATION_AXES, over_layers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvolutionalDecoderConfig(ConvolutionalConfig):
+    """Settings of a convolutional decoder."""
+
+    def build(self, *, memory_dim: int, summary_dim: int, precision: Precision) -> "ConvolutionalDecoder":
+        """The module, for an encoder whose states are memory_dim wide; it does not read summaries."""
+        return ConvolutionalDecoder(self, memory_dim, precision)
+
+
+class DecoderLayer(nn.Module):
+    """A gated convolution of what stands before, and attention to the memory, in a residual branch."""
+
+    config: ConvolutionalDecoderConfig
+    precision: Precision
+
+    def setup(self):
+        config = self.config
+        self.dropout = Dropout(config.dropout)
+        self.convolution = GatedConvolution(
+            hidden_dim=config.hidden_dim,
+            kernel_size=config.kernel_size,
+            causal=True,
+            dropout=config.dropout,
+            precision=self.precision,
+        )
+        self.cross_attention = MultiStepAttention(config.model_dim, config.hidden_dim, self.precision)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch target hidden"],
+        embeddings: Float[Array, "batch target model"],
+        attended: Attended,
+        *,
+        segment_ids: Int[Array, "batch target"],
+        deterministic: bool,
+    ) -> Float[Array, "batch target hidden"]:
+        branch = self.convolution(self.dropout(x, deterministic=deterministic), segment_ids)
+        return self.sum_of(x, branch, self.cross_attention(branch, embeddings, attended))
+
+    def step(
+        self,
+        x: Float[Array, "hypotheses 1 hidden"],
+        before: Float[Array, "hypotheses before hidden"],
+        embeddings: Float[Array, "batch beam model"],
+        attended: Attended,
+    ) -> tuple[Float[Array, "hypotheses 1 hidden"], Float[Array, "hypotheses before hidden"]]:
+        """One position of every hypothesis; returns the layer's output, and what the next step's window begins with.
+
+        Args:
+            before: the layer's inputs at the kernel_size - 1 positions before this one.
+        """
+        window = jnp.concatenate([before, x], axis=1)
+        branch = self.convolution.of_windows(window.reshape(len(x), 1, -1))
+        # The beam takes the place of the target positions, so that the memory is read once for all hypotheses.
+        context = self.cross_attention(branch.reshape(*embeddings.shape[:2], -1), embeddings, attended)
+        return self.sum_of(x, branch, context.reshape(x.shape)), window[:, 1:]
+
+    def sum_of(
+        self,
+        x: Float[Array, "batch target hidden"],
+        branch: Float[Array, "batch target hidden"],
+        context: Float[Array, "batch target hidden"],
+    ) -> Float[Array, "batch target hidden"]:
+        """The layer's output: its input, its convolution and its context, of the variance of one."""
+        return nn.with_logical_constraint((x + (branch + context) * HALF) * HALF, ACTIVATION_AXES)
+
+
+class ConvolutionalDecoder(nn.Module):
+    """Gated convolutions of what stands before, each followed by attention to the memory, within each segment.
+
+    Queries are compared with the memory as it is, as in the paper; that of an encoder of another width is first mapped
+    to model_dim, once for all layers.
+
+    Source: Gehring et al. 2017, section 3.
+    """
+
+    config: ConvolutionalDecoderConfig
+    memory_dim: int
+    precision: Precision
+
+    def setup(self):
+        config = self.config
+        self.frame = Frame(config, self.precision)
+        self.layer = DecoderLayer(config, self.precision)
+        self.dropout = Dropout(config.dropout)
+        if self.memory_dim != config.model_dim:
+            self.key, self.value = (
+                WeightNormalizedLinear(self.memory_dim, config.model_dim, ("model", "hidden"), self.precision)
+                for _ in range(2)
+            )
+
+    def keys_values(
+        self, memory: Memory
+    ) -> tuple[Float[Array, "batch source model"], Float[Array, "batch source model"]]:
+        """What queries are compared with, and what attention adds up."""
+        if self.memory_dim == self.config.model_dim:
+            return memory.states, memory.values
+        return self.key(memory.states), self.value(memory.values)
+
+    def __call__(
+        self,
+        inputs: Float[Array, "batch target model"],
+        target: Sequence,
+        memory: Memory,
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "batch target model"]:
+        """Hidden states of every target position, teacher-forced.
+
+        Args:
+            inputs: embedded decoder inputs (the labels, shifted right).
+            target: their segments and positions.
+        """
+        embeddings, x = self.frame.enter(inputs, target.positions, deterministic=deterministic)
+        attended = Attended(*self.keys_values(memory), mask=segment_mask(target.segment_ids, memory.segment_ids))
+
+        def body(layer, x, _):
+            x = layer(x, embeddings, attended, segment_ids=target.segment_ids, deterministic=deterministic)
+            return x, None
+
+        x, _ = over_layers(body, self.layer, x, config=self.config)
+        return self.dropout(self.frame.leave(x), deterministic=deterministic)
+
+    def start(self, memory: Memory, *, max_length: int, beam_size: int) -> DecodeState:
+        """The state before the first token, of one size whatever max_length.
+
+        Args:
+            memory: rows of one segment each.
+            max_length: most tokens that will be decoded.
+            beam_size: hypotheses a source.
+        """
+        config = self.config
+        keys, values = self.keys_values(memory)
+        hypotheses = len(memory.states) * beam_size
+        shape = (hypotheses, config.num_layers, config.kernel_size - 1, config.hidden_dim)
+        return DecodeState(
+            per_source={"keys": keys, "values": values, "mask": memory.segment_ids == 1},
+            per_hypothesis={
+                "before": jnp.zeros(shape, activation_dtype(self.precision)),
+                "position": jnp.zeros(hypotheses, jnp.int32),
+            },
+        )
+
+    def step(
+        self, inputs: Float[Array, "hypotheses model"], state: DecodeState
+    ) -> tuple[Float[Array, "hypotheses model"], DecodeState]:
+        """Hidden states of the next position of every hypothesis, and the state after it.
+
+        Args:
+            inputs: embeddings of the tokens decoded last.
+        """
+        before, position = state.per_hypothesis["before"], state.per_hypothesis["position"]
+        source = state.per_source
+        batch, source_length = source["mask"].shape
+        beam = len(inputs) // batch
+        embeddings, x = self.frame.enter(inputs[:, None], position[:, None], deterministic=True)
+        embeddings = embeddings.reshape(batch, beam, -1)
+        mask = jnp.broadcast_to(source["mask"][:, None], (batch, beam, source_length))
+        attended = Attended(keys=source["keys"], values=source["values"], mask=mask)
+        x, before = over_layers(
+            lambda layer, x, before: layer.step(x, before, embeddings, attended),
+            self.layer,
+            x,
+            before,
+            config=self.config,
+        )
+        state = state.replace(per_hypothesis={"before": before, "position": position + 1})
+        return self.frame.leave(x)[:, 0], state

@@ -1,0 +1,109 @@
+"""The convolutional encoder."""
+
+import dataclasses
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Int
+
+from seq2seq_jax.batch import Memory, Sequence
+from seq2seq_jax.modules.convolution import HALF, ConvolutionalConfig, Frame, GatedConvolution
+from seq2seq_jax.modules.dropout import Dropout
+from seq2seq_jax.modules.precision import Precision
+from seq2seq_jax.modules.segments import mean_of_segments
+from seq2seq_jax.modules.transformer import ACTIVATION_AXES, over_layers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvolutionalEncoderConfig(ConvolutionalConfig):
+    """Settings of a convolutional encoder."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.kernel_size % 2 == 0:
+            raise ValueError(
+                f"{type(self).__name__}.kernel_size must be odd, since a token reads as far to either side, "
+                f"not {self.kernel_size}."
+            )
+
+    @property
+    def memory_dim(self) -> int:
+        """Width of the states."""
+        return self.model_dim
+
+    @property
+    def summary_dim(self) -> int:
+        """Width of a segment's summary."""
+        return self.model_dim
+
+    def build(self, *, precision: Precision) -> "ConvolutionalEncoder":
+        """The module."""
+        return ConvolutionalEncoder(self, precision)
+
+
+class EncoderLayer(nn.Module):
+    """A gated convolution in a residual branch."""
+
+    config: ConvolutionalEncoderConfig
+    precision: Precision
+
+    def setup(self):
+        config = self.config
+        self.dropout = Dropout(config.dropout)
+        self.convolution = GatedConvolution(
+            hidden_dim=config.hidden_dim,
+            kernel_size=config.kernel_size,
+            causal=False,
+            dropout=config.dropout,
+            precision=self.precision,
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "batch source hidden"],
+        segment_ids: Int[Array, "batch source"],
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "batch source hidden"]:
+        branch = self.convolution(self.dropout(x, deterministic=deterministic), segment_ids)
+        return nn.with_logical_constraint((x + branch) * HALF, ACTIVATION_AXES)
+
+
+class ConvolutionalEncoder(nn.Module):
+    """Gated convolutions within each segment.
+
+    The paper divides the gradient of the encoder by the number of the decoder's attention layers, for plain momentum.
+    The optimizers here divide every gradient by its own running size, where such a factor cancels (but for clipping and
+    shared tables): dates with 4 + 4 layers were learned as steadily with it as without.
+
+    Source: Gehring et al. 2017, section 3.
+    """
+
+    config: ConvolutionalEncoderConfig
+    precision: Precision
+
+    def setup(self):
+        self.frame = Frame(self.config, self.precision)
+        self.layer = EncoderLayer(self.config, self.precision)
+
+    def __call__(
+        self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool
+    ) -> Memory:
+        """States of the source, their sum with the embeddings as values, and their mean over each segment.
+
+        Args:
+            inputs: embedded tokens.
+            source: their segments and positions.
+        """
+        embeddings, x = self.frame.enter(inputs, source.positions, deterministic=deterministic)
+
+        def body(layer, x, _):
+            return layer(x, source.segment_ids, deterministic=deterministic), None
+
+        x, _ = over_layers(body, self.layer, x, config=self.config)
+        states = self.frame.leave(x)
+        return Memory(
+            states=states,
+            values=(states + embeddings) * HALF,
+            summary=mean_of_segments(states, source.segment_ids),
+            segment_ids=source.segment_ids,
+        )
