@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Batch, DecodeState, Memory, Sequence, Vocabulary, shift_right
+from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS
 from seq2seq_jax.modules.embedding import Embedding
@@ -20,9 +22,9 @@ from seq2seq_jax.modules.precision import Precision
 class ModelConfig:
     """Settings of an encoder–decoder."""
 
-    encoder: TransformerEncoderConfig
+    encoder: TransformerEncoderConfig | RecurrentEncoderConfig
     """The encoder."""
-    decoder: TransformerDecoderConfig
+    decoder: TransformerDecoderConfig | RecurrentDecoderConfig
     """The decoder."""
     tied_embeddings: Literal["all", "decoder", "none"] = "all"
     """Which tables are one: source, target and output; target and output; or none. "all" needs a joint tokenizer and

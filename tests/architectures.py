@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
 
@@ -48,6 +50,17 @@ def transformer(*, tied_embeddings="all", precision="float32", **settings) -> Mo
     return ModelConfig(
         encoder=TransformerEncoderConfig(**STACK | settings | encoder),
         decoder=TransformerDecoderConfig(**STACK | settings | decoder),
+        tied_embeddings=tied_embeddings,
+        precision=precision,
+    )
+
+
+def recurrent(*, encoder=None, decoder=None, tied_embeddings="all", precision="float32", **settings) -> ModelConfig:
+    """The same settings on both sides; `encoder` and `decoder` hold those of one side."""
+    settings = {"num_layers": 1, "model_dim": 16, "hidden_dim": 12, "dropout": 0.1} | settings
+    return ModelConfig(
+        encoder=RecurrentEncoderConfig(**settings | (encoder or {})),
+        decoder=RecurrentDecoderConfig(**settings | (decoder or {})),
         tied_embeddings=tied_embeddings,
         precision=precision,
     )
@@ -100,6 +113,56 @@ ARCHITECTURES = {
     ),
     "bfloat16_products": Architecture(
         config=transformer(precision="bfloat16_products", positions="rotary", scan_layers=True), tolerance=0.05
+    ),
+    "lstm_fixed_vector": Architecture(config=recurrent(num_layers=2, decoder={"attention": "none"})),
+    "lstm_additive": Architecture(config=recurrent(decoder={"deep_output": True})),
+    "gru_additive_feeding": Architecture(
+        config=recurrent(cell="gru", decoder={"input_feeding": True, "attention_dim": 10, "deep_output": True})
+    ),
+    "lstm_coverage": Architecture(config=recurrent(decoder={"coverage": True})),
+    "lstm_general": Architecture(
+        config=recurrent(num_layers=2, residual_from=2, decoder={"attention": "general", "attention_layer": "first"})
+    ),
+    "gru_general_feeding": Architecture(
+        config=recurrent(
+            cell="gru",
+            num_layers=2,
+            layer_norm=True,
+            recurrent_dropout=0.1,
+            variational_dropout=True,
+            decoder={"attention": "general", "attention_layer": "first", "input_feeding": True, "residual_from": 2},
+        )
+    ),
+    "gru_dot_reversed": Architecture(
+        config=recurrent(
+            cell="gru",
+            encoder={"bidirectional_layers": 0, "reverse_source": True},
+            decoder={"attention": "dot"},
+            tied_embeddings="none",
+        )
+    ),
+    "gnmt": Architecture(
+        config=recurrent(
+            num_layers=3,
+            residual_from=3,
+            layer_norm=True,
+            encoder={"bidirectional_layers": 1},
+            decoder={"attention": "scaled_dot", "attention_layer": "first", "num_layers": 4},
+        )
+    ),
+    "gnmt_bfloat16": Architecture(
+        config=recurrent(
+            num_layers=3,
+            residual_from=3,
+            encoder={"bidirectional_layers": 1},
+            decoder={"attention_layer": "first"},
+            precision="bfloat16",
+        ),
+        tolerance=0.04,
+    ),
+    "lstm_bfloat16_products": Architecture(
+        config=recurrent(decoder={"attention": "general", "input_feeding": True}, precision="bfloat16_products"),
+        tolerance=0.05,
     ),
 }
 

@@ -14,14 +14,14 @@ class Linear(nn.Module):
     Attributes:
         input_dims: sizes of the contracted dims.
         output_dims: sizes of the dims that take their place.
-        axes: logical axis name of each input and output dim.
+        axes: logical axis name of each input and output dim, or None.
         bias: whether a bias is added.
         precision: of the product.
     """
 
     input_dims: tuple[int, ...]
     output_dims: tuple[int, ...]
-    axes: tuple[str, ...]
+    axes: tuple[str | None, ...]
     bias: bool
     precision: Precision
 

@@ -25,6 +25,11 @@ def activation_dtype(precision: Precision) -> jnp.dtype:
     return jnp.dtype(jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
 
 
+def operand_dtype(precision: Precision) -> jnp.dtype:
+    """The dtype in which activations and parameters are multiplied."""
+    return jnp.dtype(jnp.float32 if precision == "float32" else jnp.bfloat16)
+
+
 def product(equation: str, left: Float[Array, "..."], right: Float[Array, "..."], *, precision: Precision):
     """`einsum` of two activations, in `activation_dtype(precision)`."""
     dtype = activation_dtype(precision)
@@ -50,6 +55,32 @@ def matrix_product(
     return rows.astype(dtype) @ (matrix.T if transposed else matrix)
 
 
+def recurrent_product(
+    rows: Float[Array, "rows input"], matrix: Float[Array, "input output"], *, precision: Precision
+) -> Float[Array, "rows output"]:
+    """Activations times a parameter, in float32 from operands of the precision, for what is carried through time.
+
+    Not to be differentiated: what is carried has a backward pass of its own.
+    """
+    dtype = operand_dtype(precision)
+    return _accumulate("ri,io->ro", rows.astype(dtype), matrix.astype(dtype))
+
+
+def grouped_product(equation: str, left: Float[Array, "..."], right: Float[Array, "..."], *, precision: Precision):
+    """`einsum` of two activations, in float32 from operands in `activation_dtype(precision)`."""
+    dtype = activation_dtype(precision)
+    return _accumulate(equation, left.astype(dtype), right.astype(dtype))
+
+
+def kernel_gradient(
+    rows: Float[Array, "rows input"], gradient: Float[Array, "rows output"], *, precision: Precision
+) -> Float[Array, "input output"]:
+    """The gradient of a parameter that rows were multiplied with, float32: rows^T gradient."""
+    dtype = operand_dtype(precision)
+    rows, gradient = rows.astype(dtype), gradient.astype(dtype)
+    return _accumulate("ir,ro->io", rows.T if precision == "float32" else _transpose(rows), gradient)
+
+
 def _accumulate(equation, left, right):
     return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
 
@@ -70,7 +101,7 @@ def _backward(transposed, operands, gradient):
     rows, matrix = operands
     gradient = gradient.astype(jnp.bfloat16)
     rows_gradient = _accumulate("ro,oi->ri" if transposed else "ro,io->ri", gradient, matrix)
-    matrix_gradient = _accumulate("ir,ro->io", _transpose(rows), gradient)
+    matrix_gradient = kernel_gradient(rows, gradient, precision="bfloat16_products")
     return rows_gradient, _transpose(matrix_gradient) if transposed else matrix_gradient
 
 

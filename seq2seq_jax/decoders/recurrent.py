@@ -1,0 +1,380 @@
+"""The recurrent decoder, teacher-forced and stepwise."""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from seq2seq_jax.batch import DecodeState, Memory, Sequence
+from seq2seq_jax.modules.attention import record
+from seq2seq_jax.modules.global_attention import AttentionKind, GlobalAttention, attend
+from seq2seq_jax.modules.linear import Linear
+from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product
+from seq2seq_jax.modules.recurrence import (
+    CELLS,
+    Project,
+    State,
+    advance,
+    begin,
+    gate_inputs,
+    projection,
+    scan_with_products,
+    zero_state,
+)
+from seq2seq_jax.modules.recurrent import RecurrentConfig
+from seq2seq_jax.modules.segments import at_first_places, is_first, segment_mask
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecurrentDecoderConfig(RecurrentConfig):
+    """Settings of a recurrent decoder."""
+
+    attention: AttentionKind = "additive"
+    """How source states are scored; none = the decoder sees the encoder's summary alone, in its initial state."""
+    attention_dim: int | None = None
+    """Width inside additive attention; None = hidden_dim."""
+    attention_layer: Literal["first", "last"] = "last"
+    """Layer whose output is the query. With `first`, the context joins the inputs of all layers above (GNMT)."""
+    input_feeding: bool = False
+    """Whether what the output projection read in the step before joins the inputs of the first layer (Luong et al.
+    2015, section 3.3). Steps are then computed one after the other in training, too."""
+    coverage: bool = False
+    """Whether additive attention sees the sum of its weights so far (Tu et al. 2016)."""
+    deep_output: bool = False
+    """Whether the embedding of the token before joins state and context below the output projection (Pascanu et al.
+    2014; Bahdanau et al. 2015)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        name = type(self).__name__
+        if self.attention == "none":
+            for field in ("attention_dim", "input_feeding", "coverage"):
+                if getattr(self, field):
+                    raise ValueError(
+                        f"{name}.{field} needs an attention, and attention is none. Choose one, or leave {field} out."
+                    )
+        if self.attention != "additive":
+            for field in ("attention_dim", "coverage"):
+                if getattr(self, field):
+                    raise ValueError(
+                        f"{name}.{field} belongs to additive attention, and attention is {self.attention}. Set "
+                        f"attention to additive, or leave {field} out."
+                    )
+        if self.attention_dim is not None and self.attention_dim < 1:
+            raise ValueError(f"{name}.attention_dim must be at least 1, not {self.attention_dim}.")
+        if self.attention_layer == "first" and (self.attention == "none" or self.num_layers == 1):
+            raise ValueError(
+                f"{name}.attention_layer = first needs an attention and two layers or more, and there are "
+                f"attention = {self.attention} and num_layers = {self.num_layers}. Set it to last."
+            )
+
+    def build(self, *, memory_dim: int, summary_dim: int, precision: Precision) -> "RecurrentDecoder":
+        """The module, for an encoder whose states and summaries have these widths.
+
+        Raises:
+            ValueError: dot-product attention between states of other widths.
+        """
+        if self.attention in ("dot", "scaled_dot") and memory_dim != self.hidden_dim:
+            raise ValueError(
+                f"model.decoder.attention = {self.attention} compares states of one width, and the encoder's have "
+                f"{memory_dim}, the decoder's hidden_dim {self.hidden_dim}. Change either, or use general attention."
+            )
+        return RecurrentDecoder(self, memory_dim, summary_dim, precision)
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether a step needs what came out of the attention of the step before."""
+        return self.input_feeding or self.coverage
+
+
+@flax.struct.dataclass
+class DecoderCarry:
+    """What goes from step to step, float32.
+
+    Attributes:
+        layers: state of each layer.
+        fed: what the output projection read, with input feeding.
+        coverage: sum of attention weights, with coverage.
+    """
+
+    layers: tuple[State, ...]
+    fed: Float[Array, "rows model"] | None
+    coverage: Float[Array, "rows source"] | None
+
+
+@flax.struct.dataclass
+class DecoderInputs:
+    """What a step reads.
+
+    Attributes:
+        embedded: input token, after dropout.
+        gates: what it gives to the gates of the first layer.
+        mask: source places that may be attended to.
+        dropout: masks on the inputs of the layers above the first; None without dropout.
+    """
+
+    embedded: Float[Array, "rows model"]
+    gates: Float[Array, "rows gates"]
+    mask: Bool[Array, "rows source"] | None
+    dropout: tuple[Float[Array, "..."], ...] | None
+
+
+class RecurrentDecoder(nn.Module):
+    """LSTM or GRU layers over the target, with attention to the source or its summary alone.
+
+    The states of a segment begin as tanh(W summary + b). The output is tanh(W [state; context; embedding] + b), the
+    context with attention, the embedding with deep output.
+
+    Source: Sutskever et al. 2014; Bahdanau et al. 2015; Luong et al. 2015; Wu et al. 2016.
+    """
+
+    config: RecurrentDecoderConfig
+    memory_dim: int
+    summary_dim: int
+    precision: Precision
+
+    def setup(self):
+        config, precision = self.config, self.precision
+        attends = config.attention != "none"
+        above = config.hidden_dim + (self.memory_dim if config.attention_layer == "first" else 0)
+        input_dims = [config.model_dim] + [above] * (config.num_layers - 1)
+        self.layers = [config.layer(input_dim=dim, precision=precision) for dim in input_dims]
+        self.bridge = Linear(
+            input_dims=(self.summary_dim,),
+            output_dims=(config.num_layers * CELLS[config.cell].num_states, config.hidden_dim),
+            axes=("model", None, "hidden"),
+            bias=True,
+            precision=precision,
+        )
+        if attends:
+            self.cross_attention = GlobalAttention(
+                kind=config.attention,
+                query_dim=config.hidden_dim,
+                memory_dim=self.memory_dim,
+                attention_dim=config.attention_dim or config.hidden_dim,
+                coverage=config.coverage,
+                precision=precision,
+            )
+        output_dim = config.hidden_dim + attends * self.memory_dim + config.deep_output * config.model_dim
+        glorot = nn.with_logical_partitioning(nn.initializers.glorot_uniform(), ("hidden", "model"))
+        self.output = self.param("output", glorot, (output_dim, config.model_dim))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("model",))
+        self.output_bias = self.param("output_bias", zeros, (config.model_dim,))
+        if config.input_feeding:
+            glorot = nn.with_logical_partitioning(nn.initializers.glorot_uniform(), ("model", "hidden"))
+            gates = CELLS[config.cell].num_gates * config.hidden_dim
+            self.feeding = self.param("feeding", glorot, (config.model_dim, gates))
+        self.dropout = config.input_dropout()
+
+    def __call__(
+        self,
+        inputs: Float[Array, "batch target model"],
+        target: Sequence,
+        memory: Memory,
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "batch target model"]:
+        """Hidden states of every target position, teacher-forced.
+
+        Args:
+            inputs: embedded decoder inputs (the labels, shifted right).
+            target: their segments.
+        """
+        embedded = self.dropout(inputs.astype(activation_dtype(self.precision)), deterministic=deterministic)
+        decode = self._one_after_the_other if self.config.is_sequential else self._layer_by_layer
+        hidden = decode(embedded, target, memory, deterministic=deterministic)
+        hidden = nn.with_logical_constraint(hidden, ("batch", "length", "activation"))
+        return self.dropout(hidden, deterministic=deterministic)
+
+    def _initial_states(self, summary: Float[Array, "batch segments summary"]) -> Float[Array, "batch segments states"]:
+        """States of all layers at the beginning of each segment, side by side."""
+        states = jnp.tanh(self.bridge(summary).astype(jnp.float32))
+        return states.reshape(*summary.shape[:2], -1)
+
+    def _by_layer(self, states: Float[Array, "*dims states"]) -> tuple[State, ...]:
+        count = CELLS[self.config.cell].num_states
+        parts = jnp.split(states, self.config.num_layers * count, axis=-1)
+        return tuple(tuple(parts[index : index + count]) for index in range(0, len(parts), count))
+
+    def _layer_by_layer(self, embedded, target, memory, *, deterministic):
+        """All time steps of a layer before the next layer."""
+        config = self.config
+        starts = self._by_layer(at_first_places(self._initial_states(memory.summary), target.segment_ids))
+
+        def context_of(queries):
+            mask = segment_mask(target.segment_ids, memory.segment_ids)
+            return self.cross_attention(queries, self.cross_attention.keys(memory.states), memory.values, mask)
+
+        x, context = embedded, None
+        for index, (layer, start) in enumerate(zip(self.layers, starts, strict=True)):
+            layer_inputs = x
+            if index > 0:
+                if config.attention_layer == "first":
+                    layer_inputs = jnp.concatenate([x, context], axis=-1)
+                layer_inputs = self.dropout(layer_inputs, deterministic=deterministic)
+            outputs = layer(layer_inputs, target.segment_ids, start=start, reverse=False, deterministic=deterministic)
+            x = x + outputs if config.is_residual(index) else outputs
+            if index == 0 and config.attention_layer == "first":
+                context = context_of(x)
+        if config.attention_layer == "last" and config.attention != "none":
+            context = context_of(x)
+        read = _together(x, context, embedded if config.deep_output else None)
+        product = matrix_product(read.reshape(-1, read.shape[-1]), self.output, precision=self.precision)
+        return jnp.tanh(product + self.output_bias.astype(product.dtype)).reshape(*x.shape[:2], -1)
+
+    def _one_after_the_other(self, embedded, target, memory, *, deterministic):
+        """All layers of a time step before the next step."""
+        config = self.config
+        batch, length = embedded.shape[:2]
+        starts = self._by_layer(at_first_places(self._initial_states(memory.summary), target.segment_ids))
+        keep = 1.0 - is_first(target.segment_ids)[..., None].astype(jnp.float32)
+        masks = tuple(layer.mask(batch, deterministic=deterministic) for layer in self.layers)
+        inputs = DecoderInputs(
+            embedded=embedded,
+            gates=self.layers[0].gate_inputs(embedded),
+            mask=segment_mask(target.segment_ids, memory.segment_ids),
+            dropout=None
+            if deterministic
+            else tuple(
+                self.dropout(jnp.ones((batch, length, layer.input_dim)), deterministic=False)
+                for layer in self.layers[1:]
+            ),
+        )
+        keys = self.cross_attention.keys(memory.states)
+        kernels, constants = self._kernels_and_constants(keys, memory.values)
+
+        def step(project, constants, carry, per_step):
+            inputs, keep, starts = per_step
+            layers = tuple(begin(state, keep, start) for state, start in zip(carry.layers, starts, strict=True))
+            fed, coverage = jax.tree.map(lambda part: part * keep, (carry.fed, carry.coverage))
+            carry = DecoderCarry(layers=layers, fed=fed, coverage=coverage)
+            hidden, weights, carry = self._advance(project, constants, carry, inputs, masks)
+            return carry, (hidden.astype(embedded.dtype), weights)
+
+        carry = DecoderCarry(
+            layers=tuple(zero_state(config.cell, batch, config.hidden_dim) for _ in self.layers),
+            fed=jnp.zeros((batch, config.model_dim)) if config.input_feeding else None,
+            coverage=jnp.zeros(memory.segment_ids.shape) if config.coverage else None,
+        )
+        per_step = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (inputs, keep, starts))
+        _, (hidden, weights) = scan_with_products(step, kernels, constants, carry, per_step, precision=self.precision)
+        record(self.cross_attention, jnp.swapaxes(weights, 0, 1)[None, :, None])
+        return jnp.swapaxes(hidden, 0, 1)
+
+    def _kernels_and_constants(self, keys, values):
+        """What `_advance` multiplies with, and what else it reads; keys and values are None without attention."""
+        kernels = {"output": self.output}
+        constants = {
+            "layers": tuple(layer.constants() for layer in self.layers),
+            "output_bias": self.output_bias,
+        }
+        for index, layer in enumerate(self.layers):
+            kernels[f"recurrent_{index}"] = layer.recurrent_kernel()
+            if index > 0:
+                kernels[f"input_{index}"] = layer.input_kernel()
+        if self.config.input_feeding:
+            kernels["feeding"] = self.feeding
+        if self.config.attention != "none":
+            kernels |= self.cross_attention.kernels(keys, values)
+            constants |= {"keys": keys, "attention": self.cross_attention.constants()}
+        return kernels, constants
+
+    def _advance(
+        self, project: Project, constants, carry: DecoderCarry, inputs: DecoderInputs, masks
+    ) -> tuple[Float[Array, "rows model"], Float[Array, "rows source"] | None, DecoderCarry]:
+        """One step of all layers: its output, the attention weights, and what goes on to the next.
+
+        Args:
+            masks: recurrent dropout's, by layer.
+        """
+        config = self.config
+        context, weights, states = None, None, []
+
+        def context_of(query):
+            return attend(project, constants["attention"], query, constants["keys"], inputs.mask, carry.coverage)
+
+        x = inputs.embedded.astype(jnp.float32)
+        for index, (state, mask) in enumerate(zip(carry.layers, masks, strict=True)):
+            layer_constants = constants["layers"][index]
+            if index == 0:
+                gates = inputs.gates.astype(jnp.float32)
+                if config.input_feeding:
+                    gates = gates + project("feeding", carry.fed)
+            else:
+                read = _together(x, context)
+                if inputs.dropout is not None:
+                    read = read * inputs.dropout[index - 1]
+                gates = gate_inputs(layer_constants, project(f"input_{index}", read))
+            recurrent = functools.partial(project, f"recurrent_{index}")
+            state = advance(config.cell, layer_constants, gates, state, recurrent, mask)
+            states.append(state)
+            x = x + state[0] if config.is_residual(index) else state[0]
+            if index == 0 and config.attention_layer == "first":
+                context, weights = context_of(x)
+        if config.attention_layer == "last" and config.attention != "none":
+            context, weights = context_of(x)
+        read = _together(x, context, inputs.embedded.astype(jnp.float32) if config.deep_output else None)
+        hidden = jnp.tanh(project("output", read) + constants["output_bias"])
+        carry = DecoderCarry(
+            layers=tuple(states),
+            fed=hidden if config.input_feeding else None,
+            coverage=carry.coverage + weights if config.coverage else None,
+        )
+        return hidden, weights, carry
+
+    def start(self, memory: Memory, *, max_length: int, beam_size: int) -> DecodeState:
+        """The state before the first token.
+
+        Args:
+            memory: rows of one segment each.
+            max_length: not needed here.
+            beam_size: hypotheses a source.
+        """
+        config = self.config
+        states = jnp.repeat(self._initial_states(memory.summary[:, :1])[:, 0], beam_size, axis=0)
+        rows, source = states.shape[0], memory.segment_ids.shape[1]
+        per_source = {}
+        if config.attention != "none":
+            keys = self.cross_attention.keys(memory.states)
+            per_source = {"keys": keys, "values": memory.values, "mask": memory.segment_ids == 1}
+        return DecodeState(
+            per_source=per_source,
+            per_hypothesis=DecoderCarry(
+                layers=self._by_layer(states),
+                fed=jnp.zeros((rows, config.model_dim)) if config.input_feeding else None,
+                coverage=jnp.zeros((rows, source)) if config.coverage else None,
+            ),
+        )
+
+    def step(
+        self, inputs: Float[Array, "hypotheses model"], state: DecodeState
+    ) -> tuple[Float[Array, "hypotheses model"], DecodeState]:
+        """Hidden states of the next position of every hypothesis, and the state after it.
+
+        Args:
+            inputs: embeddings of the tokens decoded last.
+        """
+        shared, carry = state.per_source, state.per_hypothesis
+        kernels, constants = self._kernels_and_constants(shared.get("keys"), shared.get("values"))
+        embedded = inputs.astype(activation_dtype(self.precision))
+        mask = shared.get("mask")
+        if mask is not None:
+            mask = jnp.repeat(mask, len(inputs) // len(mask), axis=0)
+        hidden, _, carry = self._advance(
+            projection(kernels, precision=self.precision),
+            constants,
+            carry,
+            DecoderInputs(embedded=embedded, gates=self.layers[0].gate_inputs(embedded), mask=mask, dropout=None),
+            (None,) * len(self.layers),
+        )
+        return hidden.astype(embedded.dtype), state.replace(per_hypothesis=carry)
+
+
+def _together(*parts):
+    """The parts that there are, side by side."""
+    return jnp.concatenate([part for part in parts if part is not None], axis=-1)

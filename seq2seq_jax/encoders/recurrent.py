@@ -1,0 +1,114 @@
+"""The recurrent encoder."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from seq2seq_jax.batch import Memory, Sequence
+from seq2seq_jax.modules.precision import Precision, activation_dtype
+from seq2seq_jax.modules.recurrent import RecurrentConfig
+from seq2seq_jax.modules.segments import is_first, is_last, sum_of_segments
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecurrentEncoderConfig(RecurrentConfig):
+    """Settings of a recurrent encoder."""
+
+    bidirectional_layers: int | None = None
+    """Lowest layers that read in both directions, half of their output each; None = all (GNMT: 1)."""
+    reverse_source: bool = False
+    """Layers of one direction read from the end to the beginning (Sutskever et al. 2014)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.bidirectional_layers is not None and not 0 <= self.bidirectional_layers <= self.num_layers:
+            raise ValueError(
+                f"RecurrentEncoderConfig.bidirectional_layers must be None or 0 to num_layers = {self.num_layers}, "
+                f"not {self.bidirectional_layers}."
+            )
+        if self.reverse_source and self.directions(self.num_layers - 1) == 2:
+            raise ValueError(
+                "RecurrentEncoderConfig.reverse_source needs layers of one direction: all of them read in both. Set "
+                "bidirectional_layers to 0, or reverse_source to False."
+            )
+        if self.residual_from is not None and self.directions(self.residual_from - 2) != self.directions(
+            self.residual_from - 1
+        ):
+            raise ValueError(
+                f"RecurrentEncoderConfig.residual_from = {self.residual_from} adds the output of a layer of two "
+                "directions to that of a layer of one. Raise residual_from, or change bidirectional_layers."
+            )
+
+    def directions(self, index: int) -> int:
+        """In how many directions the layer of this index, from 0, reads."""
+        return 2 if self.bidirectional_layers is None or index < self.bidirectional_layers else 1
+
+    @property
+    def memory_dim(self) -> int:
+        """Width of the states."""
+        return self.directions(self.num_layers - 1) * self.hidden_dim
+
+    @property
+    def summary_dim(self) -> int:
+        """Width of a segment's summary."""
+        return self.memory_dim
+
+    def build(self, *, precision: Precision) -> "RecurrentEncoder":
+        """The module."""
+        return RecurrentEncoder(self, precision)
+
+
+class RecurrentEncoder(nn.Module):
+    """LSTM or GRU layers within each segment; a segment's summary is what they output when they have read all of it.
+
+    Source: Sutskever et al. 2014 (one direction, reversed); Bahdanau et al. 2015 (two directions); Wu et al. 2016
+    (residual connections above one layer of two directions).
+    """
+
+    config: RecurrentEncoderConfig
+    precision: Precision
+
+    def setup(self):
+        config = self.config
+        input_dims = [config.model_dim]
+        input_dims += [config.directions(index) * config.hidden_dim for index in range(config.num_layers - 1)]
+        self.layers = [
+            [config.layer(input_dim=dim, precision=self.precision) for _ in range(config.directions(index))]
+            for index, dim in enumerate(input_dims)
+        ]
+        self.dropout = config.input_dropout()
+
+    def __call__(self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool) -> Memory:
+        """States and summaries of the source.
+
+        Args:
+            inputs: embedded tokens.
+            source: their segments.
+        """
+        config, segment_ids = self.config, source.segment_ids
+        x = inputs.astype(activation_dtype(self.precision))
+        for index, directions in enumerate(self.layers):
+            dropped = self.dropout(x, deterministic=deterministic)
+            outputs = jnp.concatenate(
+                [
+                    layer(
+                        dropped,
+                        segment_ids,
+                        start=None,
+                        reverse=config.reverse_source if len(directions) == 1 else reverse,
+                        deterministic=deterministic,
+                    )
+                    for layer, reverse in zip(directions, (False, True))
+                ],
+                axis=-1,
+            )
+            x = x + outputs if config.is_residual(index) else outputs
+            x = nn.with_logical_constraint(x, ("batch", "length", "activation"))
+        ends = [is_last(segment_ids), is_first(segment_ids)]
+        if config.directions(config.num_layers - 1) == 1:
+            ends = [ends[config.reverse_source]]
+        parts = jnp.split(x, len(ends), axis=-1)
+        summary = [sum_of_segments(part, end, segment_ids) for part, end in zip(parts, ends, strict=True)]
+        return Memory(states=x, values=x, summary=jnp.concatenate(summary, axis=-1), segment_ids=segment_ids)

@@ -1,0 +1,214 @@
+"""What recurrent encoders and decoders share: their settings and their layers."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from seq2seq_jax.modules.dropout import Dropout, dropout_mask
+from seq2seq_jax.modules.precision import Precision, matrix_product
+from seq2seq_jax.modules.recurrence import (
+    CELLS,
+    CellKind,
+    advance,
+    begin,
+    gate_inputs,
+    recur,
+    scan_with_products,
+    zero_state,
+)
+from seq2seq_jax.modules.segments import is_first, is_last
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecurrentConfig:
+    """Settings of a stack of recurrent layers."""
+
+    cell: CellKind = "lstm"
+    """Cell of the layers."""
+    num_layers: int = 1
+    """Layers of the stack."""
+    model_dim: int = 512
+    """Width of the embeddings, and of what a decoder's output projection reads."""
+    hidden_dim: int = 512
+    """Width of a cell's state, in each direction."""
+    residual_from: int | None = None
+    """First layer (2 or later) whose input is added to its output (GNMT: 3); None = none."""
+    layer_norm: bool = False
+    """Normalise the products inside the cells."""
+    dropout: float = 0.1
+    """Dropout on the inputs of each layer, and on the output of a decoder."""
+    variational_dropout: bool = False
+    """Draw dropout's masks once a row for all of its time steps."""
+    recurrent_dropout: float = 0.0
+    """Dropout on the hidden state that a cell reads, drawn once a row for all of its time steps."""
+
+    def __post_init__(self):
+        name = type(self).__name__
+        for field in ("num_layers", "model_dim", "hidden_dim"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{name}.{field} must be at least 1, not {getattr(self, field)}.")
+        for field in ("dropout", "recurrent_dropout"):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise ValueError(f"{name}.{field} must lie in [0, 1), not {getattr(self, field)}.")
+        if self.residual_from is not None and not 2 <= self.residual_from <= self.num_layers:
+            raise ValueError(
+                f"{name}.residual_from must be None or one of layers 2 to num_layers = {self.num_layers}, not "
+                f"{self.residual_from}."
+            )
+        if self.variational_dropout and self.dropout == 0.0:
+            raise ValueError(f"{name}.variational_dropout needs a dropout above 0.")
+
+    @property
+    def position_limit(self) -> None:
+        """Most tokens of an example: any number."""
+        return None
+
+    @property
+    def sharded_sizes(self) -> dict[str, tuple[str, int]]:
+        """Field -> logical axis and size of what a mesh divides."""
+        return {"hidden_dim": ("hidden", self.hidden_dim), "model_dim": ("model", self.model_dim)}
+
+    def layer(self, *, input_dim: int, precision: Precision) -> "RecurrentLayer":
+        """A layer of this stack."""
+        return RecurrentLayer(
+            cell=self.cell,
+            input_dim=input_dim,
+            hidden_dim=self.hidden_dim,
+            layer_norm=self.layer_norm,
+            recurrent_dropout=self.recurrent_dropout,
+            precision=precision,
+        )
+
+    def input_dropout(self) -> Dropout:
+        """Dropout of this stack."""
+        return Dropout(self.dropout, whole_rows=self.variational_dropout)
+
+    def is_residual(self, index: int) -> bool:
+        """Whether the layer of this index, from 0, adds its input to its output."""
+        return self.residual_from is not None and index + 1 >= self.residual_from
+
+
+class RecurrentLayer(nn.Module):
+    """One cell over time, in one direction.
+
+    Attributes:
+        layer_norm: normalise both products and, in an LSTM, the cell state (Ba et al. 2016, equations 20 to 22).
+        recurrent_dropout: rate at which h is dropped before U, one mask a row for all steps (Gal and Ghahramani 2016).
+    """
+
+    cell: CellKind
+    input_dim: int
+    hidden_dim: int
+    layer_norm: bool
+    recurrent_dropout: float
+    precision: Precision
+
+    def setup(self):
+        cell, hidden = CELLS[self.cell], self.hidden_dim
+
+        def parameter(name, initializer, *shape, axes=()):
+            axes = axes or (None,) * (len(shape) - 1) + ("hidden",)
+            return self.param(name, nn.with_logical_partitioning(initializer, axes), shape)
+
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        matrix = ("model", None, "hidden")
+        glorot = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2))
+        self.input = parameter("input", glorot, self.input_dim, cell.num_gates, hidden, axes=matrix)
+        self.kernel = parameter("kernel", _orthogonal_gates, hidden, cell.num_gates, hidden, axes=matrix)
+        self.bias = parameter("bias", _remembering if self.cell == "lstm" else zeros, cell.num_gates, hidden)
+        if self.cell == "gru":
+            self.candidate_bias = parameter("candidate_bias", zeros, hidden)
+        if self.layer_norm:
+            self.input_scale = parameter("input_scale", ones, cell.num_gates, hidden)
+            self.product_scale = parameter("product_scale", ones, cell.num_gates, hidden)
+            if self.cell == "lstm":
+                self.cell_scale = parameter("cell_scale", ones, hidden)
+                self.cell_bias = parameter("cell_bias", zeros, hidden)
+
+    def gate_inputs(self, x: Float[Array, "*dims input"]) -> Float[Array, "*dims gates"]:
+        """What the inputs give to the gates, of any number of steps: W x + b, normalised where the layer is."""
+        product = matrix_product(x.reshape(-1, x.shape[-1]), self.input_kernel(), precision=self.precision)
+        return gate_inputs(self.constants(), product.reshape(*x.shape[:-1], -1))
+
+    def input_kernel(self) -> Float[Array, "input gates"]:
+        """W."""
+        return self.input.reshape(self.input_dim, -1)
+
+    def recurrent_kernel(self) -> Float[Array, "hidden gates"]:
+        """U."""
+        return self.kernel.reshape(self.hidden_dim, -1)
+
+    def constants(self) -> dict[str, Array]:
+        """What else `gate_inputs` and `advance` need."""
+        constants = {"bias": self.bias.reshape(-1)}
+        if self.cell == "gru":
+            constants["product_bias"] = jnp.pad(self.candidate_bias, (2 * self.hidden_dim, 0))
+        if self.layer_norm:
+            constants["input_scale"] = self.input_scale.reshape(-1)
+            constants["product_scale"] = self.product_scale.reshape(-1)
+            if self.cell == "lstm":
+                constants |= {"cell_scale": self.cell_scale, "cell_bias": self.cell_bias}
+        return constants
+
+    def mask(self, batch: int, *, deterministic: bool) -> Float[Array, "batch hidden"] | None:
+        """Recurrent dropout's mask, if there is one."""
+        if deterministic or self.recurrent_dropout == 0.0:
+            return None
+        return dropout_mask(self.make_rng("dropout"), self.recurrent_dropout, (batch, self.hidden_dim))
+
+    def __call__(
+        self,
+        x: Float[Array, "batch length input"],
+        segment_ids: Int[Array, "batch length"],
+        *,
+        start: tuple[Float[Array, "batch length hidden"], ...] | None,
+        reverse: bool,
+        deterministic: bool,
+    ) -> Float[Array, "batch length hidden"]:
+        """The outputs at all places; the state is set back where a segment begins.
+
+        Args:
+            start: states that segments begin with, at their first places; 0 elsewhere. None = 0.
+            reverse: whether to read from right to left.
+        """
+        begins = is_last(segment_ids) if reverse else is_first(segment_ids)
+        inputs = self.gate_inputs(jnp.swapaxes(x, 0, 1))
+        keep = 1.0 - begins.T[..., None].astype(jnp.float32)
+        start = jax.tree.map(lambda part: jnp.swapaxes(part, 0, 1).astype(jnp.float32), start)
+        mask = self.mask(x.shape[0], deterministic=deterministic)
+        constants = self.constants()
+        if not self.layer_norm:
+            bias = constants.get("product_bias")
+            outputs = recur(
+                CELLS[self.cell], reverse, self.precision, inputs, self.recurrent_kernel(), bias, keep, start, mask
+            )
+            return jnp.swapaxes(outputs, 0, 1)
+
+        def step(project, constants, state, per_step):
+            inputs, keep, start = per_step
+            state = begin(state, keep, start)
+            state = advance(self.cell, constants, inputs, state, functools.partial(project, "kernel"), mask)
+            return state, state[0].astype(inputs.dtype)
+
+        state = zero_state(self.cell, x.shape[0], self.hidden_dim)
+        per_step = inputs, keep, start
+        if reverse:
+            per_step = jax.tree.map(lambda leaf: leaf[::-1], per_step)
+        kernels = {"kernel": self.recurrent_kernel()}
+        _, outputs = scan_with_products(step, kernels, constants, state, per_step, precision=self.precision)
+        return jnp.swapaxes(outputs[::-1] if reverse else outputs, 0, 1)
+
+
+def _orthogonal_gates(key, shape):
+    hidden, gates, _ = shape
+    orthogonal = nn.initializers.orthogonal()
+    return jnp.stack([orthogonal(gate_key, (hidden, hidden)) for gate_key in jax.random.split(key, gates)], axis=1)
+
+
+def _remembering(key, shape):
+    """Forget gates open to begin with (Gers et al. 2000; Jozefowicz et al. 2015)."""
+    return jnp.zeros(shape).at[1].set(1.0)
