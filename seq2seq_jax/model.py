@@ -1,6 +1,7 @@
 """The encoder–decoder: any encoder with any decoder, their embeddings and the output projection."""
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -9,8 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Batch, DecodeState, Memory, Sequence, Vocabulary, shift_right
+from seq2seq_jax.decoders.convolutional import ConvolutionalDecoderConfig
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.convolutional import ConvolutionalEncoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS
@@ -22,9 +25,9 @@ from seq2seq_jax.modules.precision import Precision
 class ModelConfig:
     """Settings of an encoder–decoder."""
 
-    encoder: TransformerEncoderConfig | RecurrentEncoderConfig
+    encoder: TransformerEncoderConfig | RecurrentEncoderConfig | ConvolutionalEncoderConfig
     """The encoder."""
-    decoder: TransformerDecoderConfig | RecurrentDecoderConfig
+    decoder: TransformerDecoderConfig | RecurrentDecoderConfig | ConvolutionalDecoderConfig
     """The decoder."""
     tied_embeddings: Literal["all", "decoder", "none"] = "all"
     """Which tables are one: source, target and output; target and output; or none. "all" needs a joint tokenizer and
@@ -95,15 +98,58 @@ class EncoderDecoder(nn.Module):
         return self.encoder(self.source_embedding(source.tokens), source, deterministic=deterministic)
 
     def decode(
-        self, target: Sequence, memory: Memory, *, deterministic: bool
+        self,
+        target: Sequence,
+        memory: Memory,
+        *,
+        deterministic: bool,
+        inputs: Int[Array, "batch target"] | None = None,
     ) -> Float[Array, "batch target model"]:
         """Hidden states that predict each label of the target, teacher-forced.
 
         Args:
-            target: the labels; the decoder reads them shifted right.
+            target: the labels.
+            inputs: tokens that the decoder reads; None = the labels shifted right.
         """
-        inputs = shift_right(target, self.vocabulary.start_id)
-        return self.decoder(self.target_embedding(inputs.tokens), target, memory, deterministic=deterministic)
+        if inputs is None:
+            inputs = shift_right(target, self.vocabulary.start_id).tokens
+        return self.decoder(self.target_embedding(inputs), target, memory, deterministic=deterministic)
+
+    def own_inputs(
+        self, target: Sequence, memory: Memory, *, share: Float[Array, ""], likeliest: bool
+    ) -> Int[Array, "batch target"]:
+        """Decoder inputs of which a share are tokens that the model itself chose for the place before.
+
+        A recurrent decoder chooses one token after the other, having read its own choices; the others choose all of
+        them at once, having read the labels. The first input of a segment stays the start id. Nothing is dropped out;
+        draws from the rng stream "sampling".
+
+        Args:
+            share: probability that an input is the model's own.
+            likeliest: whether it chooses the likeliest token, or draws one.
+
+        Source: Bengio et al. 2015; Mihaylova and Martins 2019 (two passes).
+        """
+        place_key, choice_key = jax.random.split(self.make_rng("sampling"))
+        labels = shift_right(target, self.vocabulary.start_id)
+        replaced = jax.random.bernoulli(place_key, share, target.tokens.shape) & (target.positions > 0)
+        table = self.output.table
+
+        def choose(hidden, place):
+            logits = Embedding.scores(table, hidden, precision=self.config.precision)
+            if likeliest:
+                return jnp.argmax(logits, axis=-1)
+            return jax.random.categorical(jax.random.fold_in(choice_key, place), logits)
+
+        if isinstance(self.config.decoder, RecurrentDecoderConfig):
+            embed = functools.partial(Embedding.rows, self.target_embedding.table, precision=self.config.precision)
+            return self.decoder.own_inputs(labels.tokens, replaced, target, memory, embed=embed, choose=choose)
+        hidden = self.decode(target, memory, deterministic=True)
+        # Place after place, so that the logits of all tokens never exist at once.
+        places = jnp.arange(hidden.shape[1])
+        chosen = jax.lax.map(lambda each: choose(*each), (jnp.swapaxes(hidden, 0, 1), places))
+        own = shift_right(target.replace(tokens=chosen.T), self.vocabulary.start_id)
+        return jnp.where(replaced, own.tokens, labels.tokens)
 
     def logits(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims vocab"]:
         """Unnormalised log-probabilities of the next token, float32."""

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import DecodeState, Memory, Sequence
 from seq2seq_jax.modules.attention import record
@@ -106,6 +107,17 @@ class DecoderCarry:
     fed: Float[Array, "rows model"] | None
     coverage: Float[Array, "rows source"] | None
 
+    def across(self, keep: Float[Array, "rows 1"], starts: tuple[State, ...]) -> "DecoderCarry":
+        """What a step goes on from: the step before or, where a segment begins, its beginning.
+
+        Args:
+            keep: 1 where the step before belongs to the same segment, else 0.
+            starts: states of the layers where a segment begins, else 0.
+        """
+        layers = tuple(begin(state, keep, start) for state, start in zip(self.layers, starts, strict=True))
+        fed, coverage = jax.tree.map(lambda part: part * keep, (self.fed, self.coverage))
+        return DecoderCarry(layers=layers, fed=fed, coverage=coverage)
+
 
 @flax.struct.dataclass
 class DecoderInputs:
@@ -113,13 +125,13 @@ class DecoderInputs:
 
     Attributes:
         embedded: input token, after dropout.
-        gates: what it gives to the gates of the first layer.
+        gates: what it gives to the gates of the first layer; None = not computed yet.
         mask: source places that may be attended to.
         dropout: masks on the inputs of the layers above the first; None without dropout.
     """
 
     embedded: Float[Array, "rows model"]
-    gates: Float[Array, "rows gates"]
+    gates: Float[Array, "rows gates"] | None
     mask: Bool[Array, "rows source"] | None
     dropout: tuple[Float[Array, "..."], ...] | None
 
@@ -204,7 +216,7 @@ class RecurrentDecoder(nn.Module):
     def _layer_by_layer(self, embedded, target, memory, *, deterministic):
         """All time steps of a layer before the next layer."""
         config = self.config
-        starts = self._by_layer(at_first_places(self._initial_states(memory.summary), target.segment_ids))
+        _, starts = self._borders(target, memory)
 
         def context_of(queries):
             mask = segment_mask(target.segment_ids, memory.segment_ids)
@@ -229,10 +241,7 @@ class RecurrentDecoder(nn.Module):
 
     def _one_after_the_other(self, embedded, target, memory, *, deterministic):
         """All layers of a time step before the next step."""
-        config = self.config
         batch, length = embedded.shape[:2]
-        starts = self._by_layer(at_first_places(self._initial_states(memory.summary), target.segment_ids))
-        keep = 1.0 - is_first(target.segment_ids)[..., None].astype(jnp.float32)
         masks = tuple(layer.mask(batch, deterministic=deterministic) for layer in self.layers)
         inputs = DecoderInputs(
             embedded=embedded,
@@ -245,29 +254,82 @@ class RecurrentDecoder(nn.Module):
                 for layer in self.layers[1:]
             ),
         )
-        keys = self.cross_attention.keys(memory.states)
-        kernels, constants = self._kernels_and_constants(keys, memory.values)
+        kernels, constants = self._kernels_and_constants(*self._keys_and_values(memory), first_gates=False)
 
         def step(project, constants, carry, per_step):
-            inputs, keep, starts = per_step
-            layers = tuple(begin(state, keep, start) for state, start in zip(carry.layers, starts, strict=True))
-            fed, coverage = jax.tree.map(lambda part: part * keep, (carry.fed, carry.coverage))
-            carry = DecoderCarry(layers=layers, fed=fed, coverage=coverage)
-            hidden, weights, carry = self._advance(project, constants, carry, inputs, masks)
+            inputs, borders = per_step
+            hidden, weights, carry = self._advance(project, constants, carry.across(*borders), inputs, masks)
             return carry, (hidden.astype(embedded.dtype), weights)
 
-        carry = DecoderCarry(
-            layers=tuple(zero_state(config.cell, batch, config.hidden_dim) for _ in self.layers),
-            fed=jnp.zeros((batch, config.model_dim)) if config.input_feeding else None,
-            coverage=jnp.zeros(memory.segment_ids.shape) if config.coverage else None,
-        )
-        per_step = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (inputs, keep, starts))
+        carry = self._empty_carry(batch, memory.segment_ids.shape[1])
+        per_step = _time_first((inputs, self._borders(target, memory)))
         _, (hidden, weights) = scan_with_products(step, kernels, constants, carry, per_step, precision=self.precision)
         record(self.cross_attention, jnp.swapaxes(weights, 0, 1)[None, :, None])
         return jnp.swapaxes(hidden, 0, 1)
 
-    def _kernels_and_constants(self, keys, values):
-        """What `_advance` multiplies with, and what else it reads; keys and values are None without attention."""
+    def own_inputs(
+        self,
+        tokens: Int[Array, "batch target"],
+        replaced: Bool[Array, "batch target"],
+        target: Sequence,
+        memory: Memory,
+        *,
+        embed: Callable[[Int[Array, "batch"]], Float[Array, "batch model"]],
+        choose: Callable[[Float[Array, "batch model"], Int[Array, ""]], Int[Array, "batch"]],
+    ) -> Int[Array, "batch target"]:
+        """Decoder inputs some of which are the tokens that the model itself chose at the place before, having read the
+        inputs so far.
+
+        Args:
+            tokens: the inputs elsewhere.
+            replaced: where they are the model's own.
+            embed: embeddings of tokens.
+            choose: (hidden states, place) -> the next tokens.
+        """
+        kernels, constants = self._kernels_and_constants(*self._keys_and_values(memory), first_gates=True)
+        project = projection(kernels, precision=self.precision)
+
+        def step(carry, per_step):
+            carry, own = carry
+            place, tokens, replaced, mask, borders = per_step
+            tokens = jnp.where(replaced, own, tokens)
+            inputs = DecoderInputs(embedded=embed(tokens), gates=None, mask=mask, dropout=None)
+            hidden, _, carry = self._advance(
+                project, constants, carry.across(*borders), inputs, (None,) * len(self.layers)
+            )
+            return (carry, choose(hidden, place)), tokens
+
+        batch, length = tokens.shape
+        mask = segment_mask(target.segment_ids, memory.segment_ids)
+        per_step = jnp.arange(length), *_time_first((tokens, replaced, mask, self._borders(target, memory)))
+        carry = self._empty_carry(batch, memory.segment_ids.shape[1]), tokens[:, 0]
+        return jax.lax.scan(step, carry, per_step)[1].T
+
+    def _borders(self, target, memory):
+        """For every place whether the carry goes on into it, and with what a segment that begins there begins."""
+        starts = self._by_layer(at_first_places(self._initial_states(memory.summary), target.segment_ids))
+        return 1.0 - is_first(target.segment_ids)[..., None].astype(jnp.float32), starts
+
+    def _empty_carry(self, batch: int, source: int) -> DecoderCarry:
+        config = self.config
+        return DecoderCarry(
+            layers=tuple(zero_state(config.cell, batch, config.hidden_dim) for _ in self.layers),
+            fed=jnp.zeros((batch, config.model_dim)) if config.input_feeding else None,
+            coverage=jnp.zeros((batch, source)) if config.coverage else None,
+        )
+
+    def _keys_and_values(self, memory: Memory):
+        if self.config.attention == "none":
+            return None, None
+        return self.cross_attention.keys(memory.states), memory.values
+
+    def _kernels_and_constants(self, keys, values, *, first_gates):
+        """What `_advance` multiplies with, and what else it reads.
+
+        Args:
+            keys: None without attention, as are values.
+            first_gates: whether it computes the gates of the first layer, too.
+        """
         kernels = {"output": self.output}
         constants = {
             "layers": tuple(layer.constants() for layer in self.layers),
@@ -275,7 +337,7 @@ class RecurrentDecoder(nn.Module):
         }
         for index, layer in enumerate(self.layers):
             kernels[f"recurrent_{index}"] = layer.recurrent_kernel()
-            if index > 0:
+            if index > 0 or first_gates:
                 kernels[f"input_{index}"] = layer.input_kernel()
         if self.config.input_feeding:
             kernels["feeding"] = self.feeding
@@ -301,15 +363,15 @@ class RecurrentDecoder(nn.Module):
         x = inputs.embedded.astype(jnp.float32)
         for index, (state, mask) in enumerate(zip(carry.layers, masks, strict=True)):
             layer_constants = constants["layers"][index]
-            if index == 0:
+            if index == 0 and inputs.gates is not None:
                 gates = inputs.gates.astype(jnp.float32)
-                if config.input_feeding:
-                    gates = gates + project("feeding", carry.fed)
             else:
                 read = _together(x, context)
-                if inputs.dropout is not None:
+                if index > 0 and inputs.dropout is not None:
                     read = read * inputs.dropout[index - 1]
                 gates = gate_inputs(layer_constants, project(f"input_{index}", read))
+            if index == 0 and config.input_feeding:
+                gates = gates + project("feeding", carry.fed)
             recurrent = functools.partial(project, f"recurrent_{index}")
             state = advance(config.cell, layer_constants, gates, state, recurrent, mask)
             states.append(state)
@@ -340,16 +402,10 @@ class RecurrentDecoder(nn.Module):
         rows, source = states.shape[0], memory.segment_ids.shape[1]
         per_source = {}
         if config.attention != "none":
-            keys = self.cross_attention.keys(memory.states)
-            per_source = {"keys": keys, "values": memory.values, "mask": memory.segment_ids == 1}
-        return DecodeState(
-            per_source=per_source,
-            per_hypothesis=DecoderCarry(
-                layers=self._by_layer(states),
-                fed=jnp.zeros((rows, config.model_dim)) if config.input_feeding else None,
-                coverage=jnp.zeros((rows, source)) if config.coverage else None,
-            ),
-        )
+            keys, values = self._keys_and_values(memory)
+            per_source = {"keys": keys, "values": values, "mask": memory.segment_ids == 1}
+        carry = self._empty_carry(rows, source).replace(layers=self._by_layer(states))
+        return DecodeState(per_source=per_source, per_hypothesis=carry)
 
     def step(
         self, inputs: Float[Array, "hypotheses model"], state: DecodeState
@@ -360,7 +416,7 @@ class RecurrentDecoder(nn.Module):
             inputs: embeddings of the tokens decoded last.
         """
         shared, carry = state.per_source, state.per_hypothesis
-        kernels, constants = self._kernels_and_constants(shared.get("keys"), shared.get("values"))
+        kernels, constants = self._kernels_and_constants(shared.get("keys"), shared.get("values"), first_gates=True)
         embedded = inputs.astype(activation_dtype(self.precision))
         mask = shared.get("mask")
         if mask is not None:
@@ -369,10 +425,14 @@ class RecurrentDecoder(nn.Module):
             projection(kernels, precision=self.precision),
             constants,
             carry,
-            DecoderInputs(embedded=embedded, gates=self.layers[0].gate_inputs(embedded), mask=mask, dropout=None),
+            DecoderInputs(embedded=embedded, gates=None, mask=mask, dropout=None),
             (None,) * len(self.layers),
         )
         return hidden.astype(embedded.dtype), state.replace(per_hypothesis=carry)
+
+
+def _time_first(tree):
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), tree)
 
 
 def _together(*parts):

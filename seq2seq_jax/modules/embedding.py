@@ -23,10 +23,24 @@ class Embedding(nn.Module):
         self.table = self.param("table", initializer, (self.vocabulary_size, self.model_dim))
 
     def __call__(self, tokens: Int[Array, "*dims"]) -> Float[Array, "*dims model"]:
-        return (self.table[tokens] * self.model_dim**0.5).astype(activation_dtype(self.precision))
+        return Embedding.rows(self.table, tokens, precision=self.precision)
 
     def logits(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims vocab"]:
         """Scores of every token, in float32."""
-        rows = hidden.reshape(-1, self.model_dim)
-        logits = matrix_product(rows, self.table, precision=self.precision, transposed=True)
-        return logits.reshape(*hidden.shape[:-1], self.vocabulary_size).astype(jnp.float32)
+        return Embedding.scores(self.table, hidden, precision=self.precision)
+
+    @staticmethod
+    def rows(
+        table: Float[Array, "vocab model"], tokens: Int[Array, "*dims"], *, precision: Precision
+    ) -> Float[Array, "*dims model"]:
+        """What calling gives, of a table; fit for JAX's own loops, where a module's methods are not."""
+        return (table[tokens] * table.shape[1] ** 0.5).astype(activation_dtype(precision))
+
+    @staticmethod
+    def scores(
+        table: Float[Array, "vocab model"], hidden: Float[Array, "*dims model"], *, precision: Precision
+    ) -> Float[Array, "*dims vocab"]:
+        """What `logits` gives, of a table."""
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        logits = matrix_product(rows, table, precision=precision, transposed=True)
+        return logits.reshape(*hidden.shape[:-1], len(table)).astype(jnp.float32)

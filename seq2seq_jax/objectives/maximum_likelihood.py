@@ -1,6 +1,8 @@
 """Maximum likelihood: cross-entropy of the target tokens, with label smoothing and z-loss."""
 
 import dataclasses
+import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,16 @@ class MaximumLikelihoodConfig:
     loss_chunk: int | None = None
     """Target positions of a row that go through the vocabulary at a time, so that the logits of all tokens never
     exist at once; None = all. Divides data.max_target_length."""
+    sampling_schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
+    """Scheduled sampling: how the probability that a decoder input is a token of the model's own, instead of the
+    label, grows from 0 to sampling_limit. It is that limit times i / steps (at most 1), 1 - exp(-i / steps) or
+    1 - steps / (steps + exp(i / steps)), after i updates and with steps = sampling_steps."""
+    sampling_limit: float | None = None
+    """Highest probability of a token of the model's own; for scheduled sampling alone."""
+    sampling_steps: int | None = None
+    """Updates on whose scale the probability grows; for scheduled sampling alone."""
+    sampling_choice: Literal["drawn", "likeliest"] | None = None
+    """Which tokens the model chooses; for scheduled sampling alone."""
 
     def __post_init__(self):
         if not 0.0 <= self.label_smoothing < 1.0:
@@ -30,6 +42,32 @@ class MaximumLikelihoodConfig:
             raise ValueError(f"objective.z_loss must not be negative, and is {self.z_loss}.")
         if self.loss_chunk is not None and self.loss_chunk < 1:
             raise ValueError(f"objective.loss_chunk must be at least 1 position, not {self.loss_chunk}.")
+
+        for field in ("sampling_limit", "sampling_steps", "sampling_choice"):
+            value = getattr(self, field)
+            if (value is None) != (self.sampling_schedule == "none"):
+                raise ValueError(
+                    f"objective.{field} must be set with an objective.sampling_schedule other than none, and only then; "
+                    f"they are {value} and {self.sampling_schedule}."
+                )
+        if self.sampling_limit is not None and not 0.0 < self.sampling_limit <= 1.0:
+            raise ValueError(f"objective.sampling_limit must lie in (0, 1], not {self.sampling_limit}.")
+        if self.sampling_steps is not None and self.sampling_steps < 1:
+            raise ValueError(f"objective.sampling_steps must be at least 1 update, not {self.sampling_steps}.")
+
+    def sampling_share(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """Probability that a decoder input is the model's own token, after this many updates.
+
+        Source: Bengio et al. 2015, section 2.4.
+        """
+        scale = float(self.sampling_steps)
+        done = step / scale
+        grown = {
+            "linear": lambda: jnp.minimum(done, 1.0),
+            "exponential": lambda: 1.0 - jnp.exp(-done),
+            "inverse_sigmoid": lambda: 1.0 - scale / (scale + jnp.exp(done)),
+        }[self.sampling_schedule]()
+        return self.sampling_limit * grown
 
     def build(self, model: EncoderDecoder) -> "MaximumLikelihood":
         """The objective for a model."""
@@ -68,22 +106,18 @@ class MaximumLikelihood:
         self.model = model
 
     def loss(
-        self, player: str, params: dict[str, Params], batch: Batch, rng: jax.Array | None
+        self, player: str, params: dict[str, Params], batch: Batch, *, step: Int[Array, ""], rng: jax.Array | None
     ) -> tuple[Total, dict[str, Total]]:
-        """See Objective.loss; without an rng, dropout is off.
+        """See Objective.loss; without an rng, dropout and scheduled sampling are off.
 
         Logged: `nll`, nats a target token without smoothing.
         """
         variables = {"params": params[player]}
-        hidden = self.model.apply(
-            variables,
-            batch,
-            deterministic=rng is None,
-            rngs=None if rng is None else {"dropout": rng},
-            method=lambda model, batch, deterministic: model.decode(
-                batch.target, model.encode(batch.source, deterministic=deterministic), deterministic=deterministic
-            ),
+        apply = functools.partial(
+            self.model.apply, variables, deterministic=rng is None, rngs=None if rng is None else {"dropout": rng}
         )
+        memory = apply(batch.source, method="encode")
+        hidden = apply(batch.target, memory, inputs=self._inputs(variables, batch, memory, step, rng), method="decode")
 
         def sums(hidden, labels, mask):
             logits = self.model.apply(variables, hidden, method="logits")
@@ -99,6 +133,20 @@ class MaximumLikelihood:
             loss, nll = _sum_of_chunks(sums, (hidden, target.tokens, target.mask), self.config.loss_chunk)
         weight = jnp.sum(target.mask).astype(jnp.float32)
         return Total(loss, weight), {"nll": Total(nll, weight)}
+
+    def _inputs(self, variables, batch, memory, step, rng):
+        """Decoder inputs with scheduled sampling; None = the labels."""
+        if rng is None or self.config.sampling_schedule == "none":
+            return None
+        return self.model.apply(
+            jax.lax.stop_gradient(variables),
+            batch.target,
+            jax.lax.stop_gradient(memory),
+            share=self.config.sampling_share(step),
+            likeliest=self.config.sampling_choice == "likeliest",
+            rngs={"sampling": rng},
+            method="own_inputs",
+        )
 
 
 def _sum_of_chunks(function, arrays, chunk):

@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Batch
 
@@ -40,14 +40,15 @@ class Objective(Protocol):
     players: tuple[str, ...]
 
     def loss(
-        self, player: str, params: dict[str, Params], batch: Batch, rng: jax.Array
+        self, player: str, params: dict[str, Params], batch: Batch, *, step: Int[Array, ""], rng: jax.Array | None
     ) -> tuple[Total, dict[str, Total]]:
         """The loss of one player, to be differentiated by params[player].
 
         Args:
             params: parameters of every player.
             batch: rows of the global batch, or a part of them.
-            rng: key of this part of this step.
+            step: updates done before this one.
+            rng: key of this part of this step; None when the loss is evaluated, without anything random.
 
         Returns:
             The loss (its `weight` is the normaliser), and further figures to log.

@@ -143,9 +143,9 @@ def build_update(
         logs, and `gradient_norm` before clipping. With several players the names lead with the player's.
     """
 
-    def gradients(name: str, params: dict[str, Params], batch: Batch, key: jax.Array):
+    def gradients(name: str, params: dict[str, Params], batch: Batch, *, step: Int[Array, ""], key: jax.Array):
         def loss_sum(own, part, part_key):
-            loss, logged = objective.loss(name, {**params, name: own}, part, part_key)
+            loss, logged = objective.loss(name, {**params, name: own}, part, step=step, rng=part_key)
             return loss.sum, {"loss": loss, **logged}
 
         differentiate = jax.grad(loss_sum, has_aux=True)
@@ -173,7 +173,9 @@ def build_update(
         for index, name in enumerate(objective.players):
             player = players[name]
             params = {other: players[other].params for other in players}
-            gradient, totals = gradients(name, params, batch, jax.random.fold_in(step_key, index))
+            gradient, totals = gradients(
+                name, params, batch, step=state.step, key=jax.random.fold_in(step_key, index)
+            )
             weight = totals["loss"].weight
             gradient = jax.tree.map(lambda leaf, weight=weight: leaf / weight, gradient)
             updates, optimizer_state = optimizers[name].update(gradient, player.optimizer_state, player.params)
@@ -210,7 +212,7 @@ def build_loss(objective: Objective, player: str, *, mesh: Mesh, layout: TrainSt
     """(params, batch) -> totals of the loss and what is logged beside it, without randomness; jitted."""
 
     def totals(params: Params, batch: Batch) -> dict[str, Total]:
-        loss, logged = objective.loss(player, {player: params}, batch, None)
+        loss, logged = objective.loss(player, {player: params}, batch, step=jnp.zeros((), jnp.int32), rng=None)
         return {"loss": loss, **logged}
 
     params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout.players[player].params)

@@ -69,7 +69,7 @@ def compiled(**settings):
     assert objective.players == ("model",)
 
     def loss_sum(params, rows, rng):
-        loss, logged = objective.loss("model", {"model": params}, rows, rng)
+        loss, logged = objective.loss("model", {"model": params}, rows, step=jnp.int32(0), rng=rng)
         return loss.sum, {"loss": loss, **logged}
 
     return jax.jit(jax.grad(loss_sum, has_aux=True))
@@ -146,7 +146,7 @@ def elements_with_vocabulary(vocab, rows, chunk):
 
     @jax.jit
     def update(params, rows):
-        return jax.grad(lambda params: objective.loss("model", {"model": params}, rows, None)[0].sum)(params)
+        return jax.grad(lambda params: objective.loss("model", {"model": params}, rows, step=jnp.int32(0), rng=None)[0].sum)(params)
 
     params = parameters(model)
     program = str(jax.make_jaxpr(update)(params, rows))
