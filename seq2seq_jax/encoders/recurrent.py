@@ -33,8 +33,9 @@ class RecurrentEncoderConfig(RecurrentConfig):
                 "RecurrentEncoderConfig.reverse_source needs layers of one direction: all of them read in both. Set "
                 "bidirectional_layers to 0, or reverse_source to False."
             )
-        if self.residual_from is not None and self.directions(self.residual_from - 2) != self.directions(
-            self.residual_from - 1
+        if any(
+            self.is_residual(index) and self.directions(index) != self.directions(index - 1)
+            for index in range(1, self.num_layers)
         ):
             raise ValueError(
                 f"RecurrentEncoderConfig.residual_from = {self.residual_from} adds the output of a layer of two "
