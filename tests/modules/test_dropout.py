@@ -63,3 +63,17 @@ def test_without_dropout_no_key_is_needed(rate, deterministic):
 def test_bfloat16_stays_bfloat16():
     x = jnp.ones((2, 3), jnp.bfloat16)
     assert Dropout(0.5).apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(0)}).dtype == jnp.bfloat16
+
+
+def test_whole_rows_have_one_mask_for_all_their_places():
+    module, x = Dropout(0.25, whole_rows=True), jnp.asarray(np.random.default_rng(0).normal(size=(300, 7, 9)))
+    found = np.asarray(module.apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(0)}))
+    kept = found != 0
+    np.testing.assert_array_equal(kept, np.broadcast_to(kept[:, :1], kept.shape))
+    np.testing.assert_allclose(found[kept], np.asarray(x)[kept] / 0.75, rtol=1e-6)
+    masks = kept[:, 0]
+    assert abs(np.mean(masks) - 0.75) < 4 * (0.75 * 0.25 / masks.size) ** 0.5
+    # Rows differ from each other, and so do the elements of a mask.
+    assert len(np.unique(masks, axis=0)) > 50
+    assert np.abs(np.corrcoef(masks.T) - np.eye(9)).max() < 4.5 / 300**0.5
+    np.testing.assert_array_equal(module.apply({}, x, deterministic=True), x)
