@@ -235,9 +235,7 @@ def test_parameters_of_each_kind():
         module, sizes = attention(kind, coverage=coverage), (*TARGET_SEGMENTS.shape, 4)
         queries, states = jnp.ones((*sizes[:2], module.query_dim)), jnp.ones((sizes[0], sizes[2], MEMORY))
         made = jax.eval_shape(lambda: module.init(jax.random.key(0), queries, states, states, method=all_targets))
-        boxes = jax.tree_util.tree_leaves_with_path(
-            made.get("params", {}), is_leaf=lambda leaf: hasattr(leaf, "names")
-        )
+        boxes = jax.tree_util.tree_leaves_with_path(made.get("params", {}), is_leaf=lambda leaf: hasattr(leaf, "names"))
         return {
             jax.tree_util.keystr(path, simple=True, separator="."): (box.names, box.value.shape) for path, box in boxes
         }

@@ -151,8 +151,7 @@ def test_both_directions_and_their_gradients_are_those_of_pytorch(cell):
         directions, wave(batch, length, INPUT, phase=0.1)
     )
     found = {"result": result, "x": of_x} | {
-        name: of_direction["params"] | {"start": of_direction["start"]}
-        for name, of_direction in of_directions.items()
+        name: of_direction["params"] | {"start": of_direction["start"]} for name, of_direction in of_directions.items()
     }
 
     def compare(path, found, recorded):
@@ -218,9 +217,7 @@ def test_a_layer_and_its_gradients_equal_loops(cell, layer_norm, reverse, starts
         return jnp.sum(outputs * weights), outputs
 
     gradient, outputs = jax.jit(jax.grad(objective, has_aux=True))(arguments)
-    np.testing.assert_allclose(
-        outputs, reference(module, in_double(arguments), reverse=reverse), rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(outputs, reference(module, in_double(arguments), reverse=reverse), rtol=1e-5, atol=1e-5)
     by_differences = gradients(
         lambda arguments: np.sum(reference(module, arguments, reverse=reverse) * weights), arguments
     )
