@@ -10,7 +10,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,40 @@ def override(experiment: Any, arguments: Sequence[str], *, program: str, descrip
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(f"{_one_line(errors.getvalue())} See {program} --help.") from None
+        message = _field_of_another_class(experiment, arguments) or _one_line(errors.getvalue())
+        raise ValueError(f"{message} See {program} --help.") from None
+
+
+def _field_of_another_class(config: Any, arguments: Sequence[str]) -> str | None:
+    """What is wrong with the first option that names a field of a class which could stand where another stands."""
+    parts = dict(_parts(config))
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        place, _, name = option.removeprefix("--").replace("-", "_").rpartition(".")
+        part, candidates = parts.get(place, (None, []))
+        owners = [each.__name__ for each in candidates if name in typing.get_type_hints(each)]
+        if option.startswith("--") and owners and type(part).__name__ not in owners:
+            kind = type(part).__name__
+            article, has = "an" if kind[0] in "AEIOU" else "a", "has" if len(owners) == 1 else "have"
+            others = " and ".join(filter(None, [", ".join(owners[:-1]), owners[-1]]))
+            return (
+                f"{option} has no use: {place} is {article} {kind} here, which has no {name}; {others} {has} it. "
+                f"Choose a config whose {place} has it, or leave it out."
+            )
+    return None
+
+
+def _parts(config: Any, place: str = "") -> Iterator[tuple[str, tuple[Any, list[type]]]]:
+    """Dotted name of every part of a config -> the part, and the classes that it may be of."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for name, kind in typing.get_type_hints(type(config)).items():
+        part = getattr(config, name)
+        if dataclasses.is_dataclass(part):
+            # The fields of a part that tyro is told to give an empty name stand beside those of the whole.
+            unnamed = any(getattr(note, "name", None) == "" for note in getattr(hints[name], "__metadata__", ()))
+            inner = place if unnamed else f"{place}.{name}".removeprefix(".")
+            yield inner, (part, _dataclasses_of(kind))
+            yield from _parts(part, inner)
 
 
 def _one_line(box: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_flatten_has_a_dotted_name_for_every_value():
         fields = [getattr(config, field.name) for field in dataclasses.fields(config)]
         return sum(count(value) if dataclasses.is_dataclass(value) else 1 for value in fields)
 
-    assert len(flat) == count(VARIANTS["text"]) + 2, "every field, and the two names of classes"
+    assert len(flat) == count(VARIANTS["text"]) + 4, "every field, and the four names of classes"
 
 
 def test_differences_name_old_and_new_values():
@@ -188,7 +189,7 @@ def test_overrides():
         ("--training.select_by ter", r"'ter'.*select_by.*bleu"),
         ("--training.steps -1", r"training\.steps must be at least 1, not -1"),
         ("stray", "stray"),
-        ("--optimizer.decay_rate 0.7", r"--optimizer\.decay_rate"),
+        ("--optimizer.decay_rate 0.7", r"optimizer is an AdamWConfig here, .*; AdafactorConfig has it"),
     ],
 )
 def test_an_override_that_does_not_fit_is_one_line(arguments, said, capfd):
@@ -197,6 +198,33 @@ def test_an_override_that_does_not_fit_is_one_line(arguments, said, capfd):
     message = str(error.value)
     assert "\n" not in message and not set(message) & set("│╭╮╰╯─")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place", "here", "others"),
+    [
+        ("--model.decoder.coverage 1", "model.decoder", "a TransformerDecoderConfig", "RecurrentDecoderConfig has"),
+        ("--model.encoder.layer-norm=1", "model.encoder", "a TransformerEncoderConfig", "RecurrentEncoderConfig has"),
+        ("--optimizer.decay_rate 0.7", "optimizer", "an AdamWConfig", "AdafactorConfig has"),
+        ("--data.directory text", "data", "a Dates", "ParallelText, Table and Catalogue have"),
+    ],
+    ids=["decoder", "encoder", "optimizer", "data"],
+)
+def test_an_override_that_belongs_to_another_class(arguments, place, here, others):
+    option = re.split("[ =]", arguments)[0]
+    name = option.split(".")[-1].replace("-", "_")
+    with pytest.raises(ValueError) as error:
+        override(experiment(), ["--training.steps", "7", *arguments.split()], program="seq2seq train x")
+    assert str(error.value) == (
+        f"{option} has no use: {place} is {here} here, which has no {name}; {others} it. Choose a config whose {place} "
+        "has it, or leave it out. See seq2seq train x --help."
+    )
+
+
+@pytest.mark.parametrize("field", ["model.decoder.num_head", "model.decoder.num_heads.x", "training.x.y", "x.y", "x"])
+def test_an_override_that_belongs_to_no_class(field):
+    with pytest.raises(ValueError, match=rf"^Unrecognized options: --{field}"):
+        override(experiment(), [f"--{field}", "3"], program="seq2seq train x")
 
 
 def test_the_parts_of_an_experiment_must_fit():

@@ -19,6 +19,7 @@ TRAIN = ("train", "tiny/transformer")
         (["train", "text/train.en"], ["no config 'text/train.en'", "Give a Python file"]),
         ([*TRAIN, "--optimizer.learning_rat", "1"], ["--optimizer.learning_rat", "--optimizer.learning_rate?"]),
         ([*TRAIN, "--no_such_thing", "1"], ["--no_such_thing"]),
+        ([*TRAIN, "--model.decoder.input_feeding", "True"], ["TransformerDecoderConfig", "RecurrentDecoderConfig"]),
         ([*TRAIN, "stray"], ["stray"]),
         ([*TRAIN, "--training.steps", "ten"], ["--training.steps", "ten"]),
         ([*TRAIN, "--training.steps", "1.5"], ["--training.steps", "1.5"]),
