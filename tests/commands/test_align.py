@@ -1,5 +1,6 @@
 """A picture of attention for a line, and its weights as JSON."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,9 +11,11 @@ from batches import batch
 
 import seq2seq_jax
 from seq2seq_jax.commands import align
+from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
+from seq2seq_jax.experiment import load_config
 from seq2seq_jax.model import attention_weights
-from seq2seq_jax.modules import attention
 from seq2seq_jax.run import Run
+from seq2seq_jax.training.checkpoint import Progress
 
 SOURCES = ["two red cows", "", "seven black birds", "two red cows", "three Ω cats"]
 TARGETS = ["zwei rote Kühe", "es sind", "", "Hunde im Haus", "drei Ω"]
@@ -159,10 +162,16 @@ def test_a_mistake_is_one_line(seq2seq, trained, tmp_path, unchanged, options, s
     assert said in outcome.error_line
 
 
-def test_a_model_without_attention_is_one_line(seq2seq, trained, unchanged, monkeypatch):
-    monkeypatch.setattr(attention, "record", lambda module, weights: None)
-    with unchanged(trained):
-        outcome = seq2seq("align", trained, stdin=b"two red cows\n")
+def test_a_model_without_attention_is_one_line(seq2seq, workplace, tmp_path, unchanged):
+    experiment, _ = load_config(workplace / "configs" / "tiny" / "transformer.py")
+    decoder = RecurrentDecoderConfig(attention="none", model_dim=32, hidden_dim=16)
+    model = dataclasses.replace(experiment.model, decoder=decoder)
+    run = Run(tmp_path / "run", dataclasses.replace(experiment, model=model))
+    run.begin("tiny/fixed_vector")
+    with run.checkpoints(read_only=False) as checkpoints:
+        checkpoints.save(run.initial_state(), Progress(step=0, score=None, loop={}))
+    with unchanged(run.directory):
+        outcome = seq2seq("align", run.directory, stdin=b"two red cows\n")
     assert outcome.status == 2
     assert "the model's decoder has no attention" in outcome.error_line
 
