@@ -19,6 +19,7 @@ from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS
 from seq2seq_jax.modules.embedding import Embedding
 from seq2seq_jax.modules.precision import Precision
+from seq2seq_jax.modules.recurrence import whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ class EncoderDecoder(nn.Module):
         place_key, choice_key = jax.random.split(self.make_rng("sampling"))
         labels = shift_right(target, self.vocabulary.start_id)
         replaced = jax.random.bernoulli(place_key, share, target.tokens.shape) & (target.positions > 0)
-        table = self.output.table
+        table = whole(self.output.table)
 
         def choose(hidden, place):
             logits = Embedding.scores(table, hidden, precision=self.config.precision)
@@ -142,7 +143,8 @@ class EncoderDecoder(nn.Module):
             return jax.random.categorical(jax.random.fold_in(choice_key, place), logits)
 
         if isinstance(self.config.decoder, RecurrentDecoderConfig):
-            embed = functools.partial(Embedding.rows, self.target_embedding.table, precision=self.config.precision)
+            embeddings = whole(self.target_embedding.table)
+            embed = functools.partial(Embedding.rows, embeddings, precision=self.config.precision)
             return self.decoder.own_inputs(labels.tokens, replaced, target, memory, embed=embed, choose=choose)
         hidden = self.decode(target, memory, deterministic=True)
         # Place after place, so that the logits of all tokens never exist at once.

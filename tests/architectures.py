@@ -222,6 +222,13 @@ ARCHITECTURES |= {
 }
 """Any encoder with any decoder and any attention, beside the variants of each family above."""
 
+FAMILIES = [
+    name
+    for name, architecture in ARCHITECTURES.items()
+    if "-" in name or (architecture.config.precision == "float32" and name.startswith(("lstm", "gru", "gnmt")))
+]
+"""Names of all pairs of families, and of what recurrent ones compute in another way, for tests that take longer."""
+
 
 def random_parameters(module: nn.Module, *inputs: Any, seed: int = 0, **arguments: Any) -> Any:
     """Noise in the shapes of a module's parameters, for inputs like these.

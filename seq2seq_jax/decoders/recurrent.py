@@ -23,6 +23,7 @@ from seq2seq_jax.modules.recurrence import (
     advance,
     begin,
     gate_inputs,
+    inside_a_loop,
     projection,
     scan_with_products,
     zero_state,
@@ -286,7 +287,9 @@ class RecurrentDecoder(nn.Module):
             embed: embeddings of tokens.
             choose: (hidden states, place) -> the next tokens.
         """
-        kernels, constants = self._kernels_and_constants(*self._keys_and_values(memory), first_gates=True)
+        kernels, constants = inside_a_loop(
+            self._kernels_and_constants(*self._keys_and_values(memory), first_gates=True)
+        )
         project = projection(kernels, precision=self.precision)
 
         def step(carry, per_step):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from seq2seq_jax.modules.attention import MASKED_SCORE, record
 from seq2seq_jax.modules.linear import Linear
 from seq2seq_jax.modules.precision import Precision, matrix_product, product
-from seq2seq_jax.modules.recurrence import Kernel, Project
+from seq2seq_jax.modules.recurrence import Kernel, Project, inside_a_loop, rows_divided
 
 AttentionKind = Literal["none", "additive", "general", "dot", "scaled_dot"]
 
@@ -144,6 +144,8 @@ def additive_scores(
     A loop over target places, forwards and backwards, so that [batch, target, source, attention] never exists whole.
     """
 
+    keys, queries, vector = inside_a_loop((keys, queries, vector))
+
     def step(_, query):
         return None, _tanh(keys, query).reshape(-1, keys.shape[-1]) @ vector
 
@@ -160,7 +162,8 @@ def _additive_forward(keys, queries, vector):
 
 
 def _additive_backward(residuals, gradient):
-    keys, queries, vector = residuals
+    keys, queries, vector = inside_a_loop(residuals)
+    gradient = rows_divided(gradient)
 
     def step(sums, per_target):
         of_keys, of_vector = sums

@@ -2,13 +2,15 @@
 
 The input products of all time steps are one matrix product before the loop over time, and the gradients of all
 parameters are matrix products after the backward loop. Inside the loops there is one product a step, from the carried
-state, and what is elementwise.
+state, and what is elementwise. On a mesh the rows are divided inside the loops and nothing else is: parameters are
+gathered before them, so that no step waits for another device.
 """
 
 import functools
 from collections.abc import Callable
 from typing import Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -26,6 +28,26 @@ CellKind = Literal["lstm", "gru"]
 
 State = tuple[Float[Array, "*dims hidden"], ...]
 """What a cell carries, its output first: (hidden, cell) for an LSTM, (hidden,) for a GRU. Float32."""
+
+
+def whole(tree: PyTree) -> PyTree:
+    """Parameters as they are to be inside a loop over time: whole on every device."""
+    return jax.tree.map(lambda leaf: nn.with_logical_constraint(leaf, (None,) * leaf.ndim), tree)
+
+
+def rows_divided(tree: PyTree, *, dim: int = 0) -> PyTree:
+    """Activations as they are to be inside a loop over time: divided along their batch dim alone."""
+
+    def constrained(leaf):
+        axes = tuple("batch" if index == dim else None for index in range(leaf.ndim))
+        return nn.with_logical_constraint(leaf, axes)
+
+    return jax.tree.map(constrained, tree)
+
+
+def inside_a_loop(tree: PyTree) -> PyTree:
+    """`whole` for vectors and matrices, which are parameters, and `rows_divided` for what has more dims."""
+    return jax.tree.map(lambda leaf: whole(leaf) if leaf.ndim < 3 else rows_divided(leaf), tree)
 
 
 def _sigmoid(x):
@@ -200,7 +222,8 @@ def _recur_forward(cell, reverse, precision, inputs, kernel, bias, keep, start, 
     batch, hidden = inputs.shape[1], kernel.shape[0]
     dtype = activation_dtype(precision)
     # Not in every step: XLA does not move it out of the loop.
-    operand = kernel.astype(operand_dtype(precision))
+    operand = whole(kernel.astype(operand_dtype(precision)))
+    inputs, keep, start = rows_divided((inputs, keep, start), dim=1)
 
     def step(state, per_step):
         inputs, keep, start = per_step
@@ -214,12 +237,14 @@ def _recur_forward(cell, reverse, precision, inputs, kernel, bias, keep, start, 
 
     zeros = (jnp.zeros((batch, hidden), jnp.float32),) * cell.num_states
     _, (outputs, read, saved) = jax.lax.scan(step, zeros, (inputs, keep, start), reverse=reverse)
+    outputs, read, saved = rows_divided((outputs, read, saved), dim=1)
     return outputs, (read, saved, kernel, bias, keep, start, mask)
 
 
 def _recur_backward(cell, reverse, precision, residuals, output_gradient):
     read, saved, kernel, bias, keep, start, mask = residuals
-    transposed = kernel.T.astype(operand_dtype(precision))
+    transposed = whole(kernel.T.astype(operand_dtype(precision)))
+    output_gradient, keep, saved = rows_divided((output_gradient, keep, saved), dim=1)
 
     def step(gradient, per_step):
         output_gradient, keep, saved = per_step
@@ -235,6 +260,7 @@ def _recur_backward(cell, reverse, precision, residuals, output_gradient):
     _, (of_inputs, of_product, of_start) = jax.lax.scan(
         step, zeros, (output_gradient, keep, saved), reverse=not reverse
     )
+    of_inputs, of_product, of_start = rows_divided((of_inputs, of_product, of_start), dim=1)
     rows = of_product.reshape(-1, of_product.shape[-1])
     of_kernel = kernel_gradient(read.reshape(-1, read.shape[-1]), rows, precision=precision)
     of_bias = None if bias is None else jnp.sum(rows, axis=0)
@@ -273,8 +299,11 @@ def scan_with_products(
 
     Args:
         kernels: what `project` multiplies with.
-        constants: further arrays that the step reads and that have gradients.
+        constants: further arrays that the step reads and that have gradients: vectors, and [batch, ...] of more dims.
+        per_step: [length, batch, ...].
     """
+    kernels, constants = inside_a_loop((kernels, constants))
+    carry, per_step = rows_divided(carry), rows_divided(per_step, dim=1)
     zeros = _zeros_of_products(step, kernels, constants, carry, per_step, precision)
 
     def run(kernels, added, constants, carry, per_step):

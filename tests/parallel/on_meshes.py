@@ -17,6 +17,7 @@ from batches import batch, random_pairs
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding, batch_shards
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
@@ -47,10 +48,10 @@ def training_batch(number: int):
 class Trainer:
     """A model of its own on one mesh."""
 
-    def __init__(self, sizes: tuple[int, int, int]):
+    def __init__(self, sizes: tuple[int, int, int], config: ModelConfig):
         data, fsdp, tensor = sizes
         self.mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build()
-        self.model = transformer(num_kv_heads=2, tied_embeddings="none", scan_layers=True).build(TOKENIZER.vocabulary)
+        self.model = config.build(TOKENIZER.vocabulary)
         example = jax.tree.map(lambda rows: jnp.asarray(rows[:1]), training_batch(0))
         optimizers = {"model": AdamWConfig(learning_rate=3e-3, warmup_steps=5, ema_decay=0.9).build(STEPS)}
         self.initial_state, self.layout = initial_state(
@@ -123,7 +124,8 @@ def layouts():
 
 
 def main(directory: str) -> None:
-    trainers = {name: Trainer(sizes) for name, sizes in MESHES.items()}
+    config = transformer(num_kv_heads=2, tied_embeddings="none", scan_layers=True)
+    trainers = {name: Trainer(sizes, config) for name, sizes in MESHES.items()}
     losses, continued, shares = {}, {}, {}
     for name, trainer in trainers.items():
         state, losses[name] = trainer.train(trainer.initial_state(), range(SAVED_STEP))

@@ -1,16 +1,10 @@
 """Meshes: what is refused, and eight devices in a process of their own, which compute what one device does."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
+from eight_devices import on_eight_devices
 
-import seq2seq_jax
 from seq2seq_jax.parallel.mesh import MeshConfig, batch_shards
 
 
@@ -44,26 +38,7 @@ def test_a_mesh_of_one_device():
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What on_meshes.py prints."""
-    tests, package = Path(__file__).parent.parent, Path(seq2seq_jax.__file__).parent.parent
-    finished = subprocess.run(
-        [
-            *(sys.executable, "-W", "error:Some donated buffers"),
-            str(Path(__file__).with_name("on_meshes.py")),
-            str(tmp_path_factory.mktemp("checkpoints")),
-        ],
-        env=os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
-            "PYTHONPATH": os.pathsep.join([str(tests), str(package), os.environ.get("PYTHONPATH", "")]),
-        },
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+    return on_eight_devices("on_meshes.py", str(tmp_path_factory.mktemp("checkpoints")))
 
 
 @pytest.mark.parametrize("mesh", ["data", "fsdp", "all"])
