@@ -1,0 +1,315 @@
+"""python -m seq2seq_jax.benchmark.packing: packed rows beside padded ones, on the lengths of real text."""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from jaxtyping import Int
+
+from seq2seq_jax.batch import Batch, Vocabulary
+from seq2seq_jax.benchmark import harness, report
+from seq2seq_jax.benchmark.harness import Spread, Timing
+from seq2seq_jax.benchmark.training_step import TrainingStep
+from seq2seq_jax.data.packing import BatchPlan, RowShape
+from seq2seq_jax.data.pipeline import assemble, select
+from seq2seq_jax.data.token_store import TokenStore
+from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
+from seq2seq_jax.parallel.mesh import batch_shards
+from seq2seq_jax.run import Run
+from seq2seq_jax.training.step import build_update
+
+PROGRAM = "python -m seq2seq_jax.benchmark.packing"
+CONFIGS = ("multi30k/transformer_small", "multi30k/recurrent_additive", "multi30k/convolutional")
+DESCRIPTION = """\
+Time the training steps of CONFIGs (by default one of each family on Multi30k) on packed rows and on padded ones, as
+target tokens a second without padding. A padded batch has one pair a row, of a bucket of like lengths, and about as
+many token places as a packed batch; the buckets are those that pad the least. Steps of all shapes take turns in one process; an epoch's time is the sum over its
+batches of the time of their shapes. The model is the same, and so is the text. Values are those of {name}.
+"""
+PACKED = "packed"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackingArguments:
+    """Command line of the comparison of packed and padded rows."""
+
+    buckets: tuple[int, ...] = (8, 16)
+    """Numbers of buckets of padded batches that are compared, each with the row lengths that pad the least."""
+    rounds: int = 7
+    """Turns that each shape of a batch has (5 at least)."""
+    json: str | None = None
+    """File for all figures, as JSON."""
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    """The experiment; what is set here is set in all CONFIGs."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batching:
+    """The batches of one epoch, made in one way."""
+
+    counts: Mapping[RowShape, int]
+    """Batches of each shape."""
+    examples: Mapping[RowShape, Batch]
+    """One batch of each shape."""
+    fill: float
+    """Tokens over token places, both sides together."""
+    target_tokens: int
+    """Target tokens, without padding."""
+
+    def epoch_seconds(self, seconds: Mapping[RowShape, float]) -> float:
+        """Time of all batches, from that of one of each shape."""
+        return sum(count * seconds[shape] for shape, count in self.counts.items())
+
+
+def best_bounds(lengths: Int[np.ndarray, " examples"], buckets: int) -> list[int]:
+    """Row lengths of at most so many buckets that need the fewest places, ascending; the last is the greatest length.
+
+    Args:
+        lengths: of the examples, each of which goes to the first bucket that holds it.
+    """
+    values, counts = np.unique(lengths, return_counts=True)
+    num_below = np.concatenate([[0], np.cumsum(counts)])
+    # [first, end]: places of one bucket for the lengths values[first:end]; none for no length, which wastes nothing.
+    places = (num_below[None, :] - num_below[:, None]) * np.concatenate([[0], values])[None, :].astype(float)
+    places[np.tril_indices(len(values) + 1, -1)] = np.inf
+    fewest = np.where(np.arange(len(values) + 1) == 0, 0.0, np.inf)
+    first_of_last = []
+    for _ in range(buckets):
+        totals = fewest[:, None] + places
+        first_of_last.append(totals.argmin(axis=0))
+        fewest = totals.min(axis=0)
+    bounds, end = [], len(values)
+    for first in reversed(first_of_last):
+        if end > first[end]:
+            bounds.append(int(values[end - 1]))
+        end = first[end]
+    return bounds[::-1]
+
+
+def padded_shapes(
+    source_lengths: Int[np.ndarray, " examples"],
+    target_lengths: Int[np.ndarray, " examples"],
+    *,
+    buckets: int,
+    places: int,
+    multiple: int,
+) -> tuple[RowShape, ...]:
+    """The buckets that pad the least for one pair a row, both sides of a bucket equally long, shortest first.
+
+    Args:
+        places: token places of a batch, both sides together; none has more, unless it has the fewest rows.
+        multiple: the rows of a batch are a multiple of this.
+    """
+    return tuple(
+        RowShape(
+            rows=max(1, places // (2 * length) // multiple) * multiple, source_length=length, target_length=length
+        )
+        for length in best_bounds(np.maximum(source_lengths, target_lengths), buckets)
+    )
+
+
+def make_batching(
+    store: TokenStore,
+    examples: Int[np.ndarray, " examples"],
+    *,
+    shapes: tuple[RowShape, ...],
+    packing: bool,
+    window: int,
+    vocabulary: Vocabulary,
+) -> Batching:
+    """The first epoch of a plan.
+
+    Args:
+        examples: which of the store are used; those longer than a row are cut.
+        shapes, packing, window: see `BatchPlan`.
+    """
+    longest = shapes[-1]
+    source_lengths = np.minimum(store.source_lengths[examples], longest.source_length)
+    target_lengths = np.minimum(store.target_lengths[examples], longest.target_length)
+    plan = BatchPlan(
+        source_lengths,
+        target_lengths,
+        examples=examples,
+        shapes=shapes,
+        packing=packing,
+        window=window,
+        seed=0,
+    )
+    counts: collections.Counter[RowShape] = collections.Counter()
+    batches = {}
+    for rows in plan.epoch():
+        shape = RowShape(
+            rows=len(rows.counts), source_length=rows.source_length, target_length=rows.target_length
+        )
+        counts[shape] += 1
+        if shape not in batches:
+            batches[shape] = assemble(store, rows, vocabulary=vocabulary)
+    places = sum(
+        count * shape.rows * (shape.source_length + shape.target_length) for shape, count in counts.items()
+    )
+    return Batching(
+        counts=counts,
+        examples=batches,
+        fill=int(source_lengths.sum() + target_lengths.sum()) / places,
+        target_tokens=int(target_lengths.sum()),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What training on batches of one kind costs."""
+
+    shapes: int
+    """Shapes of its batches, each compiled once."""
+    fill: float
+    """Tokens over token places, both sides together."""
+    first_calls: float
+    """Seconds of the first steps of all shapes together, in which they were compiled."""
+    step: Spread
+    """Seconds a step, the mean over an epoch."""
+    tokens_per_second: Spread
+    """Target tokens without padding."""
+    packed_is_faster: Spread
+    """Tokens a second of packed rows over these, paired by rounds."""
+
+
+def speeds(
+    batchings: Mapping[str, Batching], timings: Mapping[str, Mapping[RowShape, Timing]]
+) -> dict[str, Speed]:
+    """The figures of each way to make batches.
+
+    Args:
+        batchings: by name; one of them is PACKED.
+        timings: of their shapes, all of as many rounds.
+    """
+    tokens_per_second, steps = {}, {}
+    for name, batching in batchings.items():
+        rounds = zip(*(timings[name][shape].seconds for shape in batching.counts), strict=True)
+        epochs = [batching.epoch_seconds(dict(zip(batching.counts, seconds, strict=True))) for seconds in rounds]
+        tokens_per_second[name] = [batching.target_tokens / seconds for seconds in epochs]
+        steps[name] = [seconds / sum(batching.counts.values()) for seconds in epochs]
+    return {
+        name: Speed(
+            shapes=len(batching.counts),
+            fill=batching.fill,
+            first_calls=sum(timing.first_call for timing in timings[name].values()),
+            step=Spread.of(steps[name]),
+            tokens_per_second=Spread.of(tokens_per_second[name]),
+            packed_is_faster=harness.paired_ratio(tokens_per_second[PACKED], tokens_per_second[name]),
+        )
+        for name, batching in batchings.items()
+    }
+
+
+def compare(experiment: Experiment, name: str, *, buckets: tuple[int, ...], rounds: int) -> dict[str, Speed]:
+    """Time the training steps of an experiment on packed and on padded rows of its training split.
+
+    Args:
+        name: of the experiment's config.
+        buckets: numbers of buckets of padded batches.
+        rounds: see `harness.take_turns`.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        run = Run(Path(directory), experiment)
+        run.begin(name)
+        batchings = _batchings(run, buckets)
+        step = TrainingStep(_update(run), run.initial_state())
+        contenders = {
+            (kind, shape): functools.partial(step, run.place(batch))
+            for kind, batching in batchings.items()
+            for shape, batch in batching.examples.items()
+        }
+        found = harness.take_turns(contenders, rounds=rounds, warm_up=1)
+    timings: dict[str, dict[RowShape, Timing]] = {kind: {} for kind in batchings}
+    for (kind, shape), timing in found.items():
+        timings[kind][shape] = timing
+    return speeds(batchings, timings)
+
+
+def _batchings(run: Run, buckets: tuple[int, ...]) -> dict[str, Batching]:
+    experiment, store, vocabulary = run.experiment, run.store("train"), run.tokenizer.vocabulary
+    data = experiment.data
+    examples, _ = select(store, data)
+    packed = RowShape(
+        rows=experiment.rows_per_batch, source_length=data.max_source_length, target_length=data.max_target_length
+    )
+    make = functools.partial(make_batching, store, examples, window=data.window, vocabulary=vocabulary)
+    batchings = {PACKED: make(shapes=(packed,), packing=True)}
+    for number in buckets:
+        shapes = padded_shapes(
+            np.minimum(store.source_lengths[examples], data.max_source_length),
+            np.minimum(store.target_lengths[examples], data.max_target_length),
+            buckets=number,
+            places=packed.rows * (packed.source_length + packed.target_length),
+            multiple=experiment.training.accumulation * batch_shards(run.mesh),
+        )
+        batchings[f"padded, {number} buckets"] = make(shapes=shapes, packing=False)
+    return batchings
+
+
+def _update(run: Run):
+    experiment = run.experiment
+    return build_update(
+        run.objective,
+        run.optimizers,
+        accumulation=experiment.training.accumulation,
+        average_decay=experiment.optimizer.ema_decay,
+        seed=experiment.training.seed,
+        mesh=run.mesh,
+        layout=run.layout,
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, compare, print a table a config.
+
+    Raises:
+        ValueError: there is no such config, or a value does not fit.
+    """
+    names = tuple(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
+    rest = arguments[len(names) :]
+    chosen = {}
+    for name in names or CONFIGS:
+        path = find_config(name)
+        chosen[config_name(path)] = override(
+            PackingArguments(experiment=load_config(path)[0]),
+            rest,
+            program=f"{PROGRAM} [CONFIG ...]",
+            description=DESCRIPTION.format(name=config_name(path)),
+        )
+    console = report.output()
+    figures = {"environment": harness.environment(), "configs": {}}
+    header = ("rows", "shapes", "first calls", "fill", "step: median (quartiles)", "target tokens/s", "packed / this")
+    for name, options in chosen.items():
+        found = compare(options.experiment, name, buckets=options.buckets, rounds=options.rounds)
+        figures["configs"][name] = {
+            "experiment": to_json(options.experiment),
+            "rows": {kind: dataclasses.asdict(speed) for kind, speed in found.items()},
+        }
+        rows = [
+            (
+                kind,
+                str(speed.shapes),
+                f"{speed.first_calls:.0f} s",
+                f"{speed.fill:.1%}",
+                report.milliseconds(speed.step),
+                f"{speed.tokens_per_second.median:,.0f}",
+                "" if kind == PACKED else report.factor(speed.packed_is_faster),
+            )
+            for kind, speed in found.items()
+        ]
+        title = f"{name}, {options.experiment.model.precision}; {options.rounds} turns of a step of each shape"
+        console.print(report.table(header, rows, title=title))
+    console.print(report.environment_line(figures["environment"]))
+    report.write_json(figures, next(iter(chosen.values())).json)
+
+
+if __name__ == "__main__":
+    report.run_script(main)

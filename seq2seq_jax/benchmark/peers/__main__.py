@@ -1,0 +1,102 @@
+"""python -m seq2seq_jax.benchmark.peers: the training step beside PyTorch's, in one process."""
+
+import dataclasses
+import importlib.util
+from typing import Literal
+
+from seq2seq_jax.benchmark import harness, report
+from seq2seq_jax.benchmark.peers.task import Task
+from seq2seq_jax.experiment import override
+
+PROGRAM = "python -m seq2seq_jax.benchmark.peers"
+DESCRIPTION = """\
+Time a training step of this project beside the same step of PyTorch, in float32: the same model with as many
+parameters, the same batch of full rows, loss, dropout, clipping and optimizer. The two take turns in one process.
+PyTorch runs on all cores with its fused LSTM, convolutions and optimizer, and a second time through torch.compile; the
+ratio is that to the faster of the two. It needs the extra `peers`: pip install seq2seq_jax[peers].
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PeersArguments:
+    """Command line of the comparison with PyTorch."""
+
+    models: tuple[Literal["recurrent_general", "recurrent_additive", "convolutional"], ...] = (
+        "recurrent_general",
+        "recurrent_additive",
+        "convolutional",
+    )
+    """Models to compare."""
+    check: bool = True
+    """Show first, without dropout, that both sides compute the same loss, gradient and updates."""
+    compiled: bool = True
+    """Time PyTorch through torch.compile, too; that needs a C++ compiler."""
+    threads: int | None = None
+    """Threads of PyTorch; None = one a core."""
+    rounds: int = 9
+    """Turns that each side has (5 at least)."""
+    calls: int = 5
+    """Training steps in a turn."""
+    json: str | None = None
+    """File for all figures, as JSON."""
+    task: Task = Task()
+    """Sizes."""
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, compare, print a table.
+
+    Raises:
+        ValueError: PyTorch is not there, or a value does not fit.
+    """
+    chosen = override(PeersArguments(), arguments, program=PROGRAM, description=DESCRIPTION)
+    if importlib.util.find_spec("torch") is None:
+        raise ValueError("PyTorch is not installed, and this compares with it: pip install 'seq2seq_jax[peers]'.")
+    from seq2seq_jax.benchmark.peers import pytorch, side_by_side
+
+    console = report.output()
+    task = chosen.task
+    figures = {"environment": harness.environment(), "arguments": dataclasses.asdict(chosen), "models": {}}
+    rows = []
+    for name in chosen.models:
+        of_model = figures["models"][name] = {}
+        if chosen.check:
+            agreement = side_by_side.check(name, task, threads=chosen.threads)
+            of_model["agreement"] = dataclasses.asdict(agreement)
+            console.print(
+                f"{name}, the same computation: loss {agreement.loss:.4f}; largest relative differences: loss "
+                f"{agreement.loss_difference:.1e}, gradient {agreement.gradient_difference:.1e}, loss after updates "
+                f"{agreement.updated_loss_difference:.1e}"
+            )
+        result = side_by_side.compare(
+            name, task, rounds=chosen.rounds, calls=chosen.calls, compiled=chosen.compiled, threads=chosen.threads
+        )
+        of_model |= dataclasses.asdict(result)
+        for contender, timing in result.timings.items():
+            spread = timing.spread
+            rows.append(
+                (
+                    f"{name}: {contender}",
+                    f"{result.parameters:,}",
+                    report.milliseconds(spread),
+                    f"{task.rows * task.target_length / spread.median:,.0f}",
+                    f"{timing.first_call:.1f} s",
+                    report.factor(result.ratio) if contender == result.fastest_peer else "",
+                )
+            )
+    figures["environment"]["pytorch"] = pytorch.environment()
+    header = ("", "parameters", "step: median (quartiles)", "target tokens/s", "first call", "PyTorch / seq2seq_jax")
+    title = (
+        f"Training step, float32, {task.rows} x ({task.source_length} + {task.target_length}) tokens, vocabulary "
+        f"{task.vocabulary_size:,}; {chosen.rounds} turns of {chosen.calls} steps"
+    )
+    console.print(report.table(header, rows, title=title))
+    settings = figures["environment"]["pytorch"]
+    console.print(
+        f"{report.environment_line(figures['environment'])}, torch {settings['version']} on {settings['threads']} threads"
+    )
+    report.write_json(figures, chosen.json)
+
+
+if __name__ == "__main__":
+    report.run_script(main)

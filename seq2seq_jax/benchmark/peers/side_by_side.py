@@ -1,0 +1,163 @@
+"""Both training steps of one architecture: shown to be the same computation, then timed in turns."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from torch import nn
+
+from seq2seq_jax.benchmark.harness import Spread, Timing, paired_ratio, take_turns
+from seq2seq_jax.benchmark.peers import convolutional, pytorch, recurrent
+from seq2seq_jax.benchmark.peers.pytorch import PyTorchTraining, Weights
+from seq2seq_jax.benchmark.peers.task import Task
+from seq2seq_jax.benchmark.training_step import MaximumLikelihoodTraining, num_parameters
+from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.objectives.objective import Params
+
+TOLERANCE = 1e-4
+"""How far both sides may lie apart, relative to the largest number of each parameter's gradient."""
+CHECKED_UPDATES = 3
+OURS, PEER, COMPILED_PEER = "seq2seq_jax", "PyTorch", "PyTorch compiled"
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One model, on both sides."""
+
+    model_config: Callable[..., ModelConfig]
+    """(task, dropout) -> this project's model."""
+    peer: Callable[..., nn.Module]
+    """(task, dropout) -> PyTorch's."""
+    weights: Callable[[Params], Weights]
+    """This project's parameters, or gradients, by PyTorch's names."""
+
+
+def _recurrent(attention: recurrent.Attention) -> Architecture:
+    return Architecture(
+        model_config=functools.partial(recurrent.model_config, attention=attention),
+        peer=functools.partial(recurrent.RecurrentPeer, attention=attention),
+        weights=recurrent.weights,
+    )
+
+
+ARCHITECTURES = {
+    "recurrent_general": _recurrent("general"),
+    "recurrent_additive": _recurrent("additive"),
+    "convolutional": Architecture(
+        model_config=convolutional.model_config, peer=convolutional.ConvolutionalPeer, weights=convolutional.weights
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How near both sides come to each other with the same parameters, the same batch and no dropout."""
+
+    loss: float
+    """This project's, nats a target token."""
+    loss_difference: float
+    """Relative, of the two losses."""
+    gradient_difference: float
+    """The largest of any number of the gradient, relative to the largest number of its parameter's gradient."""
+    updated_loss_difference: float
+    """Relative, the largest of the losses of the updates after the first: clipping and optimizer agree, too."""
+
+
+class Disagreement(Exception):
+    """The two sides do not compute the same."""
+
+
+def _training(architecture: Architecture, task: Task, *, dropout: float) -> MaximumLikelihoodTraining:
+    return MaximumLikelihoodTraining(
+        architecture.model_config(task, dropout=dropout),
+        vocabulary=task.vocabulary,
+        objective=task.objective,
+        optimizer=task.optimizer,
+        seed=SEED,
+    )
+
+
+def check(name: str, task: Task, *, threads: int | None) -> Agreement:
+    """Copy this project's parameters into the peer, and compare loss, gradient and updates without dropout.
+
+    Args:
+        threads: of PyTorch; None = one a core.
+
+    Raises:
+        Disagreement: by more than TOLERANCE.
+    """
+    architecture = ARCHITECTURES[name]
+    ours = _training(architecture, task, dropout=0.0)
+    host_batch = task.batch(seed=SEED)
+    batch = ours.place(host_batch)
+    step = ours.step()
+    params = jax.tree.map(np.asarray, step.state.players["model"].params)
+    peer = PyTorchTraining(architecture.peer(task, dropout=0.0), task, host_batch, compiled=False, threads=threads)
+    peer.load(architecture.weights(params))
+
+    loss, gradient = ours.loss_and_gradient(params, batch)
+    loss, gradient = float(loss), architecture.weights(jax.tree.map(np.asarray, gradient))
+    peer_loss, peer_gradient = peer.loss_and_gradient()
+    losses = np.array([[step(batch), peer()] for _ in range(CHECKED_UPDATES + 1)])
+    agreement = Agreement(
+        loss=loss,
+        loss_difference=abs(peer_loss - loss) / loss,
+        gradient_difference=max(
+            float(np.abs(peer_gradient[key] - value).max() / np.abs(value).max()) for key, value in gradient.items()
+        ),
+        updated_loss_difference=float(np.max(np.abs(losses[1:, 1] / losses[1:, 0] - 1.0))),
+    )
+    differences = {field: value for field, value in dataclasses.asdict(agreement).items() if field != "loss"}
+    if not max(differences.values()) <= TOLERANCE:
+        raise Disagreement(f"{name}: the two sides lie further apart than {TOLERANCE}: {differences}")
+    return agreement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One architecture's training steps, timed in turns."""
+
+    parameters: int
+    """Numbers that are trained, as many on both sides."""
+    timings: dict[str, Timing]
+    """By contender."""
+    fastest_peer: str
+    """PyTorch's contender of the smaller median."""
+    ratio: Spread
+    """Seconds of the fastest peer over seconds of this project, paired by rounds: above 1, this project is faster."""
+
+
+def compare(name: str, task: Task, *, rounds: int, calls: int, compiled: bool, threads: int | None) -> Comparison:
+    """Time the training steps of an architecture in turns, with dropout.
+
+    Args:
+        rounds, calls: see `harness.take_turns`.
+        compiled: whether PyTorch runs a second time, through torch.compile.
+        threads: of PyTorch; None = one a core.
+    """
+    architecture = ARCHITECTURES[name]
+    ours = _training(architecture, task, dropout=task.dropout)
+    host_batch = task.batch(seed=SEED)
+    batch = ours.place(host_batch)
+    step = ours.step()
+    params = jax.tree.map(np.asarray, step.state.players["model"].params)
+    contenders = {OURS: lambda: step(batch)}
+    for peer_name, is_compiled in ((PEER, False), (COMPILED_PEER, True))[: 1 + compiled]:
+        peer = PyTorchTraining(
+            architecture.peer(task, dropout=task.dropout), task, host_batch, compiled=is_compiled, threads=threads
+        )
+        peer.load(architecture.weights(params))
+        counts = num_parameters(params), pytorch.num_parameters(peer)
+        assert counts[0] == counts[1], f"{name} has {counts[0]} parameters here and {counts[1]} in PyTorch"
+        contenders[peer_name] = peer
+    timings = take_turns(contenders, rounds=rounds, calls=calls)
+    fastest = min((peer for peer in timings if peer != OURS), key=lambda peer: timings[peer].spread.median)
+    return Comparison(
+        parameters=counts[0],
+        timings=timings,
+        fastest_peer=fastest,
+        ratio=paired_ratio(timings[fastest].seconds, timings[OURS].seconds),
+    )

@@ -1,0 +1,83 @@
+"""What both sides of a comparison are given: sizes, batch, loss and optimizer."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int
+
+from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.training.optimizer import AdamWConfig
+
+START_ID, END_ID, FIRST_WORD_ID = 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """Sizes of the models and of the batch; every row is one segment that fills it."""
+
+    rows: int = 64
+    """Rows of the batch."""
+    source_length: int = 32
+    """Tokens of a source row."""
+    target_length: int = 32
+    """Tokens of a target row."""
+    vocabulary_size: int = 8_000
+    """Tokens of the vocabulary, one for both languages; its table is also the output projection."""
+    model_dim: int = 256
+    """Width of the embeddings."""
+    hidden_dim: int = 256
+    """Width of a recurrent state in each direction, and channels of the convolutions."""
+    convolutional_layers: int = 6
+    """Layers of the convolutional encoder, and of the decoder."""
+    kernel_size: int = 3
+    """Tokens that a convolution reads at once."""
+    dropout: float = 0.1
+    """Rate of dropout, at the same places on both sides."""
+    label_smoothing: float = 0.1
+    """Probability mass that the label gives to all tokens of the vocabulary alike."""
+    learning_rate: float = 1e-3
+    """Of AdamW (decays 0.9 and 0.98, epsilon 1e-9, no weight decay), after clipping the gradient's norm to 1."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of both sides."""
+        return Vocabulary(
+            source_size=self.vocabulary_size,
+            target_size=self.vocabulary_size,
+            joint=True,
+            padding_id=0,
+            start_id=START_ID,
+            end_id=END_ID,
+        )
+
+    @property
+    def objective(self) -> MaximumLikelihoodConfig:
+        """The loss, over all target tokens."""
+        return MaximumLikelihoodConfig(label_smoothing=self.label_smoothing)
+
+    @property
+    def optimizer(self) -> AdamWConfig:
+        """The update rule."""
+        return AdamWConfig(learning_rate=self.learning_rate, schedule="constant", warmup_steps=0)
+
+    def batch(self, *, seed: int) -> Batch:
+        """Random words in full rows, each ending in the end mark."""
+        random = np.random.default_rng(seed)
+
+        def side(length: int) -> Sequence:
+            shape = self.rows, length
+            tokens = random.integers(FIRST_WORD_ID, self.vocabulary_size, shape, dtype=np.int32)
+            tokens[:, -1] = END_ID
+            return Sequence(
+                tokens=tokens,
+                segment_ids=np.ones(shape, np.int32),
+                positions=np.broadcast_to(np.arange(length, dtype=np.int32), shape),
+            )
+
+        return Batch(source=side(self.source_length), target=side(self.target_length))
+
+
+def shifted(labels: Int[np.ndarray, "batch target"]) -> Int[np.ndarray, "batch target"]:
+    """The decoder's inputs: the label before, the start mark at first."""
+    return np.concatenate([np.full_like(labels[:, :1], START_ID), labels[:, :-1]], axis=1)

@@ -1,0 +1,66 @@
+"""What a benchmark shows: tables for people, JSON for machines, one line for a mistake."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from seq2seq_jax.benchmark.harness import Spread
+
+WIDTH_OF_FILES = 120
+
+
+def output() -> Console:
+    """Standard output; what is no terminal has a fixed width."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False, markup=False)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> Table:
+    """A table whose first column is names, the others figures."""
+    grid = Table(title=title, title_justify="left")
+    for index, name in enumerate(header):
+        grid.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+def environment_line(environment: dict[str, Any]) -> str:
+    """What `harness.environment` gives, in short."""
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    return (
+        f"{environment['cpu']}, {environment['cores']} cores, load {environment['load_average']:.1f} before; "
+        f"{environment['num_devices']} device(s) {', '.join(environment['devices'])}; "
+        f"Python {environment['python']}, {versions}"
+    )
+
+
+def milliseconds(spread: Spread) -> str:
+    """Seconds as "median (lower to upper quartile) ms"."""
+    return (
+        f"{1e3 * spread.median:,.1f} ({1e3 * spread.lower_quartile:,.1f} to {1e3 * spread.upper_quartile:,.1f}) ms"
+    )
+
+
+def factor(spread: Spread) -> str:
+    """A ratio as "median (lower to upper quartile)"."""
+    return f"{spread.median:.2f} ({spread.lower_quartile:.2f} to {spread.upper_quartile:.2f})"
+
+
+def write_json(figures: Any, path: str | None) -> None:
+    """Write figures to a file, if one is named."""
+    if path is not None:
+        Path(path).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def run_script(main: Callable[[list[str]], None]) -> None:
+    """Run a benchmark as a program: a mistake of the user's is one line and exit status 2."""
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        Console(stderr=True, soft_wrap=True).print(" ".join(str(error).split()), markup=False, highlight=False)
+        raise SystemExit(2) from None

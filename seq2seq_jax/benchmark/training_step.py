@@ -1,0 +1,105 @@
+"""Training steps of this project as something to be timed, and as something to be checked."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.objectives.objective import Params
+from seq2seq_jax.parallel.mesh import RULES, MeshConfig, batch_sharding
+from seq2seq_jax.training.optimizer import OptimizerConfig
+from seq2seq_jax.training.step import TrainState, Update, build_update, initial_state
+
+
+class TrainingStep:
+    """Updates one after the other, each waited for.
+
+    Attributes:
+        state: after the last update.
+    """
+
+    def __init__(self, update: Update, state: TrainState):
+        self._update = update
+        self.state = state
+
+    def __call__(self, batch: Batch) -> float:
+        """Update once; returns the loss before the update."""
+        self.state, metrics = jax.block_until_ready(self._update(self.state, batch))
+        return float(metrics["loss"])
+
+
+class MaximumLikelihoodTraining:
+    """The training step of a model from its configs alone, as `seq2seq train` would run it."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        vocabulary: Vocabulary,
+        objective: MaximumLikelihoodConfig,
+        optimizer: OptimizerConfig,
+        seed: int,
+    ):
+        self._mesh = MeshConfig().build()
+        self._model = model.build(vocabulary)
+        self._objective = objective.build(self._model)
+        self._optimizer = optimizer
+        self._seed = seed
+
+    def place(self, batch: Batch) -> Batch:
+        """A batch on the devices."""
+        return jax.device_put(batch, batch_sharding(self._mesh))
+
+    def step(self, params: Params | None = None) -> TrainingStep:
+        """A training step of its own state.
+
+        Args:
+            params: to begin with; None = drawn with the seed.
+        """
+        optimizers = {"model": self._optimizer.build(steps=1)}
+        row = jnp.zeros((1, 1), jnp.int32)
+        sequence = Sequence(tokens=row, segment_ids=row, positions=row)
+        example = Batch(source=sequence, target=sequence)
+        build, layout = initial_state(
+            {"model": lambda key: self._model.init(key, example)["params"]},
+            optimizers,
+            averaged=self._optimizer.ema_decay is not None,
+            seed=self._seed,
+            mesh=self._mesh,
+        )
+        update = build_update(
+            self._objective,
+            optimizers,
+            accumulation=1,
+            average_decay=self._optimizer.ema_decay,
+            seed=self._seed,
+            mesh=self._mesh,
+            layout=layout,
+        )
+        state = build()
+        if params is not None:
+            # Copied, since an update consumes the state that goes in.
+            player = state.players["model"].replace(params=jax.tree.map(jnp.copy, params))
+            state = state.replace(players={"model": player})
+        return TrainingStep(update, state)
+
+    def loss_and_gradient(self, params: Params, batch: Batch) -> tuple[Float[Array, ""], Params]:
+        """Mean loss of a batch (nats a target token) without dropout, and its gradient."""
+
+        def loss(params: Params, batch: Batch) -> Float[Array, ""]:
+            step = jnp.zeros((), jnp.int32)
+            return self._objective.loss("model", {"model": params}, batch, step=step, rng=None)[0].mean
+
+        with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
+            return jax.jit(jax.value_and_grad(loss))(params, batch)
+
+
+def num_parameters(params: Any) -> int:
+    """Numbers in a tree of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
