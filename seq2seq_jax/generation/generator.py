@@ -135,6 +135,8 @@ class Generator:
         for batch in batches:
             source = with_rows_for(batch.source, batch_shards(self.mesh))
             max_length = self.config.maximum_length(source.tokens.shape[1])
+            if self.model.config.decoder.position_limit is not None:
+                max_length = min(max_length, self.model.config.decoder.position_limit)
             with jax.set_mesh(self.mesh), nn.logical_axis_rules(RULES):
                 started = batch.indices, self._search(params, source, max_length)
             if running is not None:

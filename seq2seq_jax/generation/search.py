@@ -34,7 +34,7 @@ class GenerationConfig:
     maximum_length_ratio: float = 2.0
     """Limit of generated tokens, the end mark counted: this many for each source token, ..."""
     maximum_length_extra: int = 10
-    """... and this many more."""
+    """... and this many more. A table of learned positions is a limit as well."""
     batch_tokens: int = 8192
     """Source token slots, padding included, that are searched in one batch."""
 

@@ -221,8 +221,7 @@ def recur(
 def _recur_forward(cell, reverse, precision, inputs, kernel, bias, keep, start, mask):
     batch, hidden = inputs.shape[1], kernel.shape[0]
     dtype = activation_dtype(precision)
-    # Not in every step: XLA does not move it out of the loop.
-    operand = whole(kernel.astype(operand_dtype(precision)))
+    operand = whole(_operand(precision, kernel))
     inputs, keep, start = rows_divided((inputs, keep, start), dim=1)
 
     def step(state, per_step):
@@ -243,7 +242,7 @@ def _recur_forward(cell, reverse, precision, inputs, kernel, bias, keep, start, 
 
 def _recur_backward(cell, reverse, precision, residuals, output_gradient):
     read, saved, kernel, bias, keep, start, mask = residuals
-    transposed = whole(kernel.T.astype(operand_dtype(precision)))
+    transposed = whole(_operand(precision, kernel.T))
     output_gradient, keep, saved = rows_divided((output_gradient, keep, saved), dim=1)
 
     def step(gradient, per_step):
@@ -280,7 +279,13 @@ Project = Callable[[str, Float[Array, "rows input"]], Float[Array, "rows output"
 
 def projection(kernels: dict[str, Kernel], *, precision: Precision) -> Project:
     """The plain `Project` of some kernels."""
-    return lambda name, rows: _product(precision, rows, kernels[name])
+    operands = {name: _operand(precision, kernel) for name, kernel in kernels.items()}
+    return lambda name, rows: _product(precision, rows, operands[name])
+
+
+def _operand(precision, kernel):
+    """A kernel in the dtype that it is multiplied in; XLA does not move this out of a loop."""
+    return kernel.astype(operand_dtype(precision) if kernel.ndim == 2 else activation_dtype(precision))
 
 
 def scan_with_products(
@@ -307,13 +312,15 @@ def scan_with_products(
     zeros = _zeros_of_products(step, kernels, constants, carry, per_step, precision)
 
     def run(kernels, added, constants, carry, per_step):
+        operands = {name: _operand(precision, kernel) for name, kernel in kernels.items()}
+
         def body(carry, inputs):
             added, inputs = inputs
             rows = {}
 
             def project(name, values):
                 rows[name] = values
-                return _product(precision, values, kernels[name]) + added[name]
+                return _product(precision, values, operands[name]) + added[name]
 
             carry, outputs = step(project, constants, carry, inputs)
             return carry, (outputs, rows)

@@ -125,3 +125,15 @@ def test_progress_counts_the_sources():
 def test_no_text_gives_no_text():
     generate, params = generator()
     assert generate.generate(params, []) == []
+
+
+def test_no_text_is_longer_than_the_decoder_has_positions():
+    positions = {"positions": "learned", "max_positions": 32}
+    config = transformer(encoder=positions, decoder=positions | {"max_positions": 5}, tied_embeddings="none")
+    model = config.build(tokenizer().vocabulary)
+    generate = Generator(
+        model, tokenizer(), CONFIG, max_source_length=32, mesh=MeshConfig(data=1).build(jax.devices()[:1])
+    )
+    results = generate.generate(parameters(model, seed=2), TEXTS)
+    assert max(best.num_tokens for hypotheses in results for best in hypotheses) == 5
+    assert max(CONFIG.maximum_length(len(text) + 1) for text in TEXTS) > 5
