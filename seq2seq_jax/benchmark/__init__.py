@@ -1,1 +1,1 @@
-"""Speed, measured: training steps timed side by side, against other libraries and against other ways to make batches."""
+"""Measurements: training steps timed side by side, beside other libraries and with other ways to make batches."""

@@ -30,8 +30,9 @@ CONFIGS = ("multi30k/transformer_small", "multi30k/recurrent_additive", "multi30
 DESCRIPTION = """\
 Time the training steps of CONFIGs (by default one of each family on Multi30k) on packed rows and on padded ones, as
 target tokens a second without padding. A padded batch has one pair a row, of a bucket of like lengths, and about as
-many token places as a packed batch; the buckets are those that pad the least. Steps of all shapes take turns in one process; an epoch's time is the sum over its
-batches of the time of their shapes. The model is the same, and so is the text. Values are those of {name}.
+many token places as a packed batch; the buckets are those that pad the least. Steps of all shapes take turns in one
+process; an epoch's time is the sum over its batches of the time of their shapes. The model is the same, and so is the
+text. Values are those of {name}.
 """
 PACKED = "packed"
 

@@ -55,12 +55,8 @@ class MaximumLikelihoodTraining:
         """A batch on the devices."""
         return jax.device_put(batch, batch_sharding(self._mesh))
 
-    def step(self, params: Params | None = None) -> TrainingStep:
-        """A training step of its own state.
-
-        Args:
-            params: to begin with; None = drawn with the seed.
-        """
+    def step(self) -> TrainingStep:
+        """A training step with a state of its own, the parameters drawn with the seed."""
         optimizers = {"model": self._optimizer.build(steps=1)}
         row = jnp.zeros((1, 1), jnp.int32)
         sequence = Sequence(tokens=row, segment_ids=row, positions=row)
@@ -81,12 +77,7 @@ class MaximumLikelihoodTraining:
             mesh=self._mesh,
             layout=layout,
         )
-        state = build()
-        if params is not None:
-            # Copied, since an update consumes the state that goes in.
-            player = state.players["model"].replace(params=jax.tree.map(jnp.copy, params))
-            state = state.replace(players={"model": player})
-        return TrainingStep(update, state)
+        return TrainingStep(update, build())
 
     def loss_and_gradient(self, params: Params, batch: Batch) -> tuple[Float[Array, ""], Params]:
         """Mean loss of a batch (nats a target token) without dropout, and its gradient."""

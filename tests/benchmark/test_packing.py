@@ -94,7 +94,10 @@ def test_the_comparison_on_a_few_dates(tmp_path, capsys):
 
 def test_a_mistake_is_one_line_and_exit_status_2():
     finished = subprocess.run(
-        [sys.executable, "-m", "seq2seq_jax.benchmark.packing", "no/config"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "seq2seq_jax.benchmark.packing", "no/config"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert finished.returncode == 2
     assert finished.stdout == ""

@@ -12,8 +12,8 @@ PROGRAM = "python -m seq2seq_jax.benchmark.peers"
 DESCRIPTION = """\
 Time a training step of this project beside the same step of PyTorch, in float32: the same model with as many
 parameters, the same batch of full rows, loss, dropout, clipping and optimizer. The two take turns in one process.
-PyTorch runs on all cores with its fused LSTM, convolutions and optimizer, and a second time through torch.compile; the
-ratio is that to the faster of the two. It needs the extra `peers`: pip install seq2seq_jax[peers].
+PyTorch runs on all cores with its fused LSTM, convolutions and optimizer, as it is and through torch.compile; the ratio
+is that to the faster of the two. It needs PyTorch: pip install 'seq2seq_jax[peers]'.
 """
 
 
@@ -30,7 +30,7 @@ class PeersArguments:
     check: bool = True
     """Show first, without dropout, that both sides compute the same loss, gradient and updates."""
     compiled: bool = True
-    """Time PyTorch through torch.compile, too; that needs a C++ compiler."""
+    """Run PyTorch through torch.compile, too; that needs a C++ compiler."""
     threads: int | None = None
     """Threads of PyTorch; None = one a core."""
     rounds: int = 9
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     console = report.output()
     task = chosen.task
     figures = {"environment": harness.environment(), "arguments": dataclasses.asdict(chosen), "models": {}}
-    rows = []
+    header = ("", "step: median (quartiles)", "target tokens/s", "first call", "PyTorch / seq2seq_jax")
     for name in chosen.models:
         of_model = figures["models"][name] = {}
         if chosen.check:
@@ -69,32 +69,28 @@ def main(arguments: list[str]) -> None:
                 f"{agreement.updated_loss_difference:.1e}"
             )
         result = side_by_side.compare(
-            name, task, rounds=chosen.rounds, calls=chosen.calls, compiled=chosen.compiled, threads=chosen.threads
+            name, task, compiled=chosen.compiled, rounds=chosen.rounds, calls=chosen.calls, threads=chosen.threads
         )
         of_model |= dataclasses.asdict(result)
-        for contender, timing in result.timings.items():
-            spread = timing.spread
-            rows.append(
-                (
-                    f"{name}: {contender}",
-                    f"{result.parameters:,}",
-                    report.milliseconds(spread),
-                    f"{task.rows * task.target_length / spread.median:,.0f}",
-                    f"{timing.first_call:.1f} s",
-                    report.factor(result.ratio) if contender == result.fastest_peer else "",
-                )
+        rows = [
+            (
+                contender,
+                report.milliseconds(timing.spread),
+                f"{task.rows * task.target_length / timing.spread.median:,.0f}",
+                f"{timing.first_call:.1f} s",
+                report.factor(result.ratio) if contender == result.fastest_peer else "",
             )
-    figures["environment"]["pytorch"] = pytorch.environment()
-    header = ("", "parameters", "step: median (quartiles)", "target tokens/s", "first call", "PyTorch / seq2seq_jax")
-    title = (
-        f"Training step, float32, {task.rows} x ({task.source_length} + {task.target_length}) tokens, vocabulary "
-        f"{task.vocabulary_size:,}; {chosen.rounds} turns of {chosen.calls} steps"
-    )
-    console.print(report.table(header, rows, title=title))
-    settings = figures["environment"]["pytorch"]
-    console.print(
-        f"{report.environment_line(figures['environment'])}, torch {settings['version']} on {settings['threads']} threads"
-    )
+            for contender, timing in result.timings.items()
+        ]
+        title = (
+            f"{name}: {result.parameters:,} parameters, float32, {task.rows} x ({task.source_length} + "
+            f"{task.target_length}) tokens, vocabulary {task.vocabulary_size:,}; {chosen.rounds} turns of "
+            f"{chosen.calls} steps"
+        )
+        console.print(report.table(header, rows, title=title))
+    of_torch = figures["environment"]["pytorch"] = pytorch.environment()
+    line = report.environment_line(figures["environment"])
+    console.print(f"{line}, torch {of_torch['version']} on {of_torch['threads']} threads")
     report.write_json(figures, chosen.json)
 
 
