@@ -70,6 +70,8 @@ def test_the_model_of_a_config_can_be_built(loaded):
     logits = jax.eval_shape(lambda params: model.apply({"params": params}, batch), params)
     assert logits.shape == (*rows.shape, size)
     objective = experiment.objective.build(model)
-    loss, logged = jax.eval_shape(lambda params: objective.loss("model", {"model": params}, batch, step=jnp.int32(0), rng=key), params)
+    loss, logged = jax.eval_shape(
+        lambda params: objective.loss("model", {"model": params}, batch, step=jnp.int32(0), rng=key), params
+    )
     assert loss.sum.shape == () and "nll" in logged
     jax.eval_shape(experiment.optimizer.build(experiment.training.steps).init, params)

@@ -64,7 +64,7 @@ class Mean:
     def __init__(self):
         self.traced = 0
 
-    def loss(self, player, params, batch, rng):
+    def loss(self, player, params, batch, *, step, rng):
         self.traced += 1
         mask, x = batch.target.mask, batch.target.tokens
         weight = jnp.sum(mask).astype(jnp.float32)
@@ -139,7 +139,7 @@ class Chase:
 
     players = ("runner", "chaser")
 
-    def loss(self, player, params, batch, rng):
+    def loss(self, player, params, batch, *, step, rng):
         runner, chaser = params["runner"]["weight"], params["chaser"]["weight"]
         mask, x = batch.target.mask, batch.target.tokens
         each = runner * (chaser - x) if player == "runner" else jnp.full(x.shape, (chaser - runner) ** 2 / 2)
@@ -180,7 +180,7 @@ class Draw:
     def __init__(self, *players):
         self.players = players
 
-    def loss(self, player, params, batch, rng):
+    def loss(self, player, params, batch, *, step, rng):
         weight, draw = jnp.sum(batch.target.mask).astype(jnp.float32), jax.random.uniform(rng)
         logged = {"draw": Total(draw * weight, weight), "square": Total(draw**2 * weight, weight)}
         return Total(params[player]["weight"] * weight, weight), logged
