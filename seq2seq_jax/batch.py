@@ -66,6 +66,13 @@ class Batch:
     target: Sequence
 
 
+def one_token_batch() -> Batch:
+    """A row of one token a side: enough to initialise a model, whose parameters do not depend on a batch's shape."""
+    row = jnp.zeros((1, 1), jnp.int32)
+    sequence = Sequence(tokens=row, segment_ids=row, positions=row)
+    return Batch(source=sequence, target=sequence)
+
+
 def shift_right(target: Sequence, start_id: int) -> Sequence:
     """The decoder's teacher-forced inputs: every token moved one to the right within its own segment.
 

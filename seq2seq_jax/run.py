@@ -11,9 +11,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.batch import Batch, one_token_batch
 from seq2seq_jax.data.pipeline import evaluation_batches
 from seq2seq_jax.data.source import Corpus
 from seq2seq_jax.data.token_store import TokenStore
@@ -23,7 +22,7 @@ from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
-from seq2seq_jax.training.step import TrainState, build_loss, initial_state
+from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state
 from seq2seq_jax.training.validation import Validation
 
 PROGRESS = Callable[[str, int, int], None]
@@ -142,11 +141,8 @@ class Run:
 
     @functools.cached_property
     def _state(self) -> tuple[Callable[[], TrainState], TrainState]:
-        row = jnp.zeros((1, 1), jnp.int32)
-        sequence = Sequence(tokens=row, segment_ids=row, positions=row)
-        example = Batch(source=sequence, target=sequence)
         return initial_state(
-            {"model": lambda key: self.model.init(key, example)["params"]},
+            {"model": lambda key: self.model.init(key, one_token_batch())["params"]},
             self.optimizers,
             averaged=self.experiment.optimizer.ema_decay is not None,
             seed=self.experiment.training.seed,
@@ -161,6 +157,19 @@ class Run:
     def initial_state(self) -> TrainState:
         """The state before the first update."""
         return self._state[0]()
+
+    def build_update(self) -> Update:
+        """The run's jitted update."""
+        training = self.experiment.training
+        return build_update(
+            self.objective,
+            self.optimizers,
+            accumulation=training.accumulation,
+            average_decay=self.experiment.optimizer.ema_decay,
+            seed=training.seed,
+            mesh=self.mesh,
+            layout=self.layout,
+        )
 
     def checkpoints(self, *, read_only: bool) -> Checkpoints:
         """The run's checkpoints."""
@@ -299,7 +308,8 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
             axis = dict(RULES)[logical_axis]
             if size % mesh.shape[axis]:
                 raise ValueError(
-                    f"mesh.{axis} = {mesh.shape[axis]} must divide model.{side}.{name} = {size}, and does not. Change either."
+                    f"mesh.{axis} = {mesh.shape[axis]} must divide model.{side}.{name} = {size}, and does not. "
+                    "Change either."
                 )
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
@@ -14,6 +13,7 @@ from seq2seq_jax.benchmark import report
 from seq2seq_jax.evaluation.scores import corpus_scores
 from seq2seq_jax.experiment import override
 from seq2seq_jax.run import Run
+from seq2seq_jax.training.step import num_parameters
 
 PROGRAM = "python -m seq2seq_jax.benchmark.lengths"
 DESCRIPTION = """\
@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> None:
         figures.append(
             {
                 "run": name,
-                "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+                "parameters": num_parameters(params),
                 "step": step,
                 "bleu": everything.bleu,
                 "signature": everything.signature,

@@ -23,7 +23,6 @@ from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
 from seq2seq_jax.parallel.mesh import batch_shards
 from seq2seq_jax.run import Run
-from seq2seq_jax.training.step import build_update
 
 PROGRAM = "python -m seq2seq_jax.benchmark.packing"
 CONFIGS = ("multi30k/transformer_small", "multi30k/recurrent_additive", "multi30k/convolutional")
@@ -221,7 +220,7 @@ def compare(experiment: Experiment, name: str, *, buckets: tuple[int, ...], roun
         run = Run(Path(directory), experiment)
         run.begin(name)
         batchings = _batchings(run, buckets)
-        step = TrainingStep(_update(run), run.initial_state())
+        step = TrainingStep(run.build_update(), run.initial_state())
         contenders = {
             (kind, shape): functools.partial(step, run.place(batch))
             for kind, batching in batchings.items()
@@ -253,19 +252,6 @@ def _batchings(run: Run, buckets: tuple[int, ...]) -> dict[str, Batching]:
         )
         batchings[f"padded, {number} buckets"] = make(shapes=shapes, packing=False)
     return batchings
-
-
-def _update(run: Run):
-    experiment = run.experiment
-    return build_update(
-        run.objective,
-        run.optimizers,
-        accumulation=experiment.training.accumulation,
-        average_decay=experiment.optimizer.ema_decay,
-        seed=experiment.training.seed,
-        mesh=run.mesh,
-        layout=run.layout,
-    )
 
 
 def main(arguments: list[str]) -> None:

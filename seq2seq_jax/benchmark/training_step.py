@@ -1,13 +1,11 @@
 """Training steps of this project as something to be timed, and as something to be checked."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.batch import Batch, Vocabulary, one_token_batch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.objective import Params
@@ -58,11 +56,8 @@ class MaximumLikelihoodTraining:
     def step(self) -> TrainingStep:
         """A training step with a state of its own, the parameters drawn with the seed."""
         optimizers = {"model": self._optimizer.build(steps=1)}
-        row = jnp.zeros((1, 1), jnp.int32)
-        sequence = Sequence(tokens=row, segment_ids=row, positions=row)
-        example = Batch(source=sequence, target=sequence)
         build, layout = initial_state(
-            {"model": lambda key: self._model.init(key, example)["params"]},
+            {"model": lambda key: self._model.init(key, one_token_batch())["params"]},
             optimizers,
             averaged=self._optimizer.ema_decay is not None,
             seed=self._seed,
@@ -88,9 +83,4 @@ class MaximumLikelihoodTraining:
 
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
             return jax.jit(jax.value_and_grad(loss))(params, batch)
-
-
-def num_parameters(params: Any) -> int:
-    """Numbers in a tree of parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import tyro
 
 from seq2seq_jax.commands.console import Display, duration, split_first, table
@@ -18,7 +17,7 @@ from seq2seq_jax.experiment import Experiment, config_name, find_config, load_co
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import Progress
 from seq2seq_jax.training.loop import Loop
-from seq2seq_jax.training.step import TrainState, build_update
+from seq2seq_jax.training.step import TrainState, num_parameters
 from seq2seq_jax.training.telemetry import Record, RecordFiles
 from seq2seq_jax.training.validation import ValidationResult
 
@@ -132,8 +131,8 @@ def _train(run: Run, display: Display) -> tuple[Progress, list[Record]]:
         else:
             state, progress = restored
             display.line(f"continuing after step {progress.step}")
-        num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.players["model"].params))
-        display.line(f"{num_parameters:,} parameters, {len(store):,} training pairs")
+        parameters = num_parameters(state.players["model"].params)
+        display.line(f"{parameters:,} parameters, {len(store):,} training pairs")
         anchor = progress.loop.get("anchor")
         batches = training_batches(
             store,
@@ -159,15 +158,7 @@ def _train(run: Run, display: Display) -> tuple[Progress, list[Record]]:
 
             loop = Loop(
                 training,
-                update=build_update(
-                    run.objective,
-                    run.optimizers,
-                    accumulation=training.accumulation,
-                    average_decay=experiment.optimizer.ema_decay,
-                    seed=training.seed,
-                    mesh=run.mesh,
-                    layout=run.layout,
-                ),
+                update=run.build_update(),
                 place=run.place,
                 validate=None if validation is None else validate,
                 learning_rate=experiment.optimizer.learning_rate_schedule(training.steps),

@@ -12,7 +12,6 @@ from seq2seq_jax.modules.convolution import (
     Attended,
     ConvolutionalConfig,
     Frame,
-    GatedConvolution,
     MultiStepAttention,
     WeightNormalizedLinear,
 )
@@ -40,13 +39,7 @@ class DecoderLayer(nn.Module):
     def setup(self):
         config = self.config
         self.dropout = Dropout(config.dropout)
-        self.convolution = GatedConvolution(
-            hidden_dim=config.hidden_dim,
-            kernel_size=config.kernel_size,
-            causal=True,
-            dropout=config.dropout,
-            precision=self.precision,
-        )
+        self.convolution = config.convolution(causal=True, precision=self.precision)
         self.cross_attention = MultiStepAttention(config.model_dim, config.hidden_dim, self.precision)
 
     def __call__(

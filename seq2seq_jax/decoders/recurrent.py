@@ -227,9 +227,7 @@ class RecurrentDecoder(nn.Module):
         for index, (layer, start) in enumerate(zip(self.layers, starts, strict=True)):
             layer_inputs = x
             if index > 0:
-                if config.attention_layer == "first":
-                    layer_inputs = jnp.concatenate([x, context], axis=-1)
-                layer_inputs = self.dropout(layer_inputs, deterministic=deterministic)
+                layer_inputs = self.dropout(_together(x, context), deterministic=deterministic)
             outputs = layer(layer_inputs, target.segment_ids, start=start, reverse=False, deterministic=deterministic)
             x = x + outputs if config.is_residual(index) else outputs
             if index == 0 and config.attention_layer == "first":

@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Memory, Sequence
-from seq2seq_jax.modules.convolution import HALF, ConvolutionalConfig, Frame, GatedConvolution
+from seq2seq_jax.modules.convolution import HALF, ConvolutionalConfig, Frame
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import mean_of_segments
@@ -49,13 +49,7 @@ class EncoderLayer(nn.Module):
     def setup(self):
         config = self.config
         self.dropout = Dropout(config.dropout)
-        self.convolution = GatedConvolution(
-            hidden_dim=config.hidden_dim,
-            kernel_size=config.kernel_size,
-            causal=False,
-            dropout=config.dropout,
-            precision=self.precision,
-        )
+        self.convolution = config.convolution(causal=False, precision=self.precision)
 
     def __call__(
         self,

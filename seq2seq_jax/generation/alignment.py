@@ -7,11 +7,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.batch import one_token_batch
 from seq2seq_jax.data.pipeline import pair_batches
 from seq2seq_jax.generation.generator import Generator, with_rows_for
 from seq2seq_jax.model import attention_weights
@@ -66,10 +65,8 @@ class Aligner:
         Raises:
             ValueError: the decoder has no attention.
         """
-        row = jnp.zeros((1, 1), jnp.int32)
-        sequence = Sequence(tokens=row, segment_ids=row, positions=row)
-        example = Batch(source=sequence, target=sequence)
-        shape = jax.eval_shape(functools.partial(attention_weights, self.generator.model), params, example).shape
+        weights = functools.partial(attention_weights, self.generator.model)
+        shape = jax.eval_shape(weights, params, one_token_batch()).shape
         return shape[1], shape[2]
 
     def align(

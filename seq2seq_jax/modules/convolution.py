@@ -13,6 +13,7 @@ from seq2seq_jax.modules.attention import MASKED_SCORE, record
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.position import LearnedPositions
 from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product, product
+from seq2seq_jax.modules.settings import check_rates, check_sizes
 from seq2seq_jax.modules.transformer import ACTIVATION_AXES, Remat
 
 HALF = math.sqrt(0.5)
@@ -50,12 +51,18 @@ class ConvolutionalConfig:
     """What the backward pass recomputes: nothing, everything in a layer, or all but its matrix products."""
 
     def __post_init__(self):
-        name = type(self).__name__
-        for field in ("num_layers", "model_dim", "hidden_dim", "kernel_size", "max_positions"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{name}.{field} must be at least 1, not {getattr(self, field)}.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"{name}.dropout must lie in [0, 1), not {self.dropout}.")
+        check_sizes(self, "num_layers", "model_dim", "hidden_dim", "kernel_size", "max_positions")
+        check_rates(self, "dropout")
+
+    def convolution(self, *, causal: bool, precision: Precision) -> "GatedConvolution":
+        """A convolution of this stack."""
+        return GatedConvolution(
+            hidden_dim=self.hidden_dim,
+            kernel_size=self.kernel_size,
+            causal=causal,
+            dropout=self.dropout,
+            precision=precision,
+        )
 
     @property
     def position_limit(self) -> int:

@@ -21,6 +21,7 @@ from seq2seq_jax.modules.recurrence import (
     zero_state,
 )
 from seq2seq_jax.modules.segments import is_first, is_last
+from seq2seq_jax.modules.settings import check_rates, check_sizes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,8 @@ class RecurrentConfig:
 
     def __post_init__(self):
         name = type(self).__name__
-        for field in ("num_layers", "model_dim", "hidden_dim"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{name}.{field} must be at least 1, not {getattr(self, field)}.")
-        for field in ("dropout", "recurrent_dropout"):
-            if not 0.0 <= getattr(self, field) < 1.0:
-                raise ValueError(f"{name}.{field} must lie in [0, 1), not {getattr(self, field)}.")
+        check_sizes(self, "num_layers", "model_dim", "hidden_dim")
+        check_rates(self, "dropout", "recurrent_dropout")
         if self.residual_from is not None and not 2 <= self.residual_from <= self.num_layers:
             raise ValueError(
                 f"{name}.residual_from must be None or one of layers 2 to num_layers = {self.num_layers}, not "

@@ -14,6 +14,7 @@ from seq2seq_jax.modules.feed_forward import Activation, FeedForward
 from seq2seq_jax.modules.normalization import Normalization, NormalizationKind
 from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBias, sinusoidal
 from seq2seq_jax.modules.precision import Precision, activation_dtype
+from seq2seq_jax.modules.settings import check_rates, check_sizes
 
 ACTIVATION_AXES = ("batch", "length", "activation")
 
@@ -78,12 +79,8 @@ class TransformerConfig:
 
     def __post_init__(self):
         name = type(self).__name__
-        for field in ("num_layers", "model_dim", "num_heads", "hidden_dim"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{name}.{field} must be at least 1, not {getattr(self, field)}.")
-        for field in ("dropout", "attention_dropout", "hidden_dropout"):
-            if not 0.0 <= getattr(self, field) < 1.0:
-                raise ValueError(f"{name}.{field} must lie in [0, 1), not {getattr(self, field)}.")
+        check_sizes(self, "num_layers", "model_dim", "num_heads", "hidden_dim")
+        check_rates(self, "dropout", "attention_dropout", "hidden_dropout")
         if self.head_dim is None and self.model_dim % self.num_heads:
             raise ValueError(
                 f"{name}.num_heads must divide model_dim: {self.model_dim} is not a multiple of {self.num_heads}. "

@@ -47,8 +47,8 @@ class MaximumLikelihoodConfig:
             value = getattr(self, field)
             if (value is None) != (self.sampling_schedule == "none"):
                 raise ValueError(
-                    f"objective.{field} must be set with an objective.sampling_schedule other than none, and only then; "
-                    f"they are {value} and {self.sampling_schedule}."
+                    f"objective.{field} must be set with an objective.sampling_schedule other than none, and only "
+                    f"then; they are {value} and {self.sampling_schedule}."
                 )
         if self.sampling_limit is not None and not 0.0 < self.sampling_limit <= 1.0:
             raise ValueError(f"objective.sampling_limit must lie in (0, 1], not {self.sampling_limit}.")

@@ -52,6 +52,11 @@ class TrainState:
     players: dict[str, Player]
 
 
+def num_parameters(params: Params) -> int:
+    """Numbers in a tree of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
 Update = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 

@@ -13,9 +13,10 @@ from seq2seq_jax.benchmark.harness import Spread, Timing, paired_ratio, take_tur
 from seq2seq_jax.benchmark.peers import convolutional, pytorch, recurrent
 from seq2seq_jax.benchmark.peers.pytorch import PyTorchTraining, Weights
 from seq2seq_jax.benchmark.peers.task import Task
-from seq2seq_jax.benchmark.training_step import MaximumLikelihoodTraining, num_parameters
+from seq2seq_jax.benchmark.training_step import MaximumLikelihoodTraining
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.objective import Params
+from seq2seq_jax.training.step import num_parameters
 
 TOLERANCE = 1e-4
 """How far both sides may lie apart, relative to the largest number of each parameter's gradient."""
