@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from seq2seq_jax.batch import Batch, one_token_batch
+from seq2seq_jax.batch import Batch
 from seq2seq_jax.data.pipeline import evaluation_batches
 from seq2seq_jax.data.source import Corpus
 from seq2seq_jax.data.token_store import TokenStore
@@ -129,7 +129,7 @@ class Run:
     @functools.cached_property
     def objective(self) -> Any:
         """The objective for the model."""
-        return self.experiment.objective.build(self.model)
+        return self.experiment.objective.build(self.model, self.tokenizer)
 
     @functools.cached_property
     def optimizers(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class Run:
     @functools.cached_property
     def _state(self) -> tuple[Callable[[], TrainState], TrainState]:
         return initial_state(
-            {"model": lambda key: self.model.init(key, one_token_batch())["params"]},
+            self.objective,
             self.optimizers,
             averaged=self.experiment.optimizer.ema_decay is not None,
             seed=self.experiment.training.seed,
@@ -206,7 +206,7 @@ class Run:
         return Validation(
             list(self.corpus.pairs(split)),
             batches,
-            compute_loss=build_loss(self.objective, "model", mesh=self.mesh, layout=self.layout),
+            compute_loss=build_loss(self.objective, mesh=self.mesh, layout=self.layout),
             place=self.place,
             generator=self.generator,
         )

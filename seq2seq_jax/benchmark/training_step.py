@@ -2,10 +2,9 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seq2seq_jax.batch import Batch, Vocabulary, one_token_batch
+from seq2seq_jax.batch import Batch, Vocabulary
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.objective import Params
@@ -57,7 +56,7 @@ class MaximumLikelihoodTraining:
         """A training step with a state of its own, the parameters drawn with the seed."""
         optimizers = {"model": self._optimizer.build(steps=1)}
         build, layout = initial_state(
-            {"model": lambda key: self._model.init(key, one_token_batch())["params"]},
+            self._objective,
             optimizers,
             averaged=self._optimizer.ema_decay is not None,
             seed=self._seed,
@@ -78,8 +77,7 @@ class MaximumLikelihoodTraining:
         """Mean loss of a batch (nats a target token) without dropout, and its gradient."""
 
         def loss(params: Params, batch: Batch) -> Float[Array, ""]:
-            step = jnp.zeros((), jnp.int32)
-            return self._objective.loss("model", {"model": params}, batch, step=step, rng=None)[0].mean
+            return self._objective.evaluate(params, batch)[0].mean
 
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
             return jax.jit(jax.value_and_grad(loss))(params, batch)

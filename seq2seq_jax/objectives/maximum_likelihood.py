@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import Batch
+from seq2seq_jax.batch import Batch, one_token_batch
+from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.model import EncoderDecoder
-from seq2seq_jax.objectives.objective import Params, Total
+from seq2seq_jax.objectives.objective import Objective, Params, Total
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,8 @@ class MaximumLikelihoodConfig:
         }[self.sampling_schedule]()
         return self.sampling_limit * grown
 
-    def build(self, model: EncoderDecoder) -> "MaximumLikelihood":
-        """The objective for a model."""
+    def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "MaximumLikelihood":
+        """The objective for a model; of the tokenizer it has no need."""
         return MaximumLikelihood(self, model)
 
 
@@ -96,14 +97,16 @@ def cross_entropy(
     return loss + z_loss * jnp.square(log_normalizer), negative_log_likelihood
 
 
-class MaximumLikelihood:
+class MaximumLikelihood(Objective):
     """The objective. Its loss is normalised per target token (end marks counted) of the global batch."""
-
-    players = ("model",)
 
     def __init__(self, config: MaximumLikelihoodConfig, model: EncoderDecoder):
         self.config = config
         self.model = model
+
+    def initialize(self, player: str, key: jax.Array) -> Params:
+        """See Objective.initialize."""
+        return self.model.init(key, one_token_batch())["params"]
 
     def loss(
         self, player: str, params: dict[str, Params], batch: Batch, *, step: Int[Array, ""], rng: jax.Array | None

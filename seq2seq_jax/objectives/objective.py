@@ -1,9 +1,11 @@
 """The contract between an objective and the training step."""
 
-from typing import Any, Protocol, runtime_checkable
+import abc
+from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Batch
@@ -29,28 +31,73 @@ class Total:
         return self.sum / self.weight
 
 
-@runtime_checkable
-class Objective(Protocol):
+class Objective(abc.ABC):
     """What a run minimises.
 
+    A training step prepares its batch once, and then lets every player compute its loss on what came of it.
+
     Attributes:
-        players: names of the sets of parameters that the objective trains, each against its own loss.
+        players: names of the sets of parameters that the objective trains, each against its own loss; the first is
+            the model that is evaluated and used.
+        updates: times that every player is updated on one batch.
     """
 
-    players: tuple[str, ...]
+    players: tuple[str, ...] = ("model",)
+    updates: int = 1
 
+    @abc.abstractmethod
+    def initialize(self, player: str, key: jax.Array) -> Params:
+        """A player's first parameters, boxed with their logical axes."""
+
+    def initial_state(self, params: dict[str, Params]) -> Any:
+        """What the objective itself carries from step to step, a tree of arrays; by default nothing.
+
+        Args:
+            params: the players' first parameters.
+        """
+        return {}
+
+    def prepare(
+        self, params: dict[str, Params], state: Any, batch: Batch, *, step: Int[Array, ""], rng: jax.Array
+    ) -> tuple[Any, Any]:
+        """What the losses of one step share, such as samples and their rewards; by default the batch itself.
+
+        No gradient goes through it.
+
+        Args:
+            params: parameters of every player, before the step.
+            state: the objective's own.
+            batch: the global batch.
+            step: steps done before this one.
+            rng: key of this step.
+
+        Returns:
+            A tree whose leaves lead with the rows of the batch, so that they can be divided into micro-batches; and
+            the objective's next state.
+        """
+        return batch, state
+
+    @abc.abstractmethod
     def loss(
-        self, player: str, params: dict[str, Params], batch: Batch, *, step: Int[Array, ""], rng: jax.Array | None
+        self, player: str, params: dict[str, Params], prepared: Any, *, step: Int[Array, ""], rng: jax.Array | None
     ) -> tuple[Total, dict[str, Total]]:
         """The loss of one player, to be differentiated by params[player].
 
         Args:
             params: parameters of every player.
-            batch: rows of the global batch, or a part of them.
-            step: updates done before this one.
-            rng: key of this part of this step; None when the loss is evaluated, without anything random.
+            prepared: what `prepare` gave for the global batch, or a part of its rows.
+            step: steps done before this one.
+            rng: key of this part of this update; None = nothing random.
 
         Returns:
             The loss (its `weight` is the normaliser), and further figures to log.
         """
-        ...
+
+    def evaluate(self, params: Params, batch: Batch) -> tuple[Total, dict[str, Total]]:
+        """The loss of the first player's parameters on a batch, and further figures; nothing random."""
+        player = self.players[0]
+        return self.loss(player, {player: params}, batch, step=jnp.zeros((), jnp.int32), rng=None)
+
+    def alarms(self, figures: dict[str, Any]) -> dict[str, str]:
+        """What is going wrong, by a short name: sentences for a person, from the figures of a record."""
+        return {}

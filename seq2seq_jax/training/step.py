@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.core import meta
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -15,7 +16,7 @@ from seq2seq_jax.batch import Batch
 from seq2seq_jax.objectives.objective import Objective, Params, Total
 from seq2seq_jax.parallel.mesh import RULES, batch_sharding, replicated, shardings
 
-DROPOUT_STREAM, INITIALIZATION_STREAM = 0, 1
+DROPOUT_STREAM, INITIALIZATION_STREAM, PREPARATION_STREAM = 0, 1, 2
 """What a run's key is folded with, so that each use draws its own random numbers."""
 
 
@@ -41,15 +42,17 @@ class Player:
 
 @flax.struct.dataclass
 class TrainState:
-    """All that an update changes.
+    """All that a step changes.
 
     Attributes:
-        step: updates done.
+        step: steps done.
         players: by name.
+        objective: what the objective carries from step to step.
     """
 
     step: Int[Array, ""]
     players: dict[str, Player]
+    objective: Any
 
 
 def num_parameters(params: Params) -> int:
@@ -66,43 +69,49 @@ def run_key(seed: int) -> jax.Array:
 
 
 def initial_state(
-    initializers: Mapping[str, Callable[[jax.Array], Params]],
+    objective: Objective,
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
     averaged: bool,
     seed: int,
     mesh: Mesh,
-) -> tuple[Callable[[], TrainState], TrainState]:
-    """The state before the first update, and its layout.
+) -> tuple[Callable[..., TrainState], TrainState]:
+    """The state before the first step, and its layout.
 
     Args:
-        initializers: for each player, key -> parameters boxed with logical axes.
         averaged: whether each player keeps a moving average.
 
     Returns:
-        A function that makes the state, laid out on the mesh, and the state's shapes, dtypes and shardings
-        (ShapeDtypeStruct leaves), which cost nothing.
+        A function that makes the state, laid out on the mesh, from new parameters or (`given`) with those of some
+        players; and the state's shapes, dtypes and shardings (ShapeDtypeStruct leaves), which cost nothing.
     """
 
-    def boxed() -> TrainState:
-        players = {}
-        for index, (name, initialize) in enumerate(initializers.items()):
-            params = initialize(jax.random.fold_in(jax.random.fold_in(run_key(seed), INITIALIZATION_STREAM), index))
-            players[name] = Player(
-                params=params,
-                optimizer_state=optimizers[name].init(params),
-                average=jax.tree.map(jnp.copy, params) if averaged else None,
+    def boxed(given: dict[str, Params]) -> TrainState:
+        key = jax.random.fold_in(run_key(seed), INITIALIZATION_STREAM)
+        params = {
+            name: objective.initialize(name, jax.random.fold_in(key, index))
+            for index, name in enumerate(objective.players)
+        }
+        for name, values in given.items():
+            params[name] = meta.replace_boxed(params[name], jax.tree.map(jnp.copy, values))
+        players = {
+            name: Player(
+                params=own,
+                optimizer_state=optimizers[name].init(own),
+                average=jax.tree.map(jnp.copy, own) if averaged else None,
             )
-        return TrainState(step=jnp.zeros((), jnp.int32), players=players)
+            for name, own in params.items()
+        }
+        return TrainState(step=jnp.zeros((), jnp.int32), players=players, objective=objective.initial_state(params))
 
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
-        shapes = jax.eval_shape(boxed)
+        shapes = jax.eval_shape(boxed, {})
         layout = shardings(mesh, shapes)
-        make = jax.jit(lambda: _unboxed(boxed()), out_shardings=layout)
+        make = jax.jit(lambda given: _unboxed(boxed(given)), out_shardings=layout)
 
-    def build() -> TrainState:
+    def build(given: dict[str, Params] | None = None) -> TrainState:
         with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
-            return make()
+            return make(given or {})
 
     described = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -131,9 +140,10 @@ def build_update(
     mesh: Mesh,
     layout: TrainState,
 ) -> Update:
-    """One jitted update of every player of an objective; the state that goes in is donated.
+    """One jitted step of an objective; the state that goes in is donated.
 
-    Players take turns in the order of `players`: each computes its loss against what those before it have become.
+    The objective prepares the batch, and its players take turns in the order of `players`, `updates` times: each
+    computes its loss against what those before it have become.
 
     Losses and gradients are those of the whole global batch: sums over micro-batches and shards, divided once by the
     summed weights, so neither accumulation nor the mesh changes them.
@@ -144,59 +154,69 @@ def build_update(
         layout: shapes and shardings of the state.
 
     Returns:
-        (state, batch) -> (state, metrics); metrics are scalars on the device: the player's `loss`, what the objective
-        logs, and `gradient_norm` before clipping. With several players the names lead with the player's.
+        (state, batch) -> (state, metrics); metrics are scalars on the device: a player's `loss`, what the objective
+        logs, and `gradient_norm` before clipping, of the last update. Names of all players but the first lead with
+        the player's.
     """
 
-    def gradients(name: str, params: dict[str, Params], batch: Batch, *, step: Int[Array, ""], key: jax.Array):
+    def gradients(name: str, params: dict[str, Params], prepared: Any, *, step: Int[Array, ""], key: jax.Array):
         def loss_sum(own, part, part_key):
             loss, logged = objective.loss(name, {**params, name: own}, part, step=step, rng=part_key)
             return loss.sum, {"loss": loss, **logged}
 
         differentiate = jax.grad(loss_sum, has_aux=True)
         if accumulation == 1:
-            return differentiate(params[name], batch, key)
+            return differentiate(params[name], prepared, key)
 
         def micro_batches(rows):
             # Row r goes to part r % accumulation: every shard keeps its own rows.
             return jnp.swapaxes(rows.reshape(-1, accumulation, *rows.shape[1:]), 0, 1)
 
         def add(total, part):
-            index, batch = part
-            return jax.tree.map(jnp.add, total, differentiate(params[name], batch, jax.random.fold_in(key, index))), None
+            index, rows = part
+            return jax.tree.map(jnp.add, total, differentiate(params[name], rows, jax.random.fold_in(key, index))), None
 
-        parts = jnp.arange(accumulation), jax.tree.map(micro_batches, batch)
+        parts = jnp.arange(accumulation), jax.tree.map(micro_batches, prepared)
         zeros = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
             jax.eval_shape(differentiate, params[name], jax.tree.map(lambda rows: rows[0], parts[1]), key),
         )
         return jax.lax.scan(add, zeros, parts)[0]
 
+    def update_player(name: str, players: dict[str, Player], prepared: Any, *, step: Int[Array, ""], key: jax.Array):
+        player = players[name]
+        params = {other: players[other].params for other in players}
+        gradient, totals = gradients(name, params, prepared, step=step, key=key)
+        gradient = jax.tree.map(lambda leaf: leaf / totals["loss"].weight, gradient)
+        updates, optimizer_state = optimizers[name].update(gradient, player.optimizer_state, player.params)
+        new_params = optax.apply_updates(player.params, updates)
+        average = player.average
+        if average_decay is not None:
+            # Early in training the average is that of all parameters so far, not of the initial ones.
+            decay = jnp.minimum(average_decay, (1.0 + step) / (10.0 + step))
+            average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, new_params)
+        metrics = {key: total.mean for key, total in totals.items()}
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        return Player(params=new_params, optimizer_state=optimizer_state, average=average), metrics
+
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-        step_key = jax.random.fold_in(jax.random.fold_in(run_key(seed), DROPOUT_STREAM), state.step)
+        def step_key(stream):
+            return jax.random.fold_in(jax.random.fold_in(run_key(seed), stream), state.step)
+
         players, metrics = dict(state.players), {}
-        for index, name in enumerate(objective.players):
-            player = players[name]
-            params = {other: players[other].params for other in players}
-            gradient, totals = gradients(
-                name, params, batch, step=state.step, key=jax.random.fold_in(step_key, index)
-            )
-            weight = totals["loss"].weight
-            gradient = jax.tree.map(lambda leaf, weight=weight: leaf / weight, gradient)
-            updates, optimizer_state = optimizers[name].update(gradient, player.optimizer_state, player.params)
-            new_params = optax.apply_updates(player.params, updates)
-            average = player.average
-            if average_decay is not None:
-                # Early in training the average is that of all parameters so far, not of the initial ones.
-                decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
-                average = jax.tree.map(lambda old, new, d=decay: d * old + (1.0 - d) * new, average, new_params)
-            players[name] = Player(params=new_params, optimizer_state=optimizer_state, average=average)
-            prefix = f"{name}_" if len(objective.players) > 1 else ""
-            metrics |= {prefix + key: total.mean for key, total in totals.items()}
-            metrics[prefix + "gradient_norm"] = optax.tree.norm(gradient)
+        params = {name: player.params for name, player in players.items()}
+        prepared, objective_state = objective.prepare(
+            params, state.objective, batch, step=state.step, rng=step_key(PREPARATION_STREAM)
+        )
+        turns = objective.players * objective.updates
+        for turn, name in enumerate(turns):
+            key = jax.random.fold_in(step_key(DROPOUT_STREAM), turn)
+            players[name], figures = update_player(name, players, prepared, step=state.step, key=key)
+            prefix = "" if name == objective.players[0] else f"{name}_"
+            metrics |= {prefix + figure: value for figure, value in figures.items()}
         metrics["target_tokens"] = jnp.sum(batch.target.mask)
         metrics["source_tokens"] = jnp.sum(batch.source.mask)
-        return TrainState(step=state.step + 1, players=players), metrics
+        return TrainState(step=state.step + 1, players=players, objective=objective_state), metrics
 
     state_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout)
     compiled = jax.jit(
@@ -213,14 +233,14 @@ def build_update(
     return call
 
 
-def build_loss(objective: Objective, player: str, *, mesh: Mesh, layout: TrainState) -> Callable[..., dict[str, Total]]:
-    """(params, batch) -> totals of the loss and what is logged beside it, without randomness; jitted."""
+def build_loss(objective: Objective, *, mesh: Mesh, layout: TrainState) -> Callable[..., dict[str, Total]]:
+    """(params of the first player, batch) -> totals of `Objective.evaluate`: the loss and what goes with it; jitted."""
 
     def totals(params: Params, batch: Batch) -> dict[str, Total]:
-        loss, logged = objective.loss(player, {player: params}, batch, step=jnp.zeros((), jnp.int32), rng=None)
+        loss, logged = objective.evaluate(params, batch)
         return {"loss": loss, **logged}
 
-    params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout.players[player].params)
+    params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout.players[objective.players[0]].params)
     compiled = jax.jit(
         totals, in_shardings=(params_sharding, batch_sharding(mesh)), out_shardings=replicated(mesh)
     )

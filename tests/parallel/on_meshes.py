@@ -8,7 +8,6 @@ import json
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from architectures import parameters, transformer
@@ -52,17 +51,17 @@ class Trainer:
         data, fsdp, tensor = sizes
         self.mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build()
         self.model = config.build(TOKENIZER.vocabulary)
-        example = jax.tree.map(lambda rows: jnp.asarray(rows[:1]), training_batch(0))
+        objective = MaximumLikelihoodConfig(loss_chunk=8).build(self.model)
         optimizers = {"model": AdamWConfig(learning_rate=3e-3, warmup_steps=5, ema_decay=0.9).build(STEPS)}
         self.initial_state, self.layout = initial_state(
-            {"model": lambda key: self.model.init(key, example)["params"]},
+            objective,
             optimizers,
             averaged=True,
             seed=0,
             mesh=self.mesh,
         )
         self.update = build_update(
-            MaximumLikelihoodConfig(loss_chunk=8).build(self.model),
+            objective,
             optimizers,
             accumulation=2,
             average_decay=0.9,
@@ -107,9 +106,8 @@ def layouts():
     # 21 ids and 3 heads cannot be divided by 2; a model dim of 18 can.
     config = transformer(model_dim=18, num_heads=3, head_dim=6)
     model = config.build(dataclasses.replace(TOKENIZER.vocabulary, source_size=21, target_size=21))
-    example = jax.tree.map(lambda rows: jnp.asarray(rows[:1]), training_batch(0))
     _, layout = initial_state(
-        {"model": lambda key: model.init(key, example)["params"]},
+        MaximumLikelihoodConfig().build(model),
         {"model": optax.adafactor(0.1, min_dim_size_to_factor=16)},
         averaged=False,
         seed=0,

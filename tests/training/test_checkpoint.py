@@ -14,28 +14,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seq2seq_jax.objectives.objective import Objective
 from seq2seq_jax.parallel.mesh import MeshConfig
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, Progress, checksum, size_in_bytes
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
-from seq2seq_jax.training.step import TrainState, initial_state
+from seq2seq_jax.training.step import initial_state
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
-def initialize(key):
-    keys = jax.random.split(key, 3)
-    return {
-        "embedding": jax.random.normal(keys[0], (5, 3)),
-        # Wide enough for Adafactor to factor its second moment.
-        "layer": {"kernel": jax.random.normal(keys[1], (128, 130)), "bias": jax.random.normal(keys[2], (7,))},
-    }
+class Layers(Objective):
+    """Something to be saved; it is not trained."""
+
+    def initialize(self, player, key):
+        keys = jax.random.split(key, 3)
+        return {
+            "embedding": jax.random.normal(keys[0], (5, 3)),
+            # Wide enough for Adafactor to factor its second moment.
+            "layer": {"kernel": jax.random.normal(keys[1], (128, 130)), "bias": jax.random.normal(keys[2], (7,))},
+        }
+
+    def initial_state(self, params):
+        return {"baseline": jnp.float32(0.25), "reference": jax.tree.map(lambda leaf: leaf + 1, params["model"])}
+
+    def loss(self, player, params, prepared, *, step, rng):
+        raise NotImplementedError
 
 
 def make_state(optimizer_config, *, averaged, step=1):
     """The state after an update, all of whose arrays have content, and its layout."""
     optimizer = optimizer_config.build(10)
     build, layout = initial_state(
-        {"model": initialize}, {"model": optimizer}, averaged=averaged, seed=step, mesh=MeshConfig(data=1).build()
+        Layers(), {"model": optimizer}, averaged=averaged, seed=step, mesh=MeshConfig(data=1).build()
     )
     state = build()
     player = state.players["model"]
@@ -43,7 +53,7 @@ def make_state(optimizer_config, *, averaged, step=1):
     _, optimizer_state = optimizer.update(gradient, player.optimizer_state, player.params)
     average = None if player.average is None else jax.tree.map(lambda leaf: leaf / 3, player.average)
     player = player.replace(optimizer_state=optimizer_state, average=average)
-    return TrainState(step=jnp.int32(step), players={"model": player}), layout
+    return state.replace(step=jnp.int32(step), players={"model": player}), layout
 
 
 def content(tree):

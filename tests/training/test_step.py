@@ -15,7 +15,7 @@ from batches import batch, random_pairs
 
 from seq2seq_jax.batch import Batch, Sequence
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
-from seq2seq_jax.objectives.objective import Total
+from seq2seq_jax.objectives.objective import Objective, Total
 from seq2seq_jax.parallel.mesh import MeshConfig
 from seq2seq_jax.training import step as step_module
 from seq2seq_jax.training.step import build_loss, build_update, initial_state
@@ -34,11 +34,18 @@ def numbers(rows):
     return Batch(source=sequence, target=sequence)
 
 
+class Weights(Objective):
+    """Players of one number each, 0 unless another is given to the state."""
+
+    def initialize(self, player, key):
+        return {"weight": jnp.float32(0.0)}
+
+
 def training(objective, initial, optimizers, *, accumulation=1, average_decay=None, seed=0):
     """The first state and the update of players whose initial parameters are given."""
     mesh = one_device()
     build, layout = initial_state(
-        {name: lambda key, value=value: {"weight": jnp.float32(value)} for name, value in initial.items()},
+        objective,
         optimizers,
         averaged=average_decay is not None,
         seed=seed,
@@ -53,13 +60,11 @@ def training(objective, initial, optimizers, *, accumulation=1, average_decay=No
         mesh=mesh,
         layout=layout,
     )
-    return build(), update
+    return build({name: {"weight": jnp.float32(value)} for name, value in initial.items()}), update
 
 
-class Mean:
+class Mean(Weights):
     """One player that learns the mean of all numbers: (weight - x)^2 / 2 for each."""
-
-    players = ("model",)
 
     def __init__(self):
         self.traced = 0
@@ -134,7 +139,7 @@ def test_the_average_by_hand():
         assert player.evaluated is player.average
 
 
-class Chase:
+class Chase(Weights):
     """Two players with losses of opposite interest, neither the negative of the other: w (v - x), and (v - w)^2 / 2."""
 
     players = ("runner", "chaser")
@@ -155,9 +160,9 @@ def test_each_of_two_players_has_its_own_loss_optimizer_and_update():
     for _ in range(3):
         state, metrics = update(state, numbers(ROWS))
         expected = {
-            "runner_loss": runner * (chaser - 4.5),
-            "runner_own": runner,
-            "runner_gradient_norm": abs(chaser - 4.5),
+            "loss": runner * (chaser - 4.5),
+            "own": runner,
+            "gradient_norm": abs(chaser - 4.5),
         }
         runner -= 0.1 * (chaser - 4.5)
         # In the order of `players`, each against what those before it have become.
@@ -174,7 +179,7 @@ def test_each_of_two_players_has_its_own_loss_optimizer_and_update():
         assert float(state.players["chaser"].params["weight"]) == pytest.approx(chaser, rel=1e-5)
 
 
-class Draw:
+class Draw(Weights):
     """Players that log a number drawn from the key they get."""
 
     def __init__(self, *players):
@@ -208,10 +213,47 @@ def test_micro_batches_and_players_draw_from_keys_of_their_own():
     optimizers = dict.fromkeys(("left", "right"), optax.sgd(0.1))
     state, update = training(Draw(*optimizers), dict.fromkeys(optimizers, 0.0), optimizers, accumulation=2)
     _, metrics = update(state, numbers([[1], [2]]))
-    for player in optimizers:
+    for prefix in ("", "right_"):
         # Two draws that differ: the mean of their squares is above the square of their mean.
-        assert metrics[f"{player}_square"] > metrics[f"{player}_draw"] ** 2 + 1e-4
-    assert metrics["left_draw"] != metrics["right_draw"]
+        assert metrics[f"{prefix}square"] > metrics[f"{prefix}draw"] ** 2 + 1e-4
+    assert metrics["draw"] != metrics["right_draw"]
+
+
+class Shared(Weights):
+    """Prepares draws that both updates and both players see alike, and counts the steps in a state of its own."""
+
+    players, updates = ("left", "right"), 2
+
+    def initial_state(self, params):
+        return {"steps": jnp.int32(0), "first": jax.tree.map(jnp.copy, params["left"])}
+
+    def prepare(self, params, state, batch, *, step, rng):
+        draws = jax.random.uniform(rng, batch.target.tokens.shape[:1])
+        return (batch, draws), state | {"steps": state["steps"] + 1}
+
+    def loss(self, player, params, prepared, *, step, rng):
+        _, draws = prepared
+        total = Total(jnp.sum(params[player]["weight"] * draws), jnp.float32(len(draws)))
+        return total, {"weight": Total(params[player]["weight"], jnp.ones(()))}
+
+
+def test_what_is_prepared_is_shared_by_the_updates_of_a_step_and_the_objective_keeps_its_state():
+    """Gradients are the mean of the draws: two updates of all players by it, each step with draws of its own."""
+    optimizers = dict.fromkeys(("left", "right"), optax.sgd(0.5))
+    for accumulation in (1, 2):
+        state, update = training(Shared(), {"left": 3.0, "right": 1.0}, optimizers, accumulation=accumulation)
+        steps = []
+        for count in range(1, 3):
+            before = float(state.players["left"].params["weight"]), float(state.players["right"].params["weight"])
+            state, metrics = update(state, numbers(ROWS))
+            moved = before[0] - float(state.players["left"].params["weight"])
+            steps.append(moved)
+            assert before[1] - float(state.players["right"].params["weight"]) == pytest.approx(moved, rel=1e-5)
+            assert moved == pytest.approx(2 * 0.5 * float(metrics["gradient_norm"]), rel=1e-5)
+            assert float(metrics["weight"]) == pytest.approx(before[0] - moved / 2, rel=1e-5)
+            assert int(state.objective["steps"]) == count
+            assert float(state.objective["first"]["weight"]) == 3.0
+        assert steps[0] != steps[1]
 
 
 def test_the_state_that_goes_in_is_consumed():
@@ -248,7 +290,7 @@ def model_training(*, dropout=0.0, accumulation=1, optimizer=None, average_decay
     optimizers = {"model": optax.sgd(0.5, momentum=0.9) if optimizer is None else optimizer}
     mesh = one_device()
     build, layout = initial_state(
-        {"model": lambda key: model.init(key, jax.tree.map(lambda rows: rows[:1, :2], device_rows()))["params"]},
+        objective,
         optimizers,
         averaged=average_decay is not None,
         seed=0,
@@ -264,10 +306,6 @@ def model_training(*, dropout=0.0, accumulation=1, optimizer=None, average_decay
         layout=layout,
     )
     return build, update, layout, objective
-
-
-def device_rows():
-    return jax.tree.map(jnp.asarray, MODEL_ROWS)
 
 
 @functools.cache
@@ -327,11 +365,13 @@ def test_donation_is_used_throughout_a_model():
 def test_initial_parameters_follow_from_the_seed_and_differ_between_players():
     mesh = one_device()
 
+    class Drawn(Draw):
+        def initialize(self, player, key):
+            return {"weight": jax.random.normal(key, (3,))}
+
     def weights(seed):
-        initializers = dict.fromkeys(("left", "right"), lambda key: {"weight": jax.random.normal(key, (3,))})
-        build, _ = initial_state(
-            initializers, dict.fromkeys(("left", "right"), optax.sgd(0.1)), averaged=False, seed=seed, mesh=mesh
-        )
+        optimizers = dict.fromkeys(("left", "right"), optax.sgd(0.1))
+        build, _ = initial_state(Drawn(*optimizers), optimizers, averaged=False, seed=seed, mesh=mesh)
         return [tuple(player.params["weight"].tolist()) for player in build().players.values()]
 
     left, right = weights(0)
@@ -342,7 +382,7 @@ def test_initial_parameters_follow_from_the_seed_and_differ_between_players():
 
 def test_the_loss_without_training_has_no_dropout():
     _, _, layout, objective = model_training(dropout=0.5)
-    compute_loss = build_loss(objective, "model", mesh=one_device(), layout=layout)
+    compute_loss = build_loss(objective, mesh=one_device(), layout=layout)
     params = parameters(objective.model)
     totals, again = compute_loss(params, MODEL_ROWS), compute_loss(params, MODEL_ROWS)
     assert float(totals["loss"].sum) == float(again["loss"].sum)
