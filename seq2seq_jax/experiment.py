@@ -24,6 +24,7 @@ from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.parallel.mesh import MeshConfig
 from seq2seq_jax.training.loop import TrainingConfig
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
@@ -39,7 +40,7 @@ class Experiment:
     """How text becomes tokens."""
     model: ModelConfig
     """The encoder–decoder."""
-    objective: MaximumLikelihoodConfig
+    objective: MaximumLikelihoodConfig | PolicyGradientConfig
     """What is minimised."""
     optimizer: AdamWConfig | AdafactorConfig
     """How it is minimised."""
@@ -49,6 +50,9 @@ class Experiment:
     """How devices share the work."""
     generation: GenerationConfig = GenerationConfig()
     """How text is generated, in validation and afterwards."""
+    init_from: str | None = None
+    """RUN, RUN:best or RUN:STEP: the directory of a run whose parameters (its best, unless a step is given) and
+    tokenizer training starts with; its model must be the same. None = new parameters."""
 
     def __post_init__(self):
         row, rows = self.data.max_target_length, self.rows_per_batch
@@ -61,6 +65,11 @@ class Experiment:
             raise ValueError(
                 f"a batch of {rows} rows (training.batch_tokens / data.max_target_length) cannot be divided into "
                 f"training.accumulation = {self.training.accumulation} equal parts. Change either."
+            )
+        if self.objective.one_example_a_row and self.data.packing:
+            raise ValueError(
+                f"objective {type(self.objective).__name__} samples a text for every row, so a row must hold one "
+                "example. Set data.packing to False."
             )
         for side, stack in (("source", self.model.encoder), ("target", self.model.decoder)):
             longest = getattr(self.data, f"max_{side}_length")
@@ -88,6 +97,32 @@ MAY_CHANGE = (
 )
 """Fields that may differ when a run is continued, since they change no number that it computes (but see `training.steps`
 in `differences`)."""
+
+
+NOT_ARCHITECTURE = ("dropout", "attention_dropout", "hidden_dropout", "recurrent_dropout", "remat", "precision")
+"""Fields of a model that may differ between a run and the one that it starts from: they change no parameter, and nothing
+of what a parameter means."""
+
+
+def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:
+    """Refuse to start from the parameters of a run with another architecture or tokenizer.
+
+    Args:
+        origin: what the old run is called in the message.
+
+    Raises:
+        ValueError: with the fields that differ.
+    """
+    for part, what in (("model.", "architecture"), ("tokenizer.", "tokenizer")):
+        changed = [
+            f"{name} is {before!r} there and {after!r} here"
+            for name, (before, after) in differences(old, new).items()
+            if name.startswith(part) and name.rpartition(".")[2] not in NOT_ARCHITECTURE
+        ]
+        if changed:
+            raise ValueError(
+                f"--init-from {origin} has another {what}: {'; '.join(changed)}. Use the same values, or another run."
+            )
 
 
 def find_config(name: str) -> Path:

@@ -11,18 +11,19 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.data.pipeline import evaluation_batches
 from seq2seq_jax.data.source import Corpus
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.experiment import Experiment, differences, from_json, to_json
+from seq2seq_jax.experiment import Experiment, differences, from_json, refuse_another_model, to_json
 from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
-from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state
+from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, num_parameters
 from seq2seq_jax.training.validation import Validation
 
 PROGRESS = Callable[[str, int, int], None]
@@ -80,8 +81,9 @@ class Run:
             if description["fingerprints"]["tokenizer"] != facts["tokenizer"]:
                 raise ValueError(f"the tokenizer in {self.directory} was changed. Restore it, or begin a new run.")
         else:
+            tokenizer = self._train_tokenizer() if self.origin is None else self.origin[0].tokenizer
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._train_tokenizer().save(self.directory)
+            tokenizer.save(self.directory)
             facts["tokenizer"] = self.tokenizer.fingerprint
         description = {
             "config": config_name,
@@ -103,6 +105,26 @@ class Run:
         tokenizer = Tokenizer.train(self.corpus.pairs("train"), self.experiment.tokenizer)
         self.progress("training the tokenizer", 1, 1)
         return tokenizer
+
+    @functools.cached_property
+    def origin(self) -> tuple["Run", str] | None:
+        """The run that training starts from, and which of its checkpoints; None = training starts from nothing.
+
+        Raises:
+            ValueError: init_from is not a run, or one of another architecture or tokenizer.
+        """
+        name = self.experiment.init_from
+        if name is None:
+            return None
+        directory, _, which = name.rpartition(":")
+        if not directory or Path(name).is_dir():
+            directory, which = name, "best"
+        try:
+            origin = Run.open(directory, progress=self.progress).with_parts(mesh=self.experiment.mesh)
+        except ValueError as error:
+            raise ValueError(f"--init-from {name}: {error}") from error
+        refuse_another_model(origin.experiment, self.experiment, directory)
+        return origin, which
 
     @functools.cached_property
     def corpus(self) -> Corpus:
@@ -135,7 +157,7 @@ class Run:
     def optimizers(self) -> dict[str, Any]:
         """One optimizer a player."""
         return {
-            player: self.experiment.optimizer.build(self.experiment.training.steps)
+            player: self.experiment.optimizer.build(self.experiment.training.steps * self.objective.updates)
             for player in self.objective.players
         }
 
@@ -155,8 +177,24 @@ class Run:
         return self._state[1]
 
     def initial_state(self) -> TrainState:
-        """The state before the first update."""
-        return self._state[0]()
+        """The state before the first step: new parameters, or those that the run starts from.
+
+        Raises:
+            ValueError: there is no such checkpoint, or no good one.
+        """
+        build = self._state[0]
+        if self.origin is None:
+            return build()
+        origin, which = self.origin
+        params, step = origin.parameters(which)
+        sizes = ", ".join(f"{name} {num_parameters(part):,}" for name, part in params.items())
+        logger.info("Starting from step %d of %s: %s parameters.", step, origin.directory, sizes)
+        return build({self.objective.players[0]: params})
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of the first update of the step with this number, from 0."""
+        updates = self.objective.updates
+        return float(self.experiment.optimizer.learning_rate_schedule(self.experiment.training.steps * updates)(step * updates))
 
     def build_update(self) -> Update:
         """The run's jitted update."""
@@ -194,6 +232,20 @@ class Run:
             self.tokenizer,
             progress=lambda done, total: self.progress(f"encoding {split}", done, total),
         )
+
+    def training_store(self) -> TokenStore:
+        """Token ids of the training split.
+
+        Raises:
+            ValueError: the objective needs references, and the split has none.
+        """
+        store, metrics = self.store("train"), self.experiment.objective.compares_with
+        if metrics and not np.any(store.target_lengths > 1):
+            raise ValueError(
+                f"objective.reward compares with references ({', '.join(metrics)}), and every target of the training "
+                "split is empty. Give a dataset with targets, or another reward."
+            )
+        return store
 
     def validation(self, split: str) -> Validation:
         """What evaluates parameters on a split."""

@@ -8,12 +8,14 @@ import pytest
 
 from seq2seq_jax.batch import Batch, Sequence, Vocabulary
 from seq2seq_jax.data.pipeline import row_shapes
+from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import Experiment, config_name, differences, find_config, from_json, load_config, to_json
 from seq2seq_jax.run import check_mesh
 
 CONFIGS = {
     config_name(path): path for path in sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*/*.py"))
 }
+LETTERS = Tokenizer.train([("abc", "cba")], TokenizerConfig(kind="char", vocabulary_size=8, byte_fallback=False))
 SMALLEST = 280
 """Ids that every tokenizer has at least."""
 
@@ -69,9 +71,13 @@ def test_the_model_of_a_config_can_be_built(loaded):
     params = jax.eval_shape(lambda: model.init(key, batch)["params"])
     logits = jax.eval_shape(lambda params: model.apply({"params": params}, batch), params)
     assert logits.shape == (*rows.shape, size)
-    objective = experiment.objective.build(model)
-    loss, logged = jax.eval_shape(
-        lambda params: objective.loss("model", {"model": params}, batch, step=jnp.int32(0), rng=key), params
-    )
-    assert loss.sum.shape == () and "nll" in logged
+    objective = experiment.objective.build(model, LETTERS)
+
+    def first_loss(params, batch):
+        state = objective.initial_state({"model": params})
+        prepared, _ = objective.prepare({"model": params}, state, batch, step=jnp.int32(0), rng=key)
+        return objective.loss("model", {"model": params}, prepared, step=jnp.int32(0), rng=key)
+
+    (loss, _), (_, evaluated) = jax.eval_shape(first_loss, params, batch), jax.eval_shape(objective.evaluate, params, batch)
+    assert loss.sum.shape == () and "nll" in evaluated
     jax.eval_shape(experiment.optimizer.build(experiment.training.steps).init, params)

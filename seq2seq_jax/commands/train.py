@@ -77,6 +77,7 @@ class _Report:
         self.files = files
         self.steps = run.experiment.training.steps
         self.speed = ""
+        self.alarmed: set[str] = set()
 
     def step(self, step: int, loss: float) -> None:
         """Move the progress bar; where there is none, lines come with the records."""
@@ -94,11 +95,17 @@ class _Report:
             )
             self.plot()
             return
+        for name, warning in self.run.objective.alarms(figures).items():
+            if name not in self.alarmed:
+                self.alarmed.add(name)
+                self.display.line(f"warning at step {figures['step']:,}: {warning}")
         self.speed = f"{figures['tokens_per_second']:,.0f} target tokens/s"
         if not self.display.live:
             left = (self.steps - figures["step"]) / figures["steps_per_second"]
             self.display.line(
-                f"step {figures['step']:,} of {self.steps:,}: loss {figures['loss']:.4f}, {self.speed}, "
+                f"step {figures['step']:,} of {self.steps:,}: loss {figures['loss']:.4f}, "
+                + (f"reward {figures['reward']:.4f}, " if "reward" in figures else "")
+                + f"{self.speed}, "
                 f"waiting for input {figures['input_wait_share']:.2%}, {duration(left)} left"
             )
 
@@ -122,7 +129,7 @@ class _Report:
 def _train(run: Run, display: Display) -> tuple[Progress, list[Record]]:
     """Train from the newest checkpoint, or from the start, to the end."""
     experiment, training = run.experiment, run.experiment.training
-    store = run.store("train")
+    store = run.training_store()
     validation = run.validation("validation") if "validation" in run.corpus.splits else None
     with run.checkpoints(read_only=False) as checkpoints:
         restored = checkpoints.restore_newest(run.layout)
@@ -161,7 +168,7 @@ def _train(run: Run, display: Display) -> tuple[Progress, list[Record]]:
                 update=run.build_update(),
                 place=run.place,
                 validate=None if validation is None else validate,
-                learning_rate=experiment.optimizer.learning_rate_schedule(training.steps),
+                learning_rate=run.learning_rate,
                 checkpoints=checkpoints,
                 record=report.record,
                 after_step=report.step,

@@ -23,6 +23,8 @@ class _Curve:
     label: str
     color: str
     best: Literal["lowest", "highest"] | None = None
+    unless: str | None = None
+    """A metric whose records have another unit for this one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ _PANELS = (
         unit="loss (nats per token)",
         from_zero=False,
         curves=(
-            _Curve(kind="train", metric="loss", label="training", color="C0"),
+            _Curve(kind="train", metric="loss", label="training", color="C0", unless="reward"),
             _Curve(kind="validation", metric="loss", label="validation", color="C1", best="lowest"),
         ),
     ),
@@ -54,6 +56,43 @@ _PANELS = (
             _Curve(kind="validation", metric="chrf", label="chrF", color="C3", best="highest"),
             _Curve(kind="validation", metric="exact_match", label="exact match", color="C4", best="highest"),
         ),
+    ),
+    _Panel(
+        title="Reward of samples",
+        unit="reward",
+        from_zero=False,
+        curves=(
+            _Curve(kind="train", metric="reward", label="mean", color="C0"),
+            _Curve(kind="train", metric="reward_spread", label="standard deviation within a source", color="C1"),
+            _Curve(kind="train", metric="advantage", label="advantage, absolute", color="C2"),
+        ),
+    ),
+    _Panel(
+        title="Policy",
+        unit="nats per token",
+        from_zero=True,
+        curves=(
+            _Curve(kind="train", metric="entropy", label="entropy", color="C0"),
+            _Curve(kind="train", metric="kl", label="divergence from the first model", color="C1"),
+        ),
+    ),
+    _Panel(
+        title="Length of samples",
+        unit="tokens",
+        from_zero=True,
+        curves=(_Curve(kind="train", metric="sample_length", label="mean", color="C0"),),
+    ),
+    _Panel(
+        title="Samples with an end mark",
+        unit="share",
+        from_zero=True,
+        curves=(_Curve(kind="train", metric="ended_share", label="ended before the limit", color="C0"),),
+    ),
+    _Panel(
+        title="Rewards computed",
+        unit="samples per second",
+        from_zero=True,
+        curves=(_Curve(kind="train", metric="rewards_per_second", label="training", color="C0"),),
     ),
     _Panel(
         title="Throughput",
@@ -82,7 +121,7 @@ def plot_learning_curves(records: list[dict], path: str | os.PathLike) -> None:
 
 
 def learning_curves(records: list[dict]) -> Figure:
-    """A figure of loss, validation scores, tokens per second and learning rate over steps.
+    """A figure of loss, validation scores, what a policy gradient logs, tokens per second and learning rate over steps.
 
     A panel with nothing to show is left out. A star marks the best of each validation metric. Where a step is recorded
     twice, as a resumed run does, the later record counts.
@@ -118,7 +157,7 @@ def _points(records: list[dict], curve: _Curve) -> dict[int, float]:
     points = {
         record["step"]: record[curve.metric]
         for record in records
-        if record["kind"] == curve.kind and record.get(curve.metric) is not None
+        if record["kind"] == curve.kind and record.get(curve.metric) is not None and curve.unless not in record
     }
     return dict(sorted(points.items()))
 

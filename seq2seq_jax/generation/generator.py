@@ -7,14 +7,13 @@ from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from seq2seq_jax.batch import Batch, Sequence
 from seq2seq_jax.data.pipeline import source_batches
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search
+from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search, length_limits
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards
 
@@ -61,7 +60,6 @@ class Generator:
         self.mesh = mesh
         self._search = jax.jit(
             self._search_batch,
-            static_argnums=2,
             in_shardings=(None, batch_sharding(mesh)),
             out_shardings=batch_sharding(mesh),
         )
@@ -134,31 +132,31 @@ class Generator:
         running = None
         for batch in batches:
             source = with_rows_for(batch.source, batch_shards(self.mesh))
-            max_length = self.config.maximum_length(source.tokens.shape[1])
-            if self.model.config.decoder.position_limit is not None:
-                max_length = min(max_length, self.model.config.decoder.position_limit)
             with jax.set_mesh(self.mesh), nn.logical_axis_rules(RULES):
-                started = batch.indices, self._search(params, source, max_length)
+                started = batch.indices, self._search(params, source)
             if running is not None:
                 yield running[0], jax.device_get(running[1])
             running = started
         if running is not None:
             yield running[0], jax.device_get(running[1])
 
-    def _search_batch(self, params: Any, source: Sequence, max_length: int) -> SearchResult:
+    def _search_batch(self, params: Any, source: Sequence) -> SearchResult:
         config, vocabulary = self.config, self.model.vocabulary
         apply = functools.partial(self.model.apply, {"params": params})
+        limits, room = length_limits(
+            source,
+            ratio=config.maximum_length_ratio,
+            extra=config.maximum_length_extra,
+            position_limit=self.model.config.decoder.position_limit,
+        )
         memory = apply(source, deterministic=True, method="encode")
-        source_lengths = jnp.sum(source.mask, axis=1)
-        limits = jnp.floor(config.maximum_length_ratio * source_lengths).astype(jnp.int32)
         return beam_search(
             lambda tokens, state: apply(tokens, state, method="step"),
-            apply(memory, max_length=max_length, beam_size=config.beam_size, method="start"),
+            apply(memory, max_length=room, beam_size=config.beam_size, method="start"),
             batch_size=source.tokens.shape[0],
             beam_size=config.beam_size,
-            # A row of padding alone has no source: one token ends it.
-            max_lengths=jnp.where(source_lengths == 0, 1, limits + config.maximum_length_extra),
-            max_length=max_length,
+            max_lengths=limits,
+            max_length=room,
             start_id=vocabulary.start_id,
             end_id=vocabulary.end_id,
             padding_id=vocabulary.padding_id,

@@ -12,7 +12,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
-from seq2seq_jax.batch import DecodeState
+from seq2seq_jax.batch import DecodeState, Sequence
 
 Step = Callable[
     [Int[Array, "hypotheses"], DecodeState],
@@ -51,9 +51,27 @@ class GenerationConfig:
                 "lower n_best or raise beam_size"
             )
 
-    def maximum_length(self, source_length: int) -> int:
-        """The limit of generated tokens, the end mark counted, for a source of this many tokens."""
-        return int(self.maximum_length_ratio * source_length) + self.maximum_length_extra
+
+def length_limits(
+    source: Sequence, *, ratio: float, extra: int, position_limit: int | None
+) -> tuple[Int[Array, "batch"], int]:
+    """The limit of generated tokens for each row of sources, the end mark counted, and the room that all of them need.
+
+    Args:
+        source: one example a row.
+        ratio: this many tokens for each source token, ...
+        extra: ... and this many more.
+        position_limit: most tokens that the decoder has positions for; None = any number.
+
+    Returns:
+        Limits, 0 for a row without a source, and the room for a row full of source tokens.
+    """
+    lengths = jnp.sum(source.mask, axis=1)
+    room = int(ratio * source.tokens.shape[1]) + extra
+    if position_limit is not None:
+        room = min(room, position_limit)
+    limits = jnp.floor(ratio * lengths).astype(jnp.int32) + extra
+    return jnp.where(lengths == 0, 0, jnp.minimum(limits, room)), room
 
 
 @flax.struct.dataclass

@@ -56,6 +56,16 @@ class MaximumLikelihoodConfig:
         if self.sampling_steps is not None and self.sampling_steps < 1:
             raise ValueError(f"objective.sampling_steps must be at least 1 update, not {self.sampling_steps}.")
 
+    @property
+    def one_example_a_row(self) -> bool:
+        """Rows may be packed."""
+        return False
+
+    @property
+    def compares_with(self) -> list[str]:
+        """Nothing is compared with a reference as a text."""
+        return []
+
     def sampling_share(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Probability that a decoder input is the model's own token, after this many updates.
 

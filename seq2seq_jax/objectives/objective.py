@@ -93,6 +93,10 @@ class Objective(abc.ABC):
             The loss (its `weight` is the normaliser), and further figures to log.
         """
 
+    def counts(self, prepared: Any) -> dict[str, Int[Array, ""]]:
+        """Further things to count of a prepared batch, such as samples; logged as their number a second."""
+        return {}
+
     def evaluate(self, params: Params, batch: Batch) -> tuple[Total, dict[str, Total]]:
         """The loss of the first player's parameters on a batch, and further figures; nothing random."""
         player = self.players[0]

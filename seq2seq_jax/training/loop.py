@@ -68,15 +68,20 @@ class _Window:
     target_tokens: int = 0
     source_tokens: int = 0
     slots: int = 0
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def add(self, metrics: dict[str, float], slots: int) -> None:
-        tokens = int(metrics.pop("target_tokens"))
+    def add(self, metrics: dict[str, int | float], slots: int) -> None:
+        metrics = dict(metrics)
+        tokens = metrics.pop("target_tokens")
         self.steps += 1
         self.target_tokens += tokens
-        self.source_tokens += int(metrics.pop("source_tokens"))
+        self.source_tokens += metrics.pop("source_tokens")
         self.slots += slots
         for name, value in metrics.items():
+            if isinstance(value, int):
+                self.counts[name] = self.counts.get(name, 0) + value
+                continue
             # Figures a token count by their tokens, the norm of a gradient by its step.
             weight = 1 if name.endswith("gradient_norm") else tokens
             self.sums[name] = self.sums.get(name, 0.0) + weight * value
@@ -146,8 +151,8 @@ class Loop:
                 return
             step, metrics, slots = pending
             pending = None
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            loss = values.get("loss", 0.0)
+            values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+            loss = values["loss"]
             if not all(map(math.isfinite, values.values())):
                 loss_first = sorted(values.items(), key=lambda item: item[0] != "loss")
                 bad = ", ".join(f"{name} = {value}" for name, value in loss_first if not math.isfinite(value))
@@ -220,6 +225,7 @@ class Loop:
             "tokens_per_second": window.target_tokens / seconds,
             "source_tokens_per_second": window.source_tokens / seconds,
             "steps_per_second": window.steps / seconds,
+            **{f"{name}_per_second": count / seconds for name, count in window.counts.items()},
             "padding_share": 1.0 - (window.target_tokens + window.source_tokens) / window.slots,
             "input_wait_share": waited / seconds,
             "seconds": seconds_before + time.perf_counter() - started,

@@ -60,6 +60,27 @@ def num_parameters(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+class OnMesh:
+    """A jitted function that is traced with a mesh and the rules of its logical axes in use."""
+
+    def __init__(self, function: Callable[..., Any], mesh: Mesh, **options: Any):
+        """Args:
+        options: of `jax.jit`.
+        """
+        self._compiled = jax.jit(function, **options)
+        self._mesh = mesh
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns."""
+        with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
+            return self._compiled(*arguments)
+
+    def lower(self, *arguments: Any) -> jax.stages.Lowered:
+        """The function for arguments, or for their shapes, before it is compiled."""
+        with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
+            return self._compiled.lower(*arguments)
+
+
 Update = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 
@@ -139,7 +160,7 @@ def build_update(
     seed: int,
     mesh: Mesh,
     layout: TrainState,
-) -> Update:
+) -> OnMesh:
     """One jitted step of an objective; the state that goes in is donated.
 
     The objective prepares the batch, and its players take turns in the order of `players`, `updates` times: each
@@ -155,8 +176,8 @@ def build_update(
 
     Returns:
         (state, batch) -> (state, metrics); metrics are scalars on the device: a player's `loss`, what the objective
-        logs, and `gradient_norm` before clipping, of the last update. Names of all players but the first lead with
-        the player's.
+        logs, and `gradient_norm` before clipping, of the last update, names of all players but the first leading with
+        the player's; and integers, which are counts of the global batch.
     """
 
     def gradients(name: str, params: dict[str, Params], prepared: Any, *, step: Int[Array, ""], key: jax.Array):
@@ -214,26 +235,22 @@ def build_update(
             players[name], figures = update_player(name, players, prepared, step=state.step, key=key)
             prefix = "" if name == objective.players[0] else f"{name}_"
             metrics |= {prefix + figure: value for figure, value in figures.items()}
+        metrics |= objective.counts(prepared)
         metrics["target_tokens"] = jnp.sum(batch.target.mask)
         metrics["source_tokens"] = jnp.sum(batch.source.mask)
         return TrainState(step=state.step + 1, players=players, objective=objective_state), metrics
 
     state_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout)
-    compiled = jax.jit(
+    return OnMesh(
         update,
+        mesh,
         donate_argnums=0,
         in_shardings=(state_sharding, batch_sharding(mesh)),
         out_shardings=(state_sharding, replicated(mesh)),
     )
 
-    def call(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
-            return compiled(state, batch)
 
-    return call
-
-
-def build_loss(objective: Objective, *, mesh: Mesh, layout: TrainState) -> Callable[..., dict[str, Total]]:
+def build_loss(objective: Objective, *, mesh: Mesh, layout: TrainState) -> OnMesh:
     """(params of the first player, batch) -> totals of `Objective.evaluate`: the loss and what goes with it; jitted."""
 
     def totals(params: Params, batch: Batch) -> dict[str, Total]:
@@ -241,12 +258,6 @@ def build_loss(objective: Objective, *, mesh: Mesh, layout: TrainState) -> Calla
         return {"loss": loss, **logged}
 
     params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout.players[objective.players[0]].params)
-    compiled = jax.jit(
-        totals, in_shardings=(params_sharding, batch_sharding(mesh)), out_shardings=replicated(mesh)
+    return OnMesh(
+        totals, mesh, in_shardings=(params_sharding, batch_sharding(mesh)), out_shardings=replicated(mesh)
     )
-
-    def call(params: Params, batch: Batch) -> dict[str, Total]:
-        with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
-            return compiled(params, batch)
-
-    return call

@@ -136,4 +136,4 @@ def test_no_text_is_longer_than_the_decoder_has_positions():
     )
     results = generate.generate(parameters(model, seed=2), TEXTS)
     assert max(best.num_tokens for hypotheses in results for best in hypotheses) == 5
-    assert max(CONFIG.maximum_length(len(text) + 1) for text in TEXTS) > 5
+    assert CONFIG.maximum_length_extra + CONFIG.maximum_length_ratio * max(map(len, TEXTS)) > 5

@@ -10,73 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from table_model import END, NUM_STATES, PADDING, START, VOCAB_SIZE, TableModel, constant_model, random_model
 
-from seq2seq_jax.batch import DecodeState
-from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search
+from seq2seq_jax.batch import DecodeState, Sequence
+from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search, length_limits
 
-PADDING, START, END = 0, 1, 2
 WORDS = (3, 4, 5)
-VOCAB_SIZE = 6
-NUM_STATES = 97
 ALPHAS = (0.0, 1.0, 2.5)
-
-
-class TableModel:
-    """A model whose logits depend on the source and on every token so far, through a table of states.
-
-    The prefix is a per-hypothesis leaf with dimensions of its own, as a KV cache is; a search that reorders it wrongly
-    reads wrong rows. `log_probabilities` is the same model in plain NumPy, float64.
-    """
-
-    def __init__(self, table: np.ndarray, dtype=jnp.float32):
-        self.table = np.asarray(table, dtype=np.float32)
-        self.dtype = dtype
-        self.calls = 0
-
-    def start(self, beam_size: int, max_length: int) -> DecodeState:
-        hypotheses = len(self.table) * beam_size
-        return DecodeState(
-            per_source={"table": jnp.asarray(self.table)},
-            per_hypothesis={
-                "prefix": jnp.zeros((hypotheses, max_length), dtype=jnp.int32),
-                "position": jnp.zeros((hypotheses,), dtype=jnp.int32),
-            },
-        )
-
-    def step(self, tokens, state):
-        jax.debug.callback(self._count)
-        table, position = state.per_source["table"], state.per_hypothesis["position"]
-        rows = jnp.arange(len(tokens))
-        prefix = state.per_hypothesis["prefix"].at[rows, position].set(tokens + 1)
-        number = prefix @ self._weights(prefix.shape[1]) % NUM_STATES
-        logits = table[rows // (len(tokens) // len(table)), number].astype(self.dtype)
-        return logits, state.replace(per_hypothesis={"prefix": prefix, "position": position + 1})
-
-    def log_probabilities(self, source: int, generated: tuple[int, ...]) -> np.ndarray:
-        inputs = np.array((START, *generated)) + 1
-        logits = self.table[source, inputs @ self._weights(len(inputs)) % NUM_STATES].astype(np.float64)
-        return logits - np.log(np.exp(logits).sum())
-
-    def log_probability(self, source: int, tokens: tuple[int, ...]) -> float:
-        return sum(self.log_probabilities(source, tokens[:index])[token] for index, token in enumerate(tokens))
-
-    def _count(self):
-        self.calls += 1
-
-    @staticmethod
-    def _weights(length):
-        return np.arange(3, 3 + 2 * length, 2) ** 2 % NUM_STATES
-
-
-def random_model(seed, num_sources=3, spreads=(2.0,), **arguments):
-    """Sources from flat to peaked distributions, by the spread of their logits."""
-    table = np.random.default_rng(seed).normal(size=(num_sources, NUM_STATES, VOCAB_SIZE))
-    return TableModel(np.resize(spreads, (num_sources, 1, 1)) * table, **arguments)
-
-
-def constant_model(logits_by_source):
-    """The same next-token logits after every prefix."""
-    return TableModel(np.repeat(np.array(logits_by_source)[:, None, :], NUM_STATES, axis=1))
 
 
 def search(model, *, beam_size, limits, alpha, max_length=None) -> SearchResult:
@@ -439,5 +379,9 @@ def test_a_config_refuses_what_makes_no_sense(wrong):
 
 
 def test_the_limit_grows_with_the_source():
-    config = GenerationConfig(maximum_length_ratio=1.5, maximum_length_extra=4)
-    assert [config.maximum_length(length) for length in (0, 1, 2, 21)] == [4, 5, 7, 35]
+    segment_ids = np.array([[0] * 21, [1] + [0] * 20, [1] * 2 + [0] * 19, [1] * 21])
+    source = Sequence(tokens=segment_ids, segment_ids=segment_ids, positions=segment_ids)
+    limits, room = length_limits(source, ratio=1.5, extra=4, position_limit=None)
+    assert (limits.tolist(), room) == ([0, 5, 7, 35], 35)
+    limits, room = length_limits(source, ratio=1.5, extra=4, position_limit=6)
+    assert (limits.tolist(), room) == ([0, 5, 6, 6], 6)

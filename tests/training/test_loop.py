@@ -12,7 +12,7 @@ from seq2seq_jax.training.loop import Loop, NonFiniteLossError, TrainingConfig
 from seq2seq_jax.training.step import TrainState
 
 SOURCE_SLOTS, TARGET_SLOTS = 100, 60
-TIMES = {"tokens_per_second", "source_tokens_per_second", "steps_per_second", "input_wait_share", "seconds"}
+TIMES = {"tokens_per_second", "source_tokens_per_second", "rewards_per_second", "steps_per_second", "input_wait_share", "seconds"}
 NOTHING_DONE = Progress(step=0, score=None, loop={})
 
 
@@ -28,7 +28,7 @@ def figures(step):
     """Of update number `step`, from 1: more tokens each time, so that means by token and by step differ."""
     return {
         "loss": 1.0 / step, "nll": 2.0 / step, "gradient_norm": float(step),
-        "target_tokens": 10 * step, "source_tokens": 5 * step,
+        "target_tokens": 10 * step, "source_tokens": 5 * step, "rewards": 3 * step,
     }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ class Training:
     def update(self, state, batch):
         step = int(state.step) + 1
         metrics = {name: jnp.asarray(value) for name, value in self.figures(step).items()}
-        return TrainState(step=jnp.int32(step), players={}), metrics
+        return TrainState(step=jnp.int32(step), players={}, objective={}), metrics
 
     def validate(self, state):
         return self.scores[int(state.step)]
@@ -68,7 +68,7 @@ class Training:
             record=self.records.append,
             after_step=lambda step, loss: self.steps_seen.append((step, loss)),
         )
-        state = TrainState(step=jnp.int32(progress.step), players={})
+        state = TrainState(step=jnp.int32(progress.step), players={}, objective={})
         try:
             return loop.run(state, progress, self.batches(), anchor=lambda: [1, 2, 3])
         finally:
@@ -90,6 +90,10 @@ def test_a_record_has_the_means_since_the_last(tmp_path):
     assert second["nll"] == pytest.approx((30 * 2 / 3 + 40 * 2 / 4) / 70, rel=1e-6)
     assert [record["gradient_norm"] for record in training.records] == [1.5, 3.5, 5.0]
     assert [record["target_tokens"] for record in training.records] == [30, 70, 50]
+    # Whole numbers are counts, told a second: there are 0.3 rewards a target token.
+    for record in training.records:
+        assert record["rewards_per_second"] == pytest.approx(0.3 * record["tokens_per_second"])
+        assert "rewards" not in record
     # The learning rate of the last update of each: update number n has count n - 1.
     assert [record["learning_rate"] for record in training.records] == [1.5, 3.5, 4.5]
     assert first["padding_share"] == pytest.approx(1 - (30 + 15) / (2 * (SOURCE_SLOTS + TARGET_SLOTS)))

@@ -17,7 +17,10 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 STEPS = 60
-TIMES = {"tokens_per_second", "source_tokens_per_second", "steps_per_second", "input_wait_share", "seconds"}
+TIMES = {
+    "tokens_per_second", "source_tokens_per_second", "steps_per_second", "rewards_per_second",
+    "sampled_tokens_per_second", "input_wait_share", "seconds",
+}  # fmt: skip
 CONFIG = '''
 """Small, with all that a run has to remember: dropout, packing, workers, an average, validations, clipping."""
 
@@ -54,6 +57,30 @@ def experiment():
     )
 ''' % STEPS
 
+POLICY_CONFIG = '''
+"""The same by policy gradients, with a baseline and a frozen reference that have to be remembered too."""
+
+import dataclasses
+
+from seq2seq_jax.experiment import named
+from seq2seq_jax.objectives.estimators import Reinforce
+from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
+
+
+def experiment():
+    small = named("small.py")
+    return dataclasses.replace(
+        small,
+        data=dataclasses.replace(small.data, validation=None, packing=False, bucket_lengths=(32,)),
+        objective=PolicyGradientConfig(
+            estimator=Reinforce(baseline="moving_average"), samples=2, kl_weight=0.1, likelihood_weight=0.1,
+            maximum_length_ratio=1.0, maximum_length_extra=2,
+        ),
+        optimizer=dataclasses.replace(small.optimizer, schedule="constant"),
+        training=dataclasses.replace(small.training, steps=24, batch_tokens=512, log_every=2, checkpoint_every=4),
+    )
+'''
+
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
@@ -69,13 +96,14 @@ def workplace(tmp_path_factory):
         for extension, lines in (("en", sources), ("de", targets)):
             (directory / "text" / f"{split}.{extension}").write_text("".join(f"{line}\n" for line in lines))
     (directory / "small.py").write_text(textwrap.dedent(CONFIG))
+    (directory / "policy.py").write_text(textwrap.dedent(POLICY_CONFIG))
     return directory
 
 
-def start(workplace, run):
+def start(workplace, run, config="small.py"):
     log = (workplace / f"{run}.log").open("a")
     return subprocess.Popen(
-        [sys.executable, "-m", "seq2seq_jax", "train", "small.py", "--run_dir", run],
+        [sys.executable, "-m", "seq2seq_jax", "train", config, "--run_dir", run],
         cwd=workplace,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"},
         stdout=log,
@@ -84,8 +112,8 @@ def start(workplace, run):
     )
 
 
-def finish(workplace, run):
-    process = start(workplace, run)
+def finish(workplace, run, config="small.py"):
+    process = start(workplace, run, config)
     assert process.wait(timeout=300) == 0, (workplace / f"{run}.log").read_text()[-3000:]
 
 
@@ -211,3 +239,30 @@ def test_three_kills_change_no_bit(workplace):
     assert [record["step"] for record in timeless[0] if record["kind"] == "validation"] == [20, 40, 60]
     sample = f"samples/step={STEPS:08d}.txt"
     assert (workplace / "whole" / sample).read_text() == (workplace / "killed" / sample).read_text()
+
+
+def test_a_kill_changes_no_bit_of_a_policy_gradient(workplace):
+    """Samples, the moving average of rewards and the frozen reference model are what they would have been."""
+    finish(workplace, "policy", "policy.py")
+    process = start(workplace, "killed_policy", "policy.py")
+    try:
+        kill_when(process, lambda: len(complete_steps(workplace, "killed_policy")) >= 2)
+    finally:
+        for member in session_members(process.pid):
+            os.kill(member, signal.SIGKILL)
+    assert complete_steps(workplace, "killed_policy")[-1] < 24
+    finish(workplace, "killed_policy", "policy.py")
+    assert (workplace / "killed_policy.log").read_text().count("continuing after step") == 1
+    whole, killed = (arrays(workplace, run, 24) for run in ("policy", "killed_policy"))
+    assert whole.keys() == killed.keys()
+    assert [name for name in whole if whole[name] != killed[name]] == []
+    for part in ("moving_average", "reference"):
+        assert any(part in name for name in whole), part
+    earlier = arrays(workplace, "policy", 20)
+    assert all((earlier[name] != whole[name]) != ("reference" in name) for name in whole if "table" in name)
+    timeless = [
+        [{name: value for name, value in record.items() if name not in TIMES} for record in records(workplace, run)]
+        for run in ("policy", "killed_policy")
+    ]
+    assert timeless[0] == timeless[1]
+    assert {"reward", "reward_spread", "advantage", "entropy", "kl", "sample_length", "ended_share"} <= set(timeless[0][0])

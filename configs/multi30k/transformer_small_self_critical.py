@@ -1,0 +1,35 @@
+"""Multi30k English to German: the small Transformer, trained on for sentence BLEU by self-critical policy gradients.
+
+    seq2seq train multi30k/transformer_small --data.directory DIR
+    seq2seq train multi30k/transformer_small_self_critical --data.directory DIR --init-from RUN
+"""
+
+import dataclasses
+
+from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.objectives.estimators import SelfCritical
+from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
+from seq2seq_jax.rewards.reward import RewardConfig
+from seq2seq_jax.training.loop import TrainingConfig
+from seq2seq_jax.training.optimizer import AdamWConfig
+
+
+def experiment() -> Experiment:
+    """The experiment."""
+    base = named("multi30k/transformer_small")
+    return dataclasses.replace(
+        base,
+        data=dataclasses.replace(base.data, packing=False, bucket_lengths=(24, 66)),
+        objective=PolicyGradientConfig(
+            reward=RewardConfig(bleu=1.0),
+            estimator=SelfCritical(),
+            samples=5,
+            maximum_length_ratio=1.2,
+            label_smoothing=0.1,
+        ),
+        optimizer=AdamWConfig(learning_rate=1e-4, schedule="constant", warmup_steps=20, ema_decay=0.99),
+        training=TrainingConfig(
+            steps=600, batch_tokens=32 * 66, log_every=20, checkpoint_every=100, evaluate_every=100
+        ),
+        init_from="runs/multi30k/transformer_small/default/seed=0",
+    )

@@ -1,0 +1,275 @@
+"""python -m seq2seq_jax.benchmark.policy_gradient: what a policy-gradient step costs, and its parts."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+from sacrebleu.metrics import BLEU
+
+from seq2seq_jax.batch import Batch
+from seq2seq_jax.benchmark import harness, report
+from seq2seq_jax.benchmark.harness import Spread, Timing
+from seq2seq_jax.benchmark.training_step import TrainingStep
+from seq2seq_jax.data.pipeline import training_batches
+from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.objectives.policy_gradient import PolicyGradient
+from seq2seq_jax.run import Run
+from seq2seq_jax.training.step import OnMesh
+
+PROGRAM = "python -m seq2seq_jax.benchmark.policy_gradient"
+CONFIG = "multi30k/transformer_small_self_critical"
+DESCRIPTION = """\
+Time the policy-gradient step of CONFIG (by default {config}) for several numbers of samples a source, beside a step of
+maximum likelihood on the same sources, per target token; its parts (sampling, reward, update), each as a program of its
+own; and the way it is usually done, with the reward computed by sacrebleu on the host between two programs. All take
+turns in one process. Samples are as long as they are for the model that --init-from names. Values are those of {name}.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyGradientArguments:
+    """Command line of the comparison."""
+
+    samples: tuple[int, ...] = (1, 5, 16)
+    """Numbers of samples a source that are timed."""
+    host_samples: int = 5
+    """Number of samples a source for which the reward is computed on the host too; one of samples."""
+    rounds: int = 7
+    """Turns that each has (5 at least)."""
+    json: str | None = None
+    """File for all figures, as JSON."""
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    """The experiment."""
+
+
+class Parts:
+    """A policy-gradient step, whole and in parts, on one batch.
+
+    Attributes:
+        sampled_tokens: target tokens of the samples of one step.
+    """
+
+    def __init__(self, run: Run, batch: Batch):
+        self._run, self._objective = run, run.objective
+        self._batch = run.place(batch)
+        self._step = TrainingStep(run.build_update(), run.initial_state())
+        self._params = run.initial_state().players["model"].params
+        self._sample = OnMesh(self._sampled, run.mesh)
+        self._reward = OnMesh(self._rewarded, run.mesh)
+        self._update = OnMesh(self._gradient, run.mesh)
+        self._host_update = OnMesh(self._gradient_from_rewards, run.mesh)
+        self._key = jax.random.key(0)
+        self._samples = self._sample(self._params, self._batch, self._key)
+        # Fetched once: an update by itself begins from samples whose rewards are known.
+        self._experience = OnMesh(self._experienced, run.mesh)(self._params, self._batch, self._samples)
+        self.sampled_tokens = int(jnp.sum(self._experience.mask))
+        self._references = [
+            run.tokenizer.decode_target(row) for row in jax.device_get(self._batch.target.tokens).tolist()
+        ]
+        self._metric = BLEU(effective_order=True)
+
+    def whole(self) -> None:
+        """The compiled step: sampling, reward and update."""
+        self._step(self._batch)
+
+    def sampling(self) -> None:
+        """Encoding and sampling alone."""
+        jax.block_until_ready(self._sample(self._params, self._batch, self._key))
+
+    def reward(self) -> None:
+        """The rewards of given samples alone."""
+        jax.block_until_ready(self._reward(self._samples.tokens, self._batch.target.tokens))
+
+    def update(self) -> None:
+        """The gradient from given samples and rewards alone, and its application."""
+        jax.block_until_ready(self._update(self._params, self._experience))
+
+    def with_host_reward(self) -> None:
+        """Two programs, and between them the samples come to the host, where sacrebleu scores their texts."""
+        samples = self._sample(self._params, self._batch, self._key)
+        decode = self._run.tokenizer.decode_target
+        rewards = [
+            [self._metric.sentence_score(decode(tokens), [reference]).score / 100.0 for tokens in row]
+            for row, reference in zip(jax.device_get(samples.tokens).tolist(), self._references, strict=True)
+        ]
+        jax.block_until_ready(self._host_update(self._params, self._batch, samples, jnp.array(rewards)))
+
+    def _memory(self, params: Any, batch: Batch) -> Any:
+        model = self._objective.model
+        return model.apply({"params": params}, batch.source, deterministic=True, method="encode")
+
+    def _sampled(self, params, batch, key):
+        return self._objective.draw(params, self._memory(params, batch), batch.source, rng=key)
+
+    def _rewarded(self, tokens, references):
+        return self._objective.reward(tokens, references)[0]
+
+    def _experienced(self, params, batch, samples, objective=None):
+        objective = objective or self._objective
+        greedy = None
+        if objective.config.estimator.compares_with_greedy:
+            greedy, samples = (jax.tree.map(lambda leaf, part=part: leaf[:, part], samples) for part in (slice(1), slice(1, None)))
+        players = {"model": params}
+        state = objective.initial_state(players)
+        return objective.experience(players, state, batch, self._memory(params, batch), samples, greedy)[0]
+
+    def _gradient(self, params, experience):
+        def loss(own):
+            total, _ = self._objective.loss(
+                "model", {"model": own}, experience, step=jnp.zeros((), jnp.int32), rng=self._key
+            )
+            return total.sum / total.weight
+
+        gradient = jax.grad(loss)(params)
+        optimizer = self._run.optimizers["model"]
+        updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+        return jax.tree.map(jnp.add, params, updates)
+
+    def _gradient_from_rewards(self, params, batch, samples, rewards):
+        greedy = int(self._objective.config.estimator.compares_with_greedy)
+
+        def given(hypotheses, references):
+            return (rewards[:, greedy:] if hypotheses.shape[1] > 1 or not greedy else rewards[:, :1]), {}
+
+        objective = PolicyGradient(self._objective.config, self._objective.model, given)
+        return self._gradient(params, self._experienced(params, batch, samples, objective))
+
+
+def compare(
+    experiment: Experiment, name: str, *, samples: tuple[int, ...], host_samples: int, rounds: int
+) -> dict[str, Any]:
+    """Time the steps of an experiment.
+
+    Args:
+        name: of the experiment's config.
+        samples: numbers of samples a source.
+        host_samples: the number for which the reward is computed on the host too.
+        rounds: see `harness.take_turns`.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        contenders: dict[tuple[str, int], Callable[[], object]] = {}
+        tokens: dict[int, int] = {}
+        batch = None
+        for number in samples:
+            objective = dataclasses.replace(experiment.objective, samples=number)
+            run = Run(Path(directory), dataclasses.replace(experiment, objective=objective))
+            if batch is None:
+                run.begin(name)
+                batch = _first_batch(run)
+            parts = Parts(run, batch)
+            tokens[number] = parts.sampled_tokens
+            for part in ("whole", "sampling", "reward", "update"):
+                contenders[part, number] = getattr(parts, part)
+            if number == host_samples:
+                contenders["with host reward", number] = parts.with_host_reward
+        likelihood = dataclasses.replace(experiment, objective=MaximumLikelihoodConfig(label_smoothing=0.1))
+        run = Run(Path(directory), likelihood)
+        step = TrainingStep(run.build_update(), run.initial_state())
+        placed = run.place(batch)
+        contenders["maximum likelihood", 0] = lambda: step(placed)
+        found = harness.take_turns(contenders, rounds=rounds, warm_up=1)
+    tokens[0] = int(batch.target.mask.sum())
+    return {"timings": found, "tokens": tokens, "sources": batch.source.tokens.shape[0]}
+
+
+def _first_batch(run: Run) -> Batch:
+    """The first batch of training whose rows are short of the longest, or the first at all."""
+    experiment = run.experiment
+    batches = training_batches(
+        run.store("train"),
+        experiment.data,
+        vocabulary=run.tokenizer.vocabulary,
+        batch_tokens=experiment.training.batch_tokens,
+        seed=experiment.training.seed,
+        first_batch=0,
+        num_batches=16,
+    )
+    try:
+        found = list(batches)
+    finally:
+        batches.close()
+    shorter = [batch for batch in found if batch.target.tokens.shape[1] < experiment.data.max_target_length]
+    return (shorter or found)[0]
+
+
+def _rows(found: dict[str, Any], samples: tuple[int, ...]) -> list[tuple[str, ...]]:
+    timings: dict[tuple[str, int], Timing] = found["timings"]
+    likelihood, tokens = timings["maximum likelihood", 0], found["tokens"]
+    rows = [("maximum likelihood", f"{tokens[0]:,}", report.milliseconds(likelihood.spread), "", "", "", "1", "")]
+    for number in samples:
+        whole = timings["whole", number]
+        scale = tokens[number] / tokens[0]
+        ratio = harness.paired_ratio(whole.seconds, [scale * seconds for seconds in likelihood.seconds])
+        host = timings.get(("with host reward", number))
+        rows.append(
+            (
+                f"{number} samples a source",
+                f"{tokens[number]:,}",
+                report.milliseconds(whole.spread),
+                *(f"{1e3 * timings[part, number].spread.median:,.0f} ms" for part in ("sampling", "reward", "update")),
+                f"{ratio.median:.2f} ({ratio.lower_quartile:.2f} to {ratio.upper_quartile:.2f})",
+                "" if host is None else report.factor(harness.paired_ratio(host.seconds, whole.seconds)),
+            )
+        )
+    return rows
+
+
+def _figures(found: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "sources": found["sources"],
+        "tokens": {f"{number} samples" if number else "references": count for number, count in found["tokens"].items()},
+        "seconds": {
+            f"{part}, {number} samples" if number else part: {
+                "first_call": timing.first_call,
+                "rounds": timing.seconds,
+                **dataclasses.asdict(Spread.of(timing.seconds)),
+            }
+            for (part, number), timing in found["timings"].items()
+        },
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, compare, print a table.
+
+    Raises:
+        ValueError: there is no such config, or a value does not fit.
+    """
+    given = arguments[:1] if arguments and not arguments[0].startswith("-") else []
+    path = find_config(given[0] if given else CONFIG)
+    chosen = override(
+        PolicyGradientArguments(experiment=load_config(path)[0]),
+        arguments[len(given) :],
+        program=f"{PROGRAM} [CONFIG]",
+        description=DESCRIPTION.format(config=CONFIG, name=config_name(path)),
+    )
+    experiment = chosen.experiment
+    if not experiment.objective.one_example_a_row:
+        raise ValueError(f"{config_name(path)} has no policy-gradient objective; give a config that has, such as {CONFIG}.")
+    environment = harness.environment()
+    found = compare(
+        experiment,
+        config_name(path),
+        samples=chosen.samples,
+        host_samples=chosen.host_samples,
+        rounds=chosen.rounds,
+    )
+    console = report.output()
+    header = ("step", "target tokens", "whole: median (quartiles)", "sampling", "reward", "update")
+    header += ("cost of a token: this / maximum likelihood", "reward on the host / this")
+    title = f"{config_name(path)}, {found['sources']} sources, {experiment.model.precision}; {chosen.rounds} turns"
+    console.print(report.table(header, _rows(found, chosen.samples), title=title))
+    console.print(report.environment_line(environment))
+    report.write_json(
+        {"environment": environment, "experiment": to_json(experiment), **_figures(found)}, chosen.json
+    )
+
+
+if __name__ == "__main__":
+    report.run_script(main)

@@ -1,0 +1,452 @@
+"""Policy gradients: sample texts, score them with the metric that is reported, make the better ones likelier.
+
+Sampling, reward and update are one compiled program: the reward is computed from token ids on the device.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from seq2seq_jax.batch import Batch, Memory, Sequence, one_token_batch
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.generation.sampling import Policy, Samples, sample
+from seq2seq_jax.generation.search import length_limits
+from seq2seq_jax.model import EncoderDecoder
+from seq2seq_jax.objectives.estimators import (
+    Experience,
+    GroupNormalized,
+    LeaveOneOut,
+    MinimumRisk,
+    Reinforce,
+    SelfCritical,
+)
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig, cross_entropy
+from seq2seq_jax.objectives.objective import Objective, Params, Total
+from seq2seq_jax.rewards.reward import WITHOUT_REFERENCE, RewardConfig
+
+RewardFunction = Callable[
+    [Int[Array, "batch samples length"], Int[Array, "batch target"]],
+    tuple[Float[Array, "batch samples"], dict[str, Float[Array, "batch samples"]]],
+]
+"""Token ids of samples and references to the reward of each sample, and its parts by name."""
+
+LEAST_ENDED_SHARE = 0.5
+"""Share of samples with an end mark below which training is said to collapse."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyGradientConfig:
+    """Settings of training by policy gradients, normalised per source.
+
+    The loss of a source is that of the estimator, minus entropy_weight Σ_t H(π(· | y_<t, x)) and plus kl_weight
+    Σ_t (e^d - d - 1), both means over the samples, plus likelihood_weight times the cross-entropy of the reference, a
+    sum over its tokens (Wu et al. 2016, equation 9); d is the log-ratio of the frozen first model to the policy
+    (Schulman 2020, an unbiased estimate of KL(π, first model)).
+    """
+
+    reward: RewardConfig = RewardConfig(bleu=1.0)
+    """What is made large: a weighted sum of metrics."""
+    estimator: Reinforce | SelfCritical | LeaveOneOut | GroupNormalized | MinimumRisk = LeaveOneOut()
+    """How the gradient of the expected reward is estimated."""
+    samples: int = 5
+    """Texts drawn for each source."""
+    temperature: float = 1.0
+    """Of the policy that is sampled and trained: softmax(logits / temperature)."""
+    minimum_length: int = 1
+    """Tokens before which no sample may end."""
+    maximum_length_ratio: float = 1.5
+    """A sample is cut off after this many tokens for each source token, ..."""
+    maximum_length_extra: int = 10
+    """... and this many more."""
+    include_reference: bool = False
+    """Whether the reference joins the samples of its source. It was not drawn from the policy, so this adds bias."""
+    reward_to_go: bool = False
+    """Whether a token's advantage counts only the reward that came after it (scores every prefix of every sample)."""
+    likelihood_weight: float = 0.0
+    """Weight of maximum likelihood beside the policy gradient."""
+    label_smoothing: float = 0.0
+    """Of that maximum likelihood, and of the validation loss."""
+    entropy_weight: float = 0.0
+    """Weight of the policy's entropy, which keeps it from collapsing onto one text."""
+    kl_weight: float = 0.0
+    """Weight of the divergence from the model that training started from; a frozen copy of it is kept."""
+    entropy_floor: float = 0.1
+    """Entropy (nats a token) below which a collapse is warned of."""
+
+    def __post_init__(self):
+        if self.samples < self.estimator.minimum_samples:
+            raise ValueError(
+                f"objective.samples is {self.samples}, and {type(self.estimator).__name__} compares the samples of a "
+                f"source with each other. Set it to at least {self.estimator.minimum_samples}."
+            )
+        for name in ("samples", "minimum_length", "maximum_length_extra"):
+            least = 0 if name == "minimum_length" else 1
+            if getattr(self, name) < least:
+                raise ValueError(f"objective.{name} must be at least {least}, not {getattr(self, name)}.")
+        if self.temperature <= 0.0:
+            raise ValueError(f"objective.temperature must be positive, and is {self.temperature}.")
+        for name in ("maximum_length_ratio", "likelihood_weight", "entropy_weight", "kl_weight", "entropy_floor"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"objective.{name} must be finite and not negative, and is {getattr(self, name)}.")
+        if self.reward_to_go and isinstance(self.estimator, MinimumRisk):
+            raise ValueError(
+                "objective.reward_to_go has no use with MinimumRisk, whose loss is one of whole texts: set it to False."
+            )
+        if self.include_reference and getattr(self.estimator, "clip", None) is not None:
+            raise ValueError(
+                "objective.include_reference has no use with objective.estimator.clip: the reference was not drawn "
+                "from the policy, so its ratio means nothing. Set it to False, or clip to None."
+            )
+
+    @property
+    def one_example_a_row(self) -> bool:
+        """Rows must not be packed: samples are drawn for a row."""
+        return True
+
+    @property
+    def compares_with(self) -> list[str]:
+        """Metrics of the reward that compare a sample with the reference."""
+        return [name for name in self.reward.weights if name not in WITHOUT_REFERENCE]
+
+    def build(self, model: EncoderDecoder, tokenizer: Tokenizer) -> "PolicyGradient":
+        """The objective for a model.
+
+        Raises:
+            ValueError: the reward cannot be computed with the tokenizer.
+        """
+        return PolicyGradient(self, model, self.reward.build(tokenizer))
+
+
+class PolicyGradient(Objective):
+    """The objective. Every term of its loss is a sum over tokens, and normalised per source of the global batch.
+
+    Samples are drawn without dropout; their log-probabilities are computed again by teacher forcing, with the dropout
+    of training. All samples of a source share its memory.
+    """
+
+    def __init__(self, config: PolicyGradientConfig, model: EncoderDecoder, reward: RewardFunction):
+        self.config = config
+        self.model = model
+        self.reward = reward
+        self.policy = Policy(
+            vocabulary=model.vocabulary, temperature=config.temperature, minimum_length=config.minimum_length
+        )
+        self.updates = config.estimator.updates
+        self.players = ("model", "baseline") if self._baseline == "learned" else ("model",)
+        self._likelihood = MaximumLikelihoodConfig(label_smoothing=config.label_smoothing).build(model)
+
+    @property
+    def _baseline(self) -> str:
+        return getattr(self.config.estimator, "baseline", "none")
+
+    def initialize(self, player: str, key: jax.Array) -> Params:
+        """See Objective.initialize. The baseline starts as 0 everywhere."""
+        if player == "baseline":
+            return {"kernel": jnp.zeros(self.model.config.decoder.model_dim), "bias": jnp.zeros(())}
+        return self.model.init(key, one_token_batch())["params"]
+
+    def initial_state(self, params: dict[str, Params]) -> dict[str, Any]:
+        """The frozen reference model and the moving average of rewards, as far as they are in use."""
+        state = {}
+        if self.config.kl_weight > 0.0:
+            state["reference"] = jax.tree.map(jnp.copy, params["model"])
+        if self._baseline == "moving_average":
+            state["moving_average"] = {"sum": jnp.zeros(()), "weight": jnp.zeros(())}
+        return state
+
+    def prepare(
+        self, params: dict[str, Params], state: Any, batch: Batch, *, step: Int[Array, ""], rng: jax.Array
+    ) -> tuple[Experience, Any]:
+        """Samples of every source, their rewards and advantages. See Objective.prepare."""
+        memory = self._apply(params["model"], batch.source, deterministic=True, method="encode")
+        samples = self.draw(params["model"], memory, batch.source, rng=rng)
+        greedy = None
+        if self.config.estimator.compares_with_greedy:
+            greedy = jax.tree.map(lambda leaf: leaf[:, :1], samples)
+            samples = jax.tree.map(lambda leaf: leaf[:, 1:], samples)
+        return self.experience(params, state, batch, memory, samples, greedy)
+
+    def draw(self, params: Params, memory: Memory, source: Sequence, *, rng: jax.Array) -> Samples:
+        """The samples of every source, a greedy text before them where the estimator compares with it."""
+        config, decoder = self.config, self.model.config.decoder
+        limits, room = length_limits(
+            source,
+            ratio=config.maximum_length_ratio,
+            extra=config.maximum_length_extra,
+            position_limit=decoder.position_limit,
+        )
+        greedy = int(config.estimator.compares_with_greedy)
+        num_samples = config.samples + greedy
+        return sample(
+            lambda tokens, state: self._apply(params, tokens, state, method="step"),
+            self._apply(params, memory, max_length=room, beam_size=num_samples, method="start"),
+            policy=self.policy,
+            rng=rng,
+            num_samples=num_samples,
+            max_lengths=limits,
+            max_length=room,
+            greedy=greedy,
+        )
+
+    def experience(
+        self,
+        params: dict[str, Params],
+        state: Any,
+        batch: Batch,
+        memory: Memory,
+        samples: Samples,
+        greedy: Samples | None,
+    ) -> tuple[Experience, Any]:
+        """What is known of given samples, and the objective's next state.
+
+        Args:
+            memory: of the sources, without dropout.
+            greedy: the greedy text of each source, for an estimator that compares with it.
+        """
+        config, references = self.config, batch.target.tokens
+        if config.include_reference:
+            samples = _with_reference(samples, batch.target, self.model.vocabulary.padding_id)
+        tokens, mask = samples.tokens, samples.mask
+        rewards, metrics = self.reward(tokens, references)
+        returns = rewards[..., None]
+        if config.reward_to_go:
+            returns = jnp.where(mask, returns - self._earned_before(tokens, references), 0.0)
+
+        hidden, baseline = None, None
+        if self._baseline == "learned":
+            hidden = self._decode(params["model"], memory, tokens, mask, dropout=None)
+            baseline = _linear(params["baseline"], hidden)
+        elif self._baseline == "moving_average":
+            average = state["moving_average"]
+            baseline = average["sum"] / jnp.maximum(average["weight"], 1.0 - config.estimator.baseline_decay)
+            decay = config.estimator.baseline_decay
+            mean = _mean_of_sources(jnp.mean(rewards, axis=1), _has_source(batch))
+            average = {
+                "sum": decay * average["sum"] + (1.0 - decay) * mean,
+                "weight": decay * average["weight"] + (1.0 - decay),
+            }
+            state = {**state, "moving_average": average}
+
+        reference_log_probabilities = None
+        if config.kl_weight > 0.0:
+            frozen = state["reference"]
+            frozen_memory = self._apply(frozen, batch.source, deterministic=True, method="encode")
+            frozen_hidden = self._decode(frozen, frozen_memory, tokens, mask, dropout=None)
+            reference_log_probabilities, _ = self._scores(frozen, frozen_hidden, tokens)
+
+        experience = Experience(
+            batch=batch,
+            tokens=tokens,
+            mask=mask,
+            log_probabilities=samples.log_probabilities,
+            ended=samples.ended,
+            rewards=rewards,
+            metrics=metrics,
+            advantages=config.estimator.advantages(
+                returns,
+                greedy=None if greedy is None else self.reward(greedy.tokens, references)[0],
+                baseline=baseline,
+            ),
+            returns=returns,
+            reference_log_probabilities=reference_log_probabilities,
+            hidden=hidden,
+        )
+        return experience, state
+
+    def loss(
+        self, player: str, params: dict[str, Params], prepared: Experience, *, step: Int[Array, ""], rng: jax.Array | None
+    ) -> tuple[Total, dict[str, Total]]:
+        """See Objective.loss.
+
+        Logged, means over samples: `reward` and its parts `reward_NAME`, `reward_spread` (standard deviation among the
+        samples of a source), `advantage` (absolute value), `entropy` and `kl` (nats a token), `sample_length` (tokens),
+        `ended_share`, and `nll` of the references (nats a token) where maximum likelihood has a weight.
+        """
+        has_source = _has_source(prepared.batch)
+        num_sources = jnp.sum(has_source).astype(jnp.float32)
+        if player == "baseline":
+            values = _linear(params["baseline"], prepared.hidden)
+            errors = jnp.where(prepared.mask, jnp.square(values - prepared.returns), 0.0)
+            return Total(jnp.sum(errors), jnp.sum(prepared.mask).astype(jnp.float32)), {}
+        losses, logged = self.losses(params["model"], prepared, rng)
+        samples = {
+            "reward": prepared.rewards,
+            "sample_length": jnp.sum(prepared.mask, axis=-1),
+            "ended_share": prepared.ended,
+        }
+        if len(prepared.metrics) > 1:
+            samples |= {f"reward_{name}": values for name, values in prepared.metrics.items()}
+        for name, values in samples.items():
+            logged[name] = Total(jnp.sum(jnp.mean(values, axis=1), where=has_source), num_sources)
+        logged["reward_spread"] = Total(jnp.sum(jnp.std(prepared.rewards, axis=1), where=has_source), num_sources)
+        sizes = jnp.abs(jnp.where(prepared.mask, prepared.advantages, 0.0))
+        logged["advantage"] = Total(jnp.sum(sizes), jnp.sum(prepared.mask).astype(jnp.float32))
+        return Total(jnp.sum(losses, where=has_source), num_sources), logged
+
+    def losses(
+        self, params: Params, prepared: Experience, rng: jax.Array | None
+    ) -> tuple[Float[Array, "batch"], dict[str, Total]]:
+        """The loss of each source, and figures that come with it.
+
+        Args:
+            rng: key of the dropout; None = none.
+        """
+        config, batch, mask = self.config, prepared.batch, prepared.mask
+        keys = [None] * 3 if rng is None else jax.random.split(rng, 3)
+        memory = self._dropped_out(params, batch.source, key=keys[0], method="encode")
+        hidden = self._decode(params, memory, prepared.tokens, mask, dropout=keys[1])
+        log_probabilities, entropies = self._scores(params, hidden, prepared.tokens)
+        losses = config.estimator.losses(log_probabilities, prepared)
+
+        num_tokens = jnp.sum(mask).astype(jnp.float32)
+
+        def penalty(weight, values):
+            return weight * jnp.mean(jnp.sum(jnp.where(mask, values, 0.0), axis=-1), axis=1)
+
+        losses -= penalty(config.entropy_weight, entropies)
+        logged = {"entropy": Total(jnp.sum(entropies, where=mask), num_tokens)}
+        if config.kl_weight > 0.0:
+            log_ratio = jnp.where(mask, prepared.reference_log_probabilities - log_probabilities, 0.0)
+            divergences = jnp.expm1(log_ratio) - log_ratio
+            losses += penalty(config.kl_weight, divergences)
+            logged["kl"] = Total(jnp.sum(divergences, where=mask), num_tokens)
+        if config.likelihood_weight > 0.0:
+            target = batch.target
+            hidden = self._dropped_out(params, target, memory, key=keys[2], method="decode")
+            loss, nll = cross_entropy(
+                self._apply(params, hidden, method="logits"),
+                target.tokens,
+                label_smoothing=config.label_smoothing,
+                z_loss=0.0,
+            )
+            losses += config.likelihood_weight * jnp.sum(loss, axis=1, where=target.mask)
+            logged["nll"] = Total(jnp.sum(nll, where=target.mask), jnp.sum(target.mask).astype(jnp.float32))
+        return losses, logged
+
+    def evaluate(self, params: Params, batch: Batch) -> tuple[Total, dict[str, Total]]:
+        """The cross-entropy of the references, per target token. See Objective.evaluate."""
+        return self._likelihood.evaluate(params, batch)
+
+    def counts(self, prepared: Experience) -> dict[str, Int[Array, ""]]:
+        """See Objective.counts: `rewards`, samples that were scored, and `sampled_tokens`."""
+        scored = jnp.sum(_has_source(prepared.batch)) * prepared.tokens.shape[1]
+        return {"rewards": scored, "sampled_tokens": jnp.sum(prepared.mask)}
+
+    def alarms(self, figures: dict[str, Any]) -> dict[str, str]:
+        """See Objective.alarms: a policy that has collapsed."""
+        found = {}
+        entropy, ended = figures.get("entropy"), figures.get("ended_share")
+        if entropy is not None and entropy < self.config.entropy_floor:
+            found["entropy"] = (
+                f"the policy has collapsed: its entropy is {entropy:.3f} nats a token, below objective.entropy_floor = "
+                f"{self.config.entropy_floor}, so its samples hardly differ and there is little to learn from. Lower "
+                "optimizer.learning_rate, or raise objective.entropy_weight or kl_weight."
+            )
+        if ended is not None and ended < LEAST_ENDED_SHARE:
+            found["length"] = (
+                f"only {ended:.0%} of the samples end before their limit: the policy has learned to go on for ever, or "
+                "the limit is too short. Look at samples/, raise objective.maximum_length_ratio, or weigh likelihood."
+            )
+        return found
+
+    def _apply(self, params: Params, *arguments: Any, **options: Any) -> Any:
+        return self.model.apply({"params": params}, *arguments, **options)
+
+    def _dropped_out(self, params: Params, *arguments: Any, key: jax.Array | None, method: str) -> Any:
+        """What a method gives with the dropout of a key; None = without."""
+        rngs = None if key is None else {"dropout": key}
+        return self._apply(params, *arguments, deterministic=key is None, rngs=rngs, method=method)
+
+    def _decode(
+        self,
+        params: Params,
+        memory: Memory,
+        tokens: Int[Array, "batch samples length"],
+        mask: Bool[Array, "batch samples length"],
+        *,
+        dropout: jax.Array | None,
+    ) -> Float[Array, "batch samples length model"]:
+        """Hidden states of all samples, teacher-forced; the memory is read, and projected, once for all of them."""
+        num_samples = tokens.shape[1]
+        keys = None if dropout is None else jax.random.split(dropout, num_samples)
+
+        def decode(tokens, mask, key):
+            positions = jnp.where(mask, jnp.arange(mask.shape[1]), 0)
+            target = Sequence(tokens=tokens, segment_ids=mask.astype(jnp.int32), positions=positions)
+            return self._dropped_out(params, target, memory, key=key, method="decode")
+
+        return jax.vmap(decode, in_axes=(1, 1, None if keys is None else 0), out_axes=1)(tokens, mask, keys)
+
+    def _scores(
+        self,
+        params: Params,
+        hidden: Float[Array, "batch samples length model"],
+        tokens: Int[Array, "batch samples length"],
+    ) -> tuple[Float[Array, "batch samples length"], Float[Array, "batch samples length"]]:
+        """Log-probability of each token, and entropy of the policy that it was drawn from (nats).
+
+        One sample a source at a time, so that the logits of all never exist at once; the backward pass computes them
+        again.
+        """
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[2]), (tokens.shape[0], tokens.shape[2]))
+
+        @jax.checkpoint
+        def score(hidden, tokens):
+            logits = self._apply(params, hidden, method="logits")
+            log_probabilities = self.policy.log_probabilities(logits, positions)
+            # A comparison instead of a gather: its gradient is no scatter, and a vocabulary may be sharded.
+            is_token = jnp.arange(logits.shape[-1]) == tokens[..., None]
+            entropies = -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)
+            return jnp.sum(jnp.where(is_token, log_probabilities, 0.0), axis=-1), entropies
+
+        by_sample = jnp.moveaxis(hidden, 1, 0), jnp.moveaxis(tokens, 1, 0)
+        scores = jax.lax.map(lambda each: score(*each), by_sample)
+        return tuple(jnp.moveaxis(values, 0, 1) for values in scores)
+
+    def _earned_before(
+        self, tokens: Int[Array, "batch samples length"], references: Int[Array, "batch target"]
+    ) -> Float[Array, "batch samples length"]:
+        """The reward of what stands before each token."""
+        places = jnp.arange(tokens.shape[2])
+
+        def reward_of_first(length):
+            prefix = jnp.where(places < length, tokens, self.model.vocabulary.end_id)
+            return self.reward(prefix, references)[0]
+
+        return jnp.moveaxis(jax.lax.map(reward_of_first, places), 0, -1)
+
+
+def _has_source(batch: Batch) -> Bool[Array, "batch"]:
+    return jnp.any(batch.source.mask, axis=1)
+
+
+def _mean_of_sources(values: Float[Array, "batch"], has_source: Bool[Array, "batch"]) -> Float[Array, ""]:
+    return jnp.sum(values, where=has_source) / jnp.sum(has_source)
+
+
+def _linear(params: Params, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims"]:
+    return hidden.astype(jnp.float32) @ params["kernel"] + params["bias"]
+
+
+def _with_reference(samples: Samples, reference: Sequence, padding_id: int) -> Samples:
+    """The samples and, after them, the reference of each source, as if it had been drawn with certainty."""
+    room = max(samples.tokens.shape[2], reference.tokens.shape[1])
+
+    def widened(array, value):
+        return jnp.pad(array, ((0, 0),) * (array.ndim - 1) + ((0, room - array.shape[-1]),), constant_values=value)
+
+    def joined(values, last):
+        return jnp.concatenate([values, last[:, None]], axis=1)
+
+    tokens = jnp.where(reference.mask, reference.tokens, padding_id)
+    lengths = jnp.sum(reference.mask, axis=1)
+    return Samples(
+        tokens=joined(widened(samples.tokens, padding_id), widened(tokens, padding_id)),
+        log_probabilities=joined(widened(samples.log_probabilities, 0.0), jnp.zeros((tokens.shape[0], room))),
+        lengths=joined(samples.lengths, lengths),
+        ended=joined(samples.ended, lengths > 0),
+    )

@@ -1,0 +1,81 @@
+"""How many n-grams two sequences share, counted exactly by one sort for all n."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, UInt32
+
+from seq2seq_jax.rewards.text import shift
+from seq2seq_jax.rewards.words import NO_SYMBOL, count
+
+
+@flax.struct.dataclass
+class Overlap:
+    """Counts of n-grams, those of n symbols at index n - 1.
+
+    Attributes:
+        matches: n-grams of the hypothesis that are in the reference, each at most as often as there.
+        distinct: different n-grams of the hypothesis.
+        hypothesis: n-grams of the hypothesis.
+        reference: n-grams of the reference.
+    """
+
+    matches: Int[Array, "*rows order"]
+    distinct: Int[Array, "*rows order"]
+    hypothesis: Int[Array, "*rows order"]
+    reference: Int[Array, "*rows order"]
+
+
+def overlap(
+    hypotheses: UInt32[Array, "*rows planes hypothesis"],
+    references: UInt32[Array, "*rows planes reference"],
+    *,
+    order: int,
+) -> Overlap:
+    """Counts of the n-grams of 1 to `order` symbols (see Symbols), row by row.
+
+    All n-grams of the longest kind, of both sides, are sorted by their symbols, first symbol first. The n-grams of
+    every n that are alike then stand side by side, so that one sort serves all n, and the work grows as
+    length x log(length).
+    """
+    grams = [
+        jnp.concatenate([shift(side, offset, NO_SYMBOL) for side in (hypotheses, references)], axis=-1)
+        for offset in range(order)
+    ]
+    hypothesis_size, size = hypotheses.shape[-1], grams[0].shape[-1]
+    num_planes = hypotheses.shape[-2]
+    keys = [gram[..., plane, :] for gram in grams for plane in range(num_planes)]
+    is_hypothesis = jnp.broadcast_to(jnp.arange(size) < hypothesis_size, keys[0].shape)
+    *keys, is_hypothesis = jax.lax.sort((*keys, is_hypothesis), num_keys=len(keys))
+
+    symbols = jnp.stack(keys, axis=-2).reshape(*is_hypothesis.shape[:-1], order, num_planes, size)
+    exists = symbols[..., 0, :] != NO_SYMBOL
+    differs = jnp.any(symbols != shift(symbols, -1, NO_SYMBOL), axis=-2)
+    begins = jax.lax.cummax(differs.astype(jnp.int32), axis=differs.ndim - 2)
+    in_hypothesis = _count_in_groups(begins, exists & is_hypothesis[..., None, :])
+    in_reference = _count_in_groups(begins, exists & ~is_hypothesis[..., None, :])
+    orders = jnp.arange(order)
+    return Overlap(
+        matches=jnp.sum(jnp.minimum(in_hypothesis, in_reference), axis=-1),
+        distinct=jnp.sum(in_hypothesis > 0, axis=-1),
+        hypothesis=jnp.maximum(count(hypotheses)[..., None] - orders, 0),
+        reference=jnp.maximum(count(references)[..., None] - orders, 0),
+    )
+
+
+def _count_in_groups(
+    begins: Int[Array, "*rows size"], counted: Bool[Array, "*rows size"]
+) -> Int[Array, "*rows groups"]:
+    """How many of the counted stand in each group of neighbours.
+
+    Args:
+        begins: 1 where a group begins; the group before the first beginning is group 0.
+        counted: what to count.
+    """
+
+    def of_row(groups, counted):
+        # The last group of a row that begins everywhere has the index of its size.
+        return jnp.zeros(groups.shape[0] + 1, jnp.int32).at[groups].add(counted)
+
+    of_rows = jnp.vectorize(of_row, signature="(size),(size)->(groups)")
+    return of_rows(jnp.cumsum(begins, axis=-1), counted.astype(jnp.int32))

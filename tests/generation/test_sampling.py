@@ -1,0 +1,152 @@
+"""Sampling against the probabilities of every text, counted by brute force, and against NumPy."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from eight_devices import on_eight_devices
+from table_model import END, PADDING, START, VOCAB_SIZE, random_model
+
+from seq2seq_jax.batch import Vocabulary
+from seq2seq_jax.generation.sampling import IMPOSSIBLE, Policy, draw, restricted, sample
+from seq2seq_jax.generation.search import beam_search
+
+WORDS = (3, 4, 5)
+VOCABULARY = Vocabulary(
+    source_size=VOCAB_SIZE, target_size=VOCAB_SIZE, joint=True, padding_id=PADDING, start_id=START, end_id=END
+)
+
+
+def samples_of(model, *, num_samples, limits, seed=0, temperature=1.0, minimum_length=0, **options):
+    policy = Policy(vocabulary=VOCABULARY, temperature=temperature, minimum_length=minimum_length)
+    max_length = max(limits)
+
+    @jax.jit
+    def run(key, max_lengths):
+        return sample(
+            model.step,
+            model.start(num_samples, max_length),
+            policy=policy,
+            rng=key,
+            num_samples=num_samples,
+            max_lengths=max_lengths,
+            max_length=max_length,
+            **options,
+        )
+
+    found = run(jax.random.key(seed), jnp.array(limits))
+    return jax.tree.map(np.asarray, found)
+
+
+def log_policy(model, source, prefix, *, temperature=1.0, minimum_length=0):
+    """The policy's log-probabilities of the next token, in NumPy."""
+    logits = model.log_probabilities(source, prefix) / temperature
+    allowed = [token for token in (*WORDS, END) if token != END or len(prefix) >= minimum_length]
+    found = np.full(VOCAB_SIZE, -np.inf)
+    found[allowed] = logits[allowed] - np.log(np.exp(logits[allowed]).sum())
+    return found
+
+
+def texts(limit):
+    """Every text of at most `limit` tokens, those that are cut off included."""
+    whole = ((*words, END) for length in range(limit) for words in itertools.product(WORDS, repeat=length))
+    return [*whole, *itertools.product(WORDS, repeat=limit)]
+
+
+@pytest.mark.parametrize(("temperature", "minimum_length"), [(1.0, 0), (0.5, 1), (2.0, 2)])
+def test_texts_come_as_often_as_they_are_likely(temperature, minimum_length):
+    """20,000 samples of a text of up to 3 tokens; the expected distance of the frequencies is below 0.02."""
+    model, num_samples = random_model(0), 20_000
+    settings = {"temperature": temperature, "minimum_length": minimum_length}
+    found = samples_of(model, num_samples=num_samples, limits=[3, 3, 3], **settings)
+    for source in range(3):
+        counts = {}
+        for tokens, length in zip(found.tokens[source], found.lengths[source], strict=True):
+            text = tuple(tokens[:length].tolist())
+            counts[text] = counts.get(text, 0) + 1
+        probabilities = {
+            text: np.exp(sum(log_policy(model, source, text[:i], **settings)[token] for i, token in enumerate(text)))
+            for text in texts(3)
+        }
+        assert sum(probabilities.values()) == pytest.approx(1.0)
+        assert set(counts) <= {text for text, probability in probabilities.items() if probability > 0}
+        distance = sum(abs(counts.get(text, 0) / num_samples - share) for text, share in probabilities.items()) / 2
+        assert distance < 0.02
+
+
+def test_log_probabilities_lengths_and_ends_are_those_of_the_tokens():
+    model, limits = random_model(1, num_sources=4), [5, 1, 0, 3]
+    settings = {"temperature": 0.7, "minimum_length": 1}
+    found = samples_of(model, num_samples=50, limits=limits, **settings)
+    assert found.ended[0].any() and not found.ended[0].all()
+    for source, row in itertools.product(range(4), range(50)):
+        length, tokens = found.lengths[source, row], found.tokens[source, row].tolist()
+        text = tokens[:length]
+        assert tokens[length:] == [PADDING] * (5 - length)
+        assert END not in text[:-1] and not set(text) & {START, PADDING}
+        assert found.ended[source, row] == (END in text)
+        assert length == limits[source] or found.ended[source, row]
+        expected = [log_policy(model, source, tuple(text[:i]), **settings)[token] for i, token in enumerate(text)]
+        np.testing.assert_allclose(found.log_probabilities[source, row, :length], expected, rtol=1e-4, atol=1e-5)
+        assert not found.log_probabilities[source, row, length:].any()
+        assert (found.mask[source, row] == (np.arange(5) < length)).all()
+
+
+def test_the_first_texts_can_be_greedy():
+    model, limits = random_model(2), [4, 4, 4]
+    found = samples_of(model, num_samples=3, limits=limits, greedy=1)
+    best = beam_search(
+        model.step, model.start(1, 4), batch_size=3, beam_size=1, max_lengths=jnp.array([9, 9, 9]), max_length=9,
+        start_id=START, end_id=END, padding_id=PADDING, length_penalty=0.0,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.tokens[:, 0], best.tokens[:, 0, :4])
+    assert (found.tokens[:, 1:] != found.tokens[:, :1]).any()
+
+
+def test_the_key_decides_the_samples():
+    model = random_model(3)
+    take = functools.partial(samples_of, model, num_samples=8, limits=[6, 6, 6])
+    np.testing.assert_array_equal(take(seed=1).tokens, take(seed=1).tokens)
+    assert (take(seed=1).tokens != take(seed=2).tokens).any()
+    # Every sample of every source has draws of its own.
+    flat = samples_of(random_model(0, num_sources=1), num_samples=64, limits=[6]).tokens[0]
+    assert len(np.unique(flat, axis=0)) > 16
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(3, None), (None, 0.6), (5, 0.8), (1, None), (None, 1e-6), (None, 1.0)])
+def test_only_the_most_probable_tokens_are_drawn(top_k, top_p):
+    log_probabilities = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(0), (7, 300)))
+    kept = np.asarray(restricted(log_probabilities, top_k=top_k, top_p=top_p)) > IMPOSSIBLE
+    for row, probabilities in enumerate(np.exp(np.asarray(log_probabilities, np.float64))):
+        order = np.argsort(-probabilities)[: top_k or 300]
+        shares = probabilities[order] / probabilities[order].sum()
+        needed = np.searchsorted(np.cumsum(shares), (top_p or 1.0) - 1e-9) + 1 if top_p else len(order)
+        assert set(np.flatnonzero(kept[row])) == set(order[:needed])
+    drawn = draw(restricted(log_probabilities, top_k=top_k, top_p=top_p), jnp.linspace(0, 1 - 1e-6, 7))
+    assert kept[np.arange(7), np.asarray(drawn)].all()
+
+
+def test_equal_probabilities_are_kept_together():
+    log_probabilities = jnp.log(jnp.array([[0.2, 0.3, 0.3, 0.2]]))
+    assert (np.asarray(restricted(log_probabilities, top_k=3, top_p=None)) > IMPOSSIBLE).all()
+    assert (np.asarray(restricted(log_probabilities, top_k=1, top_p=None)) > IMPOSSIBLE).tolist() == [
+        [False, True, True, False]
+    ]
+
+
+@pytest.mark.parametrize("vocab", [1, 5, 128, 300, 8_000])
+def test_a_draw_is_where_the_cumulative_weight_passes(vocab):
+    rng = np.random.default_rng(vocab)
+    weights = rng.exponential(size=(400, vocab)) * (rng.random((400, vocab)) < 0.7)
+    weights[:, rng.integers(vocab)] = 1.0
+    uniforms = np.concatenate([[0.0, 1 - 2**-24], rng.random(398)]).astype(np.float32)
+    with np.errstate(divide="ignore"):
+        drawn = np.asarray(jax.jit(draw)(jnp.log(jnp.asarray(weights, jnp.float32)), uniforms))
+    rows = np.arange(400)
+    assert (weights[rows, drawn] > 0).all()
+    shares = np.cumsum(weights, axis=1) / weights.sum(axis=1, keepdims=True)
+    before = np.where(drawn > 0, shares[rows, drawn - 1], 0.0)
+    assert (before <= uniforms + 2e-6).all() and (uniforms <= shares[rows, drawn] + 2e-6).all()

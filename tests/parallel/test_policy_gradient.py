@@ -1,0 +1,25 @@
+"""Policy gradients on meshes of eight devices: the samples, rewards and updates of one device."""
+
+import numpy as np
+import pytest
+from eight_devices import on_eight_devices
+
+CASES = ("self-critical transformer", "moving average", "leave one out LSTM")
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What policy_gradient_on_meshes.py prints; compiled without optimisation, which takes less time."""
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    return on_eight_devices("policy_gradient_on_meshes.py", flags=flags, timeout=1200.0)
+
+
+@pytest.mark.parametrize("mesh", ["data", "all"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_mesh_has_the_numbers_of_one_device(found, name, mesh):
+    """Meshes (8, 1, 1) and (2, 2, 2), dropout on, two micro-batches."""
+    one, many = found[name]["one"], found[name][mesh]
+    assert len(set(one["reward"])) == 3 and np.ptp(one["sample_length"]) > 0
+    assert one.keys() == many.keys() >= {"reward", "reward_chrf", "entropy", "sampled_tokens", "gradient_norm"}
+    for figure, values in one.items():
+        np.testing.assert_allclose(many[figure], values, rtol=1e-5, atol=1e-5, err_msg=figure)
