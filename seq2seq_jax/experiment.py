@@ -100,8 +100,8 @@ in `differences`)."""
 
 
 NOT_ARCHITECTURE = ("dropout", "attention_dropout", "hidden_dropout", "recurrent_dropout", "remat", "precision")
-"""Fields of a model that may differ between a run and the one that it starts from: they change no parameter, and nothing
-of what a parameter means."""
+"""Fields of a model that may differ between a run and the one that it starts from: they change no parameter, and
+nothing of what a parameter means."""
 
 
 def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:

@@ -121,6 +121,8 @@ class Run:
             directory, which = name, "best"
         try:
             origin = Run.open(directory, progress=self.progress).with_parts(mesh=self.experiment.mesh)
+            with origin.checkpoints(read_only=True) as checkpoints:
+                origin._candidates(which, checkpoints)
         except ValueError as error:
             raise ValueError(f"--init-from {name}: {error}") from error
         refuse_another_model(origin.experiment, self.experiment, directory)
@@ -193,8 +195,9 @@ class Run:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the first update of the step with this number, from 0."""
-        updates = self.objective.updates
-        return float(self.experiment.optimizer.learning_rate_schedule(self.experiment.training.steps * updates)(step * updates))
+        experiment, updates = self.experiment, self.objective.updates
+        schedule = experiment.optimizer.learning_rate_schedule(experiment.training.steps * updates)
+        return float(schedule(step * updates))
 
     def build_update(self) -> Update:
         """The run's jitted update."""
@@ -289,20 +292,7 @@ class Run:
             ValueError: there is no such checkpoint, or no good one.
         """
         with self.checkpoints(read_only=True) as checkpoints:
-            steps = checkpoints.steps()
-            if not steps:
-                raise ValueError(
-                    f"{self.directory} has no complete checkpoint yet. Train it first: seq2seq train CONFIG "
-                    f"--run-dir {self.directory}"
-                )
-            if which == "best":
-                order = checkpoints.best_first()
-            elif which == "latest":
-                order = steps[::-1]
-            elif which.isdigit() and int(which) in steps:
-                order = [int(which)]
-            else:
-                raise ValueError(f"--checkpoint must be best, latest or one of {steps}, not {which!r}.")
+            order = self._candidates(which, checkpoints)
             player = self.layout.players["model"]
             part = "params" if player.average is None else "average"
             for step in order:
@@ -310,7 +300,27 @@ class Run:
                     return checkpoints.restore(step, player.evaluated, subtree=("players", "model", part)), step
                 except DamagedCheckpoint as error:
                     logger.warning("Checkpoint %d of %s is damaged: %s.", step, self.directory, error)
-        raise ValueError(f"{self.directory} has no good checkpoint: {order or steps} cannot be used.")
+        raise ValueError(f"{self.directory} has no good checkpoint: {order} cannot be used.")
+
+    def _candidates(self, which: str, checkpoints: Checkpoints) -> list[int]:
+        """Steps whose checkpoints are what `parameters` is asked for, the preferred one first.
+
+        Raises:
+            ValueError: there is none.
+        """
+        steps = checkpoints.steps()
+        if not steps:
+            raise ValueError(
+                f"{self.directory} has no complete checkpoint yet. Train it first: seq2seq train CONFIG "
+                f"--run-dir {self.directory}"
+            )
+        if which == "best":
+            return checkpoints.best_first() or steps
+        if which == "latest":
+            return steps[::-1]
+        if which.isdigit() and int(which) in steps:
+            return [int(which)]
+        raise ValueError(f"{self.directory} has no checkpoint {which!r}. Give best, latest or one of {steps}.")
 
     @functools.cached_property
     def _best_parameters(self) -> Any:

@@ -78,6 +78,7 @@ def test_the_model_of_a_config_can_be_built(loaded):
         prepared, _ = objective.prepare({"model": params}, state, batch, step=jnp.int32(0), rng=key)
         return objective.loss("model", {"model": params}, prepared, step=jnp.int32(0), rng=key)
 
-    (loss, _), (_, evaluated) = jax.eval_shape(first_loss, params, batch), jax.eval_shape(objective.evaluate, params, batch)
+    loss, _ = jax.eval_shape(first_loss, params, batch)
+    _, evaluated = jax.eval_shape(objective.evaluate, params, batch)
     assert loss.sum.shape == () and "nll" in evaluated
     jax.eval_shape(experiment.optimizer.build(experiment.training.steps).init, params)

@@ -17,19 +17,29 @@ from seq2seq_jax.training.optimizer import AdamWConfig
 def experiment() -> Experiment:
     """The experiment."""
     base = named("multi30k/transformer_small")
+    # Samples are drawn without dropout: with it, their log-probabilities would be those of another policy, and pushing
+    # samples down that earn less than the greedy text would only spread that policy out.
+    model = dataclasses.replace(
+        base.model,
+        encoder=dataclasses.replace(base.model.encoder, dropout=0.0),
+        decoder=dataclasses.replace(base.model.decoder, dropout=0.0),
+    )
     return dataclasses.replace(
         base,
-        data=dataclasses.replace(base.data, packing=False, bucket_lengths=(24, 66)),
+        data=dataclasses.replace(base.data, packing=False, bucket_lengths=(14, 18, 24, 66)),
+        model=model,
         objective=PolicyGradientConfig(
             reward=RewardConfig(bleu=1.0),
             estimator=SelfCritical(),
             samples=5,
+            temperature=0.6,
             maximum_length_ratio=1.2,
+            maximum_length_extra=5,
             label_smoothing=0.1,
         ),
-        optimizer=AdamWConfig(learning_rate=1e-4, schedule="constant", warmup_steps=20, ema_decay=0.99),
+        optimizer=AdamWConfig(learning_rate=3e-4, schedule="constant", warmup_steps=20, ema_decay=0.98),
         training=TrainingConfig(
-            steps=600, batch_tokens=32 * 66, log_every=20, checkpoint_every=100, evaluate_every=100
+            steps=300, batch_tokens=32 * 66, log_every=10, checkpoint_every=100, evaluate_every=100
         ),
         init_from="runs/multi30k/transformer_small/default/seed=0",
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import tyro
 from sacrebleu.metrics import BLEU
 
@@ -59,15 +60,14 @@ class Parts:
         self._run, self._objective = run, run.objective
         self._batch = run.place(batch)
         self._step = TrainingStep(run.build_update(), run.initial_state())
-        self._params = run.initial_state().players["model"].params
+        self._player = run.initial_state().players["model"]
         self._sample = OnMesh(self._sampled, run.mesh)
         self._reward = OnMesh(self._rewarded, run.mesh)
-        self._update = OnMesh(self._gradient, run.mesh)
-        self._host_update = OnMesh(self._gradient_from_rewards, run.mesh)
+        self._update = OnMesh(self._updated, run.mesh)
+        self._host_update = OnMesh(self._updated_by_rewards, run.mesh)
         self._key = jax.random.key(0)
-        self._samples = self._sample(self._params, self._batch, self._key)
-        # Fetched once: an update by itself begins from samples whose rewards are known.
-        self._experience = OnMesh(self._experienced, run.mesh)(self._params, self._batch, self._samples)
+        self._samples = self._sample(self._player.params, self._batch, self._key)
+        self._experience = OnMesh(self._experienced, run.mesh)(self._player.params, self._batch, self._samples)
         self.sampled_tokens = int(jnp.sum(self._experience.mask))
         self._references = [
             run.tokenizer.decode_target(row) for row in jax.device_get(self._batch.target.tokens).tolist()
@@ -80,25 +80,25 @@ class Parts:
 
     def sampling(self) -> None:
         """Encoding and sampling alone."""
-        jax.block_until_ready(self._sample(self._params, self._batch, self._key))
+        jax.block_until_ready(self._sample(self._player.params, self._batch, self._key))
 
     def reward(self) -> None:
         """The rewards of given samples alone."""
         jax.block_until_ready(self._reward(self._samples.tokens, self._batch.target.tokens))
 
     def update(self) -> None:
-        """The gradient from given samples and rewards alone, and its application."""
-        jax.block_until_ready(self._update(self._params, self._experience))
+        """The update from given samples and rewards alone."""
+        jax.block_until_ready(self._update(self._player, self._experience))
 
     def with_host_reward(self) -> None:
         """Two programs, and between them the samples come to the host, where sacrebleu scores their texts."""
-        samples = self._sample(self._params, self._batch, self._key)
+        samples = self._sample(self._player.params, self._batch, self._key)
         decode = self._run.tokenizer.decode_target
         rewards = [
             [self._metric.sentence_score(decode(tokens), [reference]).score / 100.0 for tokens in row]
             for row, reference in zip(jax.device_get(samples.tokens).tolist(), self._references, strict=True)
         ]
-        jax.block_until_ready(self._host_update(self._params, self._batch, samples, jnp.array(rewards)))
+        jax.block_until_ready(self._host_update(self._player, self._batch, samples, jnp.array(rewards)))
 
     def _memory(self, params: Any, batch: Batch) -> Any:
         model = self._objective.model
@@ -112,33 +112,36 @@ class Parts:
 
     def _experienced(self, params, batch, samples, objective=None):
         objective = objective or self._objective
-        greedy = None
-        if objective.config.estimator.compares_with_greedy:
-            greedy, samples = (jax.tree.map(lambda leaf, part=part: leaf[:, part], samples) for part in (slice(1), slice(1, None)))
+        greedy, samples = objective.apart(samples)
         players = {"model": params}
         state = objective.initial_state(players)
         return objective.experience(players, state, batch, self._memory(params, batch), samples, greedy)[0]
 
-    def _gradient(self, params, experience):
+    def _updated(self, player, experience):
         def loss(own):
             total, _ = self._objective.loss(
                 "model", {"model": own}, experience, step=jnp.zeros((), jnp.int32), rng=self._key
             )
             return total.sum / total.weight
 
-        gradient = jax.grad(loss)(params)
-        optimizer = self._run.optimizers["model"]
-        updates, _ = optimizer.update(gradient, optimizer.init(params), params)
-        return jax.tree.map(jnp.add, params, updates)
+        gradient = jax.grad(loss)(player.params)
+        updates, optimizer_state = self._run.optimizers["model"].update(
+            gradient, player.optimizer_state, player.params
+        )
+        params, average = optax.apply_updates(player.params, updates), player.average
+        if average is not None:
+            decay = self._run.experiment.optimizer.ema_decay
+            average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, params)
+        return player.replace(params=params, optimizer_state=optimizer_state, average=average)
 
-    def _gradient_from_rewards(self, params, batch, samples, rewards):
-        greedy = int(self._objective.config.estimator.compares_with_greedy)
+    def _updated_by_rewards(self, player, batch, samples, rewards):
+        of_greedy, of_samples = self._objective.apart(rewards)
 
         def given(hypotheses, references):
-            return (rewards[:, greedy:] if hypotheses.shape[1] > 1 or not greedy else rewards[:, :1]), {}
+            return of_samples if hypotheses.shape[1] == of_samples.shape[1] else of_greedy, {}
 
         objective = PolicyGradient(self._objective.config, self._objective.model, given)
-        return self._gradient(params, self._experienced(params, batch, samples, objective))
+        return self._updated(player, self._experienced(player.params, batch, samples, objective))
 
 
 def compare(
@@ -251,7 +254,7 @@ def main(arguments: list[str]) -> None:
     )
     experiment = chosen.experiment
     if not experiment.objective.one_example_a_row:
-        raise ValueError(f"{config_name(path)} has no policy-gradient objective; give a config that has, such as {CONFIG}.")
+        raise ValueError(f"{config_name(path)} has no policy-gradient objective; give one that has, such as {CONFIG}.")
     environment = harness.environment()
     found = compare(
         experiment,

@@ -1,4 +1,4 @@
-"""Ancestral sampling over a decoder's one-token step: one while-loop of fixed shapes, which ends when all samples have."""
+"""Ancestral sampling over a decoder's one-token step: one while-loop of fixed shapes, which ends when all have."""
 
 import dataclasses
 

@@ -94,10 +94,10 @@ class Estimator:
 class Reinforce(Estimator):
     """∇E[R] ≈ 1/K Σ_k (R_k - b) ∇log π(y_k), REINFORCE with a baseline b.
 
-    Bias: none, as no baseline here depends on the token whose gradient it weighs. "moving_average": b is the mean of the
-    rewards of earlier batches, an exponential moving average without the weight of its start. "learned": b is a linear
-    function of the decoder's state before the token, a second player, fitted to the returns by least squares; no
-    gradient goes from it into the model.
+    Bias: none, as no baseline here depends on the token whose gradient it weighs. "moving_average": b is the mean of
+    the rewards of earlier batches, an exponential moving average without the weight of its start. "learned": b is a
+    linear function of the decoder's state before the token, a second player, fitted to the returns by least squares;
+    no gradient goes from it into the model.
 
     Source: Williams 1992; Ranzato et al. 2016, section 3.2.2 (learned baseline).
     """
@@ -110,8 +110,8 @@ class Reinforce(Estimator):
     def __post_init__(self):
         if (self.baseline == "moving_average") != (self.baseline_decay is not None):
             raise ValueError(
-                "objective.estimator.baseline_decay must be set with baseline = moving_average, and only then; they are "
-                f"{self.baseline_decay} and {self.baseline}."
+                "objective.estimator.baseline_decay must be set with baseline = moving_average, and only then; they "
+                f"are {self.baseline_decay} and {self.baseline}."
             )
         if self.baseline_decay is not None and not 0.0 <= self.baseline_decay < 1.0:
             raise ValueError(f"objective.estimator.baseline_decay must lie in [0, 1), not {self.baseline_decay}.")

@@ -163,11 +163,7 @@ class PolicyGradient(Objective):
     ) -> tuple[Experience, Any]:
         """Samples of every source, their rewards and advantages. See Objective.prepare."""
         memory = self._apply(params["model"], batch.source, deterministic=True, method="encode")
-        samples = self.draw(params["model"], memory, batch.source, rng=rng)
-        greedy = None
-        if self.config.estimator.compares_with_greedy:
-            greedy = jax.tree.map(lambda leaf: leaf[:, :1], samples)
-            samples = jax.tree.map(lambda leaf: leaf[:, 1:], samples)
+        greedy, samples = self.apart(self.draw(params["model"], memory, batch.source, rng=rng))
         return self.experience(params, state, batch, memory, samples, greedy)
 
     def draw(self, params: Params, memory: Memory, source: Sequence, *, rng: jax.Array) -> Samples:
@@ -191,6 +187,12 @@ class PolicyGradient(Objective):
             max_length=room,
             greedy=greedy,
         )
+
+    def apart(self, drawn: Samples) -> tuple[Samples | None, Samples]:
+        """The greedy text of each source, if there is one, and the samples."""
+        if not self.config.estimator.compares_with_greedy:
+            return None, drawn
+        return jax.tree.map(lambda leaf: leaf[:, :1], drawn), jax.tree.map(lambda leaf: leaf[:, 1:], drawn)
 
     def experience(
         self,
@@ -258,7 +260,13 @@ class PolicyGradient(Objective):
         return experience, state
 
     def loss(
-        self, player: str, params: dict[str, Params], prepared: Experience, *, step: Int[Array, ""], rng: jax.Array | None
+        self,
+        player: str,
+        params: dict[str, Params],
+        prepared: Experience,
+        *,
+        step: Int[Array, ""],
+        rng: jax.Array | None,
     ) -> tuple[Total, dict[str, Total]]:
         """See Objective.loss.
 

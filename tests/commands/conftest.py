@@ -66,6 +66,28 @@ def experiment():
     return dataclasses.replace(named("tiny/transformer"), data=data)
 '''
 
+POLICY_CONFIG = '''"""The same trained on by policy gradients."""
+
+import dataclasses
+
+from seq2seq_jax.experiment import named
+from seq2seq_jax.objectives.estimators import LeaveOneOut
+from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
+
+
+def experiment():
+    tiny = named("tiny/transformer")
+    return dataclasses.replace(
+        tiny,
+        data=dataclasses.replace(tiny.data, packing=False, bucket_lengths=(24,), test=None),
+        objective=PolicyGradientConfig(
+            estimator=LeaveOneOut(), samples=3, maximum_length_ratio=1.0, maximum_length_extra=6
+        ),
+        optimizer=dataclasses.replace(tiny.optimizer, learning_rate=1e-3),
+        training=dataclasses.replace(tiny.training, steps=4, batch_tokens=240, log_every=2, evaluate_every=4),
+    )
+'''
+
 NUMBERS = dict(zip("two three four five six seven".split(), "zwei drei vier fünf sechs sieben".split(), strict=True))
 COLOURS = dict(zip("black white brown red grey".split(), "schwarze weiße braune rote graue".split(), strict=True))
 ANIMALS = dict(zip("dogs cats cows birds".split(), "Hunde Katzen Kühe Vögel".split(), strict=True))
@@ -89,7 +111,7 @@ def write_text(directory):
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory):
-    """A directory with text/, and configs named tiny/transformer and tiny/table. Tests only add to it."""
+    """A directory with text/, and configs named tiny/transformer, tiny/table and tiny/policy. Tests only add to it."""
     directory = tmp_path_factory.mktemp("workplace")
     write_text(directory / "text")
     (directory / "table").mkdir()
@@ -97,6 +119,7 @@ def workplace(tmp_path_factory):
     (directory / "configs" / "tiny").mkdir(parents=True)
     (directory / "configs" / "tiny" / "transformer.py").write_text(CONFIG)
     (directory / "configs" / "tiny" / "table.py").write_text(TABLE_CONFIG)
+    (directory / "configs" / "tiny" / "policy.py").write_text(POLICY_CONFIG)
     return directory
 
 

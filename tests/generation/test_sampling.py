@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from eight_devices import on_eight_devices
 from table_model import END, PADDING, START, VOCAB_SIZE, random_model
 
 from seq2seq_jax.batch import Vocabulary

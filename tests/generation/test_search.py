@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from table_model import END, NUM_STATES, PADDING, START, VOCAB_SIZE, TableModel, constant_model, random_model
 
-from seq2seq_jax.batch import DecodeState, Sequence
+from seq2seq_jax.batch import Sequence
 from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search, length_limits
 
 WORDS = (3, 4, 5)

@@ -3,7 +3,6 @@
 import functools
 import itertools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from architectures import ARCHITECTURES, VOCABULARY, convolutional, parameters, recurrent, transformer
 from batches import batch, random_pairs
 
-from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.batch import Batch, Vocabulary
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.sampling import Samples
 from seq2seq_jax.objectives.estimators import (
@@ -24,7 +23,7 @@ from seq2seq_jax.objectives.estimators import (
 )
 from seq2seq_jax.objectives.maximum_likelihood import cross_entropy
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient, PolicyGradientConfig
-from seq2seq_jax.parallel.mesh import RULES, MeshConfig, batch_sharding
+from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding
 from seq2seq_jax.rewards.reward import RewardConfig
 from seq2seq_jax.training.optimizer import AdamWConfig
 from seq2seq_jax.training.step import build_update, initial_state
@@ -57,7 +56,12 @@ class TableReward:
 def tiny(estimator, *, samples, **settings) -> PolicyGradient:
     """The objective for a policy over TEXTS."""
     config = PolicyGradientConfig(
-        estimator=estimator, samples=samples, minimum_length=0, maximum_length_ratio=0.0, maximum_length_extra=LIMIT, **settings
+        estimator=estimator,
+        samples=samples,
+        minimum_length=0,
+        maximum_length_ratio=0.0,
+        maximum_length_extra=LIMIT,
+        **settings,
     )
     model = recurrent(model_dim=8, decoder={"hidden_dim": 8, "attention": "none"}, encoder={"hidden_dim": 4})
     return PolicyGradient(config, model.build(TINY), TableReward())
@@ -145,7 +149,8 @@ def mean_estimate(objective, state=None):
         if objective.config.estimator.compares_with_greedy:
             drawn = objective.draw(params["model"], memory, rows.source, rng=jax.random.key(0))
             greedy = jax.tree.map(lambda leaf: leaf[:, :1], drawn)
-        experience, _ = objective.experience(params, state or objective.initial_state(params), rows, memory, samples, greedy)
+        first = state or objective.initial_state(params)
+        experience, _ = objective.experience(params, first, rows, memory, samples, greedy)
 
         def loss(own):
             return jnp.sum(jnp.asarray(weights, jnp.float32) * objective.losses(own, experience, None)[0])
@@ -374,16 +379,21 @@ def test_the_reference_can_join_the_samples():
         assert prepared.mask[row, 3].sum() == length and prepared.ended[row, 3]
 
 
+def mean_of(state):
+    average = state["moving_average"]
+    return float(average["sum"] / average["weight"])
+
+
 def test_the_moving_average_is_that_of_earlier_batches():
     objective, params, (first, state) = prepared_of(transformer(), estimator=Reinforce(baseline_decay=0.75))
     np.testing.assert_array_equal(first.advantages, first.returns)
     mean = float(first.rewards[:4].mean())
-    assert float(state["moving_average"]["sum"] / state["moving_average"]["weight"]) == pytest.approx(mean, rel=1e-5)
+    assert mean_of(state) == pytest.approx(mean, rel=1e-5)
     prepare = jax.jit(objective.prepare)
     second, state = prepare(params, state, first.batch, step=jnp.int32(1), rng=jax.random.key(6))
     np.testing.assert_allclose(second.returns - second.advantages, mean, rtol=1e-5)
     expected = (0.75 * mean + float(second.rewards[:4].mean())) / 1.75
-    assert float(state["moving_average"]["sum"] / state["moving_average"]["weight"]) == pytest.approx(expected, rel=1e-5)
+    assert mean_of(state) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_learned_baseline_is_a_player_that_is_fitted_to_the_returns():
@@ -417,7 +427,8 @@ def test_rows_without_a_source_count_for_nothing():
 
 @functools.cache
 def letters() -> Tokenizer:
-    return Tokenizer.train([("abcdefgh", "hgfedcba")], TokenizerConfig(kind="char", vocabulary_size=40, byte_fallback=False))
+    config = TokenizerConfig(kind="char", vocabulary_size=40, byte_fallback=False)
+    return Tokenizer.train([("abcdefgh", "hgfedcba")], config)
 
 
 def compiled_text(**reward) -> str:

@@ -23,7 +23,9 @@ STEPS, ROWS, LENGTH = 3, 16, 8
 REWARD = RewardConfig(bleu=1.0, chrf=1.0, word_error_rate=0.1)
 SHARED = {"reward": REWARD, "samples": 3, "maximum_length_extra": 4, "likelihood_weight": 0.1}
 CASES = {
-    "self-critical transformer": (transformer(), PolicyGradientConfig(estimator=SelfCritical(), kl_weight=0.1, **SHARED)),
+    "self-critical transformer": (
+        transformer(), PolicyGradientConfig(estimator=SelfCritical(), kl_weight=0.1, **SHARED)
+    ),
     "moving average": (transformer(num_layers=1), PolicyGradientConfig(estimator=Reinforce(), **SHARED)),
     "leave one out LSTM": (recurrent(), PolicyGradientConfig(estimator=LeaveOneOut(), **SHARED)),
 }

@@ -12,7 +12,10 @@ from seq2seq_jax.training.loop import Loop, NonFiniteLossError, TrainingConfig
 from seq2seq_jax.training.step import TrainState
 
 SOURCE_SLOTS, TARGET_SLOTS = 100, 60
-TIMES = {"tokens_per_second", "source_tokens_per_second", "rewards_per_second", "steps_per_second", "input_wait_share", "seconds"}
+TIMES = {
+    "tokens_per_second", "source_tokens_per_second", "rewards_per_second", "steps_per_second", "input_wait_share",
+    "seconds",
+}  # fmt: skip
 NOTHING_DONE = Progress(step=0, score=None, loop={})
 
 

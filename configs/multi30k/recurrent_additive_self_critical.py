@@ -1,0 +1,23 @@
+"""Multi30k English to German: the LSTM with additive attention, trained on for sentence BLEU by self-critical policy
+gradients.
+
+    seq2seq train multi30k/recurrent_additive_self_critical --data.directory DIR --init-from RUN
+"""
+
+import dataclasses
+
+from seq2seq_jax.experiment import Experiment, named
+
+
+def experiment() -> Experiment:
+    """The experiment."""
+    base, model = named("multi30k/transformer_small_self_critical"), named("multi30k/recurrent_additive").model
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(
+            model,
+            encoder=dataclasses.replace(model.encoder, dropout=0.0),
+            decoder=dataclasses.replace(model.decoder, dropout=0.0),
+        ),
+        init_from="runs/multi30k/recurrent_additive/default/seed=0",
+    )
