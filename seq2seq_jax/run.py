@@ -11,7 +11,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.data.pipeline import evaluation_batches
@@ -235,20 +234,6 @@ class Run:
             self.tokenizer,
             progress=lambda done, total: self.progress(f"encoding {split}", done, total),
         )
-
-    def training_store(self) -> TokenStore:
-        """Token ids of the training split.
-
-        Raises:
-            ValueError: the objective needs references, and the split has none.
-        """
-        store, metrics = self.store("train"), self.experiment.objective.compares_with
-        if metrics and not np.any(store.target_lengths > 1):
-            raise ValueError(
-                f"objective.reward compares with references ({', '.join(metrics)}), and every target of the training "
-                "split is empty. Give a dataset with targets, or another reward."
-            )
-        return store
 
     def validation(self, split: str) -> Validation:
         """What evaluates parameters on a split."""

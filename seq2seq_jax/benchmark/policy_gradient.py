@@ -40,7 +40,7 @@ class PolicyGradientArguments:
     samples: tuple[int, ...] = (1, 5, 16)
     """Numbers of samples a source that are timed."""
     host_samples: int = 5
-    """Number of samples a source for which the reward is computed on the host too; one of samples."""
+    """Number of samples a source, of those and at least 2, for which the reward is computed on the host too."""
     rounds: int = 7
     """Turns that each has (5 at least)."""
     json: str | None = None
@@ -255,6 +255,11 @@ def main(arguments: list[str]) -> None:
     experiment = chosen.experiment
     if not experiment.objective.one_example_a_row:
         raise ValueError(f"{config_name(path)} has no policy-gradient objective; give one that has, such as {CONFIG}.")
+    if chosen.host_samples not in chosen.samples or chosen.host_samples < 2:
+        raise ValueError(
+            f"--host_samples must be one of --samples {' '.join(map(str, chosen.samples))} and at least 2, not "
+            f"{chosen.host_samples}."
+        )
     environment = harness.environment()
     found = compare(
         experiment,

@@ -129,7 +129,7 @@ class _Report:
 def _train(run: Run, display: Display) -> tuple[Progress, list[Record]]:
     """Train from the newest checkpoint, or from the start, to the end."""
     experiment, training = run.experiment, run.experiment.training
-    store = run.training_store()
+    store = run.store("train")
     validation = run.validation("validation") if "validation" in run.corpus.splits else None
     with run.checkpoints(read_only=False) as checkpoints:
         restored = checkpoints.restore_newest(run.layout)

@@ -61,11 +61,6 @@ class MaximumLikelihoodConfig:
         """Rows may be packed."""
         return False
 
-    @property
-    def compares_with(self) -> list[str]:
-        """Nothing is compared with a reference as a text."""
-        return []
-
     def sampling_share(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Probability that a decoder input is the model's own token, after this many updates.
 

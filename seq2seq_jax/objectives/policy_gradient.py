@@ -26,7 +26,7 @@ from seq2seq_jax.objectives.estimators import (
 )
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig, cross_entropy
 from seq2seq_jax.objectives.objective import Objective, Params, Total
-from seq2seq_jax.rewards.reward import WITHOUT_REFERENCE, RewardConfig
+from seq2seq_jax.rewards.reward import RewardConfig
 
 RewardFunction = Callable[
     [Int[Array, "batch samples length"], Int[Array, "batch target"]],
@@ -107,11 +107,6 @@ class PolicyGradientConfig:
         """Rows must not be packed: samples are drawn for a row."""
         return True
 
-    @property
-    def compares_with(self) -> list[str]:
-        """Metrics of the reward that compare a sample with the reference."""
-        return [name for name in self.reward.weights if name not in WITHOUT_REFERENCE]
-
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer) -> "PolicyGradient":
         """The objective for a model.
 
@@ -125,7 +120,9 @@ class PolicyGradient(Objective):
     """The objective. Every term of its loss is a sum over tokens, and normalised per source of the global batch.
 
     Samples are drawn without dropout; their log-probabilities are computed again by teacher forcing, with the dropout
-    of training. All samples of a source share its memory.
+    of the model. A model without dropout is the same policy both times, which the estimators' lack of bias rests on:
+    with dropout, advantages that are not 0 on average (self-critical ones are mostly negative) push that other policy
+    towards or away from all samples alike. All samples of a source share its memory.
     """
 
     def __init__(self, config: PolicyGradientConfig, model: EncoderDecoder, reward: RewardFunction):
@@ -188,8 +185,12 @@ class PolicyGradient(Objective):
             greedy=greedy,
         )
 
-    def apart(self, drawn: Samples) -> tuple[Samples | None, Samples]:
-        """The greedy text of each source, if there is one, and the samples."""
+    def apart(self, drawn: Any) -> tuple[Any, Any]:
+        """What belongs to the greedy text of each source (None where there is none), and to the samples.
+
+        Args:
+            drawn: a tree of arrays that lead with batch and the texts that were drawn for a source.
+        """
         if not self.config.estimator.compares_with_greedy:
             return None, drawn
         return jax.tree.map(lambda leaf: leaf[:, :1], drawn), jax.tree.map(lambda leaf: leaf[:, 1:], drawn)

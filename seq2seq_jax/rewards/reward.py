@@ -54,9 +54,6 @@ VIEW_OF = {
 }
 """The view that each metric is computed from."""
 
-WITHOUT_REFERENCE = ("distinct_1", "distinct_2", "repetition")
-"""Metrics of the hypothesis alone."""
-
 ORDER_OF = {
     "bleu": metrics.BLEU_ORDER,
     "gleu": metrics.BLEU_ORDER,
