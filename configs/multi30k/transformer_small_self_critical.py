@@ -37,9 +37,11 @@ def experiment() -> Experiment:
             maximum_length_extra=5,
             label_smoothing=0.1,
         ),
-        optimizer=AdamWConfig(learning_rate=3e-4, schedule="constant", warmup_steps=20, ema_decay=0.98),
+        optimizer=AdamWConfig(
+            learning_rate=1.5e-4, schedule="constant", warmup_steps=20, epsilon=1e-5, ema_decay=0.99
+        ),
         training=TrainingConfig(
-            steps=300, batch_tokens=32 * 66, log_every=10, checkpoint_every=100, evaluate_every=100
+            steps=800, batch_tokens=32 * 66, log_every=10, checkpoint_every=200, evaluate_every=200
         ),
         init_from="runs/multi30k/transformer_small/default/seed=0",
     )

@@ -216,7 +216,7 @@ def _rows(found: dict[str, Any], samples: tuple[int, ...]) -> list[tuple[str, ..
                 f"{tokens[number]:,}",
                 report.milliseconds(whole.spread),
                 *(f"{1e3 * timings[part, number].spread.median:,.0f} ms" for part in ("sampling", "reward", "update")),
-                f"{ratio.median:.2f} ({ratio.lower_quartile:.2f} to {ratio.upper_quartile:.2f})",
+                report.factor(ratio),
                 "" if host is None else report.factor(harness.paired_ratio(host.seconds, whole.seconds)),
             )
         )

@@ -102,10 +102,9 @@ class _Report:
         self.speed = f"{figures['tokens_per_second']:,.0f} target tokens/s"
         if not self.display.live:
             left = (self.steps - figures["step"]) / figures["steps_per_second"]
+            reward = f", reward {figures['reward']:.4f}" if "reward" in figures else ""
             self.display.line(
-                f"step {figures['step']:,} of {self.steps:,}: loss {figures['loss']:.4f}, "
-                + (f"reward {figures['reward']:.4f}, " if "reward" in figures else "")
-                + f"{self.speed}, "
+                f"step {figures['step']:,} of {self.steps:,}: loss {figures['loss']:.4f}{reward}, {self.speed}, "
                 f"waiting for input {figures['input_wait_share']:.2%}, {duration(left)} left"
             )
 

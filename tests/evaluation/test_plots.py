@@ -52,6 +52,24 @@ def test_every_metric_is_drawn_over_steps():
     assert curves(figure["Learning rate"]) == {"training": [(100, 1e-3), (200, 2e-3), (300, 1.6e-3)]}
 
 
+def test_a_policy_gradient_shows_its_samples_instead_of_its_loss():
+    """Its loss has another unit than the likelihood of validation."""
+    reward = {"reward": 0.4, "reward_spread": 0.1, "advantage": 0.05, "entropy": 0.3, "sample_length": 15.0}
+    records = [
+        {"step": 10, "kind": "train", "loss": -0.5, "ended_share": 0.9, "rewards_per_second": 100.0, **reward},
+        {"step": 20, "kind": "validation", "loss": 2.5},
+    ]
+    figure = panels(records)
+    assert list(figure) == [
+        "Loss", "Reward of samples", "Policy", "Length of samples", "Samples with an end mark", "Rewards computed",
+    ]  # fmt: skip
+    assert curves(figure["Loss"]) == {"validation": [(20, 2.5)]}
+    assert curves(figure["Reward of samples"]) == {
+        "mean": [(10, 0.4)], "standard deviation within a source": [(10, 0.1)], "advantage": [(10, 0.05)],
+    }  # fmt: skip
+    assert curves(figure["Policy"]) == {"entropy": [(10, 0.3)]}
+
+
 def test_axes_name_their_units_and_have_a_legend():
     units = {"Loss": "nats per token", "Validation scores": "percent", "Throughput": "tokens per second"}
     figure = panels(RECORDS)
