@@ -205,12 +205,10 @@ ARCHITECTURES = {
     ),
 }
 
-ENCODERS = {
-    "transformer": transformer().encoder,
-    "recurrent": recurrent().encoder,
-    "convolutional": convolutional().encoder,
-}
-DECODERS = {"transformer": transformer().decoder, "convolutional": convolutional().decoder} | {
+# One layer each: how layers follow each other is seen in the variants above.
+SHALLOW = {"transformer": transformer(num_layers=1), "convolutional": convolutional(num_layers=1)}
+ENCODERS = {name: config.encoder for name, config in SHALLOW.items()} | {"recurrent": recurrent().encoder}
+DECODERS = {name: config.decoder for name, config in SHALLOW.items()} | {
     f"recurrent_{attention}": recurrent(decoder={"attention": attention}).decoder
     for attention in typing.get_args(AttentionKind)
 }

@@ -2,6 +2,8 @@
 
     seq2seq train dates/transformer
     seq2seq train dates/transformer_policy_gradient
+
+Not measured yet.
 """
 
 import dataclasses
