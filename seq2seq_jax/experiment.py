@@ -99,32 +99,6 @@ MAY_CHANGE = (
 in `differences`)."""
 
 
-NOT_ARCHITECTURE = ("dropout", "attention_dropout", "hidden_dropout", "recurrent_dropout", "remat", "precision")
-"""Fields of a model that may differ between a run and the one that it starts from: they change no parameter, and
-nothing of what a parameter means."""
-
-
-def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:
-    """Refuse to start from the parameters of a run with another architecture or tokenizer.
-
-    Args:
-        origin: what the old run is called in the message.
-
-    Raises:
-        ValueError: with the fields that differ.
-    """
-    for part, what in (("model.", "architecture"), ("tokenizer.", "tokenizer")):
-        changed = [
-            f"{name} is {before!r} there and {after!r} here"
-            for name, (before, after) in differences(old, new).items()
-            if name.startswith(part) and name.rpartition(".")[2] not in NOT_ARCHITECTURE
-        ]
-        if changed:
-            raise ValueError(
-                f"--init-from {origin} has another {what}: {'; '.join(changed)}. Use the same values, or another run."
-            )
-
-
 def find_config(name: str) -> Path:
     """The file of a config: a path, or a name such as multi30k/transformer_small.
 
@@ -222,7 +196,7 @@ def _field_of_another_class(config: Any, arguments: Sequence[str]) -> str | None
         option = argument.partition("=")[0]
         place, _, name = option.removeprefix("--").replace("-", "_").rpartition(".")
         part, candidates = parts.get(place, (None, []))
-        owners = [each.__name__ for each in candidates if name in typing.get_type_hints(each)]
+        owners = [each.__name__ for each in candidates if name in {field.name for field in dataclasses.fields(each)}]
         if option.startswith("--") and owners and type(part).__name__ not in owners:
             kind = type(part).__name__
             article, has = "an" if kind[0] in "AEIOU" else "a", "has" if len(owners) == 1 else "have"

@@ -17,13 +17,17 @@ from seq2seq_jax.data.pipeline import evaluation_batches
 from seq2seq_jax.data.source import Corpus
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.experiment import Experiment, differences, from_json, refuse_another_model, to_json
+from seq2seq_jax.experiment import Experiment, differences, from_json, to_json
 from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
 from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, num_parameters
 from seq2seq_jax.training.validation import Validation
+
+NOT_ARCHITECTURE = ("dropout", "attention_dropout", "hidden_dropout", "recurrent_dropout", "remat", "precision")
+"""Fields of a model that may differ between a run and the one that it starts from: they change no parameter, and
+nothing of what a parameter means."""
 
 PROGRESS = Callable[[str, int, int], None]
 """Takes (what is done, how many are done, of how many)."""
@@ -192,11 +196,12 @@ class Run:
         logger.info("Starting from step %d of %s: %s parameters.", step, origin.directory, sizes)
         return build({self.objective.players[0]: params})
 
-    def learning_rate(self, step: int) -> float:
-        """The learning rate of the first update of the step with this number, from 0."""
-        experiment, updates = self.experiment, self.objective.updates
-        schedule = experiment.optimizer.learning_rate_schedule(experiment.training.steps * updates)
-        return float(schedule(step * updates))
+    @functools.cached_property
+    def learning_rate(self) -> Callable[[int], float]:
+        """Number of a step, from 0, to the learning rate of its first update."""
+        updates = self.objective.updates
+        schedule = self.experiment.optimizer.learning_rate_schedule(self.experiment.training.steps * updates)
+        return lambda step: schedule(step * updates)
 
     def build_update(self) -> Update:
         """The run's jitted update."""
@@ -368,15 +373,41 @@ def refuse_differences(old: Experiment, new: Experiment, directory: Path) -> Non
     """
     changed = differences(old, new, continuing=True)
     if changed:
-        fields = "; ".join(f"{name} is {before!r} there and {after!r} here" for name, (before, after) in changed.items())
         raise ValueError(
-            f"{directory} holds a run with another config: {fields}. Use the same values, or another --run-dir."
+            f"{directory} holds a run with another config: {_told(changed)}. Use the same values, or another --run-dir."
         )
     if new.training.steps < old.training.steps:
         raise ValueError(
             f"{directory} is a run of {old.training.steps} training.steps, more than {new.training.steps}. "
             "Use at least as many, or another --run-dir."
         )
+
+
+def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:
+    """Refuse to start from the parameters of a run with another architecture or tokenizer.
+
+    Args:
+        origin: what the old run is called in the message.
+
+    Raises:
+        ValueError: with the fields that differ.
+    """
+    changed = differences(old, new)
+    for part, what in (("model.", "architecture"), ("tokenizer.", "tokenizer")):
+        of_part = {
+            name: values
+            for name, values in changed.items()
+            if name.startswith(part) and name.rpartition(".")[2] not in NOT_ARCHITECTURE
+        }
+        if of_part:
+            raise ValueError(
+                f"--init-from {origin} has another {what}: {_told(of_part)}. Use the same values, or another run."
+            )
+
+
+def _told(changed: dict[str, tuple[Any, Any]]) -> str:
+    """Fields that differ, in words."""
+    return "; ".join(f"{name} is {before!r} there and {after!r} here" for name, (before, after) in changed.items())
 
 
 def _read_description(directory: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 import tyro
 from sacrebleu.metrics import BLEU
 
@@ -20,8 +19,9 @@ from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient
+from seq2seq_jax.parallel.mesh import OnMesh
 from seq2seq_jax.run import Run
-from seq2seq_jax.training.step import OnMesh
+from seq2seq_jax.training.step import descend
 
 PROGRAM = "python -m seq2seq_jax.benchmark.policy_gradient"
 CONFIG = "multi30k/transformer_small_self_critical"
@@ -112,10 +112,9 @@ class Parts:
 
     def _experienced(self, params, batch, samples, objective=None):
         objective = objective or self._objective
-        greedy, samples = objective.apart(samples)
         players = {"model": params}
         state = objective.initial_state(players)
-        return objective.experience(players, state, batch, self._memory(params, batch), samples, greedy)[0]
+        return objective.experience(players, state, batch, self._memory(params, batch), samples)[0]
 
     def _updated(self, player, experience):
         def loss(own):
@@ -125,22 +124,17 @@ class Parts:
             return total.sum / total.weight
 
         gradient = jax.grad(loss)(player.params)
-        updates, optimizer_state = self._run.optimizers["model"].update(
-            gradient, player.optimizer_state, player.params
+        return descend(
+            player,
+            gradient,
+            self._run.optimizers["model"],
+            average_decay=self._run.experiment.optimizer.ema_decay,
+            step=jnp.zeros((), jnp.int32),
         )
-        params, average = optax.apply_updates(player.params, updates), player.average
-        if average is not None:
-            decay = self._run.experiment.optimizer.ema_decay
-            average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, params)
-        return player.replace(params=params, optimizer_state=optimizer_state, average=average)
 
     def _updated_by_rewards(self, player, batch, samples, rewards):
-        of_greedy, of_samples = self._objective.apart(rewards)
-
-        def given(hypotheses, references):
-            return of_samples if hypotheses.shape[1] == of_samples.shape[1] else of_greedy, {}
-
-        objective = PolicyGradient(self._objective.config, self._objective.model, given)
+        config, model = self._objective.config, self._objective.model
+        objective = PolicyGradient(config, model, lambda hypotheses, references: (rewards, {}))
         return self._updated(player, self._experienced(player.params, batch, samples, objective))
 
 

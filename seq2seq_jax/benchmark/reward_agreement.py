@@ -1,7 +1,6 @@
 """python -m seq2seq_jax.benchmark.reward_agreement: the compiled rewards beside the libraries that define them."""
 
 import dataclasses
-import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from seq2seq_jax.benchmark import report
+from seq2seq_jax.data.text_files import read_lines
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import override
 from seq2seq_jax.rewards.reward import RewardConfig
@@ -179,12 +179,11 @@ def _lines(path: Path) -> list[str]:
     """The lines of a text file, or of the same file with .gz behind its name.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: there is neither, or it cannot be read.
     """
-    for candidate, opener in ((path, open), (path.with_name(f"{path.name}.gz"), gzip.open)):
+    for candidate in (path, path.with_name(f"{path.name}.gz")):
         if candidate.is_file():
-            with opener(candidate, "rt", encoding="utf-8", newline="\n") as file:
-                return file.read().removesuffix("\n").split("\n")
+            return list(read_lines(candidate))
     raise ValueError(f"there is no file {path}, nor {path.name}.gz beside it.")
 
 

@@ -1,6 +1,5 @@
 """Training steps of this project as something to be timed, and as something to be checked."""
 
-import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
@@ -8,7 +7,7 @@ from seq2seq_jax.batch import Batch, Vocabulary
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.objective import Params
-from seq2seq_jax.parallel.mesh import RULES, MeshConfig, batch_sharding
+from seq2seq_jax.parallel.mesh import MeshConfig, OnMesh, batch_sharding
 from seq2seq_jax.training.optimizer import OptimizerConfig
 from seq2seq_jax.training.step import TrainState, Update, build_update, initial_state
 
@@ -79,6 +78,5 @@ class MaximumLikelihoodTraining:
         def loss(params: Params, batch: Batch) -> Float[Array, ""]:
             return self._objective.evaluate(params, batch)[0].mean
 
-        with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
-            return jax.jit(jax.value_and_grad(loss))(params, batch)
+        return OnMesh(jax.value_and_grad(loss), self._mesh)(params, batch)
 

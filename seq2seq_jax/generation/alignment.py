@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +13,7 @@ from seq2seq_jax.batch import one_token_batch
 from seq2seq_jax.data.pipeline import pair_batches
 from seq2seq_jax.generation.generator import Generator, with_rows_for
 from seq2seq_jax.model import attention_weights
-from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards
+from seq2seq_jax.parallel.mesh import OnMesh, batch_sharding, batch_shards
 
 BATCH_CELLS = 2**17
 """(target, source) places of a batch: 64 MiB of weights with 8 layers of 16 heads."""
@@ -55,8 +54,11 @@ class Aligner:
         self.generator = generator
         self.max_target_length = max_target_length
         rows = batch_sharding(generator.mesh)
-        self._weights = jax.jit(
-            functools.partial(attention_weights, generator.model), in_shardings=(None, rows), out_shardings=rows
+        self._weights = OnMesh(
+            functools.partial(attention_weights, generator.model),
+            generator.mesh,
+            in_shardings=(None, rows),
+            out_shardings=rows,
         )
 
     def layers_and_heads(self, params: Any) -> tuple[int, int]:
@@ -100,8 +102,7 @@ class Aligner:
         batches = pair_batches(source_ids, target_ids, vocabulary=tokenizer.vocabulary, batch_cells=BATCH_CELLS)
         for batch, examples in batches:
             batch = with_rows_for(batch, batch_shards(self.generator.mesh))
-            with jax.set_mesh(self.generator.mesh), nn.logical_axis_rules(RULES):
-                weights = jax.device_get(self._weights(params, batch))
+            weights = jax.device_get(self._weights(params, batch))
             for row, index in enumerate(map(int, examples)):
                 source, target = source_ids[index], target_ids[index]
                 aligned[index] = Alignment(

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -15,7 +14,7 @@ from seq2seq_jax.data.pipeline import source_batches
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search, length_limits
 from seq2seq_jax.model import EncoderDecoder
-from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards
+from seq2seq_jax.parallel.mesh import OnMesh, batch_sharding, batch_shards
 
 Result = TypeVar("Result")
 Rows = TypeVar("Rows", Sequence, Batch)
@@ -58,8 +57,9 @@ class Generator:
         self.config = config
         self.max_source_length = max_source_length
         self.mesh = mesh
-        self._search = jax.jit(
+        self._search = OnMesh(
             self._search_batch,
+            mesh,
             in_shardings=(None, batch_sharding(mesh)),
             out_shardings=batch_sharding(mesh),
         )
@@ -132,8 +132,7 @@ class Generator:
         running = None
         for batch in batches:
             source = with_rows_for(batch.source, batch_shards(self.mesh))
-            with jax.set_mesh(self.mesh), nn.logical_axis_rules(RULES):
-                started = batch.indices, self._search(params, source)
+            started = batch.indices, self._search(params, source)
             if running is not None:
                 yield running[0], jax.device_get(running[1])
             running = started

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from seq2seq_jax.batch import DecodeState, Vocabulary
 from seq2seq_jax.generation.search import Step
+from seq2seq_jax.modules.embedding import of_tokens
 
 IMPOSSIBLE = -1e9
 """Log-probability of a token that may not come: its probability is 0, and no product with that is NaN."""
@@ -130,10 +131,8 @@ def sample(
         if greedy:
             is_greedy = jnp.arange(num_samples) < greedy
             drawn = jnp.where(jnp.tile(is_greedy, batch_size), jnp.argmax(log_probabilities, axis=-1), drawn)
-        # A comparison instead of a gather: a vocabulary may be sharded.
-        is_drawn = jnp.arange(logits.shape[-1]) == drawn[:, None]
-        chosen = jnp.sum(jnp.where(is_drawn, log_probabilities, 0.0), axis=-1)
-        chosen, drawn = chosen.reshape(batch_size, num_samples), drawn.reshape(batch_size, num_samples)
+        chosen = of_tokens(log_probabilities, drawn).reshape(batch_size, num_samples)
+        drawn = drawn.reshape(batch_size, num_samples)
 
         samples = loop.samples
         goes_on = is_open(samples)

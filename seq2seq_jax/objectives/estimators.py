@@ -63,6 +63,10 @@ class Estimator:
     """Samples a source that the estimator is defined for."""
     compares_with_greedy: ClassVar[bool] = False
     """Whether a greedy text is decoded beside the samples."""
+    baseline: ClassVar[str] = "none"
+    """What the objective is to know of the reward beforehand; see Reinforce."""
+    clip: ClassVar[float | None] = None
+    """Largest difference of the ratio to the sampled policy from 1; see GroupNormalized."""
     updates: ClassVar[int] = 1
     """Updates on the same samples."""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,16 @@ from jaxtyping import Array, Float, Int
 from seq2seq_jax.batch import Batch, one_token_batch
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.model import EncoderDecoder
+from seq2seq_jax.modules.embedding import of_tokens
 from seq2seq_jax.objectives.objective import Objective, Params, Total
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaximumLikelihoodConfig:
     """Settings of maximum likelihood."""
+
+    one_example_a_row: ClassVar[bool] = False
+    """Rows may be packed."""
 
     label_smoothing: float = 0.1
     """Probability mass that the label gives to all tokens of the vocabulary alike."""
@@ -56,11 +60,6 @@ class MaximumLikelihoodConfig:
         if self.sampling_steps is not None and self.sampling_steps < 1:
             raise ValueError(f"objective.sampling_steps must be at least 1 update, not {self.sampling_steps}.")
 
-    @property
-    def one_example_a_row(self) -> bool:
-        """Rows may be packed."""
-        return False
-
     def sampling_share(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Probability that a decoder input is the model's own token, after this many updates.
 
@@ -94,9 +93,7 @@ def cross_entropy(
     Source: Szegedy et al. 2016, section 7 (label smoothing); Chowdhery et al. 2022, section 5 (z-loss).
     """
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
-    # A comparison instead of a gather: its gradient is no scatter, and a vocabulary may be sharded.
-    is_label = jnp.arange(logits.shape[-1]) == labels[..., None]
-    negative_log_likelihood = log_normalizer - jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
+    negative_log_likelihood = log_normalizer - of_tokens(logits, labels)
     uniform = log_normalizer - jnp.mean(logits, axis=-1)
     loss = (1.0 - label_smoothing) * negative_log_likelihood + label_smoothing * uniform
     return loss + z_loss * jnp.square(log_normalizer), negative_log_likelihood

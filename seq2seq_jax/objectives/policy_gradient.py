@@ -5,17 +5,18 @@ Sampling, reward and update are one compiled program: the reward is computed fro
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seq2seq_jax.batch import Batch, Memory, Sequence, one_token_batch
+from seq2seq_jax.batch import Batch, Memory, Sequence
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.sampling import Policy, Samples, sample
 from seq2seq_jax.generation.search import length_limits
 from seq2seq_jax.model import EncoderDecoder
+from seq2seq_jax.modules.embedding import of_tokens
 from seq2seq_jax.objectives.estimators import (
     Experience,
     GroupNormalized,
@@ -27,6 +28,7 @@ from seq2seq_jax.objectives.estimators import (
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig, cross_entropy
 from seq2seq_jax.objectives.objective import Objective, Params, Total
 from seq2seq_jax.rewards.reward import RewardConfig
+from seq2seq_jax.rewards.sizes import pad_to
 
 RewardFunction = Callable[
     [Int[Array, "batch samples length"], Int[Array, "batch target"]],
@@ -47,6 +49,9 @@ class PolicyGradientConfig:
     sum over its tokens (Wu et al. 2016, equation 9); d is the log-ratio of the frozen first model to the policy
     (Schulman 2020, an unbiased estimate of KL(π, first model)).
     """
+
+    one_example_a_row: ClassVar[bool] = True
+    """Rows must not be packed: samples are drawn for a row."""
 
     reward: RewardConfig = RewardConfig(bleu=1.0)
     """What is made large: a weighted sum of metrics."""
@@ -96,16 +101,11 @@ class PolicyGradientConfig:
             raise ValueError(
                 "objective.reward_to_go has no use with MinimumRisk, whose loss is one of whole texts: set it to False."
             )
-        if self.include_reference and getattr(self.estimator, "clip", None) is not None:
+        if self.include_reference and self.estimator.clip is not None:
             raise ValueError(
                 "objective.include_reference has no use with objective.estimator.clip: the reference was not drawn "
                 "from the policy, so its ratio means nothing. Set it to False, or clip to None."
             )
-
-    @property
-    def one_example_a_row(self) -> bool:
-        """Rows must not be packed: samples are drawn for a row."""
-        return True
 
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer) -> "PolicyGradient":
         """The objective for a model.
@@ -133,18 +133,15 @@ class PolicyGradient(Objective):
             vocabulary=model.vocabulary, temperature=config.temperature, minimum_length=config.minimum_length
         )
         self.updates = config.estimator.updates
+        self._baseline = config.estimator.baseline
         self.players = ("model", "baseline") if self._baseline == "learned" else ("model",)
         self._likelihood = MaximumLikelihoodConfig(label_smoothing=config.label_smoothing).build(model)
-
-    @property
-    def _baseline(self) -> str:
-        return getattr(self.config.estimator, "baseline", "none")
 
     def initialize(self, player: str, key: jax.Array) -> Params:
         """See Objective.initialize. The baseline starts as 0 everywhere."""
         if player == "baseline":
             return {"kernel": jnp.zeros(self.model.config.decoder.model_dim), "bias": jnp.zeros(())}
-        return self.model.init(key, one_token_batch())["params"]
+        return self._likelihood.initialize(player, key)
 
     def initial_state(self, params: dict[str, Params]) -> dict[str, Any]:
         """The frozen reference model and the moving average of rewards, as far as they are in use."""
@@ -160,8 +157,7 @@ class PolicyGradient(Objective):
     ) -> tuple[Experience, Any]:
         """Samples of every source, their rewards and advantages. See Objective.prepare."""
         memory = self._apply(params["model"], batch.source, deterministic=True, method="encode")
-        greedy, samples = self.apart(self.draw(params["model"], memory, batch.source, rng=rng))
-        return self.experience(params, state, batch, memory, samples, greedy)
+        return self.experience(params, state, batch, memory, self.draw(params["model"], memory, batch.source, rng=rng))
 
     def draw(self, params: Params, memory: Memory, source: Sequence, *, rng: jax.Array) -> Samples:
         """The samples of every source, a greedy text before them where the estimator compares with it."""
@@ -185,36 +181,28 @@ class PolicyGradient(Objective):
             greedy=greedy,
         )
 
-    def apart(self, drawn: Any) -> tuple[Any, Any]:
-        """What belongs to the greedy text of each source (None where there is none), and to the samples.
-
-        Args:
-            drawn: a tree of arrays that lead with batch and the texts that were drawn for a source.
-        """
-        if not self.config.estimator.compares_with_greedy:
-            return None, drawn
-        return jax.tree.map(lambda leaf: leaf[:, :1], drawn), jax.tree.map(lambda leaf: leaf[:, 1:], drawn)
-
     def experience(
         self,
         params: dict[str, Params],
         state: Any,
         batch: Batch,
         memory: Memory,
-        samples: Samples,
-        greedy: Samples | None,
+        drawn: Samples,
     ) -> tuple[Experience, Any]:
-        """What is known of given samples, and the objective's next state.
+        """What is known of drawn texts, and the objective's next state.
 
         Args:
             memory: of the sources, without dropout.
-            greedy: the greedy text of each source, for an estimator that compares with it.
+            drawn: what `draw` gives.
         """
         config, references = self.config, batch.target.tokens
         if config.include_reference:
-            samples = _with_reference(samples, batch.target, self.model.vocabulary.padding_id)
+            drawn = _with_reference(drawn, batch.target, self.model.vocabulary.padding_id)
+        scored = self.reward(drawn.tokens, references)
+        first = int(config.estimator.compares_with_greedy)
+        greedy = scored[0][:, :1] if first else None
+        samples, (rewards, metrics) = jax.tree.map(lambda leaf: leaf[:, first:], (drawn, scored))
         tokens, mask = samples.tokens, samples.mask
-        rewards, metrics = self.reward(tokens, references)
         returns = rewards[..., None]
         if config.reward_to_go:
             returns = jnp.where(mask, returns - self._earned_before(tokens, references), 0.0)
@@ -249,11 +237,7 @@ class PolicyGradient(Objective):
             ended=samples.ended,
             rewards=rewards,
             metrics=metrics,
-            advantages=config.estimator.advantages(
-                returns,
-                greedy=None if greedy is None else self.reward(greedy.tokens, references)[0],
-                baseline=baseline,
-            ),
+            advantages=config.estimator.advantages(returns, greedy=greedy, baseline=baseline),
             returns=returns,
             reference_log_probabilities=reference_log_probabilities,
             hidden=hidden,
@@ -407,10 +391,8 @@ class PolicyGradient(Objective):
         def score(hidden, tokens):
             logits = self._apply(params, hidden, method="logits")
             log_probabilities = self.policy.log_probabilities(logits, positions)
-            # A comparison instead of a gather: its gradient is no scatter, and a vocabulary may be sharded.
-            is_token = jnp.arange(logits.shape[-1]) == tokens[..., None]
             entropies = -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)
-            return jnp.sum(jnp.where(is_token, log_probabilities, 0.0), axis=-1), entropies
+            return of_tokens(log_probabilities, tokens), entropies
 
         by_sample = jnp.moveaxis(hidden, 1, 0), jnp.moveaxis(tokens, 1, 0)
         scores = jax.lax.map(lambda each: score(*each), by_sample)
@@ -445,17 +427,14 @@ def _with_reference(samples: Samples, reference: Sequence, padding_id: int) -> S
     """The samples and, after them, the reference of each source, as if it had been drawn with certainty."""
     room = max(samples.tokens.shape[2], reference.tokens.shape[1])
 
-    def widened(array, value):
-        return jnp.pad(array, ((0, 0),) * (array.ndim - 1) + ((0, room - array.shape[-1]),), constant_values=value)
-
     def joined(values, last):
         return jnp.concatenate([values, last[:, None]], axis=1)
 
     tokens = jnp.where(reference.mask, reference.tokens, padding_id)
     lengths = jnp.sum(reference.mask, axis=1)
     return Samples(
-        tokens=joined(widened(samples.tokens, padding_id), widened(tokens, padding_id)),
-        log_probabilities=joined(widened(samples.log_probabilities, 0.0), jnp.zeros((tokens.shape[0], room))),
+        tokens=joined(pad_to(samples.tokens, room, padding_id), pad_to(tokens, room, padding_id)),
+        log_probabilities=joined(pad_to(samples.log_probabilities, room, 0.0), jnp.zeros((tokens.shape[0], room))),
         lengths=joined(samples.lengths, lengths),
         ended=joined(samples.ended, lengths > 0),
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -106,3 +107,24 @@ def shardings(mesh: Mesh, boxed: Any) -> Any:
         return NamedSharding(mesh, PartitionSpec(*fitting))
 
     return jax.tree.map(of_leaf, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+
+
+class OnMesh:
+    """A jitted function that is traced with a mesh and the rules of its logical axes in use."""
+
+    def __init__(self, function: Callable[..., Any], mesh: Mesh, **options: Any):
+        """Args:
+        options: of `jax.jit`.
+        """
+        self._compiled = jax.jit(function, **options)
+        self._mesh = mesh
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns."""
+        with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
+            return self._compiled(*arguments)
+
+    def lower(self, *arguments: Any) -> jax.stages.Lowered:
+        """The function for arguments, or for their shapes, before it is compiled."""
+        with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
+            return self._compiled.lower(*arguments)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, UInt32
 
+from seq2seq_jax.hashing import mixed
 from seq2seq_jax.rewards.text import NO_CHARACTER, Characters, compact, in_ranges, is_whitespace, shift, strip_right
 
 NO_SYMBOL = np.uint32(0xFFFFFFFF)
@@ -136,17 +137,10 @@ def _hashed(characters: Characters, inside: Bool[Array, "*rows size"], cut: Bool
         index = jnp.where(inside, word, size)
         planes = []
         for seeds in _SEEDS:
-            place_in_word = _mix((places - first).astype(jnp.uint32) ^ seeds[1])
-            mixed = _mix(characters.astype(jnp.uint32) * seeds[0] + place_in_word)
-            planes.append(jnp.zeros(size, jnp.uint32).at[index].add(mixed, mode="drop"))
+            place_in_word = mixed((places - first).astype(jnp.uint32) ^ seeds[1])
+            added = mixed(characters.astype(jnp.uint32) * seeds[0] + place_in_word)
+            planes.append(jnp.zeros(size, jnp.uint32).at[index].add(added, mode="drop"))
         exists = places <= word[-1]
         return jnp.where(exists, jnp.stack([planes[0] >> 1, planes[1]]), NO_SYMBOL)
 
     return jnp.vectorize(of_text, signature="(size),(size),(size)->(planes,size)")(characters, inside, starts)
-
-
-def _mix(values: UInt32[Array, "size"]) -> UInt32[Array, "size"]:
-    """Numbers whose every bit depends on every bit of the given ones: the finalizer of MurmurHash3."""
-    values = (values ^ (values >> 16)) * np.uint32(0x85EBCA6B)
-    values = (values ^ (values >> 13)) * np.uint32(0xC2B2AE35)
-    return values ^ (values >> 16)

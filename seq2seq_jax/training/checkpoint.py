@@ -18,6 +18,8 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt
 from orbax.checkpoint import checkpoint_managers
 
+from seq2seq_jax.hashing import mixed
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,8 +47,6 @@ def checksum(array: Array) -> UInt[Array, ""]:
 
     Integer addition is exact and commutes, so that no layout, mesh or order of reduction changes it; each element
     goes through a bijection that depends on its index, so that any change of one element changes the sum.
-
-    Source: the finalizer of MurmurHash3 (Appleby 2011).
     """
     if jnp.issubdtype(array.dtype, jnp.bool_):
         array = array.astype(jnp.uint8)
@@ -55,10 +55,7 @@ def checksum(array: Array) -> UInt[Array, ""]:
     index = jnp.zeros(array.shape, jnp.uint32)
     for dim, size in enumerate(array.shape):
         index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, dim)
-    mixed = bits + index * jnp.uint32(0x9E3779B9)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
-    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
+    return jnp.sum(mixed(bits + index * jnp.uint32(0x9E3779B9)), dtype=jnp.uint32)
 
 
 @jax.jit

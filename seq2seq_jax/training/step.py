@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.objectives.objective import Objective, Params, Total
-from seq2seq_jax.parallel.mesh import RULES, batch_sharding, replicated, shardings
+from seq2seq_jax.parallel.mesh import RULES, OnMesh, batch_sharding, replicated, shardings
 
 DROPOUT_STREAM, INITIALIZATION_STREAM, PREPARATION_STREAM = 0, 1, 2
 """What a run's key is folded with, so that each use draws its own random numbers."""
@@ -58,27 +58,6 @@ class TrainState:
 def num_parameters(params: Params) -> int:
     """Numbers in a tree of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-class OnMesh:
-    """A jitted function that is traced with a mesh and the rules of its logical axes in use."""
-
-    def __init__(self, function: Callable[..., Any], mesh: Mesh, **options: Any):
-        """Args:
-        options: of `jax.jit`.
-        """
-        self._compiled = jax.jit(function, **options)
-        self._mesh = mesh
-
-    def __call__(self, *arguments: Any) -> Any:
-        """What the function returns."""
-        with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
-            return self._compiled(*arguments)
-
-    def lower(self, *arguments: Any) -> jax.stages.Lowered:
-        """The function for arguments, or for their shapes, before it is compiled."""
-        with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
-            return self._compiled.lower(*arguments)
 
 
 Update = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
@@ -128,11 +107,10 @@ def initial_state(
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         shapes = jax.eval_shape(boxed, {})
         layout = shardings(mesh, shapes)
-        make = jax.jit(lambda given: _unboxed(boxed(given)), out_shardings=layout)
+    make = OnMesh(lambda given: _unboxed(boxed(given)), mesh, out_shardings=layout)
 
     def build(given: dict[str, Params] | None = None) -> TrainState:
-        with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
-            return make(given or {})
+        return make(given or {})
 
     described = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -149,6 +127,29 @@ def _unboxed(tree: Any) -> Any:
         return isinstance(leaf, nn.LogicallyPartitioned)
 
     return jax.tree.map(lambda leaf: leaf.value if is_boxed(leaf) else leaf, tree, is_leaf=is_boxed)
+
+
+def descend(
+    player: Player,
+    gradient: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    average_decay: float | None,
+    step: Int[Array, ""],
+) -> Player:
+    """A player after one update of its parameters and of their moving average.
+
+    Args:
+        average_decay: of the moving average; None = there is none.
+        step: steps done before this one.
+    """
+    updates, optimizer_state = optimizer.update(gradient, player.optimizer_state, player.params)
+    params, average = optax.apply_updates(player.params, updates), player.average
+    if average_decay is not None:
+        # Early in training the average is that of all parameters so far, not of the initial ones.
+        decay = jnp.minimum(average_decay, (1.0 + step) / (10.0 + step))
+        average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, params)
+    return Player(params=params, optimizer_state=optimizer_state, average=average)
 
 
 def build_update(
@@ -209,16 +210,9 @@ def build_update(
         params = {other: players[other].params for other in players}
         gradient, totals = gradients(name, params, prepared, step=step, key=key)
         gradient = jax.tree.map(lambda leaf: leaf / totals["loss"].weight, gradient)
-        updates, optimizer_state = optimizers[name].update(gradient, player.optimizer_state, player.params)
-        new_params = optax.apply_updates(player.params, updates)
-        average = player.average
-        if average_decay is not None:
-            # Early in training the average is that of all parameters so far, not of the initial ones.
-            decay = jnp.minimum(average_decay, (1.0 + step) / (10.0 + step))
-            average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, new_params)
         metrics = {key: total.mean for key, total in totals.items()}
         metrics["gradient_norm"] = optax.tree.norm(gradient)
-        return Player(params=new_params, optimizer_state=optimizer_state, average=average), metrics
+        return descend(player, gradient, optimizers[name], average_decay=average_decay, step=step), metrics
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         def step_key(stream):

@@ -145,12 +145,12 @@ def mean_estimate(objective, state=None):
     @jax.jit
     def gradient(params):
         memory = objective.model.apply({"params": params["model"]}, rows.source, deterministic=True, method="encode")
-        greedy = None
+        drawn = samples
         if objective.config.estimator.compares_with_greedy:
-            drawn = objective.draw(params["model"], memory, rows.source, rng=jax.random.key(0))
-            greedy = jax.tree.map(lambda leaf: leaf[:, :1], drawn)
+            with_greedy = objective.draw(params["model"], memory, rows.source, rng=jax.random.key(0))
+            drawn = jax.tree.map(lambda left, right: jnp.concatenate([left[:, :1], right], 1), with_greedy, samples)
         first = state or objective.initial_state(params)
-        experience, _ = objective.experience(params, first, rows, memory, samples, greedy)
+        experience, _ = objective.experience(params, first, rows, memory, drawn)
 
         def loss(own):
             return jnp.sum(jnp.asarray(weights, jnp.float32) * objective.losses(own, experience, None)[0])
@@ -217,7 +217,7 @@ def test_minimum_risk_is_its_closed_form():
     rows = jax.tree.map(jnp.asarray, rows_of([REFERENCE]))
     samples = given_samples([texts])
     memory = objective.model.apply({"params": params["model"]}, rows.source, deterministic=True, method="encode")
-    experience, _ = objective.experience(params, {}, rows, memory, samples, None)
+    experience, _ = objective.experience(params, {}, rows, memory, samples)
 
     def closed_form(params):
         powers = jnp.exp(log_probabilities(params, objective, distinct)) ** 0.7
@@ -243,7 +243,7 @@ def test_the_clipped_ratio_by_hand():
     rows = jax.tree.map(jnp.asarray, rows_of([REFERENCE]))
     memory = objective.model.apply({"params": params["model"]}, rows.source, deterministic=True, method="encode")
     samples = given_samples([TEXTS[:4]])
-    experience, _ = objective.experience(params, {}, rows, memory, samples, None)
+    experience, _ = objective.experience(params, {}, rows, memory, samples)
     mask = jnp.zeros((1, 4, LIMIT), bool).at[:, :, 0].set(True)
     experience = experience.replace(mask=mask, advantages=jnp.array([[[2.0], [-2.0], [2.0], [-2.0]]]))
     ratios = jnp.array([1.5, 1.5, 0.5, 0.5])
