@@ -71,6 +71,11 @@ class Experiment:
                 f"objective {type(self.objective).__name__} samples a text for every row, so a row must hold one "
                 "example. Set data.packing to False."
             )
+        if getattr(self.objective, "sample_with_encoder_dropout", False) and self.training.accumulation > 1:
+            raise ValueError(
+                "objective.sample_with_encoder_dropout needs the masks of a whole batch when it is learned from. Set "
+                "training.accumulation to 1."
+            )
         for side, stack in (("source", self.model.encoder), ("target", self.model.decoder)):
             longest = getattr(self.data, f"max_{side}_length")
             if stack.position_limit is not None and stack.position_limit < longest:

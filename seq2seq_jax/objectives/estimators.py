@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from seq2seq_jax.batch import Batch
 
@@ -39,7 +39,8 @@ class Experience:
         advantages: what a token's log-probability is weighted with; one a sample, or one a token.
         returns: reward still to come when a token is drawn; one a sample, or one a token.
         reference_log_probabilities: of the tokens by the frozen reference model; None = there is none.
-        hidden: the decoder's states before each token, without dropout; None = no baseline is learned.
+        hidden: the decoder's states before each token, without its dropout; None = no baseline is learned.
+        encoder_key: of the encoder's dropout when the samples were drawn, the same in every row; None = it had none.
     """
 
     batch: Batch
@@ -53,6 +54,7 @@ class Experience:
     returns: Float[Array, "batch samples length_or_one"]
     reference_log_probabilities: Float[Array, "batch samples length"] | None
     hidden: Float[Array, "batch samples length model"] | None
+    encoder_key: UInt32[Array, "batch words"] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

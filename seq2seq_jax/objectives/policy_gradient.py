@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from seq2seq_jax.batch import Batch, Memory, Sequence
 from seq2seq_jax.data.tokenizer import Tokenizer
@@ -35,6 +35,9 @@ RewardFunction = Callable[
     tuple[Float[Array, "batch samples"], dict[str, Float[Array, "batch samples"]]],
 ]
 """Token ids of samples and references to the reward of each sample, and its parts by name."""
+
+ENCODER_STREAM = 1
+"""What the key of the samples is folded with for the encoder's dropout."""
 
 LEAST_ENDED_SHARE = 0.5
 """Share of samples with an end mark below which training is said to collapse."""
@@ -67,6 +70,9 @@ class PolicyGradientConfig:
     """A sample is cut off after this many tokens for each source token, ..."""
     maximum_length_extra: int = 10
     """... and this many more."""
+    sample_with_encoder_dropout: bool = False
+    """Whether samples are drawn with the encoder's dropout, and learned from with the same masks: one policy both
+    times, which knows its training sources less by heart, as it will new ones."""
     include_reference: bool = False
     """Whether the reference joins the samples of its source. It was not drawn from the policy, so this adds bias."""
     reward_to_go: bool = False
@@ -122,7 +128,8 @@ class PolicyGradient(Objective):
     Samples are drawn without dropout; their log-probabilities are computed again by teacher forcing, with the dropout
     of the model. A model without dropout is the same policy both times, which the estimators' lack of bias rests on:
     with dropout, advantages that are not 0 on average (self-critical ones are mostly negative) push that other policy
-    towards or away from all samples alike. All samples of a source share its memory.
+    towards or away from all samples alike. With `sample_with_encoder_dropout` the encoder's is the same both times.
+    All samples of a source share its memory.
     """
 
     def __init__(self, config: PolicyGradientConfig, model: EncoderDecoder, reward: RewardFunction):
@@ -156,8 +163,10 @@ class PolicyGradient(Objective):
         self, params: dict[str, Params], state: Any, batch: Batch, *, step: Int[Array, ""], rng: jax.Array
     ) -> tuple[Experience, Any]:
         """Samples of every source, their rewards and advantages. See Objective.prepare."""
-        memory = self._apply(params["model"], batch.source, deterministic=True, method="encode")
-        return self.experience(params, state, batch, memory, self.draw(params["model"], memory, batch.source, rng=rng))
+        key = jax.random.fold_in(rng, ENCODER_STREAM) if self.config.sample_with_encoder_dropout else None
+        memory = self._dropped_out(params["model"], batch.source, key=key, method="encode")
+        drawn = self.draw(params["model"], memory, batch.source, rng=rng)
+        return self.experience(params, state, batch, memory, drawn, encoder_key=key)
 
     def draw(self, params: Params, memory: Memory, source: Sequence, *, rng: jax.Array) -> Samples:
         """The samples of every source, a greedy text before them where the estimator compares with it."""
@@ -188,12 +197,15 @@ class PolicyGradient(Objective):
         batch: Batch,
         memory: Memory,
         drawn: Samples,
+        *,
+        encoder_key: jax.Array | None = None,
     ) -> tuple[Experience, Any]:
         """What is known of drawn texts, and the objective's next state.
 
         Args:
-            memory: of the sources, without dropout.
+            memory: of the sources.
             drawn: what `draw` gives.
+            encoder_key: of the dropout that the memory was made with; None = without.
         """
         config, references = self.config, batch.target.tokens
         if config.include_reference:
@@ -241,6 +253,7 @@ class PolicyGradient(Objective):
             returns=returns,
             reference_log_probabilities=reference_log_probabilities,
             hidden=hidden,
+            encoder_key=None if encoder_key is None else _in_every_row(encoder_key, batch),
         )
         return experience, state
 
@@ -286,11 +299,14 @@ class PolicyGradient(Objective):
         """The loss of each source, and figures that come with it.
 
         Args:
-            rng: key of the dropout; None = none.
+            rng: key of the dropout; None = none but that of `sample_with_encoder_dropout`.
         """
         config, batch, mask = self.config, prepared.batch, prepared.mask
         keys = [None] * 3 if rng is None else jax.random.split(rng, 3)
-        memory = self._dropped_out(params, batch.source, key=keys[0], method="encode")
+        encoder_key = keys[0]
+        if prepared.encoder_key is not None:
+            encoder_key = jax.random.wrap_key_data(prepared.encoder_key[0])
+        memory = self._dropped_out(params, batch.source, key=encoder_key, method="encode")
         hidden = self._decode(params, memory, prepared.tokens, mask, dropout=keys[1])
         log_probabilities, entropies = self._scores(params, hidden, prepared.tokens)
         losses = config.estimator.losses(log_probabilities, prepared)
@@ -409,6 +425,12 @@ class PolicyGradient(Objective):
             return self.reward(prefix, references)[0]
 
         return jnp.moveaxis(jax.lax.map(reward_of_first, places), 0, -1)
+
+
+def _in_every_row(key: jax.Array, batch: Batch) -> UInt32[Array, "batch words"]:
+    """A key as data that leads with the batch, as all of an Experience does."""
+    words = jax.random.key_data(key)
+    return jnp.broadcast_to(words, (batch.source.tokens.shape[0], *words.shape))
 
 
 def _has_source(batch: Batch) -> Bool[Array, "batch"]:

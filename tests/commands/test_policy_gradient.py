@@ -76,6 +76,10 @@ def test_dropout_and_precision_may_differ_from_the_run_that_is_started_from(trai
         (["--objective.reward.function", "nowhere:f", "--objective.reward.function_weight", "1"], ["nowhere"]),
         (["--objective.estimator.clip", "0.2"], ["--objective.estimator.clip has no use", "GroupNormalized has it"]),
         (["--objective.samples", "1"], ["objective.samples is 1, and LeaveOneOut compares", "at least 2"]),
+        (
+            ["--objective.sample-with-encoder-dropout", "True", "--training.accumulation", "2"],
+            ["objective.sample_with_encoder_dropout", "training.accumulation to 1"],
+        ),
         (["--data.packing", "True", "--data.bucket_lengths"], ["data.packing to False"]),
         (["--model.encoder.hidden_dim", "32"], ["another architecture", "model.encoder.hidden_dim is 64 there and 32"]),
         (["--model.decoder.activation", "gelu"], ["another architecture", "model.decoder.activation"]),

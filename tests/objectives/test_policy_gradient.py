@@ -333,6 +333,23 @@ def test_dropout_differs_between_the_samples_of_a_source_and_is_off_without_a_ke
     np.testing.assert_allclose(losses[3:], losses[3], rtol=1e-5)
 
 
+def test_samples_drawn_with_the_encoders_dropout_are_learned_from_with_the_same_masks():
+    """The loss of leave-one-out is -1/K Σ A log π, so that with one A alone it is the log-probability of one sample."""
+    model = transformer(encoder={"dropout": 0.4})
+    objective, params, (prepared, _) = prepared_of(model, sample_with_encoder_dropout=True)
+    _, _, (without, _) = prepared_of(model)
+    assert (prepared.log_probabilities != without.log_probabilities).any()
+    drawn = jnp.sum(prepared.log_probabilities, axis=-1)
+    for sample in range(3):
+        alone = prepared.replace(advantages=jnp.zeros((5, 3, 1)).at[:, sample].set(1.0))
+        losses, _ = jax.jit(objective.losses)(params["model"], alone, None)
+        np.testing.assert_allclose(losses[:4], -drawn[:4, sample] / 3, rtol=1e-4)
+        other_masks, _ = jax.jit(objective.losses)(
+            params["model"], alone.replace(encoder_key=prepared.encoder_key + 1), None
+        )
+        assert (jnp.abs(other_masks - losses)[:4] > 1e-3).any()
+
+
 def test_what_is_added_to_the_estimator_is_added_to_its_loss():
     """Entropy, divergence from the frozen model, and the likelihood of the reference: sums over tokens, a source."""
     settings = {"entropy_weight": 0.3, "kl_weight": 0.5, "likelihood_weight": 0.7, "label_smoothing": 0.1}
