@@ -17,10 +17,11 @@ from seq2seq_jax.data.pipeline import evaluation_batches
 from seq2seq_jax.data.source import Corpus
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.experiment import Experiment, differences, from_json, to_json
+from seq2seq_jax.experiment import Experiment, differences, flatten, from_json, to_json
 from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
-from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards
+from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards, rows_of_process
+from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
 from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, num_parameters
 from seq2seq_jax.training.validation import Validation
@@ -68,9 +69,34 @@ class Run:
     def begin(self, config_name: str) -> None:
         """Write experiment.json and the tokenizer of a new run, or check that an existing one is the same.
 
+        Several processes begin it together, in a directory that all of them see.
+
         Raises:
-            ValueError: the directory holds a run of another experiment, other data or another tokenizer.
+            ValueError: the directory holds a run of another experiment, other data or another tokenizer; or the
+                processes differ in what they would train.
         """
+        with first_process_first():
+            fingerprint = self.corpus.fingerprint
+        agree(
+            {
+                **{name: json.dumps(value) for name, value in flatten(self.experiment).items()},
+                "the run directory": str(self.directory.absolute()),
+                "the data's fingerprint": fingerprint,
+                "the code's commit": str(_commit()),
+                "the versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+            }
+        )
+        with first_process_first():
+            if jax.process_index() == 0:
+                self._begin(config_name)
+            elif not (self.directory / "experiment.json").is_file():
+                raise ValueError(
+                    f"process {jax.process_index()} does not see {self.directory / 'experiment.json'}, which process 0 "
+                    "has written. Give a --run-dir on storage that all processes share."
+                )
+        agree({"the tokenizer's fingerprint": self.tokenizer.fingerprint})
+
+    def _begin(self, config_name: str) -> None:
         facts = {"data": self.corpus.fingerprint}
         if (self.directory / "experiment.json").exists():
             description = _read_description(self.directory)
@@ -92,10 +118,7 @@ class Run:
             "config": config_name,
             "experiment": to_json(self.experiment),
             "fingerprints": facts,
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "sacrebleu")
-            },
+            "versions": _versions(),
             "commit": _commit(),
             "devices": sorted({device.device_kind for device in jax.devices()}),
         }
@@ -224,21 +247,31 @@ class Run:
 
     def place(self, batch: Batch) -> Batch:
         """A process's rows of a host batch, as part of the global batch on the devices."""
-        return jax.tree.map(
-            lambda rows: jax.make_array_from_process_local_data(batch_sharding(self.mesh), rows), batch
-        )
+        sharding, (_, count) = batch_sharding(self.mesh), self.rows_of_process
+
+        def place(rows):
+            shape = (len(rows) * count, *rows.shape[1:])
+            return jax.make_array_from_process_local_data(sharding, rows, shape)
+
+        return jax.tree.map(place, batch)
+
+    @functools.cached_property
+    def rows_of_process(self) -> tuple[int, int]:
+        """Which share of the rows of every batch this process makes, and how many shares there are."""
+        return rows_of_process(self.mesh)
 
     def store(self, split: str) -> TokenStore:
         """Token ids of a split, encoded now if they are not in the cache."""
         if split not in self.corpus.splits:
             raise ValueError(f"the data has no split {split!r}; it has {', '.join(sorted(self.corpus.splits))}.")
-        return TokenStore.open_or_build(
-            Path(self.experiment.data.cache_directory).expanduser() / "token_stores",
-            self.corpus,
-            split,
-            self.tokenizer,
-            progress=lambda done, total: self.progress(f"encoding {split}", done, total),
-        )
+        with first_process_first():
+            return TokenStore.open_or_build(
+                Path(self.experiment.data.cache_directory).expanduser() / "token_stores",
+                self.corpus,
+                split,
+                self.tokenizer,
+                progress=lambda done, total: self.progress(f"encoding {split}", done, total),
+            )
 
     def validation(self, split: str) -> Validation:
         """What evaluates parameters on a split."""
@@ -247,6 +280,8 @@ class Run:
             self.experiment.data,
             vocabulary=self.tokenizer.vocabulary,
             batch_tokens=self.experiment.training.batch_tokens,
+            process_index=self.rows_of_process[0],
+            process_count=self.rows_of_process[1],
         )
         return Validation(
             list(self.corpus.pairs(split)),
@@ -420,6 +455,12 @@ def _read_description(directory: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}). Restore it.") from error
     return description
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the libraries that a run's numbers depend on."""
+    names = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "sacrebleu")
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def _commit() -> str | None:

@@ -1,9 +1,11 @@
 """What commands show a person: progress bars in a terminal, plain lines elsewhere, tables."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -17,9 +19,13 @@ WIDTH_OF_FILES = 120
 class Display:
     """Progress and messages on standard error; results on standard output are the command's own."""
 
-    def __init__(self):
+    def __init__(self, *, speaks: bool = True):
+        """Args:
+        speaks: whether it shows anything but warnings; of the processes of a job one does.
+        """
+        self.speaks = speaks
         self.console = Console(stderr=True, soft_wrap=True)
-        self.live = self.console.is_terminal
+        self.live = speaks and self.console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -38,7 +44,7 @@ class Display:
             handler.setFormatter(logging.Formatter("%(message)s"))
         package = logging.getLogger("seq2seq_jax")
         package.handlers = [handler]
-        package.setLevel(logging.INFO)
+        package.setLevel(logging.INFO if self.speaks else logging.WARNING)
         package.propagate = False
         # Orbax tells through these what it always does; what goes wrong comes as an exception.
         for library in ("absl", "asyncio"):
@@ -68,7 +74,32 @@ class Display:
 
     def line(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(text, markup=False, highlight=False)
+        if self.speaks:
+            self.console.print(text, markup=False, highlight=False)
+
+
+def stop(message: str, status: int) -> NoReturn:
+    """End this process with a line on standard error.
+
+    One of several processes ends at once: on the usual way out jax.distributed would wait for the others, which may be
+    waiting for this one.
+    """
+    sys.stdout.flush()
+    print(f"seq2seq: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    if is_one_of_several():
+        os._exit(status)
+    sys.exit(status)
+
+
+def is_one_of_several() -> bool:
+    """Whether this process has joined a job of several; does not import jax for that."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+
+
+def end_hanging(message: str) -> NoReturn:
+    """End this process from another thread than its main one, which hangs."""
+    print(f"seq2seq: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def split_first(arguments: list[str], *, name: str, command: str) -> tuple[str | None, list[str]]:

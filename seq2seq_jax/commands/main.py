@@ -3,7 +3,10 @@
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+
+from seq2seq_jax.commands.console import is_one_of_several, stop
 
 USAGE = """\
 seq2seq: encoder-decoder training on JAX
@@ -22,7 +25,8 @@ Each command has --help; `seq2seq train CONFIG --help` lists every field of the 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; does not return.
 
-    Exit status: 0, 1 when training diverged, 2 for a mistake of the user's, 130 when interrupted.
+    Exit status: 0, 1 when training diverged or another process was lost, 2 for a mistake of the user's, 130 when
+    interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -37,25 +41,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     commands = {"train": train, "evaluate": evaluate, "generate": generate, "align": align, "average": average}
     if name not in commands:
-        _stop(f"there is no command {name!r}; the commands are {', '.join(commands)}.", 2)
+        stop(f"there is no command {name!r}; the commands are {', '.join(commands)}.", 2)
+    from seq2seq_jax.parallel.processes import PeerLostError
     from seq2seq_jax.training.loop import NonFiniteLossError
 
     try:
         commands[name].run(rest)
-    except NonFiniteLossError as error:
-        _stop(str(error), 1)
+    except (NonFiniteLossError, PeerLostError) as error:
+        stop(str(error), 1)
     except ValueError as error:
         if logging.getLogger("seq2seq_jax").isEnabledFor(logging.DEBUG):
             raise
-        _stop(str(error), 2)
+        stop(str(error), 2)
     except OSError as error:
-        _stop(f"{error}. What was complete before is untouched; mend this and run the same command again.", 2)
+        stop(f"{error}. What was complete before is untouched; mend this and run the same command again.", 2)
     except KeyboardInterrupt:
-        _stop("interrupted. The same command continues from the last checkpoint.", 130)
+        stop("interrupted. The same command continues from the last checkpoint.", 130)
+    except Exception:
+        if not is_one_of_several():
+            raise
+        traceback.print_exc()
+        stop("this is a defect of seq2seq_jax; please report it with the lines above.", 1)
     sys.exit(0)
-
-
-def _stop(message: str, status: int) -> None:
-    sys.stdout.flush()
-    print(f"seq2seq: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)

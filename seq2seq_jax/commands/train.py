@@ -6,16 +6,20 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
-from seq2seq_jax.commands.console import Display, duration, split_first, table
+from seq2seq_jax.commands.console import Display, duration, end_hanging, split_first, table
 from seq2seq_jax.commands.evaluate import figures_of, score_rows
 from seq2seq_jax.data.packing import Anchor
 from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
 from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, run_directory
+from seq2seq_jax.parallel.mesh import bytes_per_device
+from seq2seq_jax.parallel.processes import Job, ProcessesConfig, started
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import Progress
+from seq2seq_jax.training.goodput import Ledger, goodput
 from seq2seq_jax.training.loop import Loop
 from seq2seq_jax.training.step import TrainState, num_parameters
 from seq2seq_jax.training.telemetry import Record, RecordFiles
@@ -29,6 +33,9 @@ below configs/, such as dates/transformer. Values are those of {name}:
 """
 EXAMPLE = "dates/transformer"
 
+NOTICEABLE_STRAGGLING = 0.1
+"""Share of the time that a process must cost the others for a person to be told of it."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainArguments:
@@ -38,6 +45,8 @@ class TrainArguments:
     """Directory of the run, new or to be continued; None = runs/CONFIG/OVERRIDES/seed=N."""
     json: str | None = None
     """File for the figures of the table at the end, as JSON."""
+    processes: ProcessesConfig = ProcessesConfig()
+    """The processes that train together."""
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     """The experiment."""
 
@@ -55,23 +64,43 @@ def run(arguments: list[str]) -> None:
         description=DESCRIPTION.format(name=name, description=description),
     )
     directory = Path(chosen.run_dir or run_directory(name, default, chosen.experiment))
-    with Display() as display:
+    ledger = Ledger()
+    with started(chosen.processes) as placement, Display(speaks=jax.process_index() == 0) as display:
+        if placement is not None:
+            display.line(f"{jax.process_count()} processes, found by {placement.origin}")
         run = Run(directory, chosen.experiment, progress=display.progress)
         mesh = run.mesh
         run.begin(name)
         display.line(f"run directory: {run.directory}")
         display.line(f"mesh: {dict(mesh.shape)} of {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)")
-        progress, records = _train(run, display)
-        figures = _figures(run, progress, records, display)
-    if chosen.json is not None:
-        Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    table(_rows(figures, run.directory), title=str(run.directory))
+        display.line(f"each device holds {_held(run)}")
+        with Job(stall_timeout=chosen.processes.stall_timeout, end=end_hanging) as job:
+            progress, records, preempted = _train(run, display, ledger, job)
+        if preempted:
+            display.line(f"pre-empted: step {progress.step:,} is saved, and the same command goes on from there")
+            return
+        figures = _figures(run, progress, records, ledger, display)
+    if jax.process_index() == 0:
+        if chosen.json is not None:
+            Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        table(_rows(figures, run.directory), title=str(run.directory))
+
+
+def _held(run: Run) -> str:
+    """Bytes of the state that a device holds, in words."""
+    player = run.layout.players["model"]
+    parts = {"parameters": player.params, "optimizer state": player.optimizer_state, "average": player.average}
+    sizes = {name: bytes_per_device(part) for name, part in parts.items()}
+    return ", ".join(f"{size / 2**20:,.1f} MiB of {name}" for name, size in sizes.items() if size)
 
 
 class _Report:
     """What a person sees of training, and what is kept of it."""
 
-    def __init__(self, run: Run, display: Display, files: RecordFiles):
+    def __init__(self, run: Run, display: Display, files: RecordFiles | None):
+        """Args:
+        files: None = another process keeps the records.
+        """
         self.run = run
         self.display = display
         self.files = files
@@ -86,6 +115,8 @@ class _Report:
 
     def record(self, figures: Record) -> None:
         """Keep a record, and show it."""
+        if self.files is None:
+            return
         self.files.write(figures)
         if figures["kind"] == "validation":
             self.display.line(
@@ -106,10 +137,13 @@ class _Report:
             self.display.line(
                 f"step {figures['step']:,} of {self.steps:,}: loss {figures['loss']:.4f}{reward}, {self.speed}, "
                 f"waiting for input {figures['input_wait_share']:.2%}, {duration(left)} left"
+                + _told_of_straggler(figures)
             )
 
     def samples(self, step: int, pairs: list[tuple[str, str]], result: ValidationResult) -> None:
         """Keep source, output and reference of all pairs, and show the first of them."""
+        if self.files is None:
+            return
         triples = [
             f"source     {source}\noutput     {best[0].text if best else ''}\nreference  {reference}\n"
             for (source, reference), best in zip(pairs, result.hypotheses, strict=True)
@@ -121,15 +155,26 @@ class _Report:
 
     def plot(self) -> None:
         """Draw the learning curves anew."""
-        if self.files.records:
+        if self.files is not None and self.files.records:
             plot_learning_curves(self.files.records, self.run.directory / "plots" / "learning_curves.png")
 
 
-def _train(run: Run, display: Display) -> tuple[Progress, list[Record]]:
-    """Train from the newest checkpoint, or from the start, to the end."""
+def _told_of_straggler(figures: Record) -> str:
+    """Which process holds the others up, if one does noticeably."""
+    if figures.get("straggler_share", 0.0) < NOTICEABLE_STRAGGLING:
+        return ""
+    return f", process {figures['straggler']} holds the others up for {figures['straggler_share']:.0%} of the time"
+
+
+def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progress, list[Record], bool]:
+    """Train from the newest checkpoint, or from the start, to the end or to a pre-emption (True)."""
     experiment, training = run.experiment, run.experiment.training
     store = run.store("train")
     validation = run.validation("validation") if "validation" in run.corpus.splits else None
+    marker = run.directory / "preempted"
+    is_first = jax.process_index() == 0
+    if is_first:
+        marker.unlink(missing_ok=True)
     with run.checkpoints(read_only=False) as checkpoints:
         restored = checkpoints.restore_newest(run.layout)
         if restored is None:
@@ -148,16 +193,20 @@ def _train(run: Run, display: Display) -> tuple[Progress, list[Record]]:
             seed=training.seed,
             first_batch=progress.step,
             num_batches=training.steps - progress.step,
+            process_index=run.rows_of_process[0],
+            process_count=run.rows_of_process[1],
             anchor=None if anchor is None else Anchor(*anchor),
         )
-        with contextlib.closing(batches), RecordFiles(run.directory, after_step=progress.step) as files:
+        kept = RecordFiles(run.directory, after_step=progress.step) if is_first else contextlib.nullcontext()
+        with contextlib.closing(batches), kept as files:
             report = _Report(run, display, files)
 
             def validate(state: TrainState) -> Record:
-                result = validation(
-                    state.players["model"].evaluated,
-                    progress=lambda done, total: display.progress("validation", done, total),
-                )
+                def tell(done, total):
+                    job.progress(f"validation, {done} of {total} done")
+                    display.progress("validation", done, total)
+
+                result = validation(state.players["model"].evaluated, progress=tell)
                 report.samples(int(state.step), validation.pairs, result)
                 scores = result.scores
                 return {**result.losses, "bleu": scores.bleu, "chrf": scores.chrf, "exact_match": scores.exact_match}
@@ -170,16 +219,30 @@ def _train(run: Run, display: Display) -> tuple[Progress, list[Record]]:
                 learning_rate=run.learning_rate,
                 checkpoints=checkpoints,
                 record=report.record,
+                ledger=ledger,
+                job=job,
                 after_step=report.step,
             )
             _, progress = loop.run(state, progress, batches, anchor=lambda: batches.anchor)
             report.plot()
-            return progress, files.records
+            preempted = progress.step < training.steps and not loop.finished(progress.loop["since_best"])
+            if preempted and is_first:
+                marker.write_text(f"{progress.step}\n")
+            return progress, files.records if is_first else [], preempted
 
 
-def _figures(run: Run, progress: Progress, records: list[Record], display: Display) -> dict[str, Any]:
+def _figures(
+    run: Run, progress: Progress, records: list[Record], ledger: Ledger, display: Display
+) -> dict[str, Any]:
     """The figures of the table at the end, the best checkpoint evaluated on the test split where there is one."""
-    figures = {"run": str(run.directory), "steps": progress.step, "seconds": progress.loop.get("seconds", 0.0)}
+    spent = ledger.read()
+    figures = {
+        "run": str(run.directory),
+        "steps": progress.step,
+        "seconds": sum(spent.values()) - spent["restarts"],
+        "goodput": goodput(spent),
+        "seconds_by_cause": spent,
+    }
     training = [record for record in records if record["kind"] == "train"]
     if training:
         tokens = sum(record["target_tokens"] for record in training)
@@ -198,6 +261,7 @@ def _rows(figures: dict[str, Any], directory: Path) -> list[tuple[str, str]]:
         rows += [
             ("training", f"{figures['steps']:,} steps in {duration(figures['seconds'])}, all included"),
             ("speed", f"{figures['tokens_per_second']:,.0f} target tokens/s while training"),
+            ("goodput", _told_of_time(figures["seconds_by_cause"])),
         ]
     return rows + [
         ("checkpoints", str(directory / "checkpoints")),
@@ -207,3 +271,11 @@ def _rows(figures: dict[str, Any], directory: Path) -> list[tuple[str, str]]:
         ("samples", str(directory / "samples")),
         ("use it", f"seq2seq generate {directory} < sources.txt"),
     ]
+
+
+def _told_of_time(spent: dict[str, float]) -> str:
+    """The share of the time that went to training, and what took the rest."""
+    total = sum(spent.values())
+    lost = sorted(((seconds, cause) for cause, seconds in spent.items() if cause != "training"), reverse=True)
+    causes = ", ".join(f"{cause} {seconds / total:.1%}" for seconds, cause in lost if seconds > total / 1000)
+    return f"{goodput(spent):.1%} of {duration(total)} went to training" + (f"; {causes}" if causes else "")

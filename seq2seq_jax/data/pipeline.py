@@ -10,6 +10,7 @@ import itertools
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -304,7 +305,9 @@ def training_batches(
 
 
 def _end_with_parent(worker: int, count: int) -> None:
-    """Let a worker end when the training process does: one that was killed has told nobody."""
+    """Let a worker end when the training process does, and not before: one that was killed has told nobody, and one
+    that is told of a pre-emption, as a launcher tells all processes, still needs its workers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def watch() -> None:
         multiprocessing.parent_process().join()

@@ -14,7 +14,7 @@ from seq2seq_jax.data.pipeline import source_batches
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search, length_limits
 from seq2seq_jax.model import EncoderDecoder
-from seq2seq_jax.parallel.mesh import OnMesh, batch_sharding, batch_shards
+from seq2seq_jax.parallel.mesh import OnMesh, batch_sharding, batch_shards, replicated, whole_batch
 
 Result = TypeVar("Result")
 Rows = TypeVar("Rows", Sequence, Batch)
@@ -61,7 +61,7 @@ class Generator:
             self._search_batch,
             mesh,
             in_shardings=(None, batch_sharding(mesh)),
-            out_shardings=batch_sharding(mesh),
+            out_shardings=replicated(mesh),
         )
 
     def too_long(self, texts: Iterable[str]) -> list[int]:
@@ -131,7 +131,7 @@ class Generator:
         )
         running = None
         for batch in batches:
-            source = with_rows_for(batch.source, batch_shards(self.mesh))
+            source = whole_batch(with_rows_for(batch.source, batch_shards(self.mesh)), self.mesh)
             started = batch.indices, self._search(params, source)
             if running is not None:
                 yield running[0], jax.device_get(running[1])

@@ -7,16 +7,18 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "tensor", "sequence")
 
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes over which the rows of a batch are divided."""
 
 RULES = (
     ("batch", BATCH_AXES),
-    ("length", None),
+    ("length", "sequence"),
     ("activation", None),
     ("vocab", "tensor"),
     ("heads", "tensor"),
@@ -40,17 +42,22 @@ class MeshConfig:
     """Shards of the parameters along the model dim, each with its share of the rows."""
     tensor: int = 1
     """Shards of heads, hidden dims and vocabulary, all with the same rows."""
+    sequence: int = 1
+    """Shards of the activations along the length of their rows, for long sources."""
 
     def __post_init__(self):
         sizes = dataclasses.astuple(self)
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             raise ValueError(f"mesh sizes must be at least 1, one of them may be -1 (the rest); they are {sizes}.")
 
-    def build(self, devices: list[jax.Device] | None = None) -> Mesh:
-        """The mesh over `devices` (by default all).
+    def build(self, devices: list[Any] | None = None) -> Mesh:
+        """The mesh over `devices` (jax.Device or what describes one; by default all that there are).
+
+        Devices that talk fast to each other, those of a host or of a TPU slice, are neighbours along sequence, tensor
+        and fsdp, in this order; data goes across hosts or slices first.
 
         Raises:
-            ValueError: the sizes do not make up the number of devices.
+            ValueError: the sizes do not make up the number of devices, or cannot be laid over hosts or slices.
         """
         devices = jax.devices() if devices is None else devices
         sizes = list(dataclasses.astuple(self))
@@ -62,18 +69,49 @@ class MeshConfig:
                     "divide their number. Lower one of the mesh sizes."
                 )
             sizes[sizes.index(-1)] = rest
-        if math.prod(sizes) > len(devices):
+        if math.prod(sizes) != len(devices):
             raise ValueError(
                 f"mesh {tuple(sizes)} of {AXES} needs {math.prod(sizes)} devices, and there are {len(devices)}. "
-                "Lower one of the mesh sizes, or set one to -1."
+                "Change the mesh sizes, or set one to -1 for the rest."
             )
-        devices = devices[: math.prod(sizes)]
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+        groups = {_fast_group(device) for device in devices}
+        across, left = [], len(groups)
+        for size in sizes:
+            across.append(math.gcd(size, left))
+            left //= across[-1]
+        if left > 1 or len(devices) % len(groups):
+            raise ValueError(
+                f"mesh {tuple(sizes)} of {AXES} cannot be laid over {len(groups)} hosts or slices of "
+                f"{len(devices) // len(groups)} devices. Make mesh.data a multiple of {len(groups)}."
+            )
+        axis_types = (AxisType.Auto,) * len(AXES)
+        if len(groups) == 1:
+            return jax.make_mesh(tuple(sizes), AXES, axis_types=axis_types, devices=devices)
+        within = tuple(size // parts for size, parts in zip(sizes, across, strict=True))
+        laid = mesh_utils.create_hybrid_device_mesh(
+            within, across, devices, process_is_granule=not _has_slices(devices[0]), allow_split_physical_axes=True
+        )
+        return Mesh(laid, AXES, axis_types=axis_types)
+
+
+def _has_slices(device: Any) -> bool:
+    return device.platform == "tpu" and getattr(device, "slice_index", None) is not None
+
+
+def _fast_group(device: Any) -> int:
+    """The slice of a TPU, the host of any other device."""
+    return device.slice_index if _has_slices(device) else device.process_index
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows divided over the batch axes, all else whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def whole_batch(rows: Any, mesh: Mesh) -> Any:
+    """Host arrays that every process has whole, their rows divided over the mesh."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda array: jax.make_array_from_callback(array.shape, sharding, array.__getitem__), rows)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -84,6 +122,29 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are divided."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def rows_of_process(mesh: Mesh) -> tuple[int, int]:
+    """Which share of the rows of a batch lies on this process's devices, and how many such shares there are.
+
+    Processes whose devices differ along tensor and sequence only have the same rows.
+
+    Raises:
+        ValueError: the rows are not one run, as large as that of any other process.
+    """
+    shards = batch_shards(mesh)
+    parts = {}
+    for place, device in np.ndenumerate(mesh.devices):
+        row = np.ravel_multi_index(place[: len(BATCH_AXES)], mesh.devices.shape[: len(BATCH_AXES)])
+        parts.setdefault(device.process_index, set()).add(int(row))
+    own = parts[jax.process_index()]
+    runs = [range(min(part), max(part) + 1) for part in parts.values()]
+    if any(len(run) != len(part) or len(part) != len(own) for run, part in zip(runs, parts.values(), strict=True)):
+        raise ValueError(
+            f"on mesh {dict(mesh.shape)} the processes hold unequal or scattered shares of a batch: {parts}. Make "
+            "mesh.data a multiple of the number of processes."
+        )
+    return min(own) // len(own), shards // len(own)
 
 
 def shardings(mesh: Mesh, boxed: Any) -> Any:
@@ -107,6 +168,12 @@ def shardings(mesh: Mesh, boxed: Any) -> Any:
         return NamedSharding(mesh, PartitionSpec(*fitting))
 
     return jax.tree.map(of_leaf, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+
+
+def bytes_per_device(layout: Any) -> int:
+    """Bytes that a device holds of a tree of shapes and shardings (ShapeDtypeStruct leaves)."""
+    leaves = jax.tree.leaves(layout)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 class OnMesh:

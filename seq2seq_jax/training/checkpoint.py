@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -290,8 +289,3 @@ def _with_empty(restored: Any, layout: Any) -> Any:
     return flax.traverse_util.unflatten_dict(
         {path: values.get(path, leaf if leaf is None else flax.traverse_util.empty_node) for path, leaf in flat.items()}
     )
-
-
-def size_in_bytes(layout: Any) -> int:
-    """Bytes of all arrays of a layout."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(layout))

@@ -1,8 +1,10 @@
 """The training loop: update, record, validate, save; and go on exactly where a run stopped."""
 
+import contextlib
 import dataclasses
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -10,7 +12,9 @@ from typing import Any, Literal
 import jax
 
 from seq2seq_jax.batch import Batch
+from seq2seq_jax.parallel.processes import Job, gather
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.goodput import Ledger, goodput
 from seq2seq_jax.training.step import TrainState, Update
 from seq2seq_jax.training.telemetry import Record
 
@@ -106,6 +110,8 @@ class Loop:
         learning_rate: Callable[[int], float],
         checkpoints: Checkpoints,
         record: Callable[[Record], None],
+        ledger: Ledger,
+        job: Job,
         after_step: Callable[[int, float], None] = lambda step, loss: None,
     ):
         """Args:
@@ -113,6 +119,8 @@ class Loop:
         validate: figures of a state on the validation split; None = there is none.
         learning_rate: of the update with a given count.
         record: takes each record as it comes.
+        ledger: of the run's time; resumed from its checkpoint here.
+        job: the processes that run this loop.
         after_step: takes (updates done, loss) of each step, one step late.
         """
         self.config = config
@@ -122,12 +130,17 @@ class Loop:
         self.learning_rate = learning_rate
         self.checkpoints = checkpoints
         self.record = record
+        self.ledger = ledger
+        self.job = job
         self.after_step = after_step
 
     def run(
         self, state: TrainState, progress: Progress, batches: Iterator[Batch], *, anchor: Callable[[], Any]
     ) -> tuple[TrainState, Progress]:
-        """Train until the last step, or until patience is at its end.
+        """Train until the last step, until patience is at its end, or until the job is pre-empted.
+
+        A pre-emption is heeded after the step that it comes in, and its validation if there is one: the run is saved,
+        and goes on later as if nothing had been.
 
         Args:
             state: after progress.step updates; donated.
@@ -137,12 +150,15 @@ class Loop:
         Raises:
             NonFiniteLossError: with the step, and which checkpoint is the last good one.
         """
-        config, loop = self.config, progress.loop
+        config, loop, ledger, job = self.config, progress.loop, self.ledger, self.job
         window = _Window(**loop.get("window", {}))
         best, since_best = loop.get("best"), loop.get("since_best", 0)
-        seconds_before, started = loop.get("seconds", 0.0), time.perf_counter()
-        clock = _Clock()
+        if loop:
+            ledger.resume(loop["seconds"], saved_at=loop["saved_at"])
+        ledger.start_training()
+        clock = _Clock(ledger)
         pending: tuple[int, dict[str, Any], int] | None = None
+        shapes: set[Any] = set()
 
         def settle() -> None:
             """Fetch the figures of the step in flight."""
@@ -151,7 +167,9 @@ class Loop:
                 return
             step, metrics, slots = pending
             pending = None
-            values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+            with clock.blocked():
+                values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+            job.progress(f"step {step + 1}")
             loss = values["loss"]
             if not all(map(math.isfinite, values.values())):
                 loss_first = sorted(values.items(), key=lambda item: item[0] != "loss")
@@ -166,12 +184,17 @@ class Loop:
             window.add(values, slots)
             self.after_step(step, loss)
 
-        step = progress.step
-        while step < config.steps and not self.finished(since_best):
-            with clock.waiting():
+        step, stop = progress.step, False
+        while step < config.steps and not stop and not self.finished(since_best):
+            with ledger.spending_on("input"):
                 batch = next(batches)
+            batch = self.place(batch)
             slots = batch.target.tokens.size + batch.source.tokens.size
-            state, metrics = self.update(state, self.place(batch))
+            shape = batch.source.tokens.shape, batch.target.tokens.shape
+            is_new = shape not in shapes
+            with ledger.spending_on("compiling" if is_new else "training"):
+                state, metrics = self.update(state, batch)
+            shapes.add(shape)
             settle()
             step += 1
             pending = (step, metrics, slots)
@@ -179,22 +202,24 @@ class Loop:
             last = step == config.steps
             log = last or step % config.log_every == 0
             evaluate = self.validate is not None and (last or step % config.evaluate_every == 0)
-            save = last or evaluate or step % config.checkpoint_every == 0
+            stop = job.preempted(step)
+            save = last or evaluate or stop or step % config.checkpoint_every == 0
             if log or save:
                 settle()
             if log:
-                self.record(self._training_record(step, window, clock, seconds_before, started))
-                window, clock = _Window(), _Clock()
+                self.record(self._training_record(step, window, clock))
+                window, clock = _Window(), _Clock(ledger)
             score = None
             if evaluate:
-                with clock.apart():
+                with ledger.spending_on("validation"):
                     figures = self.validate(state)
                     score = -figures["loss"] if config.select_by == "loss" else figures[config.select_by]
                     is_best = best is None or score > best
                     best, since_best = (score, 0) if is_best else (best, since_best + 1)
                     self.record({"kind": "validation", "step": step, **figures, "best": is_best})
             if save:
-                with clock.apart():
+                job.progress(f"saving step {step}")
+                with ledger.spending_on("saving"):
                     progress = Progress(
                         step=step,
                         score=score,
@@ -202,20 +227,23 @@ class Loop:
                             "window": dataclasses.asdict(window),
                             "best": best,
                             "since_best": since_best,
-                            "seconds": seconds_before + time.perf_counter() - started,
+                            "seconds": ledger.read(),
+                            "saved_at": time.time(),
                             "anchor": anchor(),
                         },
                     )
                     self.checkpoints.save(state, progress)
-        self.checkpoints.wait()
+        with ledger.spending_on("saving"):
+            self.checkpoints.wait()
         return state, progress
 
     def finished(self, since_best: int) -> bool:
         """Whether patience is at its end."""
         return self.config.patience is not None and since_best >= self.config.patience
 
-    def _training_record(self, step, window, clock, seconds_before, started) -> Record:
-        seconds, waited = clock.read()
+    def _training_record(self, step: int, window: _Window, clock: "_Clock") -> Record:
+        seconds, waited, blocked = clock.read()
+        spent = self.ledger.read()
         return {
             "kind": "train",
             "step": step,
@@ -228,35 +256,46 @@ class Loop:
             **{f"{name}_per_second": count / seconds for name, count in window.counts.items()},
             "padding_share": 1.0 - (window.target_tokens + window.source_tokens) / window.slots,
             "input_wait_share": waited / seconds,
-            "seconds": seconds_before + time.perf_counter() - started,
+            **_of_processes(gather([waited / seconds, blocked / seconds])),
+            "seconds": sum(spent.values()) - spent["restarts"],
+            "goodput": goodput(spent),
         }
 
 
+def _of_processes(shares: list[list[float]]) -> dict[str, Any]:
+    """What tells a process that holds the others up: it waits less for the step than they do.
+
+    Args:
+        shares: of each process's time, the waits for its input and for the step on its devices.
+    """
+    if len(shares) == 1:
+        return {}
+    input_waits, step_waits = map(list, zip(*shares, strict=True))
+    straggler = step_waits.index(min(step_waits))
+    return {
+        "input_wait_share_by_process": input_waits,
+        "step_wait_share_by_process": step_waits,
+        "straggler": straggler,
+        "straggler_share": statistics.median(step_waits) - step_waits[straggler],
+    }
+
+
 class _Clock:
-    """Seconds of training since it was made, and those of them that were spent waiting for input."""
+    """Seconds of training since it was made, and those of them that were spent waiting."""
 
-    def __init__(self):
-        self.started = time.perf_counter()
-        self.waited = 0.0
-        self.excluded = 0.0
+    def __init__(self, ledger: Ledger):
+        self._ledger = ledger
+        self._before = ledger.read()
+        self._blocked = 0.0
 
-    def waiting(self) -> "_Stretch":
-        return _Stretch(self, "waited")
+    @contextlib.contextmanager
+    def blocked(self) -> Iterator[None]:
+        """A wait for the step on the devices."""
+        begun = time.perf_counter()
+        yield
+        self._blocked += time.perf_counter() - begun
 
-    def apart(self) -> "_Stretch":
-        """A stretch that is no training: validation, saving."""
-        return _Stretch(self, "excluded")
-
-    def read(self) -> tuple[float, float]:
-        return time.perf_counter() - self.started - self.excluded, self.waited
-
-
-class _Stretch:
-    def __init__(self, clock: _Clock, name: str):
-        self.clock, self.name = clock, name
-
-    def __enter__(self) -> None:
-        self.begun = time.perf_counter()
-
-    def __exit__(self, *exception) -> None:
-        setattr(self.clock, self.name, getattr(self.clock, self.name) + time.perf_counter() - self.begun)
+    def read(self) -> tuple[float, float, float]:
+        """Seconds of training, compilation and input included; waits for input and for the devices among them."""
+        spent = {cause: total - self._before[cause] for cause, total in self._ledger.read().items()}
+        return spent["training"] + spent["compiling"] + spent["input"], spent["input"], self._blocked

@@ -18,7 +18,7 @@ from seq2seq_jax.training.telemetry import read_records
 
 TRAIN = ("train", "tiny/transformer", "--training.seed", "3")
 WITHOUT_EVALUATION = ("--data.validation", "None", "--data.test", "None")
-TIMES = {"tokens_per_second", "source_tokens_per_second", "steps_per_second", "input_wait_share", "seconds"}
+TIMES = {"tokens_per_second", "source_tokens_per_second", "steps_per_second", "input_wait_share", "seconds", "goodput"}
 
 
 def steps_of(run):

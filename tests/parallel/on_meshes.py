@@ -18,7 +18,7 @@ from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
-from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding, batch_shards
+from seq2seq_jax.parallel.mesh import AXES, MeshConfig, batch_sharding, batch_shards, bytes_per_device
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 from seq2seq_jax.training.optimizer import AdamWConfig
 from seq2seq_jax.training.step import build_update, initial_state
@@ -49,7 +49,7 @@ class Trainer:
 
     def __init__(self, sizes: tuple[int, int, int], config: ModelConfig):
         data, fsdp, tensor = sizes
-        self.mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build()
+        self.mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build(jax.devices()[: data * fsdp * tensor])
         self.model = config.build(TOKENIZER.vocabulary)
         objective = MaximumLikelihoodConfig(loss_chunk=8).build(self.model)
         optimizers = {"model": AdamWConfig(learning_rate=3e-3, warmup_steps=5, ema_decay=0.9).build(STEPS)}
@@ -97,6 +97,8 @@ class Trainer:
 def share_of_a_device(tree) -> float:
     """Elements of the arrays that one device holds, of all."""
     leaves = jax.tree.leaves(tree)
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    assert held == bytes_per_device(tree)
     return sum(leaf.addressable_shards[0].data.size for leaf in leaves) / sum(leaf.size for leaf in leaves)
 
 
@@ -138,8 +140,8 @@ def main(directory: str) -> None:
             state, _ = checkpoints.restore_newest(trainers[after].layout)
         _, continued[f"{before} to {after}"] = trainers[after].train(state, range(SAVED_STEP, STEPS))
     rest = {
-        str(sizes): dict(MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))).build().shape)
-        for sizes in ((-1, 1, 1), (2, -1, 2), (1, 1, -1), (1, 1, 2))
+        str(sizes): MeshConfig(**dict(zip(AXES, sizes, strict=True))).build().axis_sizes
+        for sizes in ((-1, 1, 1, 1), (2, -1, 2, 1), (1, 1, -1, 1), (1, 2, 1, -1))
     }
     result = {
         "losses": losses,

@@ -42,7 +42,7 @@ def trained(name: str, sizes: tuple[int, int, int]) -> dict[str, list[float]]:
     """All figures of each step, and the norm of every parameter after the last."""
     model, config = CASES[name]
     data, fsdp, tensor = sizes
-    mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build()
+    mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build(jax.devices()[: data * fsdp * tensor])
     objective = config.build(model.build(TOKENIZER.vocabulary), TOKENIZER)
     # Adam divides by the size of a gradient: with a small epsilon rounding would move what has a gradient of 0.
     optimizers = {"model": AdamWConfig(learning_rate=1e-3, warmup_steps=1, epsilon=1e-3).build(STEPS)}

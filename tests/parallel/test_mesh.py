@@ -1,38 +1,100 @@
 """Meshes: what is refused, and eight devices in a process of their own, which compute what one device does."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from eight_devices import on_eight_devices
 
-from seq2seq_jax.parallel.mesh import MeshConfig, batch_shards
+from seq2seq_jax.parallel.mesh import AXES, MeshConfig, batch_shards, rows_of_process
 
 
-@pytest.mark.parametrize("sizes", [(0, 1, 1), (-1, -1, 1), (1, -2, 1), (-1, 1, -1)])
+def mesh_of(*sizes):
+    return MeshConfig(**dict(zip(AXES, sizes, strict=True)))
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1, 1), (-1, -1, 1, 1), (1, -2, 1, 1), (-1, 1, 1, -1)])
 def test_sizes_that_make_no_sense_are_refused(sizes):
-    data, fsdp, tensor = sizes
     with pytest.raises(ValueError, match=r"^mesh sizes must be at least 1, one of them may be -1 [^\n]*$"):
-        MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+        mesh_of(*sizes)
 
 
 @pytest.mark.parametrize(
     ("sizes", "num_devices", "message"),
     [
-        ((2, 2, 2), 7, r"mesh \(2, 2, 2\) [^\n]*needs 8 devices, and there are 7"),
-        ((-1, 3, 1), 8, r"mesh \(-1, 3, 1\) [^\n]*cannot be made of 8 devices"),
-        ((1, -1, 16), 8, r"mesh \(1, -1, 16\) [^\n]*cannot be made of 8 devices"),
+        ((2, 2, 2, 1), 7, r"mesh \(2, 2, 2, 1\) [^\n]*needs 8 devices, and there are 7"),
+        ((1, 2, 1, 2), 8, r"mesh \(1, 2, 1, 2\) [^\n]*needs 4 devices, and there are 8"),
+        ((-1, 3, 1, 1), 8, r"mesh \(-1, 3, 1, 1\) [^\n]*cannot be made of 8 devices"),
+        ((1, -1, 16, 1), 8, r"mesh \(1, -1, 16, 1\) [^\n]*cannot be made of 8 devices"),
     ],
 )
 def test_a_mesh_that_the_devices_do_not_make_up_is_refused(sizes, num_devices, message):
-    data, fsdp, tensor = sizes
     with pytest.raises(ValueError, match=rf"^{message}[^\n]*$"):
-        MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build(jax.devices()[:1] * num_devices)
+        mesh_of(*sizes).build(jax.devices()[:1] * num_devices)
 
 
 def test_a_mesh_of_one_device():
     mesh = MeshConfig().build(jax.devices()[:1])
-    assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
     assert batch_shards(mesh) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a mesh asks of a device."""
+
+    id: int
+    process_index: int
+    platform: str = "gpu"
+    device_kind: str = "H100"
+
+
+def hosts(num_hosts, devices_each):
+    return [Device(id=index, process_index=index // devices_each) for index in range(num_hosts * devices_each)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "within"),
+    [((4, 8, 1, 1), ("fsdp",)), ((4, 2, 4, 1), ("fsdp", "tensor")), ((16, 1, 1, 2), ("sequence",))],
+)
+def test_data_goes_across_hosts_and_the_rest_stays_within(sizes, within):
+    mesh = mesh_of(*sizes).build(hosts(4, 8))
+    hosts_of = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    for dim, axis in enumerate(AXES):
+        constant = (hosts_of == np.take(hosts_of, [0], axis=dim)).all()
+        assert constant == (axis != "data"), axis
+    assert set(within) <= {axis for axis, size in mesh.shape.items() if size > 1}
+
+
+def test_fsdp_goes_across_hosts_where_data_does_not():
+    mesh = mesh_of(1, 16, 2, 1).build(hosts(4, 8))
+    hosts_of = np.vectorize(lambda device: device.process_index)(mesh.devices)[0, :, :, 0]
+    assert (hosts_of[:, 0] == hosts_of[:, 1]).all()
+    assert [len(set(hosts_of[start : start + 4, 0])) for start in range(0, 16, 4)] == [1] * 4
+
+
+def test_hosts_that_no_axis_can_go_across_are_refused():
+    with pytest.raises(ValueError, match=r"^mesh \(1, 1, 24, 1\) [^\n]*over 5 hosts or slices[^\n]*multiple of 5\.$"):
+        mesh_of(1, 1, 24, 1).build([*hosts(4, 5), *(Device(id=20 + index, process_index=4) for index in range(4))])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares"),
+    [
+        ((4, 8, 1, 1), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        ((2, 1, 16, 1), [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        ((1, 1, 32, 1), [(0, 1)] * 4),
+        ((1, 2, 1, 16), [(0, 2), (0, 2), (1, 2), (1, 2)]),
+    ],
+)
+def test_processes_share_the_rows_as_their_devices_do(monkeypatch, sizes, shares):
+    mesh = mesh_of(*sizes).build(hosts(4, 8))
+    found = []
+    for index in range(4):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        found.append(rows_of_process(mesh))
+    assert found == shares
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +129,10 @@ def test_rows_are_divided_over_data_and_fsdp(found):
 
 def test_the_rest_of_the_devices_goes_where_the_size_is_open(found):
     assert found["meshes"] == {
-        "(-1, 1, 1)": {"data": 8, "fsdp": 1, "tensor": 1},
-        "(2, -1, 2)": {"data": 2, "fsdp": 2, "tensor": 2},
-        "(1, 1, -1)": {"data": 1, "fsdp": 1, "tensor": 8},
-        "(1, 1, 2)": {"data": 1, "fsdp": 1, "tensor": 2},
+        "(-1, 1, 1, 1)": [8, 1, 1, 1],
+        "(2, -1, 2, 1)": [2, 2, 2, 1],
+        "(1, 1, -1, 1)": [1, 1, 8, 1],
+        "(1, 2, 1, -1)": [1, 2, 1, 4],
     }
 
 

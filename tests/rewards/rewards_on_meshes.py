@@ -41,7 +41,7 @@ def main() -> None:
     reward = config.build(tokenizer)
     total = {}
     for name, (data, fsdp, tensor) in MESHES.items():
-        mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build()
+        mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build(jax.devices()[: data * fsdp * tensor])
         with jax.set_mesh(mesh):
             sharded = [jax.device_put(array, batch_sharding(mesh)) for array in (hypotheses, references)]
             compiled = jax.jit(reward).lower(*sharded).compile()

@@ -16,7 +16,7 @@ import pytest
 
 from seq2seq_jax.objectives.objective import Objective
 from seq2seq_jax.parallel.mesh import MeshConfig
-from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, Progress, checksum, size_in_bytes
+from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, Progress, checksum
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
 from seq2seq_jax.training.step import initial_state
 
@@ -355,8 +355,3 @@ def test_checksum_is_the_same_on_every_sharding(tmp_path):
     for name, array in example_arrays().items():
         assert set(found[name]) == {expected_checksum(np.asarray(array))}
     assert len(found["matrix"]) > 10
-
-
-def test_size_in_bytes_counts_every_array():
-    layout = {"a": jax.ShapeDtypeStruct((3, 4), jnp.float32), "b": [jax.ShapeDtypeStruct((), jnp.int16)]}
-    assert size_in_bytes(layout) == 3 * 4 * 4 + 2

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.parallel.processes import Job
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.goodput import Ledger
 from seq2seq_jax.training.loop import Loop, NonFiniteLossError, TrainingConfig
 from seq2seq_jax.training.step import TrainState
 
 SOURCE_SLOTS, TARGET_SLOTS = 100, 60
 TIMES = {
     "tokens_per_second", "source_tokens_per_second", "rewards_per_second", "steps_per_second", "input_wait_share",
-    "seconds",
+    "seconds", "goodput",
 }  # fmt: skip
 NOTHING_DONE = Progress(step=0, score=None, loop={})
 
@@ -46,6 +48,7 @@ class Training:
         self.records = []
         self.steps_seen = []
         self.batches_taken = 0
+        self.job = Job()
 
     def update(self, state, batch):
         step = int(state.step) + 1
@@ -69,6 +72,8 @@ class Training:
             learning_rate=lambda count: 0.5 + count,
             checkpoints=self.checkpoints,
             record=self.records.append,
+            ledger=Ledger(),
+            job=self.job,
             after_step=lambda step, loss: self.steps_seen.append((step, loss)),
         )
         state = TrainState(step=jnp.int32(progress.step), players={}, objective={})
@@ -166,6 +171,24 @@ def test_a_continued_run_records_the_same(tmp_path, stop):
     assert timeless(rest.records) == [record for record in timeless(whole.records) if record["step"] > stop]
     assert len(rest.records) >= 3
     assert rest.batches_taken == 9 - stop
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5])
+def test_a_preempted_run_is_saved_and_goes_on_as_if_nothing_had_been(tmp_path, stop):
+    """It ends after the step, with its validation if it has one (step 4), and remembers what was not recorded yet."""
+    scores = {step: {"loss": 1.0, "bleu": bleu} for step, bleu in ((4, 3.0), (8, 2.0), (9, 3.0))}
+    settings = {"scores": scores, "log_every": 5, "evaluate_every": 4, "checkpoint_every": 100, "steps": 9}
+    whole = Training(tmp_path / "whole", **settings)
+    whole.run()
+    first = Training(tmp_path / "rest", **settings)
+    first.job.preempted = lambda step: step == stop
+    _, progress = first.run()
+    assert progress.step == stop
+    with Checkpoints(tmp_path / "rest", read_only=True) as checkpoints:
+        assert checkpoints.steps()[-1] == stop
+    rest = Training(tmp_path / "rest", **settings)
+    rest.run(progress)
+    assert timeless(first.records + rest.records) == timeless(whole.records)
 
 
 @pytest.mark.parametrize(("name", "value"), [("loss", math.nan), ("loss", math.inf), ("gradient_norm", math.nan)])

@@ -1,0 +1,275 @@
+"""The processes of one job: how they find each other, agree, and end together. The engine is jax.distributed."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class PeerLostError(Exception):
+    """Another process of the job is gone, or does not answer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessesConfig:
+    """The processes that train together.
+
+    Without coordinator, count and index they are what the launcher tells: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
+    and JAX_PROCESS_ID; else the tasks of a Slurm step, or the hosts of a TPU slice; else this process alone.
+    """
+
+    coordinator: str | None = None
+    """HOST:PORT on which process 0 is to be reached by all others."""
+    count: int | None = None
+    """Number of processes."""
+    index: int | None = None
+    """Which of them this is, from 0."""
+    start_timeout: int = 300
+    """Seconds that processes wait for each other at the start."""
+    heartbeat_timeout: int = 100
+    """Seconds without a sign of life after which a process is taken for dead, and all others end."""
+    stall_timeout: float = 1800.0
+    """Seconds without a finished step (or a batch of a validation) after which a process ends, whether it waits for
+    others or hangs itself; more than the longest compilation takes. 0 = never."""
+
+    def __post_init__(self):
+        given = [self.coordinator is not None, self.count is not None, self.index is not None]
+        if any(given) and not all(given):
+            raise ValueError(
+                "processes.coordinator, count and index belong together: give all three, or none to have them detected."
+            )
+        for name in ("start_timeout", "heartbeat_timeout"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"processes.{name} must be at least 1 second, not {getattr(self, name)}.")
+        if self.stall_timeout < 0:
+            raise ValueError(f"processes.stall_timeout must be at least 0 seconds, not {self.stall_timeout}.")
+        if self.coordinator is not None:
+            _check(self.coordinator, self.count, self.index, origin="processes")
+
+    def placement(self, environment: Mapping[str, str] = os.environ) -> "Placement | None":
+        """Where this process stands in its job; None = it is alone.
+
+        Raises:
+            ValueError: what the launcher tells is incomplete.
+        """
+        if self.coordinator is not None:
+            return Placement("flags", self.coordinator, self.count, self.index)
+        names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+        given = [environment.get(name) for name in names]
+        if any(given[1:]):
+            if not all(given):
+                missing = ", ".join(name for name, value in zip(names, given, strict=True) if not value)
+                raise ValueError(f"{', '.join(names)} belong together, and {missing} is not set.")
+            coordinator, *numbers = given
+            if not all(number.isdigit() for number in numbers):
+                raise ValueError(f"JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers, not {numbers}.")
+            count, index = map(int, numbers)
+            _check(coordinator, count, index, origin="environment")
+            return Placement("environment", coordinator, count, index)
+        if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            return Placement("Slurm", None, None, None)
+        if environment.get("TPU_WORKER_HOSTNAMES", "").count(",") or environment.get("MEGASCALE_NUM_SLICES"):
+            return Placement("TPU metadata", None, None, None)
+        return None
+
+
+class Placement(NamedTuple):
+    """Where a process stands in its job; None = jax.distributed finds it out."""
+
+    origin: str
+    """What told it."""
+    coordinator: str | None
+    count: int | None
+    index: int | None
+
+
+def _check(coordinator: str, count: int, index: int, *, origin: str) -> None:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise ValueError(f"{origin}: the coordinator must be HOST:PORT, such as node1:12345, not {coordinator!r}.")
+    if not 0 <= index < count:
+        raise ValueError(f"{origin}: the index must be 0 to {count - 1} among {count} processes, and is {index}.")
+
+
+@contextlib.contextmanager
+def started(config: ProcessesConfig) -> Iterator[Placement | None]:
+    """Within, this process is one of its job; must come before anything asks jax for its devices.
+
+    Raises:
+        ValueError: what the launcher tells is incomplete, or the coordinator does not answer.
+        PeerLostError: a computation of all processes failed, mostly because one of them is gone.
+    """
+    placement = config.placement()
+    if placement is None:
+        yield None
+        return
+    if placement.coordinator is not None and placement.index != 0:
+        _await(placement.coordinator, seconds=config.start_timeout)
+    try:
+        jax.distributed.initialize(
+            placement.coordinator,
+            placement.count,
+            placement.index,
+            cluster_detection_method="deactivate" if placement.coordinator else None,
+            initialization_timeout=config.start_timeout,
+            heartbeat_timeout_seconds=config.heartbeat_timeout,
+            shutdown_timeout_seconds=config.heartbeat_timeout,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"the processes (found by {placement.origin}) did not all meet at "
+            f"{placement.coordinator or 'their coordinator'} within {config.start_timeout} s: {reason}. Start all of "
+            "them, or look at the address."
+        ) from error
+    try:
+        yield placement
+    except jax.errors.JaxRuntimeError as error:
+        raise PeerLostError(
+            f"process {jax.process_index()} of {jax.process_count()} cannot go on: {' '.join(str(error).split())[:300]} "
+            "If another process ended first, its log says why. The same command continues from the last checkpoint."
+        ) from error
+    jax.distributed.shutdown()
+
+
+def _await(coordinator: str, *, seconds: int) -> None:
+    """Return when something listens at an address; jax.distributed aborts the process if nothing does.
+
+    Raises:
+        ValueError: nothing does within the time.
+    """
+    host, _, port = coordinator.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=5.0):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"the coordinator does not answer at {coordinator} within {seconds} s ({error}). Start process 0 "
+                    "there, or look at the address."
+                ) from error
+        time.sleep(0.2)
+
+
+def exchange(text: str) -> list[str]:
+    """What each process gives, in their order; returns when all have given."""
+    if jax.process_count() == 1:
+        return [text]
+    given = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(given)))
+    padded = np.zeros(max(1, lengths.max()), np.uint8)
+    padded[: len(given)] = given
+    gathered = multihost_utils.process_allgather(padded)
+    return [row[:length].tobytes().decode() for row, length in zip(gathered, lengths, strict=True)]
+
+
+def agree(facts: Mapping[str, str]) -> None:
+    """Return when all processes have given the same facts.
+
+    Raises:
+        ValueError: they have not: the same line on every process, which names the first that differs.
+    """
+    first, *others = (json.loads(given) for given in exchange(json.dumps(facts)))
+    for index, other in enumerate(others, 1):
+        for name in first | other:
+            if first.get(name) != other.get(name):
+                raise ValueError(
+                    f"the processes disagree: {name} is {first.get(name)} on process 0 and {other.get(name)} on "
+                    f"process {index}. Start all with the same command, code and data."
+                )
+
+
+@contextlib.contextmanager
+def first_process_first() -> Iterator[None]:
+    """The body runs in process 0, and when it is done there, in all others: what the first writes, the others find.
+
+    Raises:
+        ValueError: on the others, if process 0 failed; it says why.
+    """
+    if jax.process_index() != 0:
+        told = exchange("")[0]
+        if told:
+            raise ValueError(f"process 0 stopped: {told}")
+    told = ""
+    try:
+        yield
+    except Exception as error:
+        told = str(error) or type(error).__name__
+        raise
+    finally:
+        if jax.process_index() == 0:
+            exchange(told)
+
+
+def gather(values: list[float]) -> list[list[float]]:
+    """What each process gives, in their order; as many values from each."""
+    if jax.process_count() == 1:
+        return [values]
+    return multihost_utils.process_allgather(np.asarray(values, np.float32)).tolist()
+
+
+class Job:
+    """What a training loop needs to know of the processes that run it together, this one alone by default.
+
+    While it is entered it hears SIGTERM, and ends this process when that makes no progress any more.
+    """
+
+    def __init__(self, *, stall_timeout: float = 0.0, end: Callable[[str], None] | None = None):
+        """Args:
+        stall_timeout: seconds without progress after which the process ends; 0 = never.
+        end: takes the reason; called in a thread of its own, must end the process.
+        """
+        self._stall_timeout = stall_timeout
+        self._end = end
+        self._told = False
+        self._under_way, self._since = "starting", time.monotonic()
+        self._closed = threading.Event()
+
+    def __enter__(self) -> "Job":
+        if jax.process_count() == 1:
+            # Several processes have jax.distributed's own handler, which tells all of them.
+            self._handler_before = signal.signal(signal.SIGTERM, self._hear)
+        if self._stall_timeout:
+            threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._closed.set()
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._handler_before)
+
+    def preempted(self, step: int) -> bool:
+        """Whether to stop after this step; the same answer on all processes, which ask after each of their steps."""
+        if jax.process_count() == 1:
+            return self._told
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def progress(self, under_way: str) -> None:
+        """Something was finished, and this comes next."""
+        self._under_way, self._since = under_way, time.monotonic()
+
+    def _hear(self, *_) -> None:
+        self._told = True
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(1.0, self._stall_timeout / 4)):
+            silent = time.monotonic() - self._since
+            if silent > self._stall_timeout:
+                self._end(
+                    f"process {jax.process_index()} of {jax.process_count()} has made no progress for {silent:.0f} s "
+                    f"({self._under_way}): it hangs, or waits for one that does. Look at the logs of all processes; "
+                    "the same command continues from the last checkpoint. processes.stall_timeout sets the time."
+                )
+                return

@@ -1,0 +1,262 @@
+"""Several processes: found, compared, trained together, pre-empted, and ended when one of them is gone."""
+
+import json
+import random
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint
+import pytest
+from several_processes import Processes, free_port
+
+from seq2seq_jax.parallel.processes import Job, Placement, ProcessesConfig, agree, exchange, started
+
+SMALL = '''
+"""Small, with dropout, packing, an average and a validation."""
+
+from seq2seq_jax.data.text_files import ParallelText
+from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.training.loop import TrainingConfig
+from seq2seq_jax.training.optimizer import AdamWConfig
+
+
+def experiment():
+    stack = {"num_layers": 1, "model_dim": 32, "num_heads": 2, "hidden_dim": 64, "dropout": 0.2}
+    return Experiment(
+        data=ParallelText(
+            directory="text", source="en", target="de", test=None, cache_directory="cache",
+            max_source_length=32, max_target_length=32, packing=True, window=64,
+        ),
+        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=320),
+        model=ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)),
+        objective=MaximumLikelihoodConfig(),
+        optimizer=AdamWConfig(learning_rate=5e-3, schedule="constant", warmup_steps=10, ema_decay=0.9),
+        training=TrainingConfig(steps=40, batch_tokens=512, log_every=1, checkpoint_every=10, evaluate_every=20),
+        generation=GenerationConfig(beam_size=2),
+    )
+'''
+NAMED = {
+    "dates/transformer": [
+        "--data.train-examples", "4000", "--data.validation-examples", "16", "--data.test-examples", "16",
+    ],
+    "multi30k/transformer_small": ["--data.directory", "text", "--data.test", "None"],
+}  # fmt: skip
+LOSSES = ["--training.steps", "20", "--training.log-every", "1", "--training.evaluate-every", "20"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A directory with text and a config."""
+    directory = tmp_path_factory.mktemp("processes")
+    (directory / "text").mkdir()
+    rng = random.Random(0)
+    digits = "zero one two three four five six seven eight nine".split()
+    for split, size in (("train", 800), ("val", 12)):
+        numbers = [[rng.randrange(10) for _ in range(rng.randint(2, 6))] for _ in range(size)]
+        for extension, words in (("en", "".join), ("de", lambda each: " ".join(digits[int(digit)] for digit in each))):
+            lines = [words(list(map(str, number))) for number in numbers]
+            (directory / "text" / f"{split}.{extension}").write_text("".join(f"{line}\n" for line in lines))
+    (directory / "small.py").write_text(SMALL)
+    return directory
+
+
+def train(workplace, run, *arguments, count=1, **settings):
+    with Processes(workplace, run, *arguments, count=count, **settings) as job:
+        job.finish()
+
+
+def records(workplace, run, kind="train"):
+    lines = (workplace / run / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def losses(workplace, run):
+    return [record["loss"] for record in records(workplace, run)]
+
+
+def arrays(workplace, run, step):
+    """Bits of every array of a checkpoint, read without this project, and without the devices that saved it."""
+    path = workplace / run / "checkpoints" / f"{step:08d}" / "state"
+    with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(path).item_metadata.tree
+        to_numpy = jax.tree.map(lambda _: orbax.checkpoint.RestoreArgs(restore_type=np.ndarray), saved)
+        tree = checkpointer.restore(path, args=orbax.checkpoint.args.PyTreeRestore(restore_args=to_numpy))
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize("config", NAMED)
+def test_two_and_four_processes_have_the_losses_of_one(workplace, config):
+    """In float32: bfloat16 products round sums differently in their last bits, which training makes larger."""
+    run = config.partition("/")[0]
+    arguments = [config, *LOSSES, "--model.precision", "float32", "--data.cache-directory", "cache", *NAMED[config]]
+    if run == "multi30k":
+        arguments += ["--tokenizer.vocabulary-size", "320"]
+    train(workplace, f"{run}_1", *arguments)
+    train(workplace, f"{run}_2", *arguments, count=2, devices=2)
+    train(workplace, f"{run}_4", *arguments, "--mesh.fsdp", "2", "--mesh.tensor", "2", count=4)
+    expected = losses(workplace, f"{run}_1")
+    assert len(expected) == 20 and expected[-1] < expected[0]
+    for count in (2, 4):
+        np.testing.assert_allclose(losses(workplace, f"{run}_{count}"), expected, rtol=1e-5)
+    validations = [records(workplace, f"{run}_{count}", "validation")[0]["loss"] for count in (1, 2, 4)]
+    np.testing.assert_allclose(validations, validations[0], rtol=1e-5)
+    last = records(workplace, f"{run}_4")[-1]
+    assert len(last["input_wait_share_by_process"]) == len(last["step_wait_share_by_process"]) == 4
+    assert last["straggler"] in range(4) and last["straggler_share"] >= 0.0
+
+
+@pytest.fixture(scope="module")
+def whole(workplace):
+    """An uninterrupted run of two processes."""
+    train(workplace, "whole", "small.py", count=2)
+    return workplace / "whole"
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_sigterm_to_one_process_saves_the_same_step_on_all(workplace, whole, told):
+    run = f"told_{told}"
+    with Processes(workplace, run, "small.py", count=2) as job:
+        job.wait_for_line("step 5 of 40")
+        job.processes[told].send_signal(signal.SIGTERM)
+        job.finish()
+    step = int((workplace / run / "preempted").read_text())
+    assert 5 <= step < 40
+    assert "pre-empted: step" in job.last_line(0)
+    train(workplace, run, "small.py", count=2)
+    assert f"continuing after step {step}" in job.logs[0].read_text()
+    assert not (workplace / run / "preempted").exists()
+    assert arrays(workplace, run, 40) == arrays(workplace, "whole", 40)
+    assert losses(workplace, run) == losses(workplace, "whole")
+
+
+def test_a_killed_process_ends_the_others_and_the_job_goes_on_from_its_checkpoint(workplace, whole):
+    timeouts = ["--processes.heartbeat-timeout", "10"]
+    with Processes(workplace, "killed", "small.py", *timeouts, count=2) as job:
+        job.wait_for_line("step 15 of 40")
+        job.processes[0].kill()
+        begun = time.monotonic()
+        statuses = job.wait()
+        assert time.monotonic() - begun < 30
+    assert statuses[0] == -signal.SIGKILL and statuses[1] != 0
+    said = job.logs[1].read_text()
+    assert "If another process ended first, its log says why" in said or "another task died" in said, said
+    train(workplace, "killed", "small.py", count=2)
+    assert "continuing after step 10" in job.logs[0].read_text()
+    assert arrays(workplace, "killed", 40) == arrays(workplace, "whole", 40)
+
+
+def test_a_process_that_hangs_ends_the_job(workplace):
+    """Stopped, it still has its connections: only the time that passes tells."""
+    timeouts = ["--processes.heartbeat-timeout", "100", "--processes.stall-timeout", "15"]
+    with Processes(workplace, "hung", "small.py", *timeouts, count=2) as job:
+        job.wait_for_line("step 5 of 40")
+        job.processes[1].send_signal(signal.SIGSTOP)
+        assert job.processes[0].wait(timeout=60) == 1
+    assert "process 0 of 2 has made no progress for 15 s (step" in job.last_line(0)
+    assert "the same command continues from the last checkpoint" in job.last_line(0)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (["--training.seed", "1"], "the processes disagree: training.seed is 0 on process 0 and 1 on process 1."),
+        (["--mesh.tensor", "2"], "the processes disagree: mesh.tensor is 1 on process 0 and 2 on process 1."),
+    ],
+)
+def test_processes_that_disagree_all_end_with_the_same_line(workplace, own, said):
+    with Processes(workplace, "disagreeing", "small.py", count=2, own={1: own}) as job:
+        assert job.wait() == [2, 2], job.said()
+    for index in range(2):
+        assert said in job.last_line(index)
+    assert not (workplace / "disagreeing").exists()
+
+
+def test_a_mistake_ends_all_processes(workplace):
+    with Processes(workplace, "mistaken", "small.py", "--data.directory", "nowhere", count=2) as job:
+        assert job.wait() == [2, 2], job.said()
+    assert "nowhere" in job.last_line(0)
+    assert job.last_line(1).startswith("seq2seq: process 0 stopped: ")
+
+
+def test_a_coordinator_that_does_not_answer_is_named(workplace, monkeypatch):
+    address = f"127.0.0.1:{free_port()}"
+    config = ProcessesConfig(coordinator=address, count=2, index=1, start_timeout=1)
+    with pytest.raises(ValueError, match=rf"^the coordinator does not answer at {address} within 1 s [^\n]*$"):
+        with started(config):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"count": 2}, "belong together"),
+        ({"coordinator": "node1", "count": 2, "index": 0}, "HOST:PORT, such as node1:12345, not 'node1'"),
+        ({"coordinator": "node1:99999", "count": 2, "index": 0}, "HOST:PORT"),
+        ({"coordinator": "node1:1234", "count": 2, "index": 2}, "0 to 1 among 2 processes, and is 2"),
+        ({"heartbeat_timeout": 0}, "processes.heartbeat_timeout must be at least 1 second, not 0"),
+        ({"stall_timeout": -1.0}, "processes.stall_timeout"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, said):
+    with pytest.raises(ValueError, match=rf"^[^\n]*{said}[^\n]*$"):
+        ProcessesConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("environment", "placement"),
+    [
+        ({}, None),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "n1:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"},
+            Placement("environment", "n1:1234", 4, 3),
+        ),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2"}, Placement("Slurm", None, None, None)),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, Placement("TPU metadata", None, None, None)),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+    ],
+)
+def test_where_a_process_stands_is_told_by_its_launcher(environment, placement):
+    assert ProcessesConfig().placement(environment) == placement
+
+
+def test_flags_come_before_what_a_launcher_tells():
+    config = ProcessesConfig(coordinator="n1:1234", count=2, index=1)
+    assert config.placement({"SLURM_STEP_NUM_TASKS": "8"}) == Placement("flags", "n1:1234", 2, 1)
+
+
+def test_an_environment_that_is_incomplete_is_refused():
+    with pytest.raises(ValueError, match="belong together, and JAX_COORDINATOR_ADDRESS is not set"):
+        ProcessesConfig().placement({"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"})
+
+
+def test_one_process_agrees_with_itself():
+    assert exchange("a") == ["a"]
+    agree({"anything": "1"})
+
+
+def test_one_process_hears_sigterm():
+    with Job() as job:
+        assert not job.preempted(1)
+        signal.raise_signal(signal.SIGTERM)
+        assert job.preempted(2)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_job_without_progress_is_ended_with_what_was_under_way():
+    told = []
+    with Job(stall_timeout=0.2, end=told.append) as job:
+        for _ in range(4):
+            job.progress("step 7")
+            time.sleep(0.1)
+        assert not told
+        time.sleep(0.5)
+    assert len(told) == 1 and "no progress for 0 s (step 7)" in told[0]
