@@ -3,10 +3,10 @@
 import json
 import signal
 import sys
-import time
 
 import pytest
 import yaml
+from waiting import wait_until
 
 REQUIRED = ["--name", "big", "--image", "registry/image:1", "--claim", "shared-storage"]
 TRAINING = ["wmt14_de_en/transformer_big", "--run-dir", "/shared/runs/big", "--data.source", "it's \"$x\""]
@@ -182,9 +182,7 @@ def pod(project):
     run.mkdir()
     project.program("seq2seq", STANDING_IN)
     process = project.start("launch/gke_pod.sh", "dates/transformer", "--run-dir", run, "--training.steps", "9")
-    deadline = time.monotonic() + 20
-    while not (run / "called").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until((run / "called").exists, "called")
     yield process, run
     process.kill()
     process.communicate()

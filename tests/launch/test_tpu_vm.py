@@ -1,9 +1,9 @@
 """tpu_vm.sh and what it does on a worker, with programs that stand in for gcloud and training."""
 
 import signal
-import time
 
 import pytest
+from waiting import wait_until
 
 COMMANDS = {
     "create": (["pod", "v5p-256", "--spot"], ["queued-resources", "create", "pod", "--node-id=pod"]),
@@ -82,9 +82,7 @@ def test_a_worker_starts_one_training_and_stops_it(project):
     assert "no training runs here" in project.refusal(worker, "stop")
     assert project.run(worker, "start", "dates/transformer", "--data.source", "it's").returncode == 0
     try:
-        deadline = time.monotonic() + 20
-        while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: log.exists() and log.read_text(), "started")
         assert log.read_text() == "train dates/transformer --data.source it's with /mnt/shared/compilation_cache\n"
         assert "training already runs here" in project.refusal(worker, "start", "dates/transformer")
         watching = project.start(worker, "watch")
