@@ -39,6 +39,8 @@ SlurmdUser=root
 AuthType=auth/munge
 # A requeued job starts again when its old credential has expired, by default after 120 seconds.
 AuthInfo=socket=$directory/munge.socket,cred_expire=5
+# Seconds between SIGTERM and SIGKILL of a job that is cancelled.
+KillWait=10
 StateSaveLocation=$directory/state
 SlurmdSpoolDir=$directory/spool/%n
 SlurmctldPidFile=$directory/slurmctld.pid
@@ -85,9 +87,18 @@ start() {
 }
 
 stop() {
-    local directory=$1 file
+    local directory=$1 file process
+    export SLURM_CONF=$directory/slurm.conf
+    scancel --user=root || true
+    for _ in $(seq 150); do
+        [ -n "$(squeue --noheader 2>/dev/null)" ] || break
+        sleep 0.2
+    done
     for file in "$directory"/slurmd.*.pid "$directory/slurmctld.pid" "$directory/munged.pid"; do
-        [ ! -f "$file" ] || kill "$(cat "$file")" 2>/dev/null || true
+        [ -f "$file" ] || continue
+        process=$(cat "$file")
+        kill "$process" 2>/dev/null || true
+        timeout 20 tail --pid="$process" --follow /dev/null || kill -KILL "$process"
     done
 }
 

@@ -117,7 +117,7 @@ def test_a_cancelled_job_saves_and_does_not_come_back(counting):
 
 STEPS = 60
 CONFIG = '''
-"""Small, with dropout, packing, clipping and an average."""
+"""Small, with dropout, packing, a worker, clipping and an average."""
 
 from seq2seq_jax.data.text_files import ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
@@ -136,7 +136,7 @@ def experiment():
     return Experiment(
         data=ParallelText(
             directory="text", source="en", target="de", validation=None, test=None, cache_directory="cache",
-            max_source_length=32, max_target_length=32, packing=True, window=64,
+            max_source_length=32, max_target_length=32, packing=True, window=64, workers=1,
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=320),
         model=ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)),
