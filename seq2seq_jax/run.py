@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -423,7 +424,9 @@ def _read_description(directory: Path) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the code that runs, if it lies in a git checkout."""
+    """The commit of the code that runs, if it lies in a git checkout and there is a git to ask."""
+    if shutil.which("git") is None:
+        return None
     found = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
         capture_output=True,
