@@ -93,3 +93,23 @@ def test_a_worker_starts_one_training_and_stops_it(project):
         stopped = project.run(worker, "stop")
     assert (stopped.returncode, stopped.stdout) == (0, "saved\n")
     assert "no training runs here" in project.refusal(worker, "stop")
+
+
+def test_a_worker_mounts_the_share_and_installs(project):
+    for name in ("requirements.txt", "pyproject.toml"):
+        (project.directory / name).write_text("")
+    (project.directory / ".venv" / "bin").mkdir(parents=True)
+    (project.directory / ".venv" / "bin" / "activate").write_text("")
+    (project.directory / ".venv" / "bin" / "python").symlink_to("/bin/true")
+    project.program("mountpoint", '#!/bin/sh\n[ "$*" = "--quiet /mnt/shared" ] && [ -e mounted ]\n')
+    project.program("python", "#!/bin/sh\necho 0.10.2\n")
+    for name in ("sudo", "pip"):
+        project.recorder(name)
+    installed = project.run("launch/tpu_worker.sh", "install", "10.0.0.2:/share")
+    assert installed.returncode == 0, installed.stderr
+    assert ["sudo", "mount", "-t", "nfs", "10.0.0.2:/share", "/mnt/shared"] in project.calls
+    assert [call[-1] for call in project.calls if call[0] == "pip"] == [".", "jax[tpu]==0.10.2"]
+    (project.directory / "mounted").touch()
+    before = len(project.calls)
+    assert project.run("launch/tpu_worker.sh", "install", "10.0.0.2:/share").returncode == 0
+    assert len(project.calls) == before
