@@ -28,7 +28,7 @@ def test_dry_run_shows_what_would_run(job):
     assert not job.calls
     done = job.run("bash", "launch/slurm.sbatch", *TRAINING, **JOB)
     assert done.returncode == 0, done.stderr
-    assert job.calls == [shown[0], ["squeue", "--noheader", "--job", "7", "--format", "%T"]]
+    assert job.calls == [shown[0]]
 
 
 def test_all_gpus_of_a_node_belong_to_its_one_process(job):
