@@ -1,5 +1,6 @@
 # Sourced by the other scripts: makes .venv with this project in it, and leaves it active.
 # Takes the extra to install ("" or "test") as its argument.
+# shellcheck shell=bash
 
 find_python() {
     for python in "${PYTHON:-}" python3.12 python3.11 python3; do
@@ -12,11 +13,15 @@ find_python() {
     return 1
 }
 
-# The extra of jax that drives this machine's accelerator; none for a CPU.
+# The extra of jax that drives this machine's accelerator; none for a CPU. ACCELERATOR says it where it cannot be seen.
 accelerator() {
-    if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+    if [ -n "${ACCELERATOR:-}" ]; then
+        echo "$ACCELERATOR"
+    elif command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
         if nvidia-smi | grep -q 'CUDA Version: 12'; then echo cuda12; else echo cuda13; fi
-    elif ls /dev/accel* /dev/vfio/[0-9]* >/dev/null 2>&1 && [ -n "${TPU_NAME:-${TPU_ACCELERATOR_TYPE:-$(ls /dev/accel* 2>/dev/null)}}" ]; then
+    elif compgen -G '/dev/accel[0-9]*' >/dev/null; then
+        echo tpu
+    elif compgen -G '/dev/vfio/[0-9]*' >/dev/null && [ -n "${TPU_NAME:-${TPU_ACCELERATOR_TYPE:-}}" ]; then
         echo tpu
     fi
 }

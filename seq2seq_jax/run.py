@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -464,7 +465,9 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit of the code that runs, if it lies in a git checkout."""
+    """The commit of the code that runs, if it lies in a git checkout and there is a git to ask."""
+    if shutil.which("git") is None:
+        return None
     found = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
         capture_output=True,
