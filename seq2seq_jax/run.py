@@ -13,8 +13,9 @@ import flax.linen as nn
 import jax
 
 from seq2seq_jax.batch import Batch
+from seq2seq_jax.data.document_store import DocumentStore
 from seq2seq_jax.data.pipeline import evaluation_batches
-from seq2seq_jax.data.source import Corpus
+from seq2seq_jax.data.source import Corpus, DocumentCorpus, PairCorpus
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment, differences, from_json, to_json
@@ -105,7 +106,7 @@ class Run:
 
     def _train_tokenizer(self) -> Tokenizer:
         self.progress("training the tokenizer", 0, 1)
-        tokenizer = Tokenizer.train(self.corpus.pairs("train"), self.experiment.tokenizer)
+        tokenizer = Tokenizer.train(self.corpus.examples("train"), self.experiment.tokenizer)
         self.progress("training the tokenizer", 1, 1)
         return tokenizer
 
@@ -228,11 +229,12 @@ class Run:
             lambda rows: jax.make_array_from_process_local_data(batch_sharding(self.mesh), rows), batch
         )
 
-    def store(self, split: str) -> TokenStore:
+    def store(self, split: str) -> TokenStore | DocumentStore:
         """Token ids of a split, encoded now if they are not in the cache."""
         if split not in self.corpus.splits:
             raise ValueError(f"the data has no split {split!r}; it has {', '.join(sorted(self.corpus.splits))}.")
-        return TokenStore.open_or_build(
+        store = DocumentStore if isinstance(self.corpus, DocumentCorpus) else TokenStore
+        return store.open_or_build(
             Path(self.experiment.data.cache_directory).expanduser() / "token_stores",
             self.corpus,
             split,
@@ -249,7 +251,7 @@ class Run:
             batch_tokens=self.experiment.training.batch_tokens,
         )
         return Validation(
-            list(self.corpus.pairs(split)),
+            list(self.corpus.pairs(split)) if isinstance(self.corpus, PairCorpus) else None,
             batches,
             compute_loss=build_loss(self.objective, mesh=self.mesh, layout=self.layout),
             place=self.place,
