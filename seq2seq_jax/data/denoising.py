@@ -6,6 +6,7 @@ chunk a row holds, and which spans are taken out, follows from the seed and the 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -32,7 +33,7 @@ class Denoising(DataSource):
     corruption: SpanCorruption = SpanCorruption()
     """What is taken out of a chunk."""
 
-    @property
+    @functools.cached_property
     def chunk_length(self) -> int:
         """Tokens of a chunk."""
         return self.corruption.chunk_length(self.max_source_length)
