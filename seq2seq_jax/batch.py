@@ -25,6 +25,7 @@ class Vocabulary:
         padding_id: fills positions of segment 0.
         start_id: first input of every decoder, never a label.
         end_id: last token of every source and target example.
+        sentinel_ids: mark places that a text is left out of, the first the first place; empty = there are none.
     """
 
     source_size: int
@@ -33,6 +34,7 @@ class Vocabulary:
     padding_id: int
     start_id: int
     end_id: int
+    sentinel_ids: tuple[int, ...] = ()
 
 
 @flax.struct.dataclass

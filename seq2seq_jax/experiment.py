@@ -16,10 +16,11 @@ from typing import Any
 
 import tyro
 
-from seq2seq_jax.data.catalogue import Catalogue
+from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
 from seq2seq_jax.data.dates import Dates
+from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.tables import Table
-from seq2seq_jax.data.text_files import ParallelText
+from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.model import ModelConfig
@@ -34,7 +35,7 @@ from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
 class Experiment:
     """Everything that a run is."""
 
-    data: Dates | ParallelText | Table | Catalogue
+    data: Dates | ParallelText | Table | Catalogue | DocumentFiles | CatalogueDocuments
     """Where the text comes from and how it becomes rows."""
     tokenizer: TokenizerConfig
     """How text becomes tokens."""
@@ -66,7 +67,7 @@ class Experiment:
                 f"a batch of {rows} rows (training.batch_tokens / data.max_target_length) cannot be divided into "
                 f"training.accumulation = {self.training.accumulation} equal parts. Change either."
             )
-        if self.objective.one_example_a_row and self.data.packing:
+        if self.objective.one_example_a_row and not self.data.one_example_a_row:
             raise ValueError(
                 f"objective {type(self.objective).__name__} samples a text for every row, so a row must hold one "
                 "example. Set data.packing to False."
@@ -76,6 +77,8 @@ class Experiment:
                 "objective.sample_with_encoder_dropout needs the masks of a whole batch when it is learned from. Set "
                 "training.accumulation to 1."
             )
+        if isinstance(self.data, Denoising):
+            self._check_denoising(self.data)
         for side, stack in (("source", self.model.encoder), ("target", self.model.decoder)):
             longest = getattr(self.data, f"max_{side}_length")
             if stack.position_limit is not None and stack.position_limit < longest:
@@ -83,6 +86,23 @@ class Experiment:
                     f"a table of {stack.position_limit} learned positions is too short for data.max_{side}_length = "
                     f"{longest}. Raise max_positions, or lower the length."
                 )
+
+    def _check_denoising(self, data: Denoising) -> None:
+        if not self.tokenizer.joint:
+            raise ValueError(
+                "data of documents has one text for both sides, and so one tokenizer. Set tokenizer.joint to True."
+            )
+        if self.tokenizer.num_sentinels < data.num_sentinels:
+            raise ValueError(
+                f"tokenizer.num_sentinels must be at least {data.num_sentinels}, the spans that data.corruption takes "
+                f"out of a row of {data.max_source_length} tokens, and is {self.tokenizer.num_sentinels}. Raise it, or "
+                "data.corruption.mean_span_length."
+            )
+        if self.training.select_by != "loss":
+            raise ValueError(
+                "data of documents has no references, so training.select_by must be loss, and is "
+                f"{self.training.select_by}."
+            )
 
     @property
     def rows_per_batch(self) -> int:

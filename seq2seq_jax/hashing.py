@@ -1,6 +1,7 @@
 """Numbers whose every bit depends on every bit of the numbers that they are made of."""
 
-from jaxtyping import Array, UInt32
+import numpy as np
+from jaxtyping import Array, UInt32, UInt64
 
 
 def mixed(values: UInt32[Array, "*dims"]) -> UInt32[Array, "*dims"]:
@@ -11,3 +12,21 @@ def mixed(values: UInt32[Array, "*dims"]) -> UInt32[Array, "*dims"]:
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         values = (values ^ (values >> shift)) * values.dtype.type(factor)
     return values ^ (values >> 16)
+
+
+def mixed_64(values: UInt64[np.ndarray, "*dims"]) -> UInt64[np.ndarray, "*dims"]:
+    """The same for 64-bit numbers, on the host.
+
+    Source: the finalizer of SplitMix64 (Steele, Lea and Flood 2014).
+    """
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(31))
+
+
+def random_words(keys: UInt64[np.ndarray, " keys"], count: int) -> UInt64[np.ndarray, "keys count"]:
+    """`count` random 64-bit numbers for each key, always the same.
+
+    Source: SplitMix64 (Steele, Lea and Flood 2014), the keys its seeds.
+    """
+    return mixed_64(keys[:, None] + np.uint64(0x9E3779B97F4A7C15) * np.arange(1, count + 1, dtype=np.uint64))

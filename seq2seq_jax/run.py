@@ -14,8 +14,9 @@ import flax.linen as nn
 import jax
 
 from seq2seq_jax.batch import Batch
+from seq2seq_jax.data.document_store import DocumentStore
 from seq2seq_jax.data.pipeline import evaluation_batches
-from seq2seq_jax.data.source import Corpus
+from seq2seq_jax.data.source import Corpus, DocumentCorpus, PairCorpus
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment, differences, flatten, from_json, to_json
@@ -129,7 +130,7 @@ class Run:
 
     def _train_tokenizer(self) -> Tokenizer:
         self.progress("training the tokenizer", 0, 1)
-        tokenizer = Tokenizer.train(self.corpus.pairs("train"), self.experiment.tokenizer)
+        tokenizer = Tokenizer.train(self.corpus.examples("train"), self.experiment.tokenizer)
         self.progress("training the tokenizer", 1, 1)
         return tokenizer
 
@@ -261,12 +262,13 @@ class Run:
         """Which share of the rows of every batch this process makes, and how many shares there are."""
         return rows_of_process(self.mesh)
 
-    def store(self, split: str) -> TokenStore:
+    def store(self, split: str) -> TokenStore | DocumentStore:
         """Token ids of a split, encoded now if they are not in the cache."""
         if split not in self.corpus.splits:
             raise ValueError(f"the data has no split {split!r}; it has {', '.join(sorted(self.corpus.splits))}.")
+        store = DocumentStore if isinstance(self.corpus, DocumentCorpus) else TokenStore
         with first_process_first():
-            return TokenStore.open_or_build(
+            return store.open_or_build(
                 Path(self.experiment.data.cache_directory).expanduser() / "token_stores",
                 self.corpus,
                 split,
@@ -285,7 +287,7 @@ class Run:
             process_count=self.rows_of_process[1],
         )
         return Validation(
-            list(self.corpus.pairs(split)),
+            list(self.corpus.pairs(split)) if isinstance(self.corpus, PairCorpus) else None,
             batches,
             compute_loss=build_loss(self.objective, mesh=self.mesh, layout=self.layout),
             place=self.place,

@@ -1,12 +1,15 @@
 """Every config of this project: it loads, says what it is, comes back from JSON, and its model can be built."""
 
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.batch import Batch, Sequence, Vocabulary, one_token_batch
 from seq2seq_jax.data.pipeline import row_shapes
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import Experiment, config_name, differences, find_config, from_json, load_config, to_json
@@ -18,6 +21,15 @@ CONFIGS = {
 LETTERS = Tokenizer.train([("abc", "cba")], TokenizerConfig(kind="char", vocabulary_size=8, byte_fallback=False))
 SMALLEST = 280
 """Ids that every tokenizer has at least."""
+CHIPS = {
+    "wmt14_de_en/transformer_big_8_chips": 8,
+    "wmt14_de_en/transformer_big_64_chips": 64,
+    "wmt14_de_en/transformer_big_512_chips": 512,
+    "c4_span_corruption/t5_large": 512,
+    "c4_span_corruption/t5_3b": 512,
+    "c4_span_corruption/t5_11b": 512,
+}
+"""Numbers of chips on which configs for many shall run as they are."""
 
 
 @pytest.fixture(params=CONFIGS)
@@ -82,3 +94,35 @@ def test_the_model_of_a_config_can_be_built(loaded):
     _, evaluated = jax.eval_shape(objective.evaluate, params, batch)
     assert loss.sum.shape == () and "nll" in evaluated
     jax.eval_shape(experiment.optimizer.build(experiment.training.steps).init, params)
+
+
+def test_configs_for_many_chips_fit_them():
+    script = f"""
+import jax
+from seq2seq_jax.experiment import named
+from seq2seq_jax.run import check_mesh
+
+for name, chips in {CHIPS}.items():
+    experiment = named(name)
+    mesh = experiment.mesh.build(jax.devices()[:chips])
+    assert mesh.devices.size == chips
+    check_mesh(experiment, mesh)
+"""
+    flags = f"--xla_force_host_platform_device_count={max(CHIPS.values())}"
+    root = pathlib.Path(__file__).parents[1]
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", script], env=environment, cwd=root, check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("t5_large", 737.7), ("t5_3b", 2851.6), ("t5_11b", 11307.3)]
+)
+def test_the_models_of_t5_have_their_published_sizes(name, millions):
+    """Within a part in a thousand: the feed-forward layers of this project have biases."""
+    experiment = load_config(CONFIGS[f"c4_span_corruption/{name}"])[0]
+    assert (experiment.data.chunk_length, experiment.data.max_target_length) == (568, 114)
+    size = experiment.tokenizer.vocabulary_size
+    vocabulary = Vocabulary(source_size=size, target_size=size, joint=True, padding_id=0, start_id=2, end_id=3)
+    model = experiment.model.build(vocabulary)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), one_token_batch())["params"])
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(millions, rel=1e-3)

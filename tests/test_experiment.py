@@ -200,13 +200,16 @@ def test_an_override_that_does_not_fit_is_one_line(arguments, said, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+OF_DIRECTORY = "ParallelText, Table, Catalogue, DocumentFiles and CatalogueDocuments have"
+
+
 @pytest.mark.parametrize(
     ("arguments", "place", "here", "others"),
     [
         ("--model.decoder.coverage 1", "model.decoder", "a TransformerDecoderConfig", "RecurrentDecoderConfig has"),
         ("--model.encoder.layer-norm=1", "model.encoder", "a TransformerEncoderConfig", "RecurrentEncoderConfig has"),
         ("--optimizer.decay_rate 0.7", "optimizer", "an AdamWConfig", "AdafactorConfig has"),
-        ("--data.directory text", "data", "a Dates", "ParallelText, Table and Catalogue have"),
+        ("--data.directory text", "data", "a Dates", OF_DIRECTORY),
     ],
     ids=["decoder", "encoder", "optimizer", "data"],
 )

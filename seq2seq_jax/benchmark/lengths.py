@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from seq2seq_jax.benchmark import report
+from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.evaluation.scores import corpus_scores
 from seq2seq_jax.experiment import override
 from seq2seq_jax.run import Run
@@ -109,6 +110,8 @@ def main(arguments: list[str]) -> None:
         splits = run.corpus.splits
         if chosen.split not in splits:
             raise ValueError(f"{directory} has no split {chosen.split!r}; it has {', '.join(sorted(splits))}.")
+        if not isinstance(run.corpus, PairCorpus):
+            raise ValueError(f"{directory} was trained on documents, which have no references. Give runs on pairs.")
         pairs = list(run.corpus.pairs(chosen.split))
         if texts is not None and pairs != texts:
             raise ValueError(f"the split {chosen.split} of {directory} is not that of {directories[0]}.")

@@ -19,6 +19,7 @@ from seq2seq_jax.benchmark.harness import Spread, Timing
 from seq2seq_jax.benchmark.training_step import TrainingStep
 from seq2seq_jax.data.packing import BatchPlan, RowShape
 from seq2seq_jax.data.pipeline import assemble, select
+from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
 from seq2seq_jax.parallel.mesh import batch_shards
@@ -215,7 +216,12 @@ def compare(experiment: Experiment, name: str, *, buckets: tuple[int, ...], roun
         name: of the experiment's config.
         buckets: numbers of buckets of padded batches.
         rounds: see `harness.take_turns`.
+
+    Raises:
+        ValueError: the experiment's data is not pairs.
     """
+    if not isinstance(experiment.data, PairSource):
+        raise ValueError(f"the data of {name} is documents, which are neither packed nor padded. Name another config.")
     with tempfile.TemporaryDirectory() as directory:
         run = Run(Path(directory), experiment)
         run.begin(name)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from seq2seq_jax.commands.console import Display, split_first, table
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.data.dates import Dates
-from seq2seq_jax.data.source import DataSource
+from seq2seq_jax.data.source import DataSource, PairCorpus
 from seq2seq_jax.experiment import override
 from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.parallel.mesh import MeshConfig
@@ -54,6 +54,8 @@ def run(arguments: list[str]) -> None:
             description=DESCRIPTION,
         )
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh, data=chosen.data)
+        if chosen.output is not None and not isinstance(run.corpus, PairCorpus):
+            raise ValueError("--output has no use: documents have no sources to generate from. Leave it out.")
         params, step = run.parameters(chosen.checkpoint)
         validation = run.validation(chosen.split)
         result = validation(params, progress=lambda done, total: display.progress(chosen.split, done, total))
@@ -75,9 +77,9 @@ def figures_of(result: ValidationResult, *, split: str, step: int) -> dict[str, 
     return {
         "split": split,
         "step": step,
-        "examples": len(result.hypotheses),
+        "examples": result.examples,
         **result.losses,
-        **dataclasses.asdict(result.scores),
+        **({} if result.scores is None else dataclasses.asdict(result.scores)),
         "skipped_losses": result.skipped_losses,
         "skipped_sources": result.skipped_sources,
     }
@@ -85,12 +87,16 @@ def figures_of(result: ValidationResult, *, split: str, step: int) -> dict[str, 
 
 def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of a table of what `figures_of` gives."""
+    what = "pairs" if "bleu" in figures else "chunks"
     rows = [
-        ("evaluated", f"{figures['examples']:,} pairs of {figures['split']}, checkpoint of step {figures['step']:,}"),
-        ("BLEU", f"{figures['bleu']:.2f}   {figures['signature']}"),
-        ("chrF", f"{figures['chrf']:.2f}   {figures['chrf_signature']}"),
-        ("exact match", f"{figures['exact_match']:.2f}%"),
+        ("evaluated", f"{figures['examples']:,} {what} of {figures['split']}, checkpoint of step {figures['step']:,}")
     ]
+    if "bleu" in figures:
+        rows += [
+            ("BLEU", f"{figures['bleu']:.2f}   {figures['signature']}"),
+            ("chrF", f"{figures['chrf']:.2f}   {figures['chrf_signature']}"),
+            ("exact match", f"{figures['exact_match']:.2f}%"),
+        ]
     if "loss" in figures:
         rows.append(("loss", f"{figures['loss']:.4f} nats a target token; without smoothing {figures['nll']:.4f}"))
     if figures["skipped_losses"] or figures["skipped_sources"]:

@@ -119,9 +119,13 @@ class _Report:
             return
         self.files.write(figures)
         if figures["kind"] == "validation":
+            scores = (
+                f", BLEU {figures['bleu']:.2f}, chrF {figures['chrf']:.2f}, exact match {figures['exact_match']:.2f}%"
+                if "bleu" in figures
+                else ""
+            )
             self.display.line(
-                f"validation at step {figures['step']:,}: loss {figures['loss']:.4f}, BLEU {figures['bleu']:.2f}, "
-                f"chrF {figures['chrf']:.2f}, exact match {figures['exact_match']:.2f}%"
+                f"validation at step {figures['step']:,}: loss {figures['loss']:.4f}{scores}"
                 + (" (best so far)" if figures["best"] else "")
             )
             self.plot()
@@ -183,7 +187,7 @@ def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progre
             state, progress = restored
             display.line(f"continuing after step {progress.step}")
         parameters = num_parameters(state.players["model"].params)
-        display.line(f"{parameters:,} parameters, {len(store):,} training pairs")
+        display.line(f"{parameters:,} parameters, {len(store):,} training examples")
         anchor = progress.loop.get("anchor")
         batches = training_batches(
             store,
@@ -207,8 +211,10 @@ def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progre
                     display.progress("validation", done, total)
 
                 result = validation(state.players["model"].evaluated, progress=tell)
-                report.samples(int(state.step), validation.pairs, result)
                 scores = result.scores
+                if scores is None:
+                    return result.losses
+                report.samples(int(state.step), validation.pairs, result)
                 return {**result.losses, "bleu": scores.bleu, "chrf": scores.chrf, "exact_match": scores.exact_match}
 
             loop = Loop(
@@ -268,7 +274,7 @@ def _rows(figures: dict[str, Any], directory: Path) -> list[tuple[str, str]]:
         ("metrics", str(directory / "metrics.jsonl")),
         ("TensorBoard", f"tensorboard --logdir {directory / 'tensorboard'}"),
         ("learning curves", str(directory / "plots" / "learning_curves.png")),
-        ("samples", str(directory / "samples")),
+        *([("samples", str(directory / "samples"))] if (directory / "samples").exists() else []),
         ("use it", f"seq2seq generate {directory} < sources.txt"),
     ]
 

@@ -7,33 +7,28 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow_datasets as tfds
 
-from seq2seq_jax.data.prepared import PreparedCorpus, prepare_once, quiet, read_examples
-from seq2seq_jax.data.source import Corpus, DataSource
+from seq2seq_jax.data.denoising import Denoising
+from seq2seq_jax.data.prepared import PreparedCorpus, PreparedDocuments, prepare_once, quiet, read_examples
+from seq2seq_jax.data.source import DocumentCorpus, PairCorpus, PairSource
 
 logger = logging.getLogger(__name__)
 
 TEXT_MODULES = ("translate", "summarization", "text", "text_simplification", "question_answering")
 """Modules of the catalogue that define datasets of text."""
 
+AnyCorpus = TypeVar("AnyCorpus", PreparedCorpus, PreparedDocuments)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Catalogue(DataSource):
-    """Two text fields of a dataset of the catalogue at tensorflow.org/datasets, downloaded and prepared if absent.
-
-    A dataset whose download is an archive needs TensorFlow installed to unpack it, once, and so does one with a split
-    of more than a gigabyte; reading never does. Pairs come as they are, those with an empty side too.
-    """
+class _Dataset:
+    """A dataset of the catalogue at tensorflow.org/datasets, and which parts of it are used."""
 
     name: str
-    """The dataset, with its configuration and version if it has several ("wmt14_translate/de-en")."""
-    source: str
-    """Name of the source field ("en")."""
-    target: str
-    """Name of the target field ("de")."""
+    """The dataset, with its configuration and version if it has several ("wmt14_translate/de-en", "c4/en")."""
     directory: str | None = None
     """Where datasets are prepared and found; None = where tensorflow-datasets keeps them (~/tensorflow_datasets)."""
     train: str = "train"
@@ -44,18 +39,21 @@ class Catalogue(DataSource):
     """Test split, or a part of one; None = there is none."""
 
     @quiet()
-    def open(self) -> Corpus:
-        """Download and prepare the dataset if it is not there yet, and open it.
+    def _open(self, corpus: type[AnyCorpus], fields: tuple[str, ...]) -> AnyCorpus:
+        """Some text fields, prepared if they are not there yet.
+
+        Args:
+            corpus: what they are read as.
+            fields: their names.
 
         Raises:
-            ValueError: the catalogue has no such dataset or configuration, the dataset has no such text field or
-                split, it is there in another format than array_record, or preparing it needs TensorFlow.
+            ValueError: see `Catalogue.open`.
         """
         builder = self._builder()
         features = builder.info.features
         named = features.items() if isinstance(features, tfds.features.FeaturesDict) else ()
         texts = sorted(name for name, feature in named if isinstance(feature, tfds.features.Text))
-        for field in (self.source, self.target):
+        for field in fields:
             if field not in texts:
                 raise ValueError(f"expected {field!r} to be a text field of {self.name}; its text fields are "
                                  f"{', '.join(texts) or 'none'}: name one of these")
@@ -70,11 +68,11 @@ class Catalogue(DataSource):
         content = {
             "dataset": builder.info.full_name,
             "bytes": int(builder.info.dataset_size),
-            "fields": [self.source, self.target],
+            "fields": fields,
             "splits": {split: [slices[split], len(examples[split])] for split in examples},
         }
         fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        return PreparedCorpus(examples, fingerprint=fingerprint, fields=(self.source, self.target))
+        return corpus(examples, fingerprint=fingerprint, fields=fields)
 
     def _examples(self, builder: tfds.core.DatasetBuilder, split: str, piece: str) -> Sequence[dict[str, Any]]:
         try:
@@ -120,3 +118,45 @@ class Catalogue(DataSource):
             raise ValueError(f"expected TensorFlow, which preparing {self.name} needs and reading does not; it is not "
                              f"installed: install it for this once, or run `tfds build {self.name} "
                              "--file_format=array_record` where it is, and name that directory") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Catalogue(_Dataset, PairSource):
+    """Two text fields of a dataset of the catalogue at tensorflow.org/datasets, downloaded and prepared if absent.
+
+    A dataset whose download is an archive needs TensorFlow installed to unpack it, once, and so does one with a split
+    of more than a gigabyte; reading never does. Pairs come as they are, those with an empty side too.
+    """
+
+    source: str
+    """Name of the source field ("en")."""
+    target: str
+    """Name of the target field ("de")."""
+
+    def open(self) -> PairCorpus:
+        """Download and prepare the dataset if it is not there yet, and open it.
+
+        Raises:
+            ValueError: the catalogue has no such dataset or configuration, the dataset has no such text field or
+                split, it is there in another format than array_record, or preparing it needs TensorFlow.
+        """
+        return self._open(PreparedCorpus, (self.source, self.target))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CatalogueDocuments(_Dataset, Denoising):
+    """A text field of a dataset of the catalogue, prepared as for `Catalogue`; each example is a document.
+
+    A field of whole articles or web pages as a rule ("c4/en"), but any text will do.
+    """
+
+    field: str = "text"
+    """Name of the field."""
+
+    def open(self) -> DocumentCorpus:
+        """Download and prepare the dataset if it is not there yet, and open it.
+
+        Raises:
+            ValueError: see `Catalogue.open`.
+        """
+        return self._open(PreparedDocuments, (self.field,))

@@ -11,7 +11,7 @@ from babel import Locale
 from babel.dates import DateTimeFormat, DateTimePattern, get_date_format
 
 from seq2seq_jax.data.prepared import prepare_pairs
-from seq2seq_jax.data.source import Corpus, DataSource
+from seq2seq_jax.data.source import PairCorpus, PairSource
 
 LOCALES = tuple(
     "af ar az be bg ca cs cy da de el en en_GB es et eu fi fil fr he hi hr hu hy id is it ja ka kk ko lt lv mk mn ms "
@@ -33,7 +33,7 @@ _SEED = 2049
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Dates(DataSource):
+class Dates(PairSource):
     """Pairs such as ("de: Dienstag, 3. Mai 2022", "2022-05-03") and ("en_GB: 03/05/2022", "2022-05-03").
 
     The locale stands before the date because 3/5/22 is a day in March or in May. Locale, format and day (1950 to
@@ -49,7 +49,7 @@ class Dates(DataSource):
     test_examples: int = 2_000
     """Pairs to test on."""
 
-    def open(self) -> Corpus:
+    def open(self) -> PairCorpus:
         """Write the pairs as a dataset if that is not there yet, and open it.
 
         Raises:

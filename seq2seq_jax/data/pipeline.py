@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -21,8 +21,10 @@ from absl import flags
 from jaxtyping import Bool, Int, UInt
 
 from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.data.denoising import Denoising, DenoisingBatchMaker
+from seq2seq_jax.data.document_store import DocumentStore
 from seq2seq_jax.data.packing import Anchor, BatchPlan, BatchRows, RowShape
-from seq2seq_jax.data.source import DataSource
+from seq2seq_jax.data.source import DataSource, PairSource
 from seq2seq_jax.data.token_store import TokenStore
 
 NUM_DEFAULT_BUCKETS = 8
@@ -47,7 +49,7 @@ class SelectionCounts(NamedTuple):
 
 
 def select(
-    store: TokenStore, source_config: DataSource
+    store: TokenStore, source_config: PairSource
 ) -> tuple[Int[np.ndarray, " examples"], SelectionCounts]:
     """The examples of a split that are trained on: `source_config.too_long` decides on those longer than a row.
 
@@ -86,7 +88,7 @@ def select(
 
 
 def row_shapes(source_config: DataSource, batch_tokens: int) -> tuple[RowShape, ...]:
-    """The shapes of the global batches: one with packing, otherwise one a bucket, shortest first.
+    """The shapes of the global batches: one with packing or denoising, otherwise one a bucket, shortest first.
 
     A bucket's rows stand to the max lengths as its length to the longer of them. All buckets have a multiple of the
     rows of the longest, so that processes and devices that can share those can share any.
@@ -104,6 +106,8 @@ def row_shapes(source_config: DataSource, batch_tokens: int) -> tuple[RowShape, 
             f"batch_tokens is {batch_tokens}, less than one row of max_target_length {max_target}: "
             f"set it to a multiple of {max_target}"
         )
+    if isinstance(source_config, Denoising):
+        return (RowShape(rows=min_rows, source_length=max_source, target_length=max_target),)
     if source_config.packing:
         if source_config.bucket_lengths:
             raise ValueError("bucket_lengths have no effect with packing: leave them empty or turn packing off")
@@ -170,7 +174,7 @@ def _side(
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class _BatchMaker:
+class _PairBatchMaker:
     """Makes this process's share of any batch. A worker gets these fields, the store as its path, and plans again."""
 
     store: TokenStore
@@ -183,15 +187,6 @@ class _BatchMaker:
     vocabulary: Vocabulary
     process_index: int
     process_count: int
-
-    def __post_init__(self):
-        # The other shapes have a multiple of its rows.
-        longest = self.shapes[-1]
-        if longest.rows % self.process_count:
-            raise ValueError(
-                f"the {longest.rows} rows of a batch cannot be shared by {self.process_count} processes: set "
-                f"batch_tokens to a multiple of {self.process_count} rows of {longest.target_length} tokens"
-            )
 
     @functools.cached_property
     def plan(self) -> BatchPlan:
@@ -212,12 +207,25 @@ class _BatchMaker:
     def __getstate__(self) -> dict:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def share(self, rows: BatchRows) -> tuple[Batch, Int[np.ndarray, " examples"]]:
+    @property
+    def num_examples(self) -> int:
+        return len(self.store)
+
+    @functools.cached_property
+    def too_long(self) -> Int[np.ndarray, " examples"]:
+        longest = self.shapes[-1]
+        return _indices(~_fits(self.store, longest.source_length, longest.target_length))
+
+    def epoch(self) -> Iterator[tuple[Batch, Int[np.ndarray, " examples"]]]:
+        if len(self.too_long) < len(self.store):
+            yield from map(self._share, self.plan.epoch())
+
+    def _share(self, rows: BatchRows) -> tuple[Batch, Int[np.ndarray, " examples"]]:
         rows = rows.share(self.process_index, self.process_count)
         return assemble(self.store, rows, vocabulary=self.vocabulary), rows.examples
 
     def __call__(self, step: int) -> tuple[Batch, Anchor]:
-        return self.share(self.plan.batch(step))[0], self.plan.anchor(step)
+        return self._share(self.plan.batch(step))[0], self.plan.anchor(step)
 
 
 class TrainingBatches(Iterator[Batch]):
@@ -242,8 +250,42 @@ class TrainingBatches(Iterator[Batch]):
         gc.collect()
 
 
+def _batch_maker(
+    store: TokenStore | DocumentStore,
+    source_config: DataSource,
+    *,
+    batch_tokens: int,
+    truncate: bool,
+    seed: int | None,
+    anchor: Anchor | None,
+    process_count: int,
+    **settings: Any,
+) -> _PairBatchMaker | DenoisingBatchMaker:
+    shapes = row_shapes(source_config, batch_tokens)
+    # The other shapes have a multiple of its rows.
+    longest = shapes[-1]
+    if longest.rows % process_count:
+        raise ValueError(
+            f"the {longest.rows} rows of a batch cannot be shared by {process_count} processes: set batch_tokens to a "
+            f"multiple of {process_count} rows of {longest.target_length} tokens"
+        )
+    settings |= {"store": store, "seed": seed, "process_count": process_count}
+    if isinstance(source_config, Denoising):
+        # Every run is evaluated on the same spans.
+        settings |= {"seed": 0 if seed is None else seed}
+        return DenoisingBatchMaker(source_config=source_config, rows=longest.rows, **settings)
+    return _PairBatchMaker(
+        shapes=shapes,
+        packing=source_config.packing,
+        window=source_config.window,
+        truncate=truncate,
+        anchor=anchor,
+        **settings,
+    )
+
+
 def training_batches(
-    store: TokenStore,
+    store: TokenStore | DocumentStore,
     source_config: DataSource,
     *,
     vocabulary: Vocabulary,
@@ -274,19 +316,19 @@ def training_batches(
         ValueError: batch_tokens, bucket_lengths and process_count do not suit each other, or no example is short
             enough.
     """
-    make = _BatchMaker(
-        store=store,
-        shapes=row_shapes(source_config, batch_tokens),
-        packing=source_config.packing,
-        window=source_config.window,
-        truncate=source_config.too_long == "truncate",
+    make = _batch_maker(
+        store,
+        source_config,
+        batch_tokens=batch_tokens,
+        truncate=isinstance(source_config, PairSource) and source_config.too_long == "truncate",
         seed=seed,
         anchor=anchor,
         vocabulary=vocabulary,
         process_index=process_index,
         process_count=process_count,
     )
-    select(store, source_config)
+    if isinstance(source_config, PairSource):
+        select(store, source_config)
     steps = grain.MapDataset.range(first_batch, first_batch + num_batches).map(make)
     if not source_config.workers:
         threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, source_config.prefetch))
@@ -328,22 +370,21 @@ class EvaluationBatches:
     """All batches of a split, in a fixed order; can be gone through again.
 
     Attributes:
+        num_examples: of the split.
         too_long: indices of the examples longer than a row, which no batch holds, on any process.
     """
 
-    def __init__(self, make: _BatchMaker):
+    def __init__(self, make: _PairBatchMaker | DenoisingBatchMaker):
         self._make = make
-        longest = make.shapes[-1]
-        self.too_long = _indices(~_fits(make.store, longest.source_length, longest.target_length))
+        self.num_examples = make.num_examples
+        self.too_long = make.too_long
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
-        if len(self.too_long) < len(self._make.store):
-            for rows in self._make.plan.epoch():
-                yield EvaluationBatch(*self._make.share(rows))
+        return itertools.starmap(EvaluationBatch, self._make.epoch())
 
 
 def evaluation_batches(
-    store: TokenStore,
+    store: TokenStore | DocumentStore,
     source_config: DataSource,
     *,
     vocabulary: Vocabulary,
@@ -364,11 +405,10 @@ def evaluation_batches(
         ValueError: batch_tokens, bucket_lengths and process_count do not suit each other.
     """
     return EvaluationBatches(
-        _BatchMaker(
-            store=store,
-            shapes=row_shapes(source_config, batch_tokens),
-            packing=source_config.packing,
-            window=source_config.window,
+        _batch_maker(
+            store,
+            source_config,
+            batch_tokens=batch_tokens,
             truncate=False,
             seed=None,
             anchor=None,

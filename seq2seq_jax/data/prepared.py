@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from seq2seq_jax.data.source import SPLITS, Corpus
+from seq2seq_jax.data.source import SPLITS, Corpus, DocumentCorpus, PairCorpus
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ def read_examples(builder: tfds.core.DatasetBuilder, piece: str) -> Sequence[dic
     return builder.as_data_source(split=piece, file_format="array_record")
 
 
-class PreparedCorpus(Corpus):
-    """Two text fields of a dataset that tensorflow-datasets has prepared as array_record.
+class _PreparedTexts(Corpus):
+    """Text fields of a dataset that tensorflow-datasets has prepared as array_record.
 
     Args:
         examples: of each split, as `read_examples` gives them.
         fingerprint: hex digest of the content.
-        fields: names of the source and the target field.
+        fields: names of the fields.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class PreparedCorpus(Corpus):
         examples: Mapping[str, Sequence[dict[str, Any]]],
         *,
         fingerprint: str,
-        fields: tuple[str, str],
+        fields: tuple[str, ...],
     ):
         self._examples = dict(examples)
         self._fingerprint = fingerprint
@@ -60,16 +60,15 @@ class PreparedCorpus(Corpus):
     def splits(self) -> dict[str, int]:
         return {split: len(examples) for split, examples in self._examples.items()}
 
-    def pairs(self, split: str) -> Iterator[tuple[str, str]]:
+    def examples(self, split: str) -> Iterator[tuple[str, ...]]:
         if split not in self._examples:
             raise ValueError(
-                f"expected one of the splits {', '.join(self._examples)}; got {split!r}: name one of these, or give the "
-                f"data source a {split} split"
+                f"expected one of the splits {', '.join(self._examples)}; got {split!r}: name one of these, or give "
+                f"the data source a {split} split"
             )
         return self._read(self._examples[split])
 
-    def _read(self, examples: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-        source, target = self._fields
+    def _read(self, examples: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         for start in range(0, len(examples), PAIRS_PER_READ):
             indices = range(start, min(start + PAIRS_PER_READ, len(examples)))
             try:
@@ -78,7 +77,21 @@ class PreparedCorpus(Corpus):
                 # What tfds.testing.mock_data gives in its place reads single examples alone, and strings.
                 batch = [examples[index] for index in indices]
             for example in batch:
-                yield _text(example[source]), _text(example[target])
+                yield tuple(_text(example[field]) for field in self._fields)
+
+
+class PreparedCorpus(_PreparedTexts, PairCorpus):
+    """A source and a target field of a prepared dataset."""
+
+    def pairs(self, split: str) -> Iterator[tuple[str, str]]:
+        return self.examples(split)
+
+
+class PreparedDocuments(_PreparedTexts, DocumentCorpus):
+    """One text field of a prepared dataset."""
+
+    def documents(self, split: str) -> Iterator[str]:
+        return (document for (document,) in self.examples(split))
 
 
 def _text(value: bytes | str) -> str:

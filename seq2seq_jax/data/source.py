@@ -10,13 +10,42 @@ SPLITS = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSource(abc.ABC):
+    """Where text comes from and how it becomes rows."""
+
+    cache_directory: str = "~/.cache/seq2seq_jax"
+    """Where prepared datasets and token stores are kept and found again."""
+    workers: int = 0
+    """Processes that assemble batches; 0 = a thread of the training process. Changes no batch."""
+    prefetch: int = 4
+    """Batches assembled ahead of the step."""
+
+    @property
+    @abc.abstractmethod
+    def max_source_length(self) -> int:
+        """Source tokens in a row, and in the longest example (end mark included)."""
+
+    @property
+    @abc.abstractmethod
+    def max_target_length(self) -> int:
+        """Target tokens in a row, and in the longest example (end mark included)."""
+
+    @property
+    @abc.abstractmethod
+    def one_example_a_row(self) -> bool:
+        """Whether every row of a batch holds one example."""
+
+    @abc.abstractmethod
+    def open(self) -> "Corpus":
+        """Prepare the dataset if it is not there yet, and open it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairSource(DataSource):
     """Where pairs of text come from and how they become rows; one subclass a kind of source.
 
     The lengths are those of a row in tokens, and so of the longest example, the end mark counted.
     """
 
-    cache_directory: str = "~/.cache/seq2seq_jax"
-    """Where prepared datasets and token stores are kept and found again."""
     max_source_length: int = 128
     """Source tokens in a row, and in the longest example (end mark included)."""
     max_target_length: int = 128
@@ -30,18 +59,19 @@ class DataSource(abc.ABC):
     longer max length, in eighths."""
     window: int = 16_384
     """Examples of the seeded shuffle that are packed (or bucketed) together."""
-    workers: int = 0
-    """Processes that assemble batches; 0 = a thread of the training process. Changes no batch."""
-    prefetch: int = 4
-    """Batches assembled ahead of the step."""
+
+    @property
+    def one_example_a_row(self) -> bool:
+        """Whether every row of a batch holds one example."""
+        return not self.packing
 
     @abc.abstractmethod
-    def open(self) -> "Corpus":
+    def open(self) -> "PairCorpus":
         """Prepare the dataset if it is not there yet, and open it."""
 
 
 class Corpus(abc.ABC):
-    """An opened source: pairs of strings, by split, in a fixed order."""
+    """An opened source: texts by split, in a fixed order."""
 
     @property
     @abc.abstractmethod
@@ -51,7 +81,19 @@ class Corpus(abc.ABC):
     @property
     @abc.abstractmethod
     def splits(self) -> dict[str, int]:
-        """Number of pairs in each split; always has "train"."""
+        """Number of examples in each split; always has "train"."""
+
+    @abc.abstractmethod
+    def examples(self, split: str) -> Iterator[tuple[str, ...]]:
+        """The texts of each example of a split, in order.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+
+
+class PairCorpus(Corpus):
+    """An opened source of (source, target) pairs."""
 
     @abc.abstractmethod
     def pairs(self, split: str) -> Iterator[tuple[str, str]]:
@@ -60,3 +102,23 @@ class Corpus(abc.ABC):
         Raises:
             ValueError: there is no such split.
         """
+
+    def examples(self, split: str) -> Iterator[tuple[str, str]]:
+        """See `pairs`."""
+        return self.pairs(split)
+
+
+class DocumentCorpus(Corpus):
+    """An opened source of documents, texts without a counterpart."""
+
+    @abc.abstractmethod
+    def documents(self, split: str) -> Iterator[str]:
+        """The documents of a split, in order.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+
+    def examples(self, split: str) -> Iterator[tuple[str]]:
+        """See `documents`."""
+        return ((document,) for document in self.documents(split))

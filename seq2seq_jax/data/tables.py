@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from seq2seq_jax.data.prepared import prepare_pairs
-from seq2seq_jax.data.source import Corpus, DataSource
+from seq2seq_jax.data.source import PairCorpus, PairSource
 from seq2seq_jax.data.text_files import find_file, read_lines
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Table(DataSource):
+class Table(PairSource):
     """Two fields of tables, UTF-8, plain or gzipped, whose kind the file's name tells.
 
     .tsv: the first line names the fields; tabs separate them, and quotes mean nothing. .jsonl: an object a line.
@@ -31,7 +31,7 @@ class Table(DataSource):
     test: str | None = "test.jsonl"
     """Name of the test file; None = there is none."""
 
-    def open(self) -> Corpus:
+    def open(self) -> PairCorpus:
         """Write the pairs as a dataset if that is not there yet, and open it.
 
         Training pairs with an empty side are left out and their number is logged.

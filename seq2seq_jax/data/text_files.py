@@ -1,20 +1,22 @@
-"""Parallel text: two files a split, where line n of one translates (answers, sums up) line n of the other."""
+"""Text files: parallel ones, where line n of one translates (answers, sums up) line n of the other, and documents."""
 
 import codecs
 import dataclasses
 import functools
 import gzip
+import hashlib
 import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.prepared import prepare_pairs
-from seq2seq_jax.data.source import Corpus, DataSource
+from seq2seq_jax.data.source import DocumentCorpus, PairCorpus, PairSource
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ParallelText(DataSource):
+class ParallelText(PairSource):
     """Plain text files {directory}/{split's name}.{language}, or the same with .gz: UTF-8, one example a line.
 
     A line ends at "\\n" (or "\\r\\n"), and at no other character.
@@ -33,7 +35,7 @@ class ParallelText(DataSource):
     test: str | None = "test"
     """Name of the test files; None = there are none."""
 
-    def open(self) -> Corpus:
+    def open(self) -> PairCorpus:
         """Write the pairs as a dataset if that is not there yet, and open it.
 
         Training pairs with an empty side are left out and their number is logged.
@@ -51,6 +53,71 @@ class ParallelText(DataSource):
             if name is not None
         }
         return prepare_pairs(read_splits, cache_directory=self.cache_directory)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DocumentFiles(Denoising):
+    """Plain text files, or the same with .gz: UTF-8, a document a line; lines of white space alone are left out."""
+
+    directory: str
+    """Where the files are; "~" is the home directory."""
+    train: tuple[str, ...] = ("train.txt",)
+    """Names of the training files, read one after the other; found with .gz behind them, too."""
+    validation: tuple[str, ...] | None = ("validation.txt",)
+    """Names of the validation files; None = there are none."""
+    test: tuple[str, ...] | None = ("test.txt",)
+    """Names of the test files; None = there are none."""
+
+    def open(self) -> DocumentCorpus:
+        """Look the files through, and open them.
+
+        Raises:
+            ValueError: a file is missing, empty, not UTF-8 or not whole, or a split has no text.
+        """
+        return FileDocuments(
+            {
+                split: [find_file(self.directory, name) for name in names]
+                for split, names in (("train", self.train), ("validation", self.validation), ("test", self.test))
+                if names is not None
+            }
+        )
+
+
+class FileDocuments(DocumentCorpus):
+    """The lines of text files, by split, those of white space alone left out.
+
+    Raises:
+        ValueError: as read_lines does, or a split has no text.
+    """
+
+    def __init__(self, files: Mapping[str, Sequence[Path]]):
+        self._files = files
+        content = hashlib.sha256()
+        self._num_documents = dict.fromkeys(files, 0)
+        for split in files:
+            content.update(f"{split}\n".encode())
+            for document in self.documents(split):
+                content.update(f"{document}\n".encode())
+                self._num_documents[split] += 1
+            if not self._num_documents[split]:
+                raise ValueError(f"expected {split} documents; {', '.join(map(str, files[split])) or 'no file'} has "
+                                 "none: name a file with text")
+        self._fingerprint = content.hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @property
+    def splits(self) -> dict[str, int]:
+        return self._num_documents
+
+    def documents(self, split: str) -> Iterator[str]:
+        if split not in self._files:
+            raise ValueError(f"expected one of the splits {', '.join(self._files)}; got {split!r}: name one of these, "
+                             f"or give the data source {split} files")
+        lines = itertools.chain.from_iterable(map(read_lines, self._files[split]))
+        return (line for line in lines if line.strip())
 
 
 def find_file(directory: str, name: str) -> Path:

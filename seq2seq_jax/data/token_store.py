@@ -1,32 +1,32 @@
 """A split as token ids on disk: encoded once, memory-mapped by every later run and process."""
 
-import hashlib
 import itertools
-import json
 import logging
 import os
 import pathlib
-import secrets
-import shutil
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int, UInt
 
-from seq2seq_jax.data.source import Corpus
+from seq2seq_jax.data.source import PairCorpus
+from seq2seq_jax.data.store_files import (
+    DamagedStoreError,
+    digest,
+    map_array,
+    open_or_build,
+    read_header,
+    token_dtype,
+    write_header,
+)
 from seq2seq_jax.data.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 CHUNK_PAIRS = 8192
-HEADER_FILE = "header.json"
 SIDES = ("source", "target")
 
 logger = logging.getLogger(__name__)
-
-
-class DamagedStoreError(Exception):
-    """The files of a token store are not what its header says."""
 
 
 class TokenStore:
@@ -58,11 +58,11 @@ class TokenStore:
             DamagedStoreError: a file is missing, cut short or altered.
         """
         self.directory = pathlib.Path(directory)
-        header = _read_header(self.directory)
+        header = read_header(self.directory)
         self.key = header["key"]
         for side in SIDES:
-            tokens = self._map(side, "tokens", header)
-            offsets = self._map(side, "offsets", header)
+            tokens = map_array(self.directory, f"{side}.tokens", header)
+            offsets = map_array(self.directory, f"{side}.offsets", header)
             # Every length comes from the offsets, so they are checked byte by byte; the tokens by their size alone,
             # because they can be larger than memory.
             if zlib.crc32(offsets) != header["files"][f"{side}.offsets"]["crc32"] or offsets[-1] != len(tokens):
@@ -71,19 +71,11 @@ class TokenStore:
             setattr(self, f"{side}_offsets", offsets)
             setattr(self, f"{side}_lengths", np.diff(offsets).astype(np.int32))
 
-    def _map(self, side: str, name: str, header: dict) -> np.ndarray:
-        path = self.directory / f"{side}.{name}"
-        entry = header["files"][path.name]
-        dtype = np.dtype(entry["dtype"]).newbyteorder("<")
-        if not path.is_file() or path.stat().st_size != entry["length"] * dtype.itemsize:
-            raise DamagedStoreError(f"{path} does not have {entry['length']} values of {dtype.itemsize} bytes")
-        return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
-
     @classmethod
     def open_or_build(
         cls,
         directory: str | os.PathLike,
-        corpus: Corpus,
+        corpus: PairCorpus,
         split: str,
         tokenizer: Tokenizer,
         *,
@@ -100,26 +92,13 @@ class TokenStore:
         Raises:
             ValueError: there is no such split, or it is empty.
         """
-        facts = [corpus.fingerprint, split, tokenizer.fingerprint, FORMAT_VERSION]
-        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-        root = pathlib.Path(directory).expanduser()
-        path = root / key
-        if (store := _open_whole(path)) is not None:
-            return store
-        unfinished = root / f"{key}.unfinished.{secrets.token_hex(8)}"
-        unfinished.mkdir(parents=True)
-        try:
-            _build(unfinished, corpus, split, tokenizer, key, progress)
-            if _open_whole(path) is None:
-                shutil.rmtree(path, ignore_errors=True)
-                unfinished.rename(path)
-        except OSError:
-            # Between the look and the rename another process may have put its own copy there.
-            if _open_whole(path) is None:
-                raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        return cls(path)
+        key = digest(corpus.fingerprint, split, tokenizer.fingerprint, FORMAT_VERSION)
+        return open_or_build(
+            cls,
+            pathlib.Path(directory).expanduser(),
+            key,
+            lambda path: _build(path, corpus, split, tokenizer, key, progress),
+        )
 
     def __len__(self) -> int:
         return len(self.source_lengths)
@@ -136,34 +115,9 @@ class TokenStore:
         return self.target_tokens[self.target_offsets[index] : self.target_offsets[index + 1]]
 
 
-def _open_whole(path: pathlib.Path) -> TokenStore | None:
-    if not path.exists():
-        return None
-    try:
-        return TokenStore(path)
-    except DamagedStoreError as error:
-        logger.warning("encoding a split again, its token store is damaged: %s", error)
-        return None
-
-
-def _header_digest(header: dict) -> str:
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-
-
-def _read_header(directory: pathlib.Path) -> dict:
-    try:
-        stored = json.loads((directory / HEADER_FILE).read_text())
-        header, digest = stored["header"], stored["sha256"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DamagedStoreError(f"{directory / HEADER_FILE} cannot be read") from error
-    if _header_digest(header) != digest:
-        raise DamagedStoreError(f"{directory / HEADER_FILE} is not what was written")
-    return header
-
-
 def _build(
     path: pathlib.Path,
-    corpus: Corpus,
+    corpus: PairCorpus,
     split: str,
     tokenizer: Tokenizer,
     key: str,
@@ -172,7 +126,7 @@ def _build(
     vocabulary = tokenizer.vocabulary
     sizes = {"source": vocabulary.source_size, "target": vocabulary.target_size}
     encoders = {"source": tokenizer.encode_source, "target": tokenizer.encode_target}
-    dtypes = {side: np.dtype("<u2" if sizes[side] <= 2**16 else "<u4") for side in SIDES}
+    dtypes = {side: token_dtype(sizes[side]) for side in SIDES}
     lengths = {side: [] for side in SIDES}
     pairs = corpus.pairs(split)
     num_done = 0
@@ -194,9 +148,9 @@ def _build(
         offsets.tofile(path / f"{side}.offsets")
         files[f"{side}.offsets"] = {"dtype": "int64", "length": len(offsets), "crc32": zlib.crc32(offsets)}
         files[f"{side}.tokens"] = {"dtype": dtypes[side].name, "length": int(offsets[-1])}
-    header = {"format": FORMAT_VERSION, "key": key, "split": split, "examples": num_done, "files": files}
-    stored = {"header": header, "sha256": _header_digest(header)}
-    (path / HEADER_FILE).write_text(json.dumps(stored, indent=1))
+    write_header(
+        path, {"format": FORMAT_VERSION, "key": key, "split": split, "examples": num_done, "files": files}
+    )
     logger.info(
         "encoded %d pairs of the split %s: %d source and %d target tokens",
         num_done, split, files["source.tokens"]["length"], files["target.tokens"]["length"],

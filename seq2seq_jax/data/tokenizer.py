@@ -7,7 +7,7 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import sentencepiece
@@ -16,6 +16,7 @@ from seq2seq_jax.batch import Vocabulary
 
 PADDING_ID, UNKNOWN_ID, START_ID, END_ID = range(4)
 NUM_BYTES = 256
+SENTINEL = "<extra_id_{}>"
 # SentencePiece holds its training text in memory. Of more text than this it draws a sample of this many sentences,
 # always the same: the sample's seed is a constant of the library.
 MAX_TRAINING_SENTENCES = 4_000_000
@@ -42,11 +43,16 @@ class TokenizerConfig:
     """A character without a piece becomes its UTF-8 bytes, so that any text survives. Otherwise it is unknown."""
     character_coverage: float = 1.0
     """Share of the training text's characters that get a piece, in (0, 1]; the rarest go without."""
+    num_sentinels: int = 0
+    """Sentinels <extra_id_0>, <extra_id_1>, ... (T5 has 100), pieces that text can spell; part of vocabulary_size."""
+    training_examples: int | None = None
+    """Training examples, from the first, that it is trained on; None = all."""
 
     def __post_init__(self):
-        smallest = END_ID + 2 + NUM_BYTES * self.byte_fallback
+        smallest = END_ID + 2 + NUM_BYTES * self.byte_fallback + self.num_sentinels
         if self.vocabulary_size < smallest:
             bytes_counted = " and the 256 bytes of byte_fallback" if self.byte_fallback else ""
+            bytes_counted += f" and {self.num_sentinels} sentinels" if self.num_sentinels else ""
             raise ValueError(
                 f"vocabulary_size is {self.vocabulary_size}, which leaves no piece beside the four special ids"
                 f"{bytes_counted}: set it to at least {smallest}"
@@ -55,6 +61,10 @@ class TokenizerConfig:
             raise ValueError(
                 f"character_coverage is {self.character_coverage}: set it above 0 and to at most 1, such as 0.9995"
             )
+        if self.num_sentinels < 0:
+            raise ValueError(f"num_sentinels is {self.num_sentinels}: set it to 0 or more")
+        if self.training_examples is not None and self.training_examples < 1:
+            raise ValueError(f"training_examples is {self.training_examples}: set it to at least 1, or to None for all")
 
 
 class Tokenizer:
@@ -75,8 +85,11 @@ class Tokenizer:
         self._source, self._target = processors[0], processors[-1]
 
     @classmethod
-    def train(cls, pairs: Iterable[tuple[str, str]], config: TokenizerConfig) -> "Tokenizer":
-        """Train on the (source, target) texts of the training split; the same text gives the same tokenizer.
+    def train(cls, examples: Iterable[tuple[str, ...]], config: TokenizerConfig) -> "Tokenizer":
+        """Train on the training split, (source, target) texts or documents; the same text gives the same tokenizer.
+
+        Args:
+            examples: the texts of each; two where each side has a model of its own.
 
         Returns:
             The tokenizer.
@@ -84,10 +97,11 @@ class Tokenizer:
         Raises:
             ValueError: there is no text, or it does not admit `vocabulary_size`; the message says what it admits.
         """
+        examples = itertools.islice(examples, config.training_examples)
         if config.joint:
-            return cls(_train((text for pair in pairs for text in pair), config, "text"))
+            return cls(_train(itertools.chain.from_iterable(examples), config, "text"))
         sources, targets = [], []
-        for source, target in pairs:
+        for source, target in examples:
             sources.append(source)
             targets.append(target)
         return cls(_train(sources, config, "source text"), _train(targets, config, "target text"))
@@ -127,7 +141,15 @@ class Tokenizer:
             padding_id=PADDING_ID,
             start_id=START_ID,
             end_id=END_ID,
+            sentinel_ids=tuple(self._sentinel_ids()),
         )
+
+    def _sentinel_ids(self) -> Iterator[int]:
+        for number in itertools.count():
+            token = self._source.piece_to_id(SENTINEL.format(number))
+            if token == UNKNOWN_ID:
+                return
+            yield token
 
     @property
     def fingerprint(self) -> str:
@@ -142,6 +164,10 @@ class Tokenizer:
     def encode_target(self, texts: list[str]) -> list[list[int]]:
         """Ids of each target text, ending in the end id; on all cores, without holding the interpreter."""
         return self._target.encode(texts, add_eos=True)
+
+    def encode_documents(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text without an end id, as in a source; on all cores, without holding the interpreter."""
+        return self._source.encode(texts)
 
     def decode_source(self, ids: Sequence[int]) -> str:
         """The text of source ids up to the first end id; padding and start ids are skipped."""
@@ -207,6 +233,7 @@ def _train(texts: Iterable[str], config: TokenizerConfig, what: str) -> bytes:
             unk_id=UNKNOWN_ID,
             bos_id=START_ID,
             eos_id=END_ID,
+            user_defined_symbols=[SENTINEL.format(number) for number in range(config.num_sentinels)],
             minloglevel=2,
         )
     except RuntimeError as error:

@@ -22,15 +22,18 @@ class ValidationResult:
     """What `Validation` finds.
 
     Attributes:
+        examples: of the split.
         losses: `loss`, `nll` and what else the objective logs, nats a target token of the split.
-        scores: corpus scores of the best hypotheses.
-        hypotheses: n best for each source, in the split's order; none for a source that is too long.
+        scores: corpus scores of the best hypotheses; None where there are no references.
+        hypotheses: n best for each source, in the split's order; none for a source that is too long, or without
+            references.
         skipped_losses: examples with a side longer than a row, which the losses leave out.
         skipped_sources: sources longer than the model takes; scored as the empty text.
     """
 
+    examples: int
     losses: dict[str, float]
-    scores: Scores
+    scores: Scores | None
     hypotheses: list[list[Hypothesis]]
     skipped_losses: int
     skipped_sources: int
@@ -41,7 +44,7 @@ class Validation:
 
     def __init__(
         self,
-        pairs: list[tuple[str, str]],
+        pairs: list[tuple[str, str]] | None,
         batches: EvaluationBatches,
         *,
         compute_loss: Callable[[Any, Batch], dict[str, Total]],
@@ -49,23 +52,24 @@ class Validation:
         generator: Generator,
     ):
         """Args:
-        pairs: sources and references of the split.
+        pairs: sources and references of the split; None = there are none, only losses are computed.
         batches: all of its examples.
         compute_loss: (params, batch) -> totals.
         place: puts a host batch on the devices.
         """
-        self.pairs = pairs
+        self.pairs = [] if pairs is None else pairs
         self.batches = batches
         self.compute_loss = compute_loss
         self.place = place
         self.generator = generator
-        self._too_long = set(generator.too_long([source for source, _ in pairs]))
+        self._scored = pairs is not None
+        self._too_long = set(generator.too_long([source for source, _ in self.pairs]))
         if self._too_long or len(batches.too_long):
             logger.warning(
                 "Evaluation leaves %d of %d examples out of the loss (longer than a row), and scores %d sources that "
                 "are longer than the model takes as empty.",
                 len(batches.too_long),
-                len(pairs),
+                batches.num_examples,
                 len(self._too_long),
             )
 
@@ -82,11 +86,11 @@ class Validation:
         hypotheses: list[list[Hypothesis]] = [[] for _ in self.pairs]
         for index, best in zip(accepted, found, strict=True):
             hypotheses[index] = best
+        texts = [best[0].text if best else "" for best in hypotheses]
         return ValidationResult(
+            examples=self.batches.num_examples,
             losses=self.losses(params),
-            scores=corpus_scores(
-                [best[0].text if best else "" for best in hypotheses], [reference for _, reference in self.pairs]
-            ),
+            scores=corpus_scores(texts, [reference for _, reference in self.pairs]) if self._scored else None,
             hypotheses=hypotheses,
             skipped_losses=len(self.batches.too_long),
             skipped_sources=len(self._too_long),

@@ -111,3 +111,8 @@ def test_help_names_the_options(capsys):
     assert not stop.value.code
     shown = capsys.readouterr().out
     assert [name for name in ("buckets", "rounds", "json", "data.directory") if f"--{name}" not in shown] == []
+
+
+def test_documents_are_refused():
+    with pytest.raises(ValueError, match="the data of multi30k/denoising_small is documents"):
+        main(["multi30k/denoising_small"])

@@ -88,6 +88,31 @@ def experiment():
     )
 '''
 
+DENOISING_CONFIG = '''"""The same text of both languages with spans taken out."""
+
+import dataclasses
+
+from seq2seq_jax.data.text_files import DocumentFiles
+from seq2seq_jax.experiment import named
+
+
+def experiment():
+    tiny = named("tiny/transformer")
+    data = DocumentFiles(
+        directory="text", train=("train.en", "train.de"), validation=("val.en", "val.de"), test=("test.en", "test.de"),
+        cache_directory="cache", max_source_length=40,
+    )
+    return dataclasses.replace(
+        tiny,
+        data=data,
+        tokenizer=dataclasses.replace(tiny.tokenizer, num_sentinels=8),
+        training=dataclasses.replace(
+            tiny.training, steps=40, batch_tokens=10 * data.max_target_length, evaluate_every=20, checkpoint_every=10,
+            log_every=10, select_by="loss",
+        ),
+    )
+'''
+
 NUMBERS = dict(zip("two three four five six seven".split(), "zwei drei vier fünf sechs sieben".split(), strict=True))
 COLOURS = dict(zip("black white brown red grey".split(), "schwarze weiße braune rote graue".split(), strict=True))
 ANIMALS = dict(zip("dogs cats cows birds".split(), "Hunde Katzen Kühe Vögel".split(), strict=True))
@@ -111,7 +136,7 @@ def write_text(directory):
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory):
-    """A directory with text/, and configs named tiny/transformer, tiny/table and tiny/policy. Tests only add to it."""
+    """A directory with text/, and configs named tiny/transformer, table, policy and denoising. Tests only add to it."""
     directory = tmp_path_factory.mktemp("workplace")
     write_text(directory / "text")
     (directory / "table").mkdir()
@@ -120,6 +145,7 @@ def workplace(tmp_path_factory):
     (directory / "configs" / "tiny" / "transformer.py").write_text(CONFIG)
     (directory / "configs" / "tiny" / "table.py").write_text(TABLE_CONFIG)
     (directory / "configs" / "tiny" / "policy.py").write_text(POLICY_CONFIG)
+    (directory / "configs" / "tiny" / "denoising.py").write_text(DENOISING_CONFIG)
     return directory
 
 
@@ -152,6 +178,15 @@ def trained(workplace):
     with contextlib.chdir(workplace):
         assert call("train", "tiny/transformer", "--training.seed", "3") == 0
     return workplace / "runs" / "tiny" / "transformer" / "default" / "seed=3"
+
+
+@pytest.fixture(scope="session")
+def denoised(workplace):
+    """A run of tiny/denoising. Not to be changed."""
+    run = workplace / "runs" / "denoised"
+    with contextlib.chdir(workplace):
+        assert call("train", "tiny/denoising", "--run-dir", run) == 0
+    return run
 
 
 @pytest.fixture

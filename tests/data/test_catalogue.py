@@ -6,7 +6,7 @@ import zipfile
 import pytest
 import tensorflow_datasets as tfds
 
-from seq2seq_jax.data.catalogue import Catalogue
+from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
 
 TALKS = {split: [(f"olá {split} {n}", f"hello {split} {n}") for n in range(20)]
          for split in ("train", "validation", "test")}
@@ -120,3 +120,23 @@ def test_the_mock_of_tensorflow_datasets_stands_in_for_a_download(tmp_path):
     assert corpus.splits == {"train": 20, "validation": 20, "test": 20}
     assert len(pairs) == 20
     assert all(isinstance(text, str) and text for pair in pairs for text in pair)
+
+
+def test_one_field_is_read_as_documents(talks, tmp_path):
+    pairs = talks().open()
+    fields = {"name": "ted_hrlr_translate/pt_to_en", "directory": str(tmp_path / "tfds")}
+    english = CatalogueDocuments(field="en", **fields).open()
+    assert english.splits == {"train": 20, "validation": 20, "test": 20}
+    assert list(english.documents("train")) == [target for _, target in pairs.pairs("train")]
+    assert list(english.examples("test")) == [(target,) for _, target in pairs.pairs("test")]
+    assert english.fingerprint != pairs.fingerprint
+    with pytest.raises(ValueError, match="'text' to be a text field of ted_hrlr_translate/pt_to_en.*en, pt"):
+        CatalogueDocuments(**fields).open()
+
+
+def test_documents_of_c4_by_the_mock_of_tensorflow_datasets():
+    with tfds.testing.mock_data(num_examples=20):
+        corpus = CatalogueDocuments(name="c4/en", test=None).open()
+        documents = list(corpus.documents("train"))
+    assert corpus.splits == {"train": 20, "validation": 20}
+    assert len(documents) == 20 and all(documents)

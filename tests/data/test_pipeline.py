@@ -21,7 +21,7 @@ from seq2seq_jax.data.pipeline import (
     source_batches,
     training_batches,
 )
-from seq2seq_jax.data.source import Corpus, DataSource
+from seq2seq_jax.data.source import PairCorpus, PairSource
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
 
@@ -32,7 +32,7 @@ VOCABULARY = Vocabulary(
 )
 
 
-class FakeCorpus(Corpus):
+class FakeCorpus(PairCorpus):
     """Texts are the ids themselves, so that every example is known by its first source id and its lengths."""
 
     def __init__(self, lengths):
@@ -67,7 +67,7 @@ class FakeTokenizer(Tokenizer):
     encode_target = encode_source
 
 
-class Source(DataSource):
+class Source(PairSource):
     def open(self):
         raise NotImplementedError
 
@@ -229,10 +229,10 @@ def test_workers_and_new_processes_change_no_batch(tmp_path):
         import jax
         from seq2seq_jax.batch import Vocabulary
         from seq2seq_jax.data.pipeline import training_batches
-        from seq2seq_jax.data.source import DataSource
+        from seq2seq_jax.data.source import PairSource
         from seq2seq_jax.data.token_store import TokenStore
 
-        class Source(DataSource):
+        class Source(PairSource):
             def open(self):
                 raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""Parallel text and tables: what is read is what was written, and each fault of a file is named."""
+"""Parallel text, documents and tables: what is read is what was written, and each fault of a file is named."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ import pytest
 
 from seq2seq_jax.data import prepared
 from seq2seq_jax.data.tables import Table
-from seq2seq_jax.data.text_files import ParallelText
+from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 
 
 def write_files(directory, **contents):
@@ -281,3 +281,51 @@ def test_a_damaged_dataset_is_refused(open_text, tmp_path):
     with pytest.raises(ValueError, match="delete that directory") as error:
         open_text(files)
     assert str(info.parent) in one_line(error)
+
+
+@pytest.fixture
+def open_documents(tmp_path):
+    def open_(contents, **fields):
+        write_files(tmp_path / "text", **contents)
+        fields = {"train": ("train.en", "train.de"), "validation": None, "test": None, **fields}
+        return DocumentFiles(directory=str(tmp_path / "text"), **fields).open()
+
+    return open_
+
+
+def test_documents_are_the_lines_of_all_files_in_order(open_documents):
+    contents = {"train_en": "a cat\n\n \u3000\na dog\u2028or two\r\n", "train_de_gz": "ein Hund", "val_en": "two\n"}
+    corpus = open_documents(contents, validation=("val.en",))
+    assert list(corpus.documents("train")) == ["a cat", "a dog\u2028or two", "ein Hund"]
+    assert list(corpus.examples("validation")) == [("two",)]
+    assert corpus.splits == {"train": 3, "validation": 1}
+    with pytest.raises(ValueError, match="train, validation; got 'test'"):
+        corpus.documents("test")
+
+
+def test_fingerprints_of_documents_tell_text_and_splits_apart(open_documents):
+    contents = {"train_en": "a\nb\n", "train_de": "c\n", "val_en": "c\n"}
+    corpora = [
+        open_documents(contents),
+        open_documents(contents, train=("train.de", "train.en")),
+        open_documents(contents, train=("train.en",), validation=("val.en",)),
+        open_documents(contents | {"train_de": "d\n"}),
+    ]
+    assert len({corpus.fingerprint for corpus in corpora}) == 4
+    # Where a line lies makes no difference.
+    assert open_documents({"train_en": "a\n", "train_de": "b\n\nc\n"}).fingerprint == corpora[0].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("contents", "fields", "named"),
+    [
+        ({"train_en": "a\n"}, {}, ["train.de or train.de.gz", "no such file"]),
+        ({"train_en": "a\n", "train_de": "\n \n"}, {"train": ("train.de",)}, ["train documents", "train.de has none"]),
+        ({"train_en": "a\n"}, {"train": ()}, ["train documents", "no file has none"]),
+        ({"train_en": b"\xff\n"}, {"train": ("train.en",)}, ["UTF-8", "line 1"]),
+    ],
+)
+def test_a_mistake_in_documents_is_named(open_documents, contents, fields, named):
+    with pytest.raises(ValueError) as error:
+        open_documents(contents, **fields)
+    assert all(part in one_line(error) for part in named)

@@ -8,12 +8,12 @@ import pytest
 
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.data import token_store
-from seq2seq_jax.data.source import Corpus
+from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.data.token_store import DamagedStoreError, TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 
 
-class FakeCorpus(Corpus):
+class FakeCorpus(PairCorpus):
     def __init__(self, num_pairs=500, word="word"):
         self._pairs = [(f"{word} {index} " * (index % 4), str(index)) for index in range(num_pairs)]
         self.num_reads = 0

@@ -148,3 +148,45 @@ def test_loading_what_is_not_there_or_damaged_is_refused(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(ValueError, match="not a SentencePiece model"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+def test_sentinels_are_tokens_that_text_can_spell(kind, tmp_path):
+    config = TokenizerConfig(kind=kind, vocabulary_size=320, num_sentinels=12)
+    tokenizer = Tokenizer.train([(f"hello number {number} world",) for number in range(300)], config)
+    sentinel_ids = tokenizer.vocabulary.sentinel_ids
+    assert len(set(sentinel_ids)) == 12
+    assert tokenizer.source_pieces(sentinel_ids) == [f"<extra_id_{number}>" for number in range(12)]
+    text = "hello<extra_id_0> world<extra_id_11>"
+    (ids,) = tokenizer.encode_documents([text])
+    assert [token for token in ids if token in sentinel_ids] == [sentinel_ids[0], sentinel_ids[11]]
+    assert tokenizer.decode_source(ids) == text
+    assert tokenizer.encode_source([text]) == [[*ids, tokenizer.vocabulary.end_id]]
+    tokenizer.save(tmp_path)
+    assert Tokenizer.load(tmp_path).vocabulary == tokenizer.vocabulary
+
+
+def test_a_tokenizer_without_sentinels_has_none():
+    tokenizer = Tokenizer.train([("abc", "cba")], TokenizerConfig(kind="char"))
+    assert tokenizer.vocabulary.sentinel_ids == ()
+
+
+def test_a_tokenizer_is_trained_on_the_first_examples():
+    examples = [("abc", "cba")] * 5 + [("xyz", "zyx")] * 5
+    config = TokenizerConfig(kind="char", training_examples=5)
+    some, first = Tokenizer.train(examples, config), Tokenizer.train(examples[:5], config)
+    assert some.fingerprint == first.fingerprint
+    assert some.fingerprint != Tokenizer.train(examples, TokenizerConfig(kind="char")).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vocabulary_size": 300, "num_sentinels": 100}, "the 256 bytes of byte_fallback and 100 sentinels.*361"),
+        ({"num_sentinels": -1}, "num_sentinels is -1"),
+        ({"training_examples": 0}, "training_examples is 0"),
+    ],
+)
+def test_sentinels_and_examples_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TokenizerConfig(**settings)

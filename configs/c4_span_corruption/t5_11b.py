@@ -1,0 +1,25 @@
+"""T5-11B pre-trained on C4 by span corruption: t5_large with feed-forward 65,536 and 128 heads of 128, 11.3 billion
+parameters.
+
+Parameters and Adafactor's state are divided over all chips (mesh.fsdp), as rows are; to divide heads and hidden dims
+too: --mesh.tensor N. Data, batches, steps and what to expect are those of c4_span_corruption/t5_large. Not measured.
+
+    seq2seq train c4_span_corruption/t5_11b --data.directory DIR
+"""
+
+import dataclasses
+
+from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.parallel.mesh import MeshConfig
+
+
+def experiment() -> Experiment:
+    """The experiment."""
+    base = named("c4_span_corruption/t5_large")
+    size = {"num_heads": 128, "head_dim": 128, "hidden_dim": 65536}
+    model = dataclasses.replace(
+        base.model,
+        encoder=dataclasses.replace(base.model.encoder, **size),
+        decoder=dataclasses.replace(base.model.decoder, **size),
+    )
+    return dataclasses.replace(base, model=model, mesh=MeshConfig(data=1, fsdp=-1))

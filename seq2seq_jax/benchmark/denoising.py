@@ -1,0 +1,171 @@
+"""python -m seq2seq_jax.benchmark.denoising: how fast documents become tokens, and tokens corrupted rows."""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+import tyro
+
+from seq2seq_jax.benchmark import harness, report
+from seq2seq_jax.data.denoising import Denoising
+from seq2seq_jax.data.document_store import DocumentStore
+from seq2seq_jax.data.pipeline import training_batches
+from seq2seq_jax.data.source import DocumentCorpus
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
+
+PROGRAM = "python -m seq2seq_jax.benchmark.denoising"
+DESCRIPTION = """\
+Read and encode the first documents of CONFIG's training split, and assemble batches of them, as `seq2seq train` does
+before and while it trains. No step is taken. Values are those of {name}.
+"""
+EXAMPLE = "multi30k/denoising_small"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoisingArguments:
+    """Command line of the rates of preparation and assembly."""
+
+    documents: int = 20_000
+    """Documents that are encoded."""
+    batches: int = 100
+    """Batches that are assembled and timed, after a first one."""
+    json: str | None = None
+    """File for all figures, as JSON."""
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    """The experiment."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What was measured.
+
+    Attributes:
+        documents: that were encoded.
+        characters: of them together.
+        tokens: of them together.
+        seconds: of reading and encoding them.
+        documents_in_all: of the training split.
+        chunks_per_second: assembled into batches, by the workers that the config sets.
+    """
+
+    documents: int
+    characters: int
+    tokens: int
+    seconds: float
+    documents_in_all: int
+    chunks_per_second: float
+
+    @property
+    def hours_in_all(self) -> float:
+        """Of encoding the training split at this rate."""
+        return self.documents_in_all / self.documents * self.seconds / 3600
+
+
+class FirstDocuments(DocumentCorpus):
+    """The first documents of another corpus' training split.
+
+    Attributes:
+        characters: of the documents read so far.
+    """
+
+    def __init__(self, corpus: DocumentCorpus, number: int):
+        self._corpus = corpus
+        self._number = min(number, corpus.splits["train"])
+        self.characters = 0
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self._corpus.fingerprint}[:{self._number}]"
+
+    @property
+    def splits(self) -> dict[str, int]:
+        return {"train": self._number}
+
+    def documents(self, split: str) -> Iterator[str]:
+        for document in itertools.islice(self._corpus.documents(split), self._number):
+            self.characters += len(document)
+            yield document
+
+
+def measure(experiment: Experiment, *, documents: int, batches: int) -> Rates:
+    """Encode documents in a directory that is deleted afterwards, and assemble batches of them.
+
+    Raises:
+        ValueError: the experiment's data is not documents, or one of the numbers is not positive.
+    """
+    if not isinstance(experiment.data, Denoising):
+        raise ValueError(f"the data of this config is {type(experiment.data).__name__}, not documents. Name another.")
+    if min(documents, batches) < 1:
+        raise ValueError(f"--documents and --batches must be at least 1, not {documents} and {batches}.")
+    corpus = experiment.data.open()
+    tokenizer = Tokenizer.train(FirstDocuments(corpus, documents).examples("train"), experiment.tokenizer)
+    first = FirstDocuments(corpus, documents)
+    with tempfile.TemporaryDirectory() as directory:
+        begun = time.perf_counter()
+        store = DocumentStore.open_or_build(directory, first, "train", tokenizer)
+        seconds = time.perf_counter() - begun
+        assembled = training_batches(
+            store,
+            experiment.data,
+            vocabulary=tokenizer.vocabulary,
+            batch_tokens=experiment.training.batch_tokens,
+            seed=experiment.training.seed,
+            first_batch=0,
+            num_batches=1 + batches + experiment.data.prefetch,
+        )
+        with contextlib.closing(assembled):
+            next(assembled)
+            begun = time.perf_counter()
+            for _ in range(batches):
+                next(assembled)
+            chunks_per_second = batches * experiment.rows_per_batch / (time.perf_counter() - begun)
+        return Rates(
+            documents=len(store),
+            characters=first.characters,
+            tokens=len(store.tokens),
+            seconds=seconds,
+            documents_in_all=corpus.splits["train"],
+            chunks_per_second=chunks_per_second,
+        )
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, measure, print a table.
+
+    Raises:
+        ValueError: there is no such config, or a value does not fit.
+    """
+    named = arguments[:1] if arguments and not arguments[0].startswith("-") else []
+    path = find_config(named[0] if named else EXAMPLE)
+    chosen = override(
+        DenoisingArguments(experiment=load_config(path)[0]),
+        arguments[len(named) :],
+        program=f"{PROGRAM} [CONFIG]",
+        description=DESCRIPTION.format(name=config_name(path)),
+    )
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    environment = harness.environment()
+    rates = measure(chosen.experiment, documents=chosen.documents, batches=chosen.batches)
+    rows = [
+        ("documents", f"{rates.documents:,} of {rates.characters / rates.documents:,.0f} characters, "
+                      f"{rates.tokens / rates.documents:,.0f} tokens"),
+        ("encoded", f"{rates.documents / rates.seconds:,.0f} documents/s, "
+                    f"{rates.tokens / rates.seconds:,.0f} tokens/s"),
+        ("whole split", f"{rates.documents_in_all:,} documents, {rates.hours_in_all:,.2f} hours at this rate"),
+        ("assembled", f"{rates.chunks_per_second:,.0f} chunks/s"),
+    ]  # fmt: skip
+    console = report.output()
+    console.print(report.table(("", config_name(path)), rows, title="From documents to rows"))
+    console.print(report.environment_line(environment))
+    figures = {"environment": environment, "experiment": to_json(chosen.experiment), **dataclasses.asdict(rates)}
+    report.write_json(figures, chosen.json)
+
+
+if __name__ == "__main__":
+    report.run_script(main)

@@ -1,0 +1,123 @@
+"""Span corruption: spans of a text are taken out of the source, a sentinel left in the place of each, and make the
+target.
+
+Source: Raffel et al. 2020, section 3.1.4; the numbers of spans and tokens, and their distribution, are those of
+`random_spans_noise_mask` and `random_spans_helper` in its code (t5/data/preprocessors.py).
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt, UInt64
+
+from seq2seq_jax.hashing import random_words
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanCorruption:
+    """How much of a text is taken out, in spans of which length."""
+
+    density: float = 0.15
+    """Share of the tokens that is taken out, in (0, 1)."""
+    mean_span_length: float = 3.0
+    """Tokens of a span that is taken out, on average; at least 1."""
+
+    def __post_init__(self):
+        if not 0.0 < self.density < 1.0:
+            raise ValueError(f"corruption.density must lie in (0, 1), and is {self.density}: T5's is 0.15.")
+        if self.mean_span_length < 1.0:
+            raise ValueError(f"corruption.mean_span_length must be at least 1, not {self.mean_span_length}: T5's is 3.")
+
+    def num_noise(self, length: int) -> tuple[int, int]:
+        """Tokens that are taken out of a chunk, and the spans that they make; at least one token stays.
+
+        Args:
+            length: tokens of the chunk, at least 2.
+        """
+        num_tokens = min(max(round(length * self.density), 1), length - 1)
+        num_spans = max(round(num_tokens / self.mean_span_length), 1)
+        # As many spans stay as are taken out, each of a token at least.
+        return num_tokens, min(num_spans, length - num_tokens)
+
+    def lengths(self, length: int) -> tuple[int, int]:
+        """Source and target tokens that a chunk becomes, sentinels and end marks included.
+
+        Args:
+            length: tokens of the chunk, at least 2.
+        """
+        num_tokens, num_spans = self.num_noise(length)
+        return length - num_tokens + num_spans + 1, num_tokens + num_spans + 1
+
+    def chunk_length(self, source_length: int) -> int:
+        """Tokens of the longest chunk whose source has at most `source_length` tokens.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.lengths(2)[0] > source_length:
+            raise ValueError(f"expected max_source_length of at least {self.lengths(2)[0]}; got {source_length}")
+        length = 2
+        while self.lengths(length + 1)[0] <= source_length:
+            length += 1
+        return length
+
+    def masks(self, length: int, keys: UInt64[np.ndarray, " chunks"]) -> Bool[np.ndarray, "chunks length"]:
+        """Which tokens of each chunk are taken out; all masks with these numbers of tokens and spans are equally
+        likely.
+
+        Args:
+            length: tokens of every chunk; the one token of the shortest stays.
+            keys: decide the mask, one a chunk.
+        """
+        padded_length = max(length, 2)
+        num_tokens, num_spans = self.num_noise(padded_length)
+        words = random_words(keys, padded_length)
+        taken = _segment_lengths(words[:, :num_tokens], num_spans)
+        left = _segment_lengths(words[:, num_tokens:], num_spans)
+        # A text begins with a span that stays.
+        lengths = np.stack([left, taken], axis=2).reshape(len(keys), 2 * num_spans)
+        starts = np.cumsum(lengths, axis=1)[:, :-1]
+        changes = np.zeros((len(keys), padded_length), bool)
+        np.put_along_axis(changes, starts, True, axis=1)
+        return np.logical_xor.accumulate(changes, axis=1)[:, :length]
+
+
+def _segment_lengths(
+    words: UInt64[np.ndarray, "chunks items"], num_segments: int
+) -> Int[np.ndarray, "chunks segments"]:
+    """Lengths of the segments into which each row of items falls, none empty: the first item begins one, and so do
+    those of the others with the smallest words."""
+    num_chunks, num_items = words.shape
+    starts = np.zeros((num_chunks, num_segments), np.int64)
+    if num_segments > 1:
+        smallest = np.argpartition(words[:, 1:], num_segments - 2, axis=1)[:, : num_segments - 1]
+        starts[:, 1:] = np.sort(smallest, axis=1) + 1
+    return np.diff(starts, axis=1, append=num_items)
+
+
+def corrupt(
+    tokens: UInt[np.ndarray, "chunks length"],
+    masks: Bool[np.ndarray, "chunks length"],
+    *,
+    sentinel_ids: tuple[int, ...],
+    end_id: int,
+) -> tuple[Int[np.ndarray, "chunks source"], Int[np.ndarray, "chunks target"]]:
+    """The source and the target of each chunk.
+
+    The source is the chunk with a sentinel in the place of each span that was taken out, the first of `sentinel_ids`
+    for the first span. The target is those spans, each after its sentinel. Both end in the end id.
+
+    Args:
+        masks: True = taken out; as many tokens and spans in each row.
+    """
+    sentinels = np.array(sentinel_ids, np.int32)
+
+    def with_sentinels(replaced: Bool[np.ndarray, "chunks length"]) -> Int[np.ndarray, "chunks kept"]:
+        first = replaced.copy()
+        first[:, 1:] &= ~replaced[:, :-1]
+        ids = tokens.astype(np.int32)
+        ids[first] = sentinels[(np.cumsum(first, axis=1) - 1)[first]]
+        kept = ids[~replaced | first].reshape(len(tokens), -1)
+        return np.pad(kept, ((0, 0), (0, 1)), constant_values=end_id)
+
+    return with_sentinels(masks), with_sentinels(~masks)
