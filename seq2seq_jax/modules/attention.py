@@ -10,6 +10,7 @@ from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.linear import Linear
 from seq2seq_jax.modules.position import rotate
 from seq2seq_jax.modules.precision import Precision, product
+from seq2seq_jax.parallel.mesh import divided_along_length, whole_along_length
 
 WEIGHTS = "attention_weights"
 """Collection that attention weights are recorded in, as [layers, batch, heads, target, source], when it is mutable."""
@@ -76,8 +77,10 @@ class MultiHeadAttention(nn.Module):
         positions: Int[Array, "batch source"],
     ) -> KeysValues:
         """Project what is attended to."""
-        keys = self.key(states)
-        return KeysValues(keys=rotate(keys, positions) if self.rotary else keys, values=self.value(values))
+        keys, values = self.key(states), self.value(values)
+        if self.rotary:
+            keys = rotate(keys, positions)
+        return KeysValues(keys=whole_along_length(keys, 1), values=whole_along_length(values, 1))
 
     def __call__(
         self,
@@ -99,6 +102,8 @@ class MultiHeadAttention(nn.Module):
         queries = self.query(x)
         if self.rotary:
             queries = rotate(queries, positions)
+        if target > 1:
+            queries = divided_along_length(queries, 1)
         group = self.num_heads // self.num_kv_heads
         queries = queries.reshape(batch, target, self.num_kv_heads, group, self.head_dim) * self.head_dim**-0.5
         scores = product("btkgd,bskd->bkgts", queries, memory.keys, precision=self.precision).astype(jnp.float32)

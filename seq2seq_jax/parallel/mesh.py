@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -122,6 +123,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are divided."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def whole_along_length(x: Array, dim: int) -> Array:
+    """The same array, not divided over the sequence axis: what every position attends to."""
+    return _along_length(x, dim, None)
+
+
+def divided_along_length(x: Array, dim: int) -> Array:
+    """The same array, divided over the sequence axis."""
+    return _along_length(x, dim, "sequence")
+
+
+def _along_length(x: Array, dim: int, axis: str | None) -> Array:
+    """How one dim lies on the mesh in use, all others as the compiler likes; nothing where no length is divided."""
+    if jax.sharding.get_abstract_mesh().shape.get("sequence", 1) == 1:
+        return x
+    spec = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    spec[dim] = axis
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
 def rows_of_process(mesh: Mesh) -> tuple[int, int]:

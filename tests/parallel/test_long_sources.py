@@ -1,0 +1,24 @@
+"""A sequence axis changes no number, and takes memory off each device."""
+
+import pytest
+from eight_devices import on_eight_devices
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What long_sources_on_meshes.py prints."""
+    return on_eight_devices("long_sources_on_meshes.py")
+
+
+@pytest.mark.parametrize("model", ["transformer", "relative", "recurrent", "convolutional"])
+def test_outputs_and_gradients_are_those_of_one_device(found, model):
+    """Of a Transformer with 4,096 source tokens; of others with fewer, on the mesh (1, 1, 2, 4)."""
+    for part, difference in found[model]["differences"]["sequence"].items():
+        assert difference < 1e-5 * max(1.0, found[model]["largest"][part]), part
+        assert found[model]["largest"][part] > 0.01, part
+
+
+def test_four_parts_of_the_length_take_a_quarter_of_the_memory(found):
+    """Measured: 1,092 MiB a device on (1, 1, 2, 1), 250 MiB on (1, 1, 2, 4)."""
+    memory = found["transformer"]["memory"]
+    assert memory["sequence"] < 0.3 * memory["tensor"]
