@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -22,11 +23,21 @@ def free_port() -> int:
 class Processes:
     """Processes of a job, each with its own arguments; what each says is in `logs`."""
 
-    def __init__(self, directory: Path, run: str, *arguments: str, count: int, devices: int = 1, own=None):
+    def __init__(
+        self,
+        directory: Path,
+        run: str,
+        *arguments: str,
+        count: int,
+        devices: int = 1,
+        own: dict[int, list[str]] | None = None,
+        program: Sequence[str] = ("-m", "seq2seq_jax"),
+    ):
         """Args:
         directory: in which they run.
         devices: of each process.
         own: arguments of single processes, by index.
+        program: what Python runs in the place of seq2seq.
         """
         coordinator = f"127.0.0.1:{free_port()}"
         paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
@@ -40,7 +51,7 @@ class Processes:
         for index, log in enumerate(self.logs):
             where = ["--processes.coordinator", coordinator, "--processes.count", str(count)]
             where += ["--processes.index", str(index)]
-            command = [sys.executable, "-m", "seq2seq_jax", "train", *arguments, "--run-dir", run]
+            command = [sys.executable, *program, "train", *arguments, "--run-dir", run]
             with log.open("a") as output:
                 self.processes.append(
                     subprocess.Popen(

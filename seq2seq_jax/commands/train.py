@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,12 +75,13 @@ def run(arguments: list[str]) -> None:
         display.line(f"run directory: {run.directory}")
         display.line(f"mesh: {dict(mesh.shape)} of {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)")
         display.line(f"each device holds {_held(run)}")
-        with Job(stall_timeout=chosen.processes.stall_timeout, end=end_hanging) as job:
-            progress, records, preempted = _train(run, display, ledger, job)
+        job = Job(stall_timeout=chosen.processes.stall_timeout, end=end_hanging)
+        progress, records, preempted = _train(run, display, ledger, job)
         if preempted:
             display.line(f"pre-empted: step {progress.step:,} is saved, and the same command goes on from there")
             return
-        figures = _figures(run, progress, records, ledger, display)
+        with job:
+            figures = _figures(run, progress, records, ledger, _telling("test", display, job))
     if jax.process_index() == 0:
         if chosen.json is not None:
             Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -206,10 +208,7 @@ def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progre
             report = _Report(run, display, files)
 
             def validate(state: TrainState) -> Record:
-                def tell(done, total):
-                    job.progress(f"validation, {done} of {total} done")
-                    display.progress("validation", done, total)
-
+                tell = _telling("validation", display, job)
                 result = validation(state.players["model"].evaluated, progress=tell)
                 scores = result.scores
                 if scores is None:
@@ -229,7 +228,9 @@ def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progre
                 job=job,
                 after_step=report.step,
             )
-            _, progress = loop.run(state, progress, batches, anchor=lambda: batches.anchor)
+            # Not before: what another process encodes first may take hours.
+            with job:
+                _, progress = loop.run(state, progress, batches, anchor=lambda: batches.anchor)
             report.plot()
             preempted = progress.step < training.steps and not loop.finished(progress.loop["since_best"])
             if preempted and is_first:
@@ -237,8 +238,18 @@ def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progre
             return progress, files.records if is_first else [], preempted
 
 
+def _telling(what: str, display: Display, job: Job) -> Callable[[int, int], None]:
+    """Takes (done, of how many): shows it, and that the process is alive."""
+
+    def tell(done: int, total: int) -> None:
+        job.progress(f"{what}, {done} of {total} done")
+        display.progress(what, done, total)
+
+    return tell
+
+
 def _figures(
-    run: Run, progress: Progress, records: list[Record], ledger: Ledger, display: Display
+    run: Run, progress: Progress, records: list[Record], ledger: Ledger, tell: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """The figures of the table at the end, the best checkpoint evaluated on the test split where there is one."""
     spent = ledger.read()
@@ -256,7 +267,7 @@ def _figures(
         figures["tokens_per_second"] = tokens / seconds
     if "test" in run.corpus.splits:
         params, step = run.parameters("best")
-        result = run.validation("test")(params, progress=lambda done, total: display.progress("test", done, total))
+        result = run.validation("test")(params, progress=tell)
         figures["test"] = figures_of(result, split="test", step=step)
     return figures
 

@@ -223,7 +223,8 @@ def gather(values: list[float]) -> list[list[float]]:
 class Job:
     """What a training loop needs to know of the processes that run it together, this one alone by default.
 
-    While it is entered it hears SIGTERM, and ends this process when that makes no progress any more.
+    While it is entered, which can be done again and again, it hears SIGTERM, and ends this process when that makes no
+    progress any more.
     """
 
     def __init__(self, *, stall_timeout: float = 0.0, end: Callable[[str], None] | None = None):
@@ -234,10 +235,12 @@ class Job:
         self._stall_timeout = stall_timeout
         self._end = end
         self._told = False
-        self._under_way, self._since = "starting", time.monotonic()
+        self._under_way, self._since = "the first step", time.monotonic()
         self._closed = threading.Event()
 
     def __enter__(self) -> "Job":
+        self._since = time.monotonic()
+        self._closed.clear()
         if jax.process_count() == 1:
             # Several processes have jax.distributed's own handler, which tells all of them.
             self._handler_before = signal.signal(signal.SIGTERM, self._hear)
