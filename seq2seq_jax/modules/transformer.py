@@ -50,7 +50,9 @@ class TransformerConfig:
     activation: Activation = "relu"
     """Nonlinearity of the feed-forward layer."""
     gated: bool = False
-    """Whether the feed-forward layer is gated (three matrices, no biases)."""
+    """Whether the feed-forward layer is gated (three matrices)."""
+    feed_forward_bias: bool | None = None
+    """Whether the feed-forward layer has biases; None = in the plain form, not in the gated one."""
     normalization: NormalizationKind = "layer"
     """LayerNorm, or RMSNorm without biases."""
     norm_position: Literal["pre", "post"] = "pre"
@@ -150,6 +152,7 @@ class TransformerConfig:
             hidden_dim=self.hidden_dim,
             activation=self.activation,
             gated=self.gated,
+            bias=not self.gated if self.feed_forward_bias is None else self.feed_forward_bias,
             dropout=self.hidden_dropout,
             precision=precision,
         )
