@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -67,8 +68,11 @@ class MeshConfig:
                 f"mesh {tuple(sizes)} of {AXES} needs {math.prod(sizes)} devices, and there are {len(devices)}. "
                 "Lower one of the mesh sizes, or set one to -1."
             )
-        devices = devices[: math.prod(sizes)]
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+        # A pod's torus of 8 x 8 x 16 chips has no axis of 4: it may be split.
+        grid = mesh_utils.create_device_mesh(
+            tuple(sizes), devices[: math.prod(sizes)], allow_split_physical_axes=True
+        )
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -96,8 +100,7 @@ def shardings(mesh: Mesh, boxed: Any) -> Any:
     """
 
     def of_leaf(leaf):
-        # Adafactor's factored moments have fewer dims than the parameter whose names they carry.
-        if not isinstance(leaf, nn.LogicallyPartitioned) or len(leaf.names) != leaf.value.ndim:
+        if not isinstance(leaf, nn.LogicallyPartitioned):
             return replicated(mesh)
         spec = nn.logical_to_mesh_axes(leaf.names, RULES)
         fitting = [

@@ -95,13 +95,14 @@ def test_logical_axes_decide_how_parameters_lie(found):
     assert layout["params/encoder/frame/norm/scale"] == [[18], [None]]
 
 
-def test_factored_moments_are_whole_on_every_device(found):
-    """Adafactor keeps rows [18] and columns [21] of the table [21, 18], under the names of the table's axes."""
+def test_factored_moments_lie_as_the_dims_that_they_keep(found):
+    """Of the table [21, 18] Adafactor keeps [18], of the model dim, and [21], of the ids, which 2 does not divide."""
     moments = {path.removeprefix("moments/0/"): layout for path, layout in found["layouts"].items()}
-    assert moments["v_row/target_embedding/table"] == [[18], []]
-    assert moments["v_col/target_embedding/table"] == [[21], []]
+    assert moments["v_row/target_embedding/table"] == [[18], ["fsdp"]]
+    assert moments["v_col/target_embedding/table"] == [[21], [None]]
     feed_forward = "decoder/layer/feed_forward"
-    assert moments[f"v_row/{feed_forward}/expand/kernel"] == [[2, 18], []]
+    assert moments[f"v_row/{feed_forward}/expand/kernel"] == [[2, 18], [None, "fsdp"]]
+    assert moments[f"v_col/{feed_forward}/expand/kernel"] == [[2, 32], [None, "tensor"]]
     # A bias is not factored: its moments lie as it does, and there is one number in the place of rows and columns.
     assert moments[f"v/{feed_forward}/expand/bias"] == [[2, 32], [None, "tensor"]]
-    assert moments[f"v_row/{feed_forward}/expand/bias"] == [[1], []]
+    assert moments[f"v_row/{feed_forward}/expand/bias"] == [[1], [None]]
