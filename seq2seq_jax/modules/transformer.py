@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from seq2seq_jax.modules.attention import WEIGHTS, MultiHeadAttention
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.feed_forward import Activation, FeedForward
+from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.normalization import Normalization, NormalizationKind
 from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBias, sinusoidal
 from seq2seq_jax.modules.precision import Precision, activation_dtype
@@ -131,6 +132,16 @@ class TransformerConfig:
     def dim_per_head(self) -> int:
         """Width of a head."""
         return self.model_dim // self.num_heads if self.head_dim is None else self.head_dim
+
+    def self_attention_flops(self, length: Amount, pairs: Amount) -> Amount:
+        """Of one layer, for tokens of which that many pairs attend."""
+        queries, keys = self.num_heads * self.dim_per_head, self.kv_heads * self.dim_per_head
+        projections = product_flops(length, self.model_dim, 2 * queries + 2 * keys)
+        return projections + 2 * product_flops(pairs, self.dim_per_head, self.num_heads)
+
+    def feed_forward_flops(self, length: Amount) -> Amount:
+        """Of one layer."""
+        return product_flops(length, self.model_dim, (3 if self.gated else 2) * self.hidden_dim)
 
     def attention(self, *, memory_dim: int, self_attention: bool, precision: Precision) -> MultiHeadAttention:
         """An attention layer of this stack."""
