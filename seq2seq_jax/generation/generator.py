@@ -64,6 +64,10 @@ class Generator:
             out_shardings=batch_sharding(mesh),
         )
 
+    def lower(self, params: Any, source: Sequence) -> jax.stages.Lowered:
+        """The search for sources, or for their shapes, before it is compiled."""
+        return self._search.lower(params, source)
+
     def too_long(self, texts: Iterable[str]) -> list[int]:
         """Indices of the texts that have more tokens than the model takes."""
         encoded = self.tokenizer.encode_source(list(texts))

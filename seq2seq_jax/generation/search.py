@@ -52,6 +52,12 @@ class GenerationConfig:
             )
 
 
+def longest_output(source_length: int, *, ratio: float, extra: int, position_limit: int | None) -> int:
+    """The limit of generated tokens, the end mark counted, for a source of that many; see `length_limits`."""
+    room = int(ratio * source_length) + extra
+    return room if position_limit is None else min(room, position_limit)
+
+
 def length_limits(
     source: Sequence, *, ratio: float, extra: int, position_limit: int | None
 ) -> tuple[Int[Array, "batch"], int]:
@@ -67,9 +73,7 @@ def length_limits(
         Limits, 0 for a row without a source, and the room for a row full of source tokens.
     """
     lengths = jnp.sum(source.mask, axis=1)
-    room = int(ratio * source.tokens.shape[1]) + extra
-    if position_limit is not None:
-        room = min(room, position_limit)
+    room = longest_output(source.tokens.shape[1], ratio=ratio, extra=extra, position_limit=position_limit)
     limits = jnp.floor(ratio * lengths).astype(jnp.int32) + extra
     return jnp.where(lengths == 0, 0, jnp.minimum(limits, room)), room
 
