@@ -90,13 +90,18 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+LARGEST_WHOLE = 2**20
+"""Bytes of the largest array that all devices of the fsdp axis hold whole, where one of its dims can be divided."""
+
+
 def shardings(mesh: Mesh, boxed: Any) -> Any:
     """The NamedSharding of every leaf of a tree of shapes.
 
     Args:
         boxed: what `jax.eval_shape` gives, parameters boxed with their logical axes (flax.linen's
             LogicallyPartitioned). A leaf without axes is replicated, and so is a dim that its mesh axis does not
-            divide.
+            divide. Large arrays without a model dim, such as moments that have lost it, are divided over fsdp along
+            the last dim that can be.
     """
 
     def of_leaf(leaf):
@@ -107,9 +112,23 @@ def shardings(mesh: Mesh, boxed: Any) -> Any:
             axis if axis is None or size % mesh.shape[axis] == 0 else None
             for axis, size in zip(spec, leaf.value.shape, strict=True)
         ]
+        if leaf.value.size * leaf.value.dtype.itemsize > LARGEST_WHOLE and "fsdp" not in fitting:
+            fitting = _with_fsdp(fitting, leaf.value.shape, mesh)
         return NamedSharding(mesh, PartitionSpec(*fitting))
 
     return jax.tree.map(of_leaf, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+
+
+def _with_fsdp(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> list[Any]:
+    """The spec with fsdp on the last dim that can be divided over it as well, if there is one.
+
+    The last, since a loop over layers takes slices of the first.
+    """
+    for dim, (axis, size) in reversed(list(enumerate(zip(spec, shape, strict=True)))):
+        taken = 1 if axis is None else mesh.shape[axis]
+        if size % (taken * mesh.shape["fsdp"]) == 0:
+            return [*spec[:dim], "fsdp" if axis is None else (axis, "fsdp"), *spec[dim + 1 :]]
+    return spec
 
 
 class OnMesh:

@@ -9,4 +9,4 @@ def test_fsdp_divides_every_large_parameter_and_moment(size):
     """Over a mebibyte; the factored moments of Adafactor are among them."""
     found = on_eight_devices("t5_shardings.py", f"c4_span_corruption/t5_{size}")
     assert found["whole"] == []
-    assert found["large"] > 30
+    assert found["large"] > 20
