@@ -150,3 +150,19 @@ class OnMesh:
         """The function for arguments, or for their shapes, before it is compiled."""
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
             return self._compiled.lower(*arguments)
+
+
+def on_each_shard(function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """What a function of arrays that lead with the batch gives, each device calling it with the rows that it has.
+
+    The rows of a batch must not depend on each other. Without a mesh in use, or with rows that it does not divide, it
+    is called once with all.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    axes = tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
+    shards = math.prod(mesh.shape[axis] for axis in axes)
+    if shards == 1 or len(arrays[0]) % shards:
+        return function(*arrays)
+    rows = PartitionSpec(axes)
+    return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)
