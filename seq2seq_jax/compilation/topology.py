@@ -21,6 +21,9 @@ TORUS_DIMS = {"v5e": 2, "v5p": 3, "v6e": 2}
 LARGEST_SLICE = {"v5e": (16, 16), "v5p": (16, 16, 24), "v6e": (16, 16)}
 """Chips along each dim of the largest slice (docs.cloud.google.com/tpu/docs)."""
 
+ACCELERATOR_TYPE = {"v5e": "v5litepod-4", "v5p": "v5p-8", "v6e": "v6e-4"}
+"""What Cloud TPU calls one host of each."""
+
 MAX_GPUS = 512
 """Simulated on the CPU."""
 
@@ -99,9 +102,13 @@ class Topology:
                 f"compiling for {self.name} needs the TPU compiler, which is not installed: pip install "
                 f"'{_suitable_libtpu()}'"
             )
-        # There is no TPU to ask for its place in a pod, and its absence is no news to the user.
+        # There is no TPU to ask for its place in a pod, and its absence is no news to the user: libtpu is told that this
+        # is the only host of a small one, which changes nothing of what it compiles for a topology that is named.
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-        os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+        os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+        os.environ["TPU_WORKER_ID"] = "0"
+        os.environ["TPU_ACCELERATOR_TYPE"] = ACCELERATOR_TYPE[self.chip.name]
+        os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
 
     def devices(self) -> list[Any]:
         """The devices, for a mesh.
