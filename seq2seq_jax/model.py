@@ -18,6 +18,7 @@ from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS
 from seq2seq_jax.modules.embedding import Embedding
+from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.recurrence import whole
 
@@ -43,6 +44,22 @@ class ModelConfig:
                 f"model.tied_embeddings = all needs one model_dim on both sides, not {self.encoder.model_dim} and "
                 f"{self.decoder.model_dim}. Change either, or set tied_embeddings to decoder."
             )
+
+    def forward_flops(
+        self, source: Amount, target: Amount, *, vocabulary: Vocabulary, hypotheses: int = 1
+    ) -> Amount:
+        """Model FLOPs of a forward pass over a pair; see `seq2seq_jax.modules.flops`.
+
+        Args:
+            source: tokens of the source.
+            target: tokens of each target.
+            hypotheses: targets that share one encoded source.
+        """
+        decoder = self.decoder.forward_flops(
+            source, target, memory_dim=self.encoder.memory_dim, hypotheses=hypotheses
+        )
+        logits = product_flops(target, self.decoder.model_dim, vocabulary.target_size)
+        return self.encoder.forward_flops(source) + decoder + hypotheses * logits
 
     def build(self, vocabulary: Vocabulary) -> "EncoderDecoder":
         """The module.

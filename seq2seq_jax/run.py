@@ -22,7 +22,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment, differences, flatten, from_json, to_json
 from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
-from seq2seq_jax.parallel.mesh import RULES, batch_sharding, batch_shards, rows_of_process
+from seq2seq_jax.parallel.mesh import RULES, batch_shards, global_batch, rows_of_process
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
 from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, num_parameters
@@ -249,13 +249,7 @@ class Run:
 
     def place(self, batch: Batch) -> Batch:
         """A process's rows of a host batch, as part of the global batch on the devices."""
-        sharding, (_, count) = batch_sharding(self.mesh), self.rows_of_process
-
-        def place(rows):
-            shape = (len(rows) * count, *rows.shape[1:])
-            return jax.make_array_from_process_local_data(sharding, rows, shape)
-
-        return jax.tree.map(place, batch)
+        return global_batch(batch, self.mesh, share=self.rows_of_process)
 
     @functools.cached_property
     def rows_of_process(self) -> tuple[int, int]:

@@ -2,15 +2,16 @@
 parameters.
 
 Parameters and Adafactor's state are divided over all chips (mesh.fsdp), as rows are; to divide heads and hidden dims
-too: --mesh.tensor N. Data, batches, steps and what to expect are those of c4_span_corruption/t5_large. Not measured.
+too: --mesh.tensor N. Data, batches, steps and what to expect are those of c4_span_corruption/t5_large. Not measured;
+launch/README.md has what a step takes on TPUs, as compiled.
 
+    seq2seq compile c4_span_corruption/t5_3b --topology v5p:4x4x4
     seq2seq train c4_span_corruption/t5_3b --data.directory DIR
 """
 
 import dataclasses
 
 from seq2seq_jax.experiment import Experiment, named
-from seq2seq_jax.parallel.mesh import MeshConfig
 
 
 def experiment() -> Experiment:
@@ -22,4 +23,4 @@ def experiment() -> Experiment:
         encoder=dataclasses.replace(base.model.encoder, **size),
         decoder=dataclasses.replace(base.model.decoder, **size),
     )
-    return dataclasses.replace(base, model=model, mesh=MeshConfig(data=1, fsdp=-1))
+    return dataclasses.replace(base, model=model)

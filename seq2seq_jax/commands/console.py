@@ -126,6 +126,17 @@ def table(rows: Iterable[Sequence[str]], *, title: str) -> None:
     console.print(grid)
 
 
+def columns(header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> None:
+    """Print a table whose first column is names, the others figures, to standard output."""
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, markup=False, highlight=False)
+    grid = Table(title=title, title_justify="left")
+    for index, name in enumerate(header):
+        grid.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person reads them."""
     minutes, rest = divmod(round(seconds), 60)

@@ -16,6 +16,7 @@ from seq2seq_jax.modules.convolution import (
     WeightNormalizedLinear,
 )
 from seq2seq_jax.modules.dropout import Dropout
+from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.segments import segment_mask
 from seq2seq_jax.modules.transformer import ACTIVATION_AXES, over_layers
@@ -24,6 +25,15 @@ from seq2seq_jax.modules.transformer import ACTIVATION_AXES, over_layers
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvolutionalDecoderConfig(ConvolutionalConfig):
     """Settings of a convolutional decoder."""
+
+    def forward_flops(self, source: Amount, target: Amount, *, memory_dim: int, hypotheses: int) -> Amount:
+        """Model FLOPs of decoding that many targets of one length for one source."""
+        attention = 2 * product_flops(target, self.hidden_dim, self.model_dim) + 2 * product_flops(
+            source * target, self.model_dim, 1
+        )
+        each = self.frame_flops(target) + self.num_layers * (self.convolution_flops(target) + attention)
+        mapped = 0 if memory_dim == self.model_dim else 2 * product_flops(source, memory_dim, self.model_dim)
+        return mapped + hypotheses * each
 
     def build(self, *, memory_dim: int, summary_dim: int, precision: Precision) -> "ConvolutionalDecoder":
         """The module, for an encoder whose states are memory_dim wide; it does not read summaries."""

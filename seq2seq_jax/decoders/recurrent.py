@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import DecodeState, Memory, Sequence
 from seq2seq_jax.modules.attention import record
+from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.global_attention import AttentionKind, GlobalAttention, attend
 from seq2seq_jax.modules.linear import Linear
 from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product
@@ -88,6 +89,44 @@ class RecurrentDecoderConfig(RecurrentConfig):
             )
         return RecurrentDecoder(self, memory_dim, summary_dim, precision)
 
+    def input_dim(self, index: int, *, memory_dim: int) -> int:
+        """Width of what the layer of this index, from 0, reads; input feeding not counted."""
+        if index == 0:
+            return self.model_dim
+        return self.hidden_dim + (memory_dim if self.attention_layer == "first" else 0)
+
+    def output_input_dim(self, *, memory_dim: int) -> int:
+        """Width of what is read below the output projection."""
+        attended = 0 if self.attention == "none" else memory_dim
+        return self.hidden_dim + attended + self.deep_output * self.model_dim
+
+    def attention_flops(self, source: Amount, target: Amount, *, memory_dim: int, hypotheses: int) -> Amount:
+        """Of the attention of that many targets to one source, whose keys they share."""
+        if self.attention == "none":
+            return 0.0
+        contexts = product_flops(source * target, memory_dim, 1)
+        if self.attention == "additive":
+            width = self.attention_dim or self.hidden_dim
+            each = product_flops(target, self.hidden_dim, width) + product_flops(source * target, width, 1)
+            return product_flops(source, memory_dim, width) + hypotheses * (each + contexts)
+        keys = product_flops(source, memory_dim, self.hidden_dim) if self.attention == "general" else 0.0
+        return keys + hypotheses * (product_flops(source * target, self.hidden_dim, 1) + contexts)
+
+    def forward_flops(self, source: Amount, target: Amount, *, memory_dim: int, hypotheses: int) -> Amount:
+        """Model FLOPs of decoding that many targets of one length for one source.
+
+        Those of the first states, one product a source, are left out.
+        """
+        layers = sum(
+            self.layer_flops(target, input_dim=self.input_dim(index, memory_dim=memory_dim))
+            for index in range(self.num_layers)
+        )
+        if self.input_feeding:
+            layers += product_flops(target, self.model_dim, CELLS[self.cell].num_gates * self.hidden_dim)
+        output = product_flops(target, self.output_input_dim(memory_dim=memory_dim), self.model_dim)
+        attention = self.attention_flops(source, target, memory_dim=memory_dim, hypotheses=hypotheses)
+        return attention + hypotheses * (layers + output)
+
     @property
     def is_sequential(self) -> bool:
         """Whether a step needs what came out of the attention of the step before."""
@@ -153,10 +192,10 @@ class RecurrentDecoder(nn.Module):
 
     def setup(self):
         config, precision = self.config, self.precision
-        attends = config.attention != "none"
-        above = config.hidden_dim + (self.memory_dim if config.attention_layer == "first" else 0)
-        input_dims = [config.model_dim] + [above] * (config.num_layers - 1)
-        self.layers = [config.layer(input_dim=dim, precision=precision) for dim in input_dims]
+        self.layers = [
+            config.layer(input_dim=config.input_dim(index, memory_dim=self.memory_dim), precision=precision)
+            for index in range(config.num_layers)
+        ]
         self.bridge = Linear(
             input_dims=(self.summary_dim,),
             output_dims=(config.num_layers * CELLS[config.cell].num_states, config.hidden_dim),
@@ -164,7 +203,7 @@ class RecurrentDecoder(nn.Module):
             bias=True,
             precision=precision,
         )
-        if attends:
+        if config.attention != "none":
             self.cross_attention = GlobalAttention(
                 kind=config.attention,
                 query_dim=config.hidden_dim,
@@ -173,9 +212,10 @@ class RecurrentDecoder(nn.Module):
                 coverage=config.coverage,
                 precision=precision,
             )
-        output_dim = config.hidden_dim + attends * self.memory_dim + config.deep_output * config.model_dim
         glorot = nn.with_logical_partitioning(nn.initializers.glorot_uniform(), ("hidden", "model"))
-        self.output = self.param("output", glorot, (output_dim, config.model_dim))
+        self.output = self.param(
+            "output", glorot, (config.output_input_dim(memory_dim=self.memory_dim), config.model_dim)
+        )
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("model",))
         self.output_bias = self.param("output_bias", zeros, (config.model_dim,))
         if config.input_feeding:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import DecodeState, Memory, Sequence
 from seq2seq_jax.modules.attention import KeysValues
+from seq2seq_jax.modules.flops import Amount, causal_pairs, product_flops
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.segments import causal_mask, segment_mask
 from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, over_layers
@@ -16,6 +17,16 @@ from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerDecoderConfig(TransformerConfig):
     """Settings of a Transformer decoder."""
+
+    def forward_flops(self, source: Amount, target: Amount, *, memory_dim: int, hypotheses: int) -> Amount:
+        """Model FLOPs of decoding that many targets of one length for one source, whose keys and values they share."""
+        queries, keys = self.num_heads * self.dim_per_head, self.kv_heads * self.dim_per_head
+        cross_attention = product_flops(target, self.model_dim, 2 * queries) + 2 * product_flops(
+            source * target, self.dim_per_head, self.num_heads
+        )
+        self_attention = self.self_attention_flops(target, causal_pairs(target))
+        each = self_attention + cross_attention + self.feed_forward_flops(target)
+        return self.num_layers * (product_flops(source, memory_dim, 2 * keys) + hypotheses * each)
 
     def build(self, *, memory_dim: int, summary_dim: int, precision: Precision) -> "TransformerDecoder":
         """The module, for an encoder whose states are memory_dim wide; it does not read summaries."""

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from seq2seq_jax.batch import Memory, Sequence
 from seq2seq_jax.modules.convolution import HALF, ConvolutionalConfig, Frame
 from seq2seq_jax.modules.dropout import Dropout
+from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import mean_of_segments
 from seq2seq_jax.modules.transformer import ACTIVATION_AXES, over_layers
@@ -34,6 +35,10 @@ class ConvolutionalEncoderConfig(ConvolutionalConfig):
     def summary_dim(self) -> int:
         """Width of a segment's summary."""
         return self.model_dim
+
+    def forward_flops(self, source: Amount) -> Amount:
+        """Model FLOPs of encoding an example of this many tokens."""
+        return self.frame_flops(source) + self.num_layers * self.convolution_flops(source)
 
     def build(self, *, precision: Precision) -> "ConvolutionalEncoder":
         """The module."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seq2seq_jax.batch import Memory, Sequence
+from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.recurrent import RecurrentConfig
 from seq2seq_jax.modules.segments import is_first, is_last, sum_of_segments
@@ -56,6 +57,17 @@ class RecurrentEncoderConfig(RecurrentConfig):
         """Width of a segment's summary."""
         return self.memory_dim
 
+    def input_dim(self, index: int) -> int:
+        """Width of what the layer of this index, from 0, reads."""
+        return self.directions(index - 1) * self.hidden_dim if index else self.model_dim
+
+    def forward_flops(self, source: Amount) -> Amount:
+        """Model FLOPs of encoding an example of this many tokens."""
+        return sum(
+            self.directions(index) * self.layer_flops(source, input_dim=self.input_dim(index))
+            for index in range(self.num_layers)
+        )
+
     def build(self, *, precision: Precision) -> "RecurrentEncoder":
         """The module."""
         return RecurrentEncoder(self, precision)
@@ -73,11 +85,12 @@ class RecurrentEncoder(nn.Module):
 
     def setup(self):
         config = self.config
-        input_dims = [config.model_dim]
-        input_dims += [config.directions(index) * config.hidden_dim for index in range(config.num_layers - 1)]
         self.layers = [
-            [config.layer(input_dim=dim, precision=self.precision) for _ in range(config.directions(index))]
-            for index, dim in enumerate(input_dims)
+            [
+                config.layer(input_dim=config.input_dim(index), precision=self.precision)
+                for _ in range(config.directions(index))
+            ]
+            for index in range(config.num_layers)
         ]
         self.dropout = config.input_dropout()
 

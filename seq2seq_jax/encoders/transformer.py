@@ -6,6 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Bool, Float
 
 from seq2seq_jax.batch import Memory, Sequence
+from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import mean_of_segments, segment_mask
 from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, over_layers
@@ -24,6 +25,10 @@ class TransformerEncoderConfig(TransformerConfig):
     def summary_dim(self) -> int:
         """Width of a segment's summary."""
         return self.model_dim
+
+    def forward_flops(self, source: Amount) -> Amount:
+        """Model FLOPs of encoding an example of this many tokens."""
+        return self.num_layers * (self.self_attention_flops(source, source**2) + self.feed_forward_flops(source))
 
     def build(self, *, precision: Precision) -> "TransformerEncoder":
         """The module."""

@@ -14,7 +14,7 @@ from seq2seq_jax.data.pipeline import source_batches
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search, length_limits
 from seq2seq_jax.model import EncoderDecoder
-from seq2seq_jax.parallel.mesh import OnMesh, batch_sharding, batch_shards, replicated, whole_batch
+from seq2seq_jax.parallel.mesh import OnMesh, batch_sharding, batch_shards, global_batch, replicated
 
 Result = TypeVar("Result")
 Rows = TypeVar("Rows", Sequence, Batch)
@@ -63,6 +63,10 @@ class Generator:
             in_shardings=(None, batch_sharding(mesh)),
             out_shardings=replicated(mesh),
         )
+
+    def lower(self, params: Any, source: Sequence) -> jax.stages.Lowered:
+        """The search for sources, or for their shapes, before it is compiled."""
+        return self._search.lower(params, source)
 
     def too_long(self, texts: Iterable[str]) -> list[int]:
         """Indices of the texts that have more tokens than the model takes."""
@@ -131,7 +135,9 @@ class Generator:
         )
         running = None
         for batch in batches:
-            source = whole_batch(with_rows_for(batch.source, batch_shards(self.mesh)), self.mesh)
+            source = global_batch(
+                with_rows_for(batch.source, batch_shards(self.mesh)), self.mesh, share=(0, 1)
+            )
             started = batch.indices, self._search(params, source)
             if running is not None:
                 yield running[0], jax.device_get(running[1])

@@ -1,18 +1,16 @@
 """Beam search over a decoder's one-token step: one while-loop of fixed shapes, which ends when all sources have."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from seq2seq_jax.batch import DecodeState, Sequence
+from seq2seq_jax.parallel.mesh import on_each_shard
 
 Step = Callable[
     [Int[Array, "hypotheses"], DecodeState],
@@ -52,6 +50,12 @@ class GenerationConfig:
             )
 
 
+def longest_output(source_length: int, *, ratio: float, extra: int, position_limit: int | None) -> int:
+    """The limit of generated tokens, the end mark counted, for a source of that many; see `length_limits`."""
+    room = int(ratio * source_length) + extra
+    return room if position_limit is None else min(room, position_limit)
+
+
 def length_limits(
     source: Sequence, *, ratio: float, extra: int, position_limit: int | None
 ) -> tuple[Int[Array, "batch"], int]:
@@ -67,9 +71,7 @@ def length_limits(
         Limits, 0 for a row without a source, and the room for a row full of source tokens.
     """
     lengths = jnp.sum(source.mask, axis=1)
-    room = int(ratio * source.tokens.shape[1]) + extra
-    if position_limit is not None:
-        room = min(room, position_limit)
+    room = longest_output(source.tokens.shape[1], ratio=ratio, extra=extra, position_limit=position_limit)
     limits = jnp.floor(ratio * lengths).astype(jnp.int32) + extra
     return jnp.where(lengths == 0, 0, jnp.minimum(limits, room)), room
 
@@ -142,7 +144,8 @@ def beam_search(
     so that log_probabilities are those of teacher forcing. Of equal candidates the one of the better hypothesis, then
     of the lower token id, comes first.
 
-    Pure, and fit for `jax.jit`; nothing mixes the batch dimension, so a sharded batch stays sharded.
+    Pure, and fit for `jax.jit`; nothing mixes the batch dimension, so a sharded batch stays sharded with its mesh in
+    use (`jax.set_mesh`).
 
     Args:
         step: the decoder's next-token logits and next state, with all that it reads bound but the state.
@@ -248,28 +251,14 @@ def beam_search(
     return jax.lax.while_loop(is_live, extend, beams).finished
 
 
-@functools.partial(custom_partitioning, static_argnums=(1,))
 def _top_k(
     values: Float[Array, "batch candidates"], k: int
 ) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
     """The k largest values of each source, descending, and their indices; of equal ones the lower index is first.
 
-    `jax.lax.top_k`, but each device does the rows it has: XLA would gather the logits of the whole batch on all.
+    Each device does the rows it has: XLA would gather the logits of the whole batch on all.
     """
-    return tuple(jax.lax.top_k(values, k))
-
-
-def _partition_top_k(k, mesh, argument_shapes, _):
-    specification = argument_shapes[0].sharding.spec
-    rows = NamedSharding(mesh, PartitionSpec(specification[0] if len(specification) else None, None))
-    return mesh, lambda values: tuple(jax.lax.top_k(values, k)), (rows, rows), (rows,)
-
-
-_top_k.def_partition(
-    partition=_partition_top_k,
-    sharding_rule="batch candidates -> batch k, batch k",
-    need_replication_factors=("candidates", "k"),
-)
+    return on_each_shard(lambda rows: tuple(jax.lax.top_k(rows, k)), values)
 
 
 def _pick(tree: PyTree, indices: Int[Array, "batch picked"]) -> PyTree:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.modules.attention import MASKED_SCORE, record
 from seq2seq_jax.modules.dropout import Dropout
+from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.position import LearnedPositions
 from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product, product
 from seq2seq_jax.modules.settings import check_rates, check_sizes
@@ -63,6 +64,14 @@ class ConvolutionalConfig:
             dropout=self.dropout,
             precision=precision,
         )
+
+    def convolution_flops(self, length: Amount) -> Amount:
+        """Of one layer's convolution."""
+        return product_flops(length, self.kernel_size * self.hidden_dim, 2 * self.hidden_dim)
+
+    def frame_flops(self, length: Amount) -> Amount:
+        """Of the linear maps into and out of the channels."""
+        return 2 * product_flops(length, self.model_dim, self.hidden_dim)
 
     @property
     def position_limit(self) -> int:

@@ -14,7 +14,7 @@ Activation = Literal["relu", "gelu", "silu"]
 
 
 class FeedForward(nn.Module):
-    """W2 act(W1 x), or gated W2 (act(W1 x) * V x); biases in the plain form alone.
+    """W2 act(W1 x), or gated W2 (act(W1 x) * V x), with or without a bias on each product.
 
     Source: Vaswani et al. 2017, equation 2; Shazeer 2020, equation 6.
     """
@@ -22,6 +22,7 @@ class FeedForward(nn.Module):
     hidden_dim: int
     activation: Activation
     gated: bool
+    bias: bool
     dropout: float
     precision: Precision
 
@@ -35,7 +36,7 @@ class FeedForward(nn.Module):
                 input_dims=(model_dim,),
                 output_dims=(self.hidden_dim,),
                 axes=("model", "hidden"),
-                bias=not self.gated,
+                bias=self.bias,
                 precision=self.precision,
                 name=name,
             )(x)
@@ -48,7 +49,7 @@ class FeedForward(nn.Module):
             input_dims=(self.hidden_dim,),
             output_dims=(model_dim,),
             axes=("hidden", "model"),
-            bias=not self.gated,
+            bias=self.bias,
             precision=self.precision,
             name="contract",
         )(hidden)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.modules.dropout import Dropout, dropout_mask
+from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.precision import Precision, matrix_product
 from seq2seq_jax.modules.recurrence import (
     CELLS,
@@ -68,6 +69,11 @@ class RecurrentConfig:
     def sharded_sizes(self) -> dict[str, tuple[str, int]]:
         """Field -> logical axis and size of what a mesh divides."""
         return {"hidden_dim": ("hidden", self.hidden_dim), "model_dim": ("model", self.model_dim)}
+
+    def layer_flops(self, length: Amount, *, input_dim: int) -> Amount:
+        """Of one layer in one direction."""
+        gates = CELLS[self.cell].num_gates * self.hidden_dim
+        return product_flops(length, input_dim + self.hidden_dim, gates)
 
     def layer(self, *, input_dim: int, precision: Precision) -> "RecurrentLayer":
         """A layer of this stack."""

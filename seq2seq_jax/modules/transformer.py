@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from seq2seq_jax.modules.attention import WEIGHTS, MultiHeadAttention
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.feed_forward import Activation, FeedForward
+from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.normalization import Normalization, NormalizationKind
 from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBias, sinusoidal
 from seq2seq_jax.modules.precision import Precision, activation_dtype
@@ -50,7 +51,9 @@ class TransformerConfig:
     activation: Activation = "relu"
     """Nonlinearity of the feed-forward layer."""
     gated: bool = False
-    """Whether the feed-forward layer is gated (three matrices, no biases)."""
+    """Whether the feed-forward layer is gated (three matrices)."""
+    feed_forward_bias: bool | None = None
+    """Whether the feed-forward layer has biases; None = in the plain form, not in the gated one."""
     normalization: NormalizationKind = "layer"
     """LayerNorm, or RMSNorm without biases."""
     norm_position: Literal["pre", "post"] = "pre"
@@ -130,6 +133,16 @@ class TransformerConfig:
         """Width of a head."""
         return self.model_dim // self.num_heads if self.head_dim is None else self.head_dim
 
+    def self_attention_flops(self, length: Amount, pairs: Amount) -> Amount:
+        """Of one layer, for tokens of which that many pairs attend."""
+        queries, keys = self.num_heads * self.dim_per_head, self.kv_heads * self.dim_per_head
+        projections = product_flops(length, self.model_dim, 2 * queries + 2 * keys)
+        return projections + 2 * product_flops(pairs, self.dim_per_head, self.num_heads)
+
+    def feed_forward_flops(self, length: Amount) -> Amount:
+        """Of one layer."""
+        return product_flops(length, self.model_dim, (3 if self.gated else 2) * self.hidden_dim)
+
     def attention(self, *, memory_dim: int, self_attention: bool, precision: Precision) -> MultiHeadAttention:
         """An attention layer of this stack."""
         return MultiHeadAttention(
@@ -150,6 +163,7 @@ class TransformerConfig:
             hidden_dim=self.hidden_dim,
             activation=self.activation,
             gated=self.gated,
+            bias=not self.gated if self.feed_forward_bias is None else self.feed_forward_bias,
             dropout=self.hidden_dropout,
             precision=precision,
         )

@@ -7,7 +7,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -87,7 +86,9 @@ class MeshConfig:
             )
         axis_types = (AxisType.Auto,) * len(AXES)
         if len(groups) == 1:
-            return jax.make_mesh(tuple(sizes), AXES, axis_types=axis_types, devices=devices)
+            # A pod's torus of 8 x 8 x 16 chips has no axis of 4: it may be split.
+            laid = mesh_utils.create_device_mesh(tuple(sizes), devices, allow_split_physical_axes=True)
+            return Mesh(laid, AXES, axis_types=axis_types)
         within = tuple(size // parts for size, parts in zip(sizes, across, strict=True))
         laid = mesh_utils.create_hybrid_device_mesh(
             within, across, devices, process_is_granule=not _has_slices(devices[0]), allow_split_physical_axes=True
@@ -109,12 +110,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def whole_batch(rows: Any, mesh: Mesh) -> Any:
-    """Host arrays that every process has whole, their rows divided over the mesh."""
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda array: jax.make_array_from_callback(array.shape, sharding, array.__getitem__), rows)
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -123,6 +118,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are divided."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+LARGEST_WHOLE = 2**20
+"""Bytes of the largest array that all devices of the fsdp axis hold whole, where one of its dims can be divided."""
 
 
 def whole_along_length(x: Array, dim: int) -> Array:
@@ -145,26 +144,42 @@ def _along_length(x: Array, dim: int, axis: str | None) -> Array:
 
 
 def rows_of_process(mesh: Mesh) -> tuple[int, int]:
-    """Which share of the rows of a batch lies on this process's devices, and how many such shares there are.
+    """The smallest share of the rows of a batch that holds all rows of this process's devices.
 
-    Processes whose devices differ along tensor and sequence only have the same rows.
+    Devices that differ along tensor and sequence only have the same rows. On a torus the rows of a host may lie apart:
+    then its share is larger than what it needs.
 
-    Raises:
-        ValueError: the rows are not one run, as large as that of any other process.
+    Returns:
+        Which of how many equal shares it is.
     """
     shards = batch_shards(mesh)
-    parts = {}
-    for place, device in np.ndenumerate(mesh.devices):
-        row = np.ravel_multi_index(place[: len(BATCH_AXES)], mesh.devices.shape[: len(BATCH_AXES)])
-        parts.setdefault(device.process_index, set()).add(int(row))
-    own = parts[jax.process_index()]
-    runs = [range(min(part), max(part) + 1) for part in parts.values()]
-    if any(len(run) != len(part) or len(part) != len(own) for run, part in zip(runs, parts.values(), strict=True)):
-        raise ValueError(
-            f"on mesh {dict(mesh.shape)} the processes hold unequal or scattered shares of a batch: {parts}. Make "
-            "mesh.data a multiple of the number of processes."
-        )
-    return min(own) // len(own), shards // len(own)
+    by_rows = mesh.devices.reshape(shards, -1)
+    own = [part for part in range(shards) if any(device.process_index == jax.process_index() for device in by_rows[part])]
+    counts = (count for count in range(shards, 0, -1) if shards % count == 0)
+    count = next(count for count in counts if own[0] * count // shards == own[-1] * count // shards)
+    return own[0] * count // shards, count
+
+
+def global_batch(rows: Any, mesh: Mesh, *, share: tuple[int, int]) -> Any:
+    """Arrays on the devices, their rows divided over the mesh, from those of each process.
+
+    Args:
+        rows: host arrays, of the rows of this process's share.
+        share: see `rows_of_process`.
+    """
+    index, count = share
+    sharding = batch_sharding(mesh)
+
+    def place(array):
+        begin = index * len(array)
+
+        def part(place):
+            first, last, _ = place[0].indices(len(array) * count)
+            return array[first - begin : last - begin]
+
+        return jax.make_array_from_callback((len(array) * count, *array.shape[1:]), sharding, part)
+
+    return jax.tree.map(place, rows)
 
 
 def shardings(mesh: Mesh, boxed: Any) -> Any:
@@ -173,21 +188,35 @@ def shardings(mesh: Mesh, boxed: Any) -> Any:
     Args:
         boxed: what `jax.eval_shape` gives, parameters boxed with their logical axes (flax.linen's
             LogicallyPartitioned). A leaf without axes is replicated, and so is a dim that its mesh axis does not
-            divide.
+            divide. Large arrays without a model dim, such as moments that have lost it, are divided over fsdp along
+            the last dim that can be.
     """
 
     def of_leaf(leaf):
-        # Adafactor's factored moments have fewer dims than the parameter whose names they carry.
-        if not isinstance(leaf, nn.LogicallyPartitioned) or len(leaf.names) != leaf.value.ndim:
+        if not isinstance(leaf, nn.LogicallyPartitioned):
             return replicated(mesh)
         spec = nn.logical_to_mesh_axes(leaf.names, RULES)
         fitting = [
             axis if axis is None or size % mesh.shape[axis] == 0 else None
             for axis, size in zip(spec, leaf.value.shape, strict=True)
         ]
+        if leaf.value.size * leaf.value.dtype.itemsize > LARGEST_WHOLE and "fsdp" not in fitting:
+            fitting = _with_fsdp(fitting, leaf.value.shape, mesh)
         return NamedSharding(mesh, PartitionSpec(*fitting))
 
     return jax.tree.map(of_leaf, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+
+
+def _with_fsdp(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> list[Any]:
+    """The spec with fsdp on the last dim that can be divided over it as well, if there is one.
+
+    The last, since a loop over layers takes slices of the first.
+    """
+    for dim, (axis, size) in reversed(list(enumerate(zip(spec, shape, strict=True)))):
+        taken = 1 if axis is None else mesh.shape[axis]
+        if size % (taken * mesh.shape["fsdp"]) == 0:
+            return [*spec[:dim], "fsdp" if axis is None else (axis, "fsdp"), *spec[dim + 1 :]]
+    return spec
 
 
 def bytes_per_device(layout: Any) -> int:
@@ -215,3 +244,19 @@ class OnMesh:
         """The function for arguments, or for their shapes, before it is compiled."""
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
             return self._compiled.lower(*arguments)
+
+
+def on_each_shard(function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """What a function of arrays that lead with the batch gives, each device calling it with the rows that it has.
+
+    The rows of a batch must not depend on each other. Without a mesh in use, or with rows that it does not divide, it
+    is called once with all.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    axes = tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
+    shards = math.prod(mesh.shape[axis] for axis in axes)
+    if shards == 1 or len(arrays[0]) % shards:
+        return function(*arrays)
+    rows = PartitionSpec(axes)
+    return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)

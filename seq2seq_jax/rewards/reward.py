@@ -4,13 +4,11 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.parallel.mesh import BATCH_AXES
+from seq2seq_jax.parallel.mesh import on_each_shard
 from seq2seq_jax.rewards import metrics
 from seq2seq_jax.rewards.edit_distance import edit_distances, longest_common_subsequences
 from seq2seq_jax.rewards.host import host_rewards, load_function
@@ -175,7 +173,7 @@ class Reward:
             hypotheses: target ids of the samples of each source.
             references: target ids of the reference of each source.
         """
-        scores = _on_each_shard(self._scores, hypotheses, references)
+        scores = on_each_shard(self._scores, hypotheses, references)
         total = sum(weight * scores[name] for name, weight in self._config.weights.items())
         return total, scores
 
@@ -259,19 +257,3 @@ class Reward:
             raise AssertionError(name)
 
         return {name: score(name) for name in names}
-
-
-def _on_each_shard(function: Callable[..., PyTree], *arrays: Array) -> PyTree:
-    """What a function of arrays that lead with the batch gives, each device calling it with the rows that it has.
-
-    The rows of a batch must not depend on each other. Without a mesh in use, or with rows that it does not divide, it
-    is called once with all.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    axes = tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
-    shards = math.prod(mesh.shape[axis] for axis in axes)
-    if shards == 1 or len(arrays[0]) % shards:
-        return function(*arrays)
-    rows = PartitionSpec(axes)
-    return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)

@@ -97,7 +97,7 @@ def initial_state(
         players = {
             name: Player(
                 params=own,
-                optimizer_state=optimizers[name].init(own),
+                optimizer_state=_with_own_axes(optimizers[name].init(own), own),
                 average=jax.tree.map(jnp.copy, own) if averaged else None,
             )
             for name, own in params.items()
@@ -120,13 +120,47 @@ def initial_state(
     return build, described
 
 
+def _is_boxed(leaf: Any) -> bool:
+    return isinstance(leaf, nn.LogicallyPartitioned)
+
+
+def _with_own_axes(optimizer_state: Any, params: Params) -> Any:
+    """An optimizer's state, its arrays boxed with the logical axes that they have themselves.
+
+    Optax leaves them in the boxes of the parameters that they belong to, but Adafactor's factored moments lack one of
+    the parameter's dims, and are a single number where it does not factor.
+    """
+    boxes = {
+        jax.tree_util.keystr(path): box
+        for path, box in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_boxed)
+    }
+
+    def with_own_axes(path, leaf):
+        if not _is_boxed(leaf):
+            return leaf
+        # A parameter's path in a tree of parameters is all keys of dicts, and what leads there is none.
+        first = 1 + max(place for place, key in enumerate(path) if not isinstance(key, jax.tree_util.DictKey))
+        box = boxes[jax.tree_util.keystr(path[first:])]
+        return leaf.replace(names=_names_of_moment(leaf.value.shape, box.names, box.value.shape))
+
+    return jax.tree_util.tree_map_with_path(with_own_axes, optimizer_state, is_leaf=_is_boxed)
+
+
+def _names_of_moment(
+    shape: tuple[int, ...], names: tuple[str | None, ...], parameter_shape: tuple[int, ...]
+) -> tuple[str | None, ...]:
+    """Logical axes of a moment of a parameter with these axes: all, all but one, or none."""
+    if shape == parameter_shape:
+        return names
+    for dim in reversed(range(len(names))):
+        if shape == parameter_shape[:dim] + parameter_shape[dim + 1 :]:
+            return names[:dim] + names[dim + 1 :]
+    return (None,) * len(shape)
+
+
 def _unboxed(tree: Any) -> Any:
-    """The leaves alone; flax's own unbox also constrains them to axes that Adafactor's moments do not have."""
-
-    def is_boxed(leaf):
-        return isinstance(leaf, nn.LogicallyPartitioned)
-
-    return jax.tree.map(lambda leaf: leaf.value if is_boxed(leaf) else leaf, tree, is_leaf=is_boxed)
+    """The leaves alone; flax's own unbox would also constrain them to their axes."""
+    return jax.tree.map(lambda leaf: leaf.value if _is_boxed(leaf) else leaf, tree, is_leaf=_is_boxed)
 
 
 def descend(

@@ -319,7 +319,8 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
         mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
         shard = lambda tree: jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
         arguments = shard(state), shard(limits)
-        compiled = search.lower(arguments[0], max_lengths=arguments[1]).compile()
+        with jax.set_mesh(mesh):
+            compiled = search.lower(arguments[0], max_lengths=arguments[1]).compile()
         found = compiled(arguments[0], max_lengths=arguments[1])
         np.testing.assert_array_equal(found.tokens, expected.tokens)
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)

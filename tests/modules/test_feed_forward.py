@@ -23,7 +23,9 @@ ACTIVATIONS = {
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_feed_forward(activation, gated):
-    module = FeedForward(hidden_dim=10, activation=activation, gated=gated, dropout=0.3, precision="float32")
+    module = FeedForward(
+        hidden_dim=10, activation=activation, gated=gated, bias=not gated, dropout=0.3, precision="float32"
+    )
     params = random_parameters(module, X, deterministic=True)
     hidden = X @ params["expand"]["kernel"]
     if gated:
@@ -43,7 +45,7 @@ def test_feed_forward(activation, gated):
 
 def test_dropout_falls_on_the_hidden_layer():
     """With an output kernel of ones, the output is the sum of what is kept of 8 ones: 0, or multiples of 2."""
-    module = FeedForward(hidden_dim=8, activation="relu", gated=False, dropout=0.5, precision="float32")
+    module = FeedForward(hidden_dim=8, activation="relu", gated=False, bias=True, dropout=0.5, precision="float32")
     params = {
         "expand": {"kernel": jnp.zeros((6, 8)), "bias": jnp.ones(8)},
         "contract": {"kernel": jnp.ones((8, 6)), "bias": jnp.zeros(6)},

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from eight_devices import on_eight_devices
+from jax.sharding import Mesh
 
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig, batch_shards, rows_of_process
 
@@ -97,6 +98,18 @@ def test_processes_share_the_rows_as_their_devices_do(monkeypatch, sizes, shares
     assert found == shares
 
 
+def test_a_process_whose_rows_lie_apart_makes_the_share_that_holds_them(monkeypatch):
+    """Of 8 shards of rows, process 0 has the 0th and the 2nd: both lie in the first half."""
+    order = [0, 2, 1, 3, 4, 5, 6, 7]
+    devices = [hosts(4, 2)[index] for index in order]
+    mesh = Mesh(np.array(devices).reshape(8, 1, 1, 1), AXES)
+    found = []
+    for index in range(4):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        found.append(rows_of_process(mesh))
+    assert found == [(0, 2), (0, 2), (2, 4), (3, 4)]
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What on_meshes.py prints."""
@@ -157,13 +170,14 @@ def test_logical_axes_decide_how_parameters_lie(found):
     assert layout["params/encoder/frame/norm/scale"] == [[18], [None]]
 
 
-def test_factored_moments_are_whole_on_every_device(found):
-    """Adafactor keeps rows [18] and columns [21] of the table [21, 18], under the names of the table's axes."""
+def test_factored_moments_lie_as_the_dims_that_they_keep(found):
+    """Of the table [21, 18] Adafactor keeps [18], of the model dim, and [21], of the ids, which 2 does not divide."""
     moments = {path.removeprefix("moments/0/"): layout for path, layout in found["layouts"].items()}
-    assert moments["v_row/target_embedding/table"] == [[18], []]
-    assert moments["v_col/target_embedding/table"] == [[21], []]
+    assert moments["v_row/target_embedding/table"] == [[18], ["fsdp"]]
+    assert moments["v_col/target_embedding/table"] == [[21], [None]]
     feed_forward = "decoder/layer/feed_forward"
-    assert moments[f"v_row/{feed_forward}/expand/kernel"] == [[2, 18], []]
+    assert moments[f"v_row/{feed_forward}/expand/kernel"] == [[2, 18], [None, "fsdp"]]
+    assert moments[f"v_col/{feed_forward}/expand/kernel"] == [[2, 32], [None, "tensor"]]
     # A bias is not factored: its moments lie as it does, and there is one number in the place of rows and columns.
     assert moments[f"v/{feed_forward}/expand/bias"] == [[2, 32], [None, "tensor"]]
-    assert moments[f"v_row/{feed_forward}/expand/bias"] == [[1], []]
+    assert moments[f"v_row/{feed_forward}/expand/bias"] == [[1], [None]]

@@ -1,0 +1,222 @@
+"""`seq2seq compile`: what a config costs on chips that are not there."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from seq2seq_jax.commands.console import Display, columns, duration, split_first, table
+from seq2seq_jax.compilation.cost import ASSUMPTIONS
+from seq2seq_jax.compilation.programs import StepName, build_step
+from seq2seq_jax.compilation.report import UNKNOWN_OF_GPUS, StepReport, compile_step
+from seq2seq_jax.compilation.topology import HINT, Topology
+from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
+from seq2seq_jax.parallel.mesh import AXES, MeshConfig
+
+DESCRIPTION = """\
+Compile the steps of CONFIG for a topology that need not be there, and say what each chip would hold, compute and
+exchange, with an estimate of time from the chip's published rates. For TPUs it is the real compiler, through libtpu;
+for GPUs a simulation on the CPU. Neither data nor a tokenizer is needed. Values are those of {name}:
+
+{description}
+"""
+EXAMPLE = "wmt14_de_en/transformer_big"
+GIGABYTE = 1e9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompileArguments:
+    """Command line of `seq2seq compile`."""
+
+    topology: str | None = None
+    """Chips and how they lie, such as v5e:16x16, v5p:8x8x16, v6e:4x4 or h100:8; required."""
+    steps: tuple[StepName, ...] = ("train",)
+    """Steps to compile: an update by the config's objective, one by policy gradients, a batch of generation."""
+    sweep: tuple[str, ...] = ()
+    """Meshes to compare instead of the config's, each as its sizes in order of the axes, such as 1x256x4."""
+    json: str | None = None
+    """File for all figures, as JSON."""
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    """The experiment."""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse the command line, compile, show what was found."""
+    config, rest = split_first(arguments, name="a CONFIG", command="compile")
+    path = find_config(config or EXAMPLE)
+    default, description = load_config(path)
+    name = config_name(path)
+    chosen = override(
+        CompileArguments(experiment=default),
+        rest,
+        program="seq2seq compile CONFIG",
+        description=DESCRIPTION.format(name=name, description=description),
+    )
+    if chosen.topology is None:
+        raise ValueError(f"--topology is required. {HINT}")
+    topology = Topology.parse(chosen.topology)
+    meshes = [mesh_of(sizes) for sizes in chosen.sweep] or [chosen.experiment.mesh]
+    topology.prepare()
+    devices = topology.devices()
+    reports: list[StepReport] = []
+    refused: dict[str, str] = {}
+    with Display() as display:
+        for step in chosen.steps:
+            for mesh in meshes:
+                experiment = dataclasses.replace(chosen.experiment, mesh=mesh)
+                try:
+                    program = build_step(step, experiment, devices)
+                except ValueError as error:
+                    if not chosen.sweep:
+                        raise
+                    refused[f"{step}, mesh {'x'.join(map(str, dataclasses.astuple(mesh)))}"] = str(error)
+                    continue
+                shown = f"{step} of {name} for {topology.name}, {mesh_sizes(dict(program.mesh.shape))}"
+                display.line(f"compiling {shown}")
+                reports.append(compile_step(program, topology))
+    if chosen.json is not None:
+        _write(chosen, name, topology, reports, refused)
+    if chosen.sweep:
+        for step in chosen.steps:
+            _show_sweep([report for report in reports if report.step == step], name, topology)
+        for what, reason in refused.items():
+            print(f"{what}: {reason}")
+    else:
+        for report in reports:
+            _show(report, name, topology)
+    _show_assumptions(topology)
+
+
+def mesh_of(sizes: str) -> MeshConfig:
+    """The mesh of sizes such as 1x256x4.
+
+    Raises:
+        ValueError: it has another number of axes, or a size is no number.
+    """
+    parts = sizes.split("x")
+    if len(parts) != len(AXES) or not all(part.removeprefix("-").isdigit() for part in parts):
+        raise ValueError(
+            f"--sweep takes meshes as {len(AXES)} sizes with x between them ({' x '.join(AXES)}; one may be -1), and "
+            f"{sizes!r} is none."
+        )
+    return MeshConfig(**dict(zip(AXES, map(int, parts), strict=True)))
+
+
+def _write(
+    chosen: CompileArguments, name: str, topology: Topology, reports: Sequence[StepReport], refused: dict[str, str]
+) -> None:
+    figures = {
+        "config": name,
+        "topology": topology.name,
+        "chips": topology.num_chips,
+        "chip": dataclasses.asdict(topology.chip),
+        "compiler": "CPU, as a simulation" if topology.is_simulated else "TPU",
+        "steps": [report.to_json(topology) for report in reports],
+        "refused": refused,
+        "assumptions": ASSUMPTIONS,
+        "experiment": to_json(chosen.experiment),
+    }
+    Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def gigabytes(size: int | float) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / GIGABYTE:,.2f} GB"
+
+
+def mesh_sizes(mesh: dict[str, int]) -> str:
+    """The axes that have more than one device."""
+    return " ".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1) or "one device"
+
+
+def estimate(report: StepReport) -> tuple[str, str]:
+    """Estimated time and utilisation of a compiled step, each from best to worst."""
+    low, high = report.step_seconds
+    best, worst = report.utilization
+    return f"{1e3 * low:,.1f} to {1e3 * high:,.1f} ms", f"{100 * worst:.1f} to {100 * best:.1f}%"
+
+
+def _show(report: StepReport, name: str, topology: Topology) -> None:
+    """All that is known of one step."""
+    chip = topology.chip
+    rows = [
+        ("step", f"{report.step}: {report.work}"),
+        ("mesh", f"{mesh_sizes(report.mesh)}; {topology.num_chips:,} chips"),
+        ("compiled in", duration(report.compile_seconds)),
+    ]
+    rows += [(f"memory: {group}", gigabytes(size)) for group, size in report.groups.items()]
+    if report.memory is None:
+        rows.append(("memory", f"DOES NOT FIT in {gigabytes(chip.memory)}: {report.refusal}"))
+        table(rows, title=f"{name} on {topology.name}")
+        return
+    memory, cost = report.memory, report.cost
+    verdict = "fits" if report.fits(topology) else "DOES NOT FIT"
+    time, utilization = estimate(report)
+    rows += [
+        ("memory: all arguments", gigabytes(memory.arguments)),
+        ("memory: temporaries", f"{gigabytes(memory.temporaries)} (gradients, activations, gathered parameters)"),
+        ("memory: results, program", f"{gigabytes(memory.results)}, {gigabytes(memory.program)}"),
+        (
+            "memory: peak",
+            f"{gigabytes(memory.peak)} of {gigabytes(chip.memory)}, {100 * memory.peak / chip.memory:.0f}%: {verdict}",
+        ),
+        ("model FLOPs", f"{report.model_flops:.4g}, {report.model_flops / topology.num_chips:.4g} a chip"),
+        ("computed FLOPs", f"{cost.flops:.4g} a chip, recomputation and padding included"),
+        ("memory traffic", f"{gigabytes(cost.memory_bytes)} a chip"),
+    ]
+    rows += [
+        (
+            f"{each.kind} over {each.axes}",
+            f"{gigabytes(each.bytes)} sent by a chip in {each.count:,.0f}, {1e3 * each.seconds:,.2f} ms alone, "
+            f"{100 * each.overlapped:.0f}% of it able to overlap",
+        )
+        for each in cost.exchanges
+    ]
+    rows += [
+        ("operations", f"{1e3 * cost.operation_seconds:,.1f} ms"),
+        ("exchanges", f"{1e3 * cost.exchange_seconds:,.1f} ms"),
+        ("estimated time", time),
+        ("estimated MFU", utilization),
+    ]
+    if cost.open_loops:
+        bounds = ", ".join(f"{trips:,.0f}" for trips in sorted(set(cost.open_loops.values())))
+        rows.append(("loops to a bound", f"{len(cost.open_loops)}, counted to {bounds} trips"))
+    table(rows, title=f"{name} on {topology.name}")
+
+
+def _show_sweep(reports: Sequence[StepReport], name: str, topology: Topology) -> None:
+    """A line a mesh, the fastest first, those that do not fit last."""
+    ordered = sorted(
+        reports, key=lambda report: (not report.fits(topology), report.step_seconds or (float("inf"),) * 2)
+    )
+    rows = []
+    for report in ordered:
+        needed = "more" if report.memory is None else gigabytes(report.memory.peak)
+        figures = ("", "", "") if report.cost is None else (
+            *estimate(report), gigabytes(sum(each.bytes for each in report.cost.exchanges))
+        )  # fmt: skip
+        rows.append(
+            (mesh_sizes(report.mesh), "yes" if report.fits(topology) else "NO", needed, *figures)
+        )
+    if ordered:
+        columns(
+            ("mesh", "fits", "peak memory", "estimated time", "estimated MFU", "sent by a chip"),
+            rows,
+            title=f"{name} on {topology.name}: {ordered[0].step}, {ordered[0].work}",
+        )
+
+
+def _show_assumptions(topology: Topology) -> None:
+    chip = topology.chip
+    print(
+        f"Times are estimates from the compiled program, not measurements. Peaks of {chip.name}: "
+        f"{chip.flops / 1e12:,.0f} TFLOP/s, {chip.memory_bandwidth / GIGABYTE:,.0f} GB/s of memory, "
+        f"{chip.interconnect_bandwidth / GIGABYTE:,.0f} GB/s sent ({chip.source}). Assumed:"
+    )
+    for assumption in ASSUMPTIONS:
+        print(f"- {assumption};")
+    if topology.is_simulated:
+        print(UNKNOWN_OF_GPUS)

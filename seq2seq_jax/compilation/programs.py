@@ -1,0 +1,227 @@
+"""The programs of an experiment for devices that are not there: neither data nor a tokenizer is needed."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence as Items
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from sentencepiece import sentencepiece_model_pb2
+
+from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.data.pipeline import row_shapes
+from seq2seq_jax.data.tokenizer import END_ID, PADDING_ID, START_ID, UNKNOWN_ID, Tokenizer, TokenizerConfig
+from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.generation.search import longest_output
+from seq2seq_jax.modules.flops import TRAINING
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
+from seq2seq_jax.parallel.mesh import AXES, batch_shards
+from seq2seq_jax.run import Run, check_mesh
+
+StepName = Literal["train", "policy_gradient", "generation"]
+"""An update by the config's own objective, one by policy gradients (those of the config, if it has them), and a beam
+search of one batch."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """One program of an experiment, before it is compiled.
+
+    Attributes:
+        name: which.
+        work: what one run of it does, in words.
+        mesh: that it is for.
+        lowered: the program.
+        groups: bytes that a chip holds of each kind of argument, and of temporaries whose size is known beforehand.
+        model_flops: of one run, all chips together; see `seq2seq_jax.modules.flops`.
+        longest_output: tokens that it generates at most, and so the trips of a loop that ends when all texts have.
+    """
+
+    name: StepName
+    work: str
+    mesh: Mesh
+    lowered: jax.stages.Lowered
+    groups: dict[str, int]
+    model_flops: float
+    longest_output: int
+
+
+class RunWithoutData(Run):
+    """The parts of a run on given devices, with a made-up tokenizer; nothing is read or written."""
+
+    def __init__(self, experiment: Experiment, devices: Items[Any]):
+        super().__init__(Path(), experiment)
+        self._devices = list(devices)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """A tokenizer of the config's size."""
+        return stand_in_tokenizer(self.experiment.tokenizer)
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The device mesh, of all devices, checked against the model and the batch."""
+        mesh = self.experiment.mesh.build(self._devices)
+        if mesh.size != len(self._devices):
+            raise ValueError(
+                f"mesh {tuple(mesh.shape.values())} of {AXES} has {mesh.size} devices, and the topology has "
+                f"{len(self._devices)}. Set one of the mesh sizes to -1, or make their product {len(self._devices)}."
+            )
+        check_mesh(self.experiment, mesh)
+        return mesh
+
+
+def stand_in_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """A tokenizer of numbered words with as many ids as the config asks for, for what depends on ids alone."""
+    model = sentencepiece_model_pb2.ModelProto()
+    model.trainer_spec.model_type = model.trainer_spec.BPE
+    model.trainer_spec.vocab_size = config.vocabulary_size
+    kinds = model.SentencePiece
+    special = {PADDING_ID: "<pad>", UNKNOWN_ID: "<unk>", START_ID: "<s>", END_ID: "</s>"}
+    model.trainer_spec.pad_id, model.trainer_spec.unk_id = PADDING_ID, UNKNOWN_ID
+    model.trainer_spec.bos_id, model.trainer_spec.eos_id = START_ID, END_ID
+    for token in range(config.vocabulary_size):
+        kind = kinds.UNKNOWN if token == UNKNOWN_ID else kinds.CONTROL if token in special else kinds.NORMAL
+        model.pieces.add(piece=special.get(token, f"▁{token}"), score=-float(token), type=kind)
+    serialized = model.SerializeToString()
+    return Tokenizer(serialized, None if config.joint else serialized)
+
+
+def build_step(name: StepName, experiment: Experiment, devices: Items[Any]) -> Step:
+    """A step of an experiment for devices.
+
+    All rows are of the config's greatest lengths, and hold one pair each.
+
+    Raises:
+        ValueError: the mesh cannot be made of the devices, or the model or the batch cannot be divided by it.
+    """
+    if name == "generation":
+        return _generation(RunWithoutData(experiment, devices))
+    if name == "policy_gradient" and not isinstance(experiment.objective, PolicyGradientConfig):
+        experiment = dataclasses.replace(
+            experiment,
+            data=dataclasses.replace(experiment.data, packing=False),
+            objective=PolicyGradientConfig(),
+        )
+    return _update(name, RunWithoutData(experiment, devices))
+
+
+def _update(name: StepName, run: RunWithoutData) -> Step:
+    experiment = run.experiment
+    shape = row_shapes(experiment.data, experiment.training.batch_tokens)[-1]
+    source, target = shape.source_length, shape.target_length
+    longest = 1
+    batch = Batch(source=_rows(shape.rows, source), target=_rows(shape.rows, target))
+    if isinstance(experiment.objective, PolicyGradientConfig):
+        objective = experiment.objective
+        longest = longest_output(
+            source,
+            ratio=objective.maximum_length_ratio,
+            extra=objective.maximum_length_extra,
+            position_limit=experiment.model.decoder.position_limit,
+        )
+        flops = _policy_gradient_flops(run, source, target, longest)
+        work = f"{objective.samples} samples of {longest} tokens for each of {shape.rows:,} sources of {source}"
+    else:
+        flops = TRAINING * experiment.model.forward_flops(source, target, vocabulary=run.model.vocabulary)
+        work = f"{shape.rows:,} pairs of {source} + {target} tokens"
+    players = run.layout.players.values()
+    groups = {
+        "parameters (float32)": _bytes_of_a_chip([player.params for player in players]),
+        "optimizer's state": _bytes_of_a_chip([player.optimizer_state for player in players]),
+        "average of parameters": _bytes_of_a_chip([player.average for player in players]),
+        "objective's state": _bytes_of_a_chip(run.layout.objective),
+        "batch": _bytes(batch) // batch_shards(run.mesh),
+        "gradients, of the temporaries": _bytes_of_a_chip([player.params for player in players]),
+    }
+    if isinstance(experiment.objective, MaximumLikelihoodConfig):
+        groups["logits (float32), of the temporaries"] = _logits_bytes(run, shape.rows, target)
+    lowered = run.build_update().lower(run.layout, batch)
+    return Step(
+        name=name,
+        work=work,
+        mesh=run.mesh,
+        lowered=lowered,
+        groups=groups,
+        model_flops=shape.rows * flops,
+        longest_output=longest,
+    )
+
+
+def _logits_bytes(run: RunWithoutData, rows: int, target: int) -> int:
+    """Of a chip, as much of them as exists at once in the forward pass."""
+    positions, mesh = run.experiment.objective.loss_chunk or target, run.mesh
+    vocabulary = run.model.vocabulary.target_size
+    shards = mesh.shape["tensor"] if vocabulary % mesh.shape["tensor"] == 0 else 1
+    return 4 * rows // run.experiment.training.accumulation // batch_shards(mesh) * positions * vocabulary // shards
+
+
+def _policy_gradient_flops(run: RunWithoutData, source: int, target: int, drawn: int) -> float:
+    """Model FLOPs of an update on one source: drawing samples of that many tokens, and learning from them."""
+    objective = run.experiment.objective
+
+    def forward(length, hypotheses):
+        return run.experiment.model.forward_flops(
+            source, length, vocabulary=run.model.vocabulary, hypotheses=hypotheses
+        )
+
+    learned = objective.samples + objective.include_reference
+    flops = forward(drawn, objective.samples + objective.estimator.compares_with_greedy)
+    flops += TRAINING * objective.estimator.updates * forward(drawn, learned)
+    if objective.kl_weight > 0.0:
+        flops += forward(drawn, learned)
+    if objective.likelihood_weight > 0.0:
+        encoder = run.experiment.model.encoder.forward_flops(source)
+        flops += TRAINING * objective.estimator.updates * (forward(target, 1) - encoder)
+    return flops
+
+
+def _generation(run: RunWithoutData) -> Step:
+    experiment, generation = run.experiment, run.experiment.generation
+    length = experiment.data.max_source_length
+    shards = batch_shards(run.mesh)
+    rows = math.ceil(max(generation.batch_tokens // length, 1) / shards) * shards
+    room = longest_output(
+        length,
+        ratio=generation.maximum_length_ratio,
+        extra=generation.maximum_length_extra,
+        position_limit=experiment.model.decoder.position_limit,
+    )
+    player = run.layout.players["model"]
+    source = _rows(rows, length)
+    flops = experiment.model.forward_flops(
+        length, room, vocabulary=run.model.vocabulary, hypotheses=generation.beam_size
+    )
+    return Step(
+        name="generation",
+        work=f"beam {generation.beam_size} for {rows:,} sources of {length} tokens, {room} tokens each",
+        mesh=run.mesh,
+        lowered=run.generator.lower(player.evaluated, source),
+        groups={
+            "parameters (float32)": _bytes_of_a_chip(player.evaluated),
+            "batch": _bytes(source) // shards,
+        },
+        model_flops=rows * flops,
+        longest_output=room,
+    )
+
+
+def _rows(count: int, length: int) -> Sequence:
+    array = jax.ShapeDtypeStruct((count, length), jnp.int32)
+    return Sequence(tokens=array, segment_ids=array, positions=array)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _bytes_of_a_chip(tree: Any) -> int:
+    """Of a tree of shapes with shardings, what one device holds."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )

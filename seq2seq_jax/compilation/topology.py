@@ -1,0 +1,146 @@
+"""Devices that are not there: TPU slices through libtpu, and hosts of GPUs as devices of the CPU."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import math
+import os
+import re
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from seq2seq_jax.parallel.chips import CHIPS, Chip
+
+GPUS_PER_HOST = 8
+
+TORUS_DIMS = {"v5e": 2, "v5p": 3, "v6e": 2}
+"""Dims of the torus of the TPUs that can be compiled for."""
+
+LARGEST_SLICE = {"v5e": (16, 16), "v5p": (16, 16, 24), "v6e": (16, 16)}
+"""Chips along each dim of the largest slice (docs.cloud.google.com/tpu/docs)."""
+
+ACCELERATOR_TYPE = {"v5e": "v5litepod-4", "v5p": "v5p-8", "v6e": "v6e-4"}
+"""What Cloud TPU calls one host of each."""
+
+MAX_GPUS = 512
+"""Simulated on the CPU."""
+
+HINT = (
+    "Give a TPU slice as v5e:4x4 or v6e:16x16 (each dim a power of 2, up to 16x16) or v5p:4x4x8 (2x2x1 to 16x16x24, "
+    "dims multiples of 4 above 4), or a number of GPUs as h100:8 (a100, h100, h200 and b200; 1 to 8, or whole hosts of "
+    f"8 up to {MAX_GPUS})."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Chips and how they lie.
+
+    Attributes:
+        name: as given ("v5p:4x4x8").
+        chip: of which it is made.
+        dims: chips along each dim of the torus; of GPUs their number.
+    """
+
+    name: str
+    chip: Chip
+    dims: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, name: str) -> "Topology":
+        """The topology of a name.
+
+        Raises:
+            ValueError: there is none; the message says which there are.
+        """
+        kind, _, size = name.partition(":")
+        dims = tuple(int(dim) for dim in size.split("x")) if re.fullmatch(r"\d+(x\d+)*", size) else ()
+        if kind in TORUS_DIMS:
+            exists = len(dims) == TORUS_DIMS[kind] and _slice_exists(kind, dims)
+        else:
+            exists = (
+                kind in CHIPS
+                and CHIPS[kind].network_bandwidth is not None
+                and len(dims) == 1
+                and 1 <= dims[0] <= MAX_GPUS
+                and (dims[0] <= GPUS_PER_HOST or dims[0] % GPUS_PER_HOST == 0)
+            )
+        if not exists:
+            raise ValueError(f"there is no topology {name!r}. {HINT}")
+        return cls(name, CHIPS[kind], dims)
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the CPU's compiler stands in for that of the chip."""
+        return self.chip.name not in TORUS_DIMS
+
+    @property
+    def torus_dims(self) -> int:
+        """Dims of the torus; 0 = GPUs in hosts."""
+        return TORUS_DIMS.get(self.chip.name, 0)
+
+    @property
+    def num_chips(self) -> int:
+        """Chips in all."""
+        return math.prod(self.dims)
+
+    def prepare(self) -> None:
+        """Set what jax reads when it first asks for devices.
+
+        Raises:
+            ValueError: libtpu is not installed.
+        """
+        jax.config.update("jax_platforms", "cpu")
+        if self.is_simulated:
+            flag = f"--xla_force_host_platform_device_count={self.num_chips}"
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+            return
+        if importlib.util.find_spec("libtpu") is None:
+            raise ValueError(
+                f"compiling for {self.name} needs the TPU compiler, which is not installed: pip install "
+                f"'{_suitable_libtpu()}'"
+            )
+        # There is no TPU to ask for its place in a pod, and its absence is no news to the user: libtpu is told that this
+        # is the only host of a small one, which changes nothing of what it compiles for a topology that is named.
+        os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+        os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+        os.environ["TPU_WORKER_ID"] = "0"
+        os.environ["TPU_ACCELERATOR_TYPE"] = ACCELERATOR_TYPE[self.chip.name]
+        os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+
+    def devices(self) -> list[Any]:
+        """The devices, for a mesh.
+
+        Raises:
+            ValueError: libtpu refuses, as it does when another process uses it, or jax had started before `prepare`.
+        """
+        if self.is_simulated:
+            devices = jax.devices("cpu")
+            if len(devices) != self.num_chips:
+                raise ValueError(
+                    f"{self.name} is simulated by {self.num_chips} devices of the CPU, and jax has started with "
+                    f"{len(devices)}. Leave xla_force_host_platform_device_count out of XLA_FLAGS."
+                )
+            return devices
+        try:
+            return list(topologies.get_topology_desc(platform="tpu", topology_name=self.name).devices)
+        except Exception as error:  # jax passes on whatever libtpu says.
+            raise ValueError(f"libtpu cannot describe {self.name}: {' '.join(str(error).split())}") from error
+
+
+def _suitable_libtpu() -> str:
+    """The requirement of the libtpu whose programs the installed jax can read: another version's may be refused."""
+    requirements = importlib.metadata.requires("jax") or []
+    return next(each.partition(";")[0].strip() for each in requirements if each.startswith("libtpu"))
+
+
+def _slice_exists(kind: str, dims: tuple[int, ...]) -> bool:
+    if any(dim > largest for dim, largest in zip(dims, LARGEST_SLICE[kind], strict=True)):
+        return False
+    if len(dims) == 2:
+        return all(dim & (dim - 1) == 0 for dim in dims) and math.prod(dims) > 0
+    if max(dims) <= 4:
+        return dims in ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4))
+    return all(dim % 4 == 0 for dim in dims)
