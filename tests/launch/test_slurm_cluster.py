@@ -9,10 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-import jax
-import numpy as np
-import orbax.checkpoint
 import pytest
+from saved_arrays import saved_arrays
 from waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -142,7 +140,7 @@ def experiment():
         model=ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)),
         objective=MaximumLikelihoodConfig(),
         optimizer=AdamWConfig(learning_rate=5e-3, schedule="cosine", warmup_steps=10, ema_decay=0.9),
-        training=TrainingConfig(steps=%d, batch_tokens=2048, log_every=1, checkpoint_every=40),
+        training=TrainingConfig(steps=%d, batch_tokens=2048, log_every=1, checkpoint_every=40, keep_latest=4),
         generation=GenerationConfig(beam_size=2),
     )
 '''
@@ -163,19 +161,6 @@ def write_text(directory):
 def steps_of(run):
     path = run / "metrics.jsonl"
     return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def arrays(run, step):
-    """Name -> type, shape and bits of every array of a checkpoint, read without this project."""
-    path = run / "checkpoints" / f"{step:08d}" / "state"
-    checkpointer = orbax.checkpoint.PyTreeCheckpointer()
-    saved = checkpointer.metadata(path).item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: orbax.checkpoint.RestoreArgs(restore_type=np.ndarray), saved)
-    tree = checkpointer.restore(path, restore_args=as_numpy)
-    return {
-        jax.tree_util.keystr(path): (str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes())
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
 
 
 def test_training_that_was_pre_empted_and_requeued_ends_bit_for_bit_as_if_it_never_was(project, cluster):
@@ -206,11 +191,11 @@ def test_training_that_was_pre_empted_and_requeued_ends_bit_for_bit_as_if_it_nev
     assert f"continuing after step {saved_at}" in job.log.read_text()
     assert not (requeued / "preempted").exists()
 
-    expected, found = arrays(whole, STEPS), arrays(requeued, STEPS)
+    expected, found = saved_arrays(whole, STEPS), saved_arrays(requeued, STEPS)
     assert any("'params'" in name for name in expected)
     assert expected.keys() == found.keys()
     assert [name for name in expected if expected[name] != found[name]] == []
     # The comparison can fail: what was saved at the pre-emption has other bits in every array of parameters.
-    earlier = arrays(requeued, saved_at)
+    earlier = saved_arrays(requeued, saved_at)
     assert all(earlier[name] != expected[name] for name in expected if "'params'" in name)
     assert steps_of(requeued) == steps_of(whole) == list(range(1, STEPS + 1))

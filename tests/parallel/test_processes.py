@@ -8,10 +8,9 @@ import signal
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
-import orbax.checkpoint
 import pytest
+from saved_arrays import saved_arrays
 from several_processes import Processes, free_port
 
 from seq2seq_jax.parallel.processes import Job, Placement, ProcessesConfig, agree, exchange, started
@@ -85,16 +84,6 @@ def losses(workplace, run):
     return [record["loss"] for record in records(workplace, run)]
 
 
-def arrays(workplace, run, step):
-    """Bits of every array of a checkpoint, read without this project, and without the devices that saved it."""
-    path = workplace / run / "checkpoints" / f"{step:08d}" / "state"
-    with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
-        saved = checkpointer.metadata(path).item_metadata.tree
-        to_numpy = jax.tree.map(lambda _: orbax.checkpoint.RestoreArgs(restore_type=np.ndarray), saved)
-        tree = checkpointer.restore(path, args=orbax.checkpoint.args.PyTreeRestore(restore_args=to_numpy))
-    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
 @pytest.mark.parametrize("config", NAMED)
 def test_two_and_four_processes_have_the_losses_of_one(workplace, config):
     """In float32: bfloat16 products round sums differently in their last bits, which training makes larger."""
@@ -136,7 +125,7 @@ def test_sigterm_to_one_process_saves_the_same_step_on_all(workplace, whole, tol
     train(workplace, run, "small.py", count=2)
     assert f"continuing after step {step}" in job.logs[0].read_text()
     assert not (workplace / run / "preempted").exists()
-    assert arrays(workplace, run, 40) == arrays(workplace, "whole", 40)
+    assert saved_arrays(workplace / run, 40) == saved_arrays(workplace / "whole", 40)
     assert losses(workplace, run) == losses(workplace, "whole")
 
 
@@ -177,7 +166,7 @@ def test_a_killed_process_ends_the_others_and_the_job_goes_on_from_its_checkpoin
     assert "If another process ended first, its log says why" in said or "another task died" in said, said
     train(workplace, "killed", "small.py", count=2)
     assert "continuing after step 10" in job.logs[0].read_text()
-    assert arrays(workplace, "killed", 40) == arrays(workplace, "whole", 40)
+    assert saved_arrays(workplace / "killed", 40) == saved_arrays(workplace / "whole", 40)
 
 
 def test_a_process_that_hangs_ends_the_job(workplace):

@@ -10,10 +10,8 @@ import sys
 import textwrap
 import time
 
-import jax
-import numpy as np
-import orbax.checkpoint
 import pytest
+from saved_arrays import saved_arrays
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 STEPS = 60
@@ -167,15 +165,6 @@ def complete_steps(workplace, run):
     return sorted(int(path.name) for path in (workplace / run / "checkpoints").glob("*") if path.name.isdigit())
 
 
-def arrays(workplace, run, step):
-    """Name -> type, shape and bits of every array of a checkpoint, read without this project."""
-    tree = orbax.checkpoint.PyTreeCheckpointer().restore(workplace / run / "checkpoints" / f"{step:08d}" / "state")
-    return {
-        jax.tree_util.keystr(path): (str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes())
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
-
-
 def loop_state(workplace, run, step):
     """What the loop remembers beside the arrays, without the time that it took."""
     record = json.loads((workplace / run / "checkpoints" / f"{step:08d}" / "record" / "metadata").read_text())
@@ -222,13 +211,13 @@ def test_three_kills_change_no_bit(workplace):
     assert complete_steps(workplace, "killed") == complete_steps(workplace, "whole")
     assert complete_steps(workplace, "whole")[-1] == STEPS
     assert not unfinished(workplace, "killed")
-    whole, killed = arrays(workplace, "whole", STEPS), arrays(workplace, "killed", STEPS)
+    whole, killed = saved_arrays(workplace / "whole", STEPS), saved_arrays(workplace / "killed", STEPS)
     assert whole.keys() == killed.keys()
     assert [name for name in whole if whole[name] != killed[name]] == []
     for part in ("params", "average", "optimizer_state"):
         assert any(part in name for name in whole), part
     # The comparison can fail: an earlier checkpoint has other bits in every array of parameters.
-    earlier = arrays(workplace, "whole", complete_steps(workplace, "whole")[-2])
+    earlier = saved_arrays(workplace / "whole", complete_steps(workplace, "whole")[-2])
     assert all(earlier[name] != whole[name] for name in whole if "'params'" in name)
     assert loop_state(workplace, "whole", STEPS) == loop_state(workplace, "killed", STEPS)
 
@@ -255,12 +244,12 @@ def test_a_kill_changes_no_bit_of_a_policy_gradient(workplace):
     assert complete_steps(workplace, "killed_policy")[-1] < 24
     finish(workplace, "killed_policy", "policy.py")
     assert (workplace / "killed_policy.log").read_text().count("continuing after step") == 1
-    whole, killed = (arrays(workplace, run, 24) for run in ("policy", "killed_policy"))
+    whole, killed = (saved_arrays(workplace / run, 24) for run in ("policy", "killed_policy"))
     assert whole.keys() == killed.keys()
     assert [name for name in whole if whole[name] != killed[name]] == []
     for part in ("moving_average", "reference"):
         assert any(part in name for name in whole), part
-    earlier = arrays(workplace, "policy", 20)
+    earlier = saved_arrays(workplace / "policy", 20)
     assert all((earlier[name] != whole[name]) != ("reference" in name) for name in whole if "table" in name)
     timeless = [
         [{name: value for name, value in record.items() if name not in TIMES} for record in records(workplace, run)]
