@@ -36,7 +36,8 @@ class CompileArguments:
     steps: tuple[StepName, ...] = ("train",)
     """Steps to compile: an update by the config's objective, one by policy gradients, a batch of generation."""
     sweep: tuple[str, ...] = ()
-    """Meshes to compare instead of the config's, each as its sizes in order of the axes, such as 1x256x4."""
+    """Meshes to compare instead of the config's, each as its sizes along data, fsdp, tensor and sequence, such as 1x256x4;
+    those that are left out are 1."""
     json: str | None = None
     """File for all figures, as JSON."""
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
@@ -91,18 +92,19 @@ def run(arguments: list[str]) -> None:
 
 
 def mesh_of(sizes: str) -> MeshConfig:
-    """The mesh of sizes such as 1x256x4.
+    """The mesh of sizes such as 1x256x4, in order of the axes; those that are left out are 1.
 
     Raises:
-        ValueError: it has another number of axes, or a size is no number.
+        ValueError: it has more axes, or a size is no number.
     """
     parts = sizes.split("x")
-    if len(parts) != len(AXES) or not all(part.removeprefix("-").isdigit() for part in parts):
+    if len(parts) > len(AXES) or not all(part.removeprefix("-").isdigit() for part in parts):
         raise ValueError(
-            f"--sweep takes meshes as {len(AXES)} sizes with x between them ({' x '.join(AXES)}; one may be -1), and "
-            f"{sizes!r} is none."
+            f"--sweep takes meshes as up to {len(AXES)} sizes with x between them ({' x '.join(AXES)}; one may be -1), "
+            f"and {sizes!r} is none."
         )
-    return MeshConfig(**dict(zip(AXES, map(int, parts), strict=True)))
+    given = dict(zip(AXES, map(int, parts), strict=False))
+    return MeshConfig(**dict.fromkeys(AXES, 1) | given)
 
 
 def _write(

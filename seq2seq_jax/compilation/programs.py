@@ -14,13 +14,14 @@ from sentencepiece import sentencepiece_model_pb2
 
 from seq2seq_jax.batch import Batch, Sequence
 from seq2seq_jax.data.pipeline import row_shapes
+from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.tokenizer import END_ID, PADDING_ID, START_ID, UNKNOWN_ID, Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.search import longest_output
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
-from seq2seq_jax.parallel.mesh import AXES, batch_shards
+from seq2seq_jax.parallel.mesh import batch_shards
 from seq2seq_jax.run import Run, check_mesh
 
 StepName = Literal["train", "policy_gradient", "generation"]
@@ -67,11 +68,6 @@ class RunWithoutData(Run):
     def mesh(self) -> Mesh:
         """The device mesh, of all devices, checked against the model and the batch."""
         mesh = self.experiment.mesh.build(self._devices)
-        if mesh.size != len(self._devices):
-            raise ValueError(
-                f"mesh {tuple(mesh.shape.values())} of {AXES} has {mesh.size} devices, and the topology has "
-                f"{len(self._devices)}. Set one of the mesh sizes to -1, or make their product {len(self._devices)}."
-            )
         check_mesh(self.experiment, mesh)
         return mesh
 
@@ -98,11 +94,17 @@ def build_step(name: StepName, experiment: Experiment, devices: Items[Any]) -> S
     All rows are of the config's greatest lengths, and hold one pair each.
 
     Raises:
-        ValueError: the mesh cannot be made of the devices, or the model or the batch cannot be divided by it.
+        ValueError: the mesh cannot be made of the devices, the model or the batch cannot be divided by it, or the step
+            does not go with the data.
     """
     if name == "generation":
         return _generation(RunWithoutData(experiment, devices))
     if name == "policy_gradient" and not isinstance(experiment.objective, PolicyGradientConfig):
+        if not isinstance(experiment.data, PairSource):
+            raise ValueError(
+                "a step by policy gradients needs pairs, and the data of this config has none. Leave policy_gradient out "
+                "of --steps."
+            )
         experiment = dataclasses.replace(
             experiment,
             data=dataclasses.replace(experiment.data, packing=False),

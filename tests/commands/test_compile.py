@@ -62,8 +62,8 @@ def test_a_sweep_sorts_meshes_by_time_and_keeps_those_that_cannot_be(process, tm
     )  # fmt: skip
     assert outcome.status == 0, outcome.errors
     found = json.loads((tmp_path / "found.json").read_text())
-    assert {tuple(step["mesh"].values()) for step in found["steps"]} == {(4, 1, 1), (1, 4, 1), (1, 2, 2)}
-    assert "mesh.tensor = 4 must divide model.encoder.num_heads = 2" in found["refused"]["train, mesh 1x1x4"]
+    assert {tuple(step["mesh"].values()) for step in found["steps"]} == {(4, 1, 1, 1), (1, 4, 1, 1), (1, 2, 2, 1)}
+    assert "mesh.tensor = 4 must divide model.encoder.num_heads = 2" in found["refused"]["train, mesh 1x1x4x1"]
     shown = [line.split("│")[1].strip() for line in outcome.output.splitlines() if "│" in line]
     ordered = sorted(found["steps"], key=lambda step: step["step_seconds"])
     assert shown == [
@@ -94,8 +94,8 @@ def test_what_does_not_fit_is_said_with_what_takes_the_memory(seq2seq, tmp_path)
         (["--topology", "h100:1", "--mesh.fsdp", "2"], ["cannot be made of 1 devices"]),
         (["--topology", "h100:1", "--mesh.data", "3"], ["needs 3 devices, and there are 1"]),
         (["--topology", "h100:8"], ["8 devices of the CPU, and jax has started with 1"]),
-        (["--topology", "h100:1", "--sweep", "1x1"], ["--sweep takes meshes as 3 sizes", "'1x1'"]),
-        (["--topology", "h100:1", "--sweep", "1xax1"], ["--sweep takes meshes as 3 sizes", "'1xax1'"]),
+        (["--topology", "h100:1", "--sweep", "1x1x1x1x1"], ["--sweep takes meshes as up to 4 sizes", "'1x1x1x1x1'"]),
+        (["--topology", "h100:1", "--sweep", "1xax1"], ["--sweep takes meshes as up to 4 sizes", "'1xax1'"]),
         (["--topology", "h100:1", "--steps", "training"], ["training", "policy_gradient"]),
     ],
 )
@@ -109,7 +109,7 @@ def test_a_mistake_is_one_line(seq2seq, arguments, said):
 def test_a_mesh_that_leaves_chips_out_is_refused(process):
     outcome = process(*COMPILE, "--topology", "h100:4", "--mesh.data", "2")
     assert outcome.status == 2
-    assert "mesh (2, 1, 1)" in outcome.error_line and "the topology has 4" in outcome.error_line
+    assert "mesh (2, 1, 1, 1)" in outcome.error_line and "needs 2 devices, and there are 4" in outcome.error_line
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -120,7 +120,7 @@ def test_the_tpu_compiler(process, tmp_path):
     assert outcome.status == 0, outcome.errors
     found = json.loads((tmp_path / "found.json").read_text())
     (step,) = found["steps"]
-    assert found["compiler"] == "TPU" and step["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert found["compiler"] == "TPU" and step["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1, "sequence": 1}
     assert step["fits"]
     assert step["cost"]["flops"] == pytest.approx(step["model_flops"] / 4, rel=0.4)
     assert {each["axes"] for each in step["cost"]["exchanges"]} >= {"data", "fsdp"}
