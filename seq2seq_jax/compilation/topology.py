@@ -102,8 +102,8 @@ class Topology:
                 f"compiling for {self.name} needs the TPU compiler, which is not installed: pip install "
                 f"'{_suitable_libtpu()}'"
             )
-        # There is no TPU to ask for its place in a pod, and its absence is no news to the user: libtpu is told that this
-        # is the only host of a small one, which changes nothing of what it compiles for a topology that is named.
+        # There is no TPU to ask for its place in a pod, and its absence is no news to the user: libtpu is told that
+        # this is the only host of a small one, which changes nothing of what it compiles for a named topology.
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
         os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
         os.environ["TPU_WORKER_ID"] = "0"

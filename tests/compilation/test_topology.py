@@ -42,12 +42,13 @@ def test_a_topology_that_does_not_exist_is_refused_with_those_that_do(name):
 
 def test_without_libtpu_it_is_said_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"^compiling for v5e:4x4 needs the TPU compiler[^\n]*pip install 'libtpu==0\."):
+    said = r"^compiling for v5e:4x4 needs the TPU compiler[^\n]*pip install 'libtpu==0\."
+    with pytest.raises(ValueError, match=said):
         Topology.parse("v5e:4x4").prepare()
 
 
 def test_peaks_are_of_one_order():
-    """A typing error in the table would show: bytes a FLOP and bytes a second lie within a factor of 4 of each other."""
+    """A slip in the table would show: the ratios of a chip's rates do not differ by more than a factor of 6."""
     for chip in CHIPS.values():
         assert 100 < chip.flops / chip.memory_bandwidth < 600
         assert 2 < chip.memory_bandwidth / chip.interconnect_bandwidth < 12
