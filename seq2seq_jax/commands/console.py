@@ -96,10 +96,10 @@ def is_one_of_several() -> bool:
     return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
-def end_hanging(message: str) -> NoReturn:
-    """End this process from another thread than its main one, which hangs."""
+def end_at_once(message: str, status: int) -> NoReturn:
+    """End this process from another thread than its main one, which hangs or waits."""
     print(f"seq2seq: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    os._exit(1)
+    os._exit(status)
 
 
 def split_first(arguments: list[str], *, name: str, command: str) -> tuple[str | None, list[str]]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from seq2seq_jax.commands.console import Display, duration, end_hanging, split_first, table
+from seq2seq_jax.commands.console import Display, duration, end_at_once, split_first, table
 from seq2seq_jax.commands.evaluate import figures_of, score_rows
 from seq2seq_jax.data.packing import Anchor
 from seq2seq_jax.data.pipeline import training_batches
@@ -66,7 +66,8 @@ def run(arguments: list[str]) -> None:
     )
     directory = Path(chosen.run_dir or run_directory(name, default, chosen.experiment))
     ledger = Ledger()
-    with started(chosen.processes) as placement, Display(speaks=jax.process_index() == 0) as display:
+    meeting = started(chosen.processes, end=lambda reason: end_at_once(reason, 2))
+    with meeting as placement, Display(speaks=jax.process_index() == 0) as display:
         if placement is not None:
             display.line(f"{jax.process_count()} processes, found by {placement.origin}")
         run = Run(directory, chosen.experiment, progress=display.progress)
@@ -75,7 +76,7 @@ def run(arguments: list[str]) -> None:
         display.line(f"run directory: {run.directory}")
         display.line(f"mesh: {dict(mesh.shape)} of {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)")
         display.line(f"each device holds {_held(run)}")
-        job = Job(stall_timeout=chosen.processes.stall_timeout, end=end_hanging)
+        job = Job(stall_timeout=chosen.processes.stall_timeout, end=lambda reason: end_at_once(reason, 1))
         progress, records, preempted = _train(run, display, ledger, job)
         if preempted:
             display.line(f"pre-empted: step {progress.step:,} is saved, and the same command goes on from there")

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -102,36 +101,39 @@ def _check(coordinator: str, count: int, index: int, *, origin: str) -> None:
 
 
 @contextlib.contextmanager
-def started(config: ProcessesConfig) -> Iterator[Placement | None]:
+def started(config: ProcessesConfig, *, end: Callable[[str], None]) -> Iterator[Placement | None]:
     """Within, this process is one of its job; must come before anything asks jax for its devices.
 
+    Args:
+        end: takes the reason why the processes did not meet; called in a thread of its own, must end the process, as
+            jax.distributed cannot be interrupted and would abort it.
+
     Raises:
-        ValueError: what the launcher tells is incomplete, or the coordinator does not answer.
+        ValueError: what the launcher tells is incomplete.
         PeerLostError: a computation of all processes failed, mostly because one of them is gone.
     """
     placement = config.placement()
     if placement is None:
         yield None
         return
-    if placement.coordinator is not None and placement.index != 0:
-        _await(placement.coordinator, seconds=config.start_timeout)
-    try:
-        jax.distributed.initialize(
-            placement.coordinator,
-            placement.count,
-            placement.index,
-            cluster_detection_method="deactivate" if placement.coordinator else None,
-            initialization_timeout=config.start_timeout,
-            heartbeat_timeout_seconds=config.heartbeat_timeout,
-            shutdown_timeout_seconds=config.heartbeat_timeout,
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"the processes (found by {placement.origin}) did not all meet at "
-            f"{placement.coordinator or 'their coordinator'} within {config.start_timeout} s: {reason}. Start all of "
-            "them, or look at the address."
-        ) from error
+    address = placement.coordinator or "the coordinator"
+    reason = (
+        f"the processes did not all meet at {address} (told by {placement.origin}) within {config.start_timeout} s: it "
+        "does not answer, or others are missing. Start all of them, process 0 there, or raise processes.start_timeout."
+    )
+    waiting = threading.Timer(config.start_timeout, end, [reason])
+    waiting.daemon = True
+    waiting.start()
+    jax.distributed.initialize(
+        placement.coordinator,
+        placement.count,
+        placement.index,
+        cluster_detection_method="deactivate" if placement.coordinator else None,
+        initialization_timeout=2 * config.start_timeout + 60,
+        heartbeat_timeout_seconds=config.heartbeat_timeout,
+        shutdown_timeout_seconds=config.heartbeat_timeout,
+    )
+    waiting.cancel()
     try:
         yield placement
     except jax.errors.JaxRuntimeError as error:
@@ -140,27 +142,6 @@ def started(config: ProcessesConfig) -> Iterator[Placement | None]:
             "If another process ended first, its log says why. The same command continues from the last checkpoint."
         ) from error
     jax.distributed.shutdown()
-
-
-def _await(coordinator: str, *, seconds: int) -> None:
-    """Return when something listens at an address; jax.distributed aborts the process if nothing does.
-
-    Raises:
-        ValueError: nothing does within the time.
-    """
-    host, _, port = coordinator.rpartition(":")
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=5.0):
-                return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise ValueError(
-                    f"the coordinator does not answer at {coordinator} within {seconds} s ({error}). Start process 0 "
-                    "there, or look at the address."
-                ) from error
-        time.sleep(0.2)
 
 
 def exchange(text: str) -> list[str]:

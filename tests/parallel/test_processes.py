@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from saved_arrays import saved_arrays
-from several_processes import Processes, free_port
+from several_processes import Processes
 
-from seq2seq_jax.parallel.processes import Job, Placement, ProcessesConfig, agree, exchange, started
+from seq2seq_jax.parallel.processes import Job, Placement, ProcessesConfig, agree, exchange
 
 SMALL = '''
 """Small, with dropout, packing, an average and a validation."""
@@ -202,12 +202,13 @@ def test_a_mistake_ends_all_processes(workplace):
     assert job.last_line(1).startswith("seq2seq: process 0 stopped: ")
 
 
-def test_a_coordinator_that_does_not_answer_is_named(workplace, monkeypatch):
-    address = f"127.0.0.1:{free_port()}"
-    config = ProcessesConfig(coordinator=address, count=2, index=1, start_timeout=1)
-    with pytest.raises(ValueError, match=rf"^the coordinator does not answer at {address} within 1 s [^\n]*$"):
-        with started(config):
-            pass
+@pytest.mark.parametrize("index", [0, 1])
+def test_processes_that_do_not_meet_are_told_where(workplace, index):
+    """Process 0 waits for the other one in vain, or the other one for process 0."""
+    with Processes(workplace, "alone", "small.py", "--processes.start-timeout", "3", count=2) as job:
+        job.processes[1 - index].kill()
+        assert job.processes[index].wait(timeout=60) == 2, job.said()
+    assert re.search(r"did not all meet at 127\.0\.0\.1:\d+ \(told by flags\) within 3 s", job.last_line(index))
 
 
 @pytest.mark.parametrize(
