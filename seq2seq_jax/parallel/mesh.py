@@ -31,6 +31,9 @@ RULES = (
 )
 """Logical axis of a parameter or an activation -> mesh axes."""
 
+LARGEST_WHOLE = 2**20
+"""Bytes of the largest array that all devices of the fsdp axis hold whole, where one of its dims can be divided."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
@@ -120,10 +123,6 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-LARGEST_WHOLE = 2**20
-"""Bytes of the largest array that all devices of the fsdp axis hold whole, where one of its dims can be divided."""
-
-
 def whole_along_length(x: Array, dim: int) -> Array:
     """The same array, not divided over the sequence axis: what every position attends to."""
     return _along_length(x, dim, None)
@@ -173,11 +172,11 @@ def global_batch(rows: Any, mesh: Mesh, *, share: tuple[int, int]) -> Any:
     def place(array):
         begin = index * len(array)
 
-        def part(place):
-            first, last, _ = place[0].indices(len(array) * count)
+        def rows_of_device(indices):
+            first, last, _ = indices[0].indices(len(array) * count)
             return array[first - begin : last - begin]
 
-        return jax.make_array_from_callback((len(array) * count, *array.shape[1:]), sharding, part)
+        return jax.make_array_from_callback((len(array) * count, *array.shape[1:]), sharding, rows_of_device)
 
     return jax.tree.map(place, rows)
 
