@@ -38,10 +38,10 @@ def experiment() -> Experiment:
             label_smoothing=0.1,
         ),
         optimizer=AdamWConfig(
-            learning_rate=3e-4, schedule="cosine", warmup_steps=20, epsilon=1e-5, ema_decay=0.99
+            learning_rate=2.5e-4, schedule="cosine", warmup_steps=20, epsilon=1e-5, ema_decay=0.99
         ),
         training=TrainingConfig(
-            steps=800, batch_tokens=32 * 66, log_every=10, checkpoint_every=200, evaluate_every=200
+            steps=1_100, batch_tokens=32 * 66, log_every=10, checkpoint_every=200, evaluate_every=200
         ),
         init_from="runs/multi30k/transformer_small/default/seed=0",
     )
