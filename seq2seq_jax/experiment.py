@@ -72,11 +72,8 @@ class Experiment:
                 f"objective {type(self.objective).__name__} samples a text for every row, so a row must hold one "
                 "example. Set data.packing to False."
             )
-        if getattr(self.objective, "sample_with_encoder_dropout", False) and self.training.accumulation > 1:
-            raise ValueError(
-                "objective.sample_with_encoder_dropout needs the masks of a whole batch when it is learned from. Set "
-                "training.accumulation to 1."
-            )
+        if getattr(self.objective, "sample_with_encoder_dropout", False):
+            self._check_encoder_dropout()
         if isinstance(self.data, Denoising):
             self._check_denoising(self.data)
         for side, stack in (("source", self.model.encoder), ("target", self.model.decoder)):
@@ -86,6 +83,19 @@ class Experiment:
                     f"a table of {stack.position_limit} learned positions is too short for data.max_{side}_length = "
                     f"{longest}. Raise max_positions, or lower the length."
                 )
+
+    def _check_encoder_dropout(self) -> None:
+        encoder = self.model.encoder
+        if not any(getattr(encoder, field.name) for field in dataclasses.fields(encoder) if "dropout" in field.name):
+            raise ValueError(
+                "objective.sample_with_encoder_dropout has no use with an encoder that has none. Set "
+                "model.encoder.dropout, or leave it False."
+            )
+        if self.training.accumulation > 1:
+            raise ValueError(
+                "objective.sample_with_encoder_dropout needs the masks of a whole batch when it is learned from. Set "
+                "training.accumulation to 1."
+            )
 
     def _check_denoising(self, data: Denoising) -> None:
         if not self.tokenizer.joint:

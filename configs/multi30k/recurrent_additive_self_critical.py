@@ -16,10 +16,6 @@ def experiment() -> Experiment:
     base, model = named("multi30k/transformer_small_self_critical"), named("multi30k/recurrent_additive").model
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(
-            model,
-            encoder=dataclasses.replace(model.encoder, dropout=0.0),
-            decoder=dataclasses.replace(model.decoder, dropout=0.0),
-        ),
+        model=dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, dropout=0.0)),
         init_from="runs/multi30k/recurrent_additive/default/seed=0",
     )

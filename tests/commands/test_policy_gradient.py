@@ -77,7 +77,14 @@ def test_dropout_and_precision_may_differ_from_the_run_that_is_started_from(trai
         (["--objective.estimator.clip", "0.2"], ["--objective.estimator.clip has no use", "GroupNormalized has it"]),
         (["--objective.samples", "1"], ["objective.samples is 1, and LeaveOneOut compares", "at least 2"]),
         (
-            ["--objective.sample-with-encoder-dropout", "True", "--training.accumulation", "2"],
+            ["--objective.sample-with-encoder-dropout", "True", "--model.encoder.dropout", "0.0"],
+            ["has no use", "Set model.encoder.dropout"],
+        ),
+        (
+            [
+                "--objective.sample-with-encoder-dropout", "True", "--model.encoder.dropout", "0.1",
+                "--training.accumulation", "2",
+            ],
             ["objective.sample_with_encoder_dropout", "training.accumulation to 1"],
         ),
         (["--data.packing", "True", "--data.bucket_lengths"], ["data.packing to False"]),
