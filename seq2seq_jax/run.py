@@ -77,6 +77,7 @@ class Run:
             ValueError: the directory holds a run of another experiment, other data or another tokenizer; or the
                 processes differ in what they would train.
         """
+        versions, commit = _versions(), _commit()
         with first_process_first():
             fingerprint = self.corpus.fingerprint
         agree(
@@ -84,13 +85,13 @@ class Run:
                 **{name: json.dumps(value) for name, value in flatten(self.experiment).items()},
                 "the run directory": str(self.directory.absolute()),
                 "the data's fingerprint": fingerprint,
-                "the code's commit": str(_commit()),
-                "the versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+                "the code's commit": str(commit),
+                "the versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
             }
         )
         with first_process_first():
             if jax.process_index() == 0:
-                self._begin(config_name)
+                self._begin(config_name, versions, commit)
             elif not (self.directory / "experiment.json").is_file():
                 raise ValueError(
                     f"process {jax.process_index()} does not see {self.directory / 'experiment.json'}, which process 0 "
@@ -98,7 +99,7 @@ class Run:
                 )
         agree({"the tokenizer's fingerprint": self.tokenizer.fingerprint})
 
-    def _begin(self, config_name: str) -> None:
+    def _begin(self, config_name: str, versions: dict[str, str], commit: str | None) -> None:
         facts = {"data": self.corpus.fingerprint}
         if (self.directory / "experiment.json").exists():
             description = _read_description(self.directory)
@@ -120,8 +121,8 @@ class Run:
             "config": config_name,
             "experiment": to_json(self.experiment),
             "fingerprints": facts,
-            "versions": _versions(),
-            "commit": _commit(),
+            "versions": versions,
+            "commit": commit,
             "devices": sorted({device.device_kind for device in jax.devices()}),
         }
         unfinished = self.directory / "experiment.json.tmp"

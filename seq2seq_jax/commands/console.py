@@ -85,9 +85,9 @@ def stop(message: str, status: int) -> NoReturn:
     waiting for this one.
     """
     sys.stdout.flush()
-    print(f"seq2seq: {' '.join(message.split())}", file=sys.stderr, flush=True)
     if is_one_of_several():
-        os._exit(status)
+        end_at_once(message, status)
+    _say(message)
     sys.exit(status)
 
 
@@ -97,9 +97,13 @@ def is_one_of_several() -> bool:
 
 
 def end_at_once(message: str, status: int) -> NoReturn:
-    """End this process from another thread than its main one, which hangs or waits."""
-    print(f"seq2seq: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    """End this process with a line on standard error, from any thread, whatever its main one hangs in or waits for."""
+    _say(message)
     os._exit(status)
+
+
+def _say(message: str) -> None:
+    print(f"seq2seq: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def split_first(arguments: list[str], *, name: str, command: str) -> tuple[str | None, list[str]]:

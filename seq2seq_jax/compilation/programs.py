@@ -21,7 +21,7 @@ from seq2seq_jax.generation.search import longest_output
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
-from seq2seq_jax.parallel.mesh import batch_shards
+from seq2seq_jax.parallel.mesh import batch_shards, bytes_per_device
 from seq2seq_jax.run import Run, check_mesh
 
 StepName = Literal["train", "policy_gradient", "generation"]
@@ -134,12 +134,12 @@ def _update(name: StepName, run: RunWithoutData) -> Step:
         work = f"{shape.rows:,} pairs of {source} + {target} tokens"
     players = run.layout.players.values()
     groups = {
-        "parameters (float32)": _bytes_of_a_chip([player.params for player in players]),
-        "optimizer's state": _bytes_of_a_chip([player.optimizer_state for player in players]),
-        "average of parameters": _bytes_of_a_chip([player.average for player in players]),
-        "objective's state": _bytes_of_a_chip(run.layout.objective),
+        "parameters (float32)": bytes_per_device([player.params for player in players]),
+        "optimizer's state": bytes_per_device([player.optimizer_state for player in players]),
+        "average of parameters": bytes_per_device([player.average for player in players]),
+        "objective's state": bytes_per_device(run.layout.objective),
         "batch": _bytes(batch) // batch_shards(run.mesh),
-        "gradients, of the temporaries": _bytes_of_a_chip([player.params for player in players]),
+        "gradients, of the temporaries": bytes_per_device([player.params for player in players]),
     }
     if isinstance(experiment.objective, MaximumLikelihoodConfig):
         groups["logits (float32), of the temporaries"] = _logits_bytes(run, shape.rows, target)
@@ -205,7 +205,7 @@ def _generation(run: RunWithoutData) -> Step:
         mesh=run.mesh,
         lowered=run.generator.lower(player.evaluated, source),
         groups={
-            "parameters (float32)": _bytes_of_a_chip(player.evaluated),
+            "parameters (float32)": bytes_per_device(player.evaluated),
             "batch": _bytes(source) // shards,
         },
         model_flops=rows * flops,
@@ -220,10 +220,3 @@ def _rows(count: int, length: int) -> Sequence:
 
 def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _bytes_of_a_chip(tree: Any) -> int:
-    """Of a tree of shapes with shardings, what one device holds."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
-    )
