@@ -36,8 +36,8 @@ class CompileArguments:
     steps: tuple[StepName, ...] = ("train",)
     """Steps to compile: an update by the config's objective, one by policy gradients, a batch of generation."""
     sweep: tuple[str, ...] = ()
-    """Meshes to compare instead of the config's, each as its sizes along data, fsdp, tensor and sequence, such as 1x256x4;
-    those that are left out are 1."""
+    """Meshes to compare instead of the config's, each as its sizes along data, fsdp, tensor and sequence, such as
+    1x256x4; those that are left out are 1."""
     json: str | None = None
     """File for all figures, as JSON."""
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]

@@ -102,8 +102,8 @@ def build_step(name: StepName, experiment: Experiment, devices: Items[Any]) -> S
     if name == "policy_gradient" and not isinstance(experiment.objective, PolicyGradientConfig):
         if not isinstance(experiment.data, PairSource):
             raise ValueError(
-                "a step by policy gradients needs pairs, and the data of this config has none. Leave policy_gradient out "
-                "of --steps."
+                "a step by policy gradients needs pairs, and the data of this config has none. Leave policy_gradient "
+                "out of --steps."
             )
         experiment = dataclasses.replace(
             experiment,

@@ -152,8 +152,9 @@ def rows_of_process(mesh: Mesh) -> tuple[int, int]:
         Which of how many equal shares it is.
     """
     shards = batch_shards(mesh)
-    by_rows = mesh.devices.reshape(shards, -1)
-    own = [part for part in range(shards) if any(device.process_index == jax.process_index() for device in by_rows[part])]
+    process = jax.process_index()
+    parts = enumerate(mesh.devices.reshape(shards, -1))
+    own = [part for part, devices in parts if any(device.process_index == process for device in devices)]
     counts = (count for count in range(shards, 0, -1) if shards % count == 0)
     count = next(count for count in counts if own[0] * count // shards == own[-1] * count // shards)
     return own[0] * count // shards, count
