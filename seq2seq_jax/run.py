@@ -22,6 +22,8 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment, differences, flatten, from_json, to_json
 from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
+from seq2seq_jax.modules.precision import operand_dtype
+from seq2seq_jax.parallel.chips import peak_flops
 from seq2seq_jax.parallel.mesh import RULES, batch_shards, global_batch, rows_of_process
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
@@ -173,6 +175,16 @@ class Run:
         mesh = self.experiment.mesh.build()
         check_mesh(self.experiment, mesh)
         return mesh
+
+    @functools.cached_property
+    def peak_flops(self) -> float | None:
+        """FLOPs a second of all devices of the mesh together at most, in the model's precision; None = not known.
+
+        See `seq2seq_jax.parallel.chips.peak_flops`.
+        """
+        # One of this process's own: a CPU is measured.
+        peak = peak_flops(self.mesh.local_devices[0], operand_dtype(self.experiment.model.precision))
+        return None if peak is None else self.mesh.size * peak
 
     @functools.cached_property
     def model(self) -> nn.Module:

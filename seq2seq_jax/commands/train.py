@@ -138,6 +138,8 @@ class _Report:
                 self.alarmed.add(name)
                 self.display.line(f"warning at step {figures['step']:,}: {warning}")
         self.speed = f"{figures['tokens_per_second']:,.0f} target tokens/s"
+        if "mfu" in figures:
+            self.speed += f", MFU {figures['mfu']:.1%}"
         if not self.display.live:
             left = (self.steps - figures["step"]) / figures["steps_per_second"]
             reward = f", reward {figures['reward']:.4f}" if "reward" in figures else ""
@@ -227,6 +229,7 @@ def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progre
                 record=report.record,
                 ledger=ledger,
                 job=job,
+                peak_flops=run.peak_flops,
                 after_step=report.step,
             )
             # Not before: what another process encodes first may take hours.
@@ -266,6 +269,9 @@ def _figures(
         tokens = sum(record["target_tokens"] for record in training)
         seconds = sum(record["target_tokens"] / record["tokens_per_second"] for record in training)
         figures["tokens_per_second"] = tokens / seconds
+        if all("mfu" in record for record in training):
+            used = sum(record["mfu"] * record["target_tokens"] / record["tokens_per_second"] for record in training)
+            figures["mfu"] = used / seconds
     if "test" in run.corpus.splits:
         params, step = run.parameters("best")
         result = run.validation("test")(params, progress=tell)
@@ -278,7 +284,7 @@ def _rows(figures: dict[str, Any], directory: Path) -> list[tuple[str, str]]:
     if "tokens_per_second" in figures:
         rows += [
             ("training", f"{figures['steps']:,} steps in {duration(figures['seconds'])}, all included"),
-            ("speed", f"{figures['tokens_per_second']:,.0f} target tokens/s while training"),
+            ("speed", f"{figures['tokens_per_second']:,.0f} target tokens/s while training{_told_of_mfu(figures)}"),
             ("goodput", _told_of_time(figures["seconds_by_cause"])),
         ]
     return rows + [
@@ -289,6 +295,10 @@ def _rows(figures: dict[str, Any], directory: Path) -> list[tuple[str, str]]:
         *([("samples", str(directory / "samples"))] if (directory / "samples").exists() else []),
         ("use it", f"seq2seq generate {directory} < sources.txt"),
     ]
+
+
+def _told_of_mfu(figures: dict[str, Any]) -> str:
+    return f", MFU {figures['mfu']:.1%}" if "mfu" in figures else ""
 
 
 def _told_of_time(spent: dict[str, float]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from sentencepiece import sentencepiece_model_pb2
 
@@ -18,7 +19,6 @@ from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.tokenizer import END_ID, PADDING_ID, START_ID, UNKNOWN_ID, Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.search import longest_output
-from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.parallel.mesh import batch_shards, bytes_per_device
@@ -127,10 +127,17 @@ def _update(name: StepName, run: RunWithoutData) -> Step:
             extra=objective.maximum_length_extra,
             position_limit=experiment.model.decoder.position_limit,
         )
-        flops = _policy_gradient_flops(run, source, target, longest)
+        learned = objective.samples + objective.include_reference
+        drawn = objective.samples + objective.estimator.compares_with_greedy
+        [flops] = run.objective.source_flops(
+            np.full(1, source, float),
+            np.full(1, target, float),
+            drawn=np.full((1, drawn), longest, float),
+            learned=np.full((1, learned), longest, float),
+        ).tolist()
         work = f"{objective.samples} samples of {longest} tokens for each of {shape.rows:,} sources of {source}"
     else:
-        flops = TRAINING * experiment.model.forward_flops(source, target, vocabulary=run.model.vocabulary)
+        flops = run.objective.pair_flops(source, target)
         work = f"{shape.rows:,} pairs of {source} + {target} tokens"
     players = run.layout.players.values()
     groups = {
@@ -161,26 +168,6 @@ def _logits_bytes(run: RunWithoutData, rows: int, target: int) -> int:
     vocabulary = run.model.vocabulary.target_size
     shards = mesh.shape["tensor"] if vocabulary % mesh.shape["tensor"] == 0 else 1
     return 4 * rows // run.experiment.training.accumulation // batch_shards(mesh) * positions * vocabulary // shards
-
-
-def _policy_gradient_flops(run: RunWithoutData, source: int, target: int, drawn: int) -> float:
-    """Model FLOPs of an update on one source: drawing samples of that many tokens, and learning from them."""
-    objective = run.experiment.objective
-
-    def forward(length, hypotheses):
-        return run.experiment.model.forward_flops(
-            source, length, vocabulary=run.model.vocabulary, hypotheses=hypotheses
-        )
-
-    learned = objective.samples + objective.include_reference
-    flops = forward(drawn, objective.samples + objective.estimator.compares_with_greedy)
-    flops += TRAINING * objective.estimator.updates * forward(drawn, learned)
-    if objective.kl_weight > 0.0:
-        flops += forward(drawn, learned)
-    if objective.likelihood_weight > 0.0:
-        encoder = run.experiment.model.encoder.forward_flops(source)
-        flops += TRAINING * objective.estimator.updates * (forward(target, 1) - encoder)
-    return flops
 
 
 def _generation(run: RunWithoutData) -> Step:

@@ -7,10 +7,10 @@ Lengths may be arrays of many examples, for one result an example.
 Source: Chowdhery et al. 2022, appendix B.
 """
 
-from jaxtyping import Num
+from jaxtyping import Array, Num
 from numpy import ndarray
 
-Amount = int | float | Num[ndarray, "*examples"]
+Amount = int | float | Num[ndarray | Array, "*examples"]
 """A length (tokens) or a number of FLOPs, of one example or of many."""
 
 TRAINING = 3

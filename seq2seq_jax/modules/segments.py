@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seq2seq_jax.batch import PADDING_SEGMENT
+from seq2seq_jax.batch import PADDING_SEGMENT, Batch
 
 
 def segment_mask(
@@ -34,6 +34,29 @@ def _shifted(segment_ids, offset):
     length = segment_ids.shape[1]
     padded = jnp.pad(segment_ids, ((0, 0), (max(offset, 0), max(-offset, 0))), constant_values=-1)
     return padded[:, :length] if offset > 0 else padded[:, -offset : length - offset]
+
+
+def lengths_of_segments(segment_ids: Int[Array, "batch length"], *, segments: int) -> Int[Array, "batch segments"]:
+    """Tokens of each segment; segment s at index s - 1.
+
+    Args:
+        segments: how many are counted, from the first.
+    """
+    ids = jnp.arange(PADDING_SEGMENT + 1, PADDING_SEGMENT + 1 + segments)
+    return jnp.sum(segment_ids[:, None, :] == ids[:, None], axis=-1)
+
+
+def lengths_of_pairs(batch: Batch) -> tuple[Int[Array, "batch segments"], Int[Array, "batch segments"]]:
+    """Tokens of the source and of the target of each pair; 0 and 0 where there is none.
+
+    Both sides of a pair have a token, the end mark, so that a row has no more pairs than places on its shorter side.
+    """
+    segments = min(batch.source.tokens.shape[1], batch.target.tokens.shape[1])
+    source, target = (
+        lengths_of_segments(side.segment_ids, segments=segments) for side in (batch.source, batch.target)
+    )
+    is_pair = (source > 0) & (target > 0)
+    return jnp.where(is_pair, source, 0), jnp.where(is_pair, target, 0)
 
 
 def sum_of_segments(

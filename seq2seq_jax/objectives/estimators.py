@@ -33,6 +33,7 @@ class Experience:
         tokens: of the samples.
         mask: True where a sample has a token.
         log_probabilities: of the tokens by the policy that drew them.
+        drawn_lengths: tokens of each text that was drawn, a greedy one among them.
         ended: whether a sample has its end mark.
         rewards: of whole samples.
         metrics: the parts of the reward, by name.
@@ -47,6 +48,7 @@ class Experience:
     tokens: Int[Array, "batch samples length"]
     mask: Bool[Array, "batch samples length"]
     log_probabilities: Float[Array, "batch samples length"]
+    drawn_lengths: Int[Array, "batch drawn"]
     ended: Bool[Array, "batch samples"]
     rewards: Float[Array, "batch samples"]
     metrics: dict[str, Float[Array, "batch samples"]]

@@ -12,6 +12,8 @@ from seq2seq_jax.batch import Batch, one_token_batch
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.modules.embedding import of_tokens
+from seq2seq_jax.modules.flops import TRAINING, Amount
+from seq2seq_jax.modules.segments import lengths_of_pairs
 from seq2seq_jax.objectives.objective import Objective, Params, Total
 
 
@@ -138,6 +140,23 @@ class MaximumLikelihood(Objective):
             loss, nll = _sum_of_chunks(sums, (hidden, target.tokens, target.mask), self.config.loss_chunk)
         weight = jnp.sum(target.mask).astype(jnp.float32)
         return Total(loss, weight), {"nll": Total(nll, weight)}
+
+    def model_flops(self, batch: Batch) -> Float[Array, ""]:
+        """See Objective.model_flops."""
+        source, target = (lengths.astype(jnp.float32) for lengths in lengths_of_pairs(batch))
+        return jnp.sum(self.pair_flops(source, target))
+
+    def pair_flops(self, source: Amount, target: Amount) -> Amount:
+        """Model FLOPs of a step on a pair of these lengths (tokens).
+
+        With scheduled sampling the decoder's forward pass that chooses its inputs counts too.
+        """
+        config = self.model.config
+        forward = config.forward_flops(source, target, vocabulary=self.model.vocabulary)
+        chosen = 0.0
+        if self.config.sampling_schedule != "none":
+            chosen = forward - config.encoder.forward_flops(source)
+        return TRAINING * forward + chosen
 
     def _inputs(self, variables, batch, memory, step, rng):
         """Decoder inputs with scheduled sampling; None = the labels."""

@@ -97,6 +97,13 @@ class Objective(abc.ABC):
         """Further things to count of a prepared batch, such as samples; logged as their number a second."""
         return {}
 
+    @abc.abstractmethod
+    def model_flops(self, prepared: Any) -> Float[Array, ""]:
+        """Model FLOPs of one step on what `prepare` gave for the global batch: of all passes, of all players.
+
+        By the lengths that there are, without padding; see `seq2seq_jax.modules.flops`.
+        """
+
     def evaluate(self, params: Params, batch: Batch) -> tuple[Total, dict[str, Total]]:
         """The loss of the first player's parameters on a batch, and further figures; nothing random."""
         player = self.players[0]

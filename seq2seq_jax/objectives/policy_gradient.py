@@ -17,6 +17,7 @@ from seq2seq_jax.generation.sampling import Policy, Samples, sample
 from seq2seq_jax.generation.search import length_limits
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.modules.embedding import of_tokens
+from seq2seq_jax.modules.flops import TRAINING, Amount, product_flops
 from seq2seq_jax.objectives.estimators import (
     Experience,
     GroupNormalized,
@@ -208,6 +209,7 @@ class PolicyGradient(Objective):
             encoder_key: of the dropout that the memory was made with; None = without.
         """
         config, references = self.config, batch.target.tokens
+        drawn_lengths = drawn.lengths
         if config.include_reference:
             drawn = _with_reference(drawn, batch.target, self.model.vocabulary.padding_id)
         scored = self.reward(drawn.tokens, references)
@@ -246,6 +248,7 @@ class PolicyGradient(Objective):
             tokens=tokens,
             mask=mask,
             log_probabilities=samples.log_probabilities,
+            drawn_lengths=drawn_lengths,
             ended=samples.ended,
             rewards=rewards,
             metrics=metrics,
@@ -344,6 +347,53 @@ class PolicyGradient(Objective):
         """See Objective.counts: `rewards`, samples that were scored, and `sampled_tokens`."""
         scored = jnp.sum(_has_source(prepared.batch)) * prepared.tokens.shape[1]
         return {"rewards": scored, "sampled_tokens": jnp.sum(prepared.mask)}
+
+    def model_flops(self, prepared: Experience) -> Float[Array, ""]:
+        """See Objective.model_flops."""
+        batch = prepared.batch
+        lengths = (
+            jnp.sum(batch.source.mask, axis=-1),
+            jnp.sum(batch.target.mask, axis=-1),
+            prepared.drawn_lengths,
+            jnp.sum(prepared.mask, axis=-1),
+        )
+        source, reference, drawn, learned = (length.astype(jnp.float32) for length in lengths)
+        return jnp.sum(self.source_flops(source, reference, drawn=drawn, learned=learned))
+
+    def source_flops(self, source: Amount, reference: Amount, *, drawn: Amount, learned: Amount) -> Amount:
+        """Model FLOPs of a step on each source: texts are drawn, and learned from.
+
+        Drawing is a forward pass of all texts, an update a forward and a backward pass of those learned from and, where
+        maximum likelihood has a weight, of the reference on the same encoded source. The divergence from the first
+        model takes a forward pass of it, a learned baseline one of the decoder; the baseline's own column and the
+        reward do not count.
+
+        Args:
+            source: tokens of each source [sources].
+            reference: tokens of its reference [sources].
+            drawn: tokens of each text drawn for it [sources, texts].
+            learned: tokens of each text learned from [sources, texts].
+        """
+        config, model, updates = self.config, self.model.config, self.updates
+        encoder = model.encoder.forward_flops(source)
+
+        def forward(lengths, hypotheses):
+            return model.forward_flops(source[:, None], lengths, vocabulary=self.model.vocabulary, hypotheses=hypotheses)
+
+        def forward_of_texts(lengths):
+            # What is done once a source, and what each text adds to it.
+            once = forward(0.0 * lengths[:, :1], 0)
+            return once[:, 0] + (forward(lengths, 1) - once).sum(axis=-1)
+
+        flops = forward_of_texts(drawn) + TRAINING * updates * forward_of_texts(learned)
+        if config.kl_weight > 0.0:
+            flops += forward_of_texts(learned)
+        if self._baseline == "learned":
+            logits = product_flops(learned.sum(axis=-1), model.decoder.model_dim, self.model.vocabulary.target_size)
+            flops += forward_of_texts(learned) - encoder - logits
+        if config.likelihood_weight > 0.0:
+            flops += TRAINING * updates * (forward_of_texts(reference[:, None]) - encoder)
+        return flops
 
     def alarms(self, figures: dict[str, Any]) -> dict[str, str]:
         """See Objective.alarms: a policy that has collapsed."""

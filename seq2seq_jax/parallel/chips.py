@@ -1,6 +1,11 @@
-"""Published peak rates and memory of accelerator chips."""
+"""Peak rates and memory of chips: published ones of accelerators, a measured one of CPUs."""
 
 import dataclasses
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -9,6 +14,7 @@ class Chip:
 
     Attributes:
         name: as in a topology ("v5p").
+        device_kinds: names by which jax reports it, all of this rate.
         flops: bfloat16 floating-point operations a second, without sparsity.
         memory: bytes of high-bandwidth memory.
         memory_bandwidth: bytes a second.
@@ -20,6 +26,7 @@ class Chip:
     """
 
     name: str
+    device_kinds: tuple[str, ...]
     flops: float
     memory: float
     memory_bandwidth: float
@@ -35,6 +42,7 @@ CHIPS = {
     for chip in (
         Chip(
             name="v4",
+            device_kinds=("TPU v4",),
             flops=275e12,
             memory=32 * GIBIBYTE,
             memory_bandwidth=1.2e12,
@@ -43,6 +51,7 @@ CHIPS = {
         ),
         Chip(
             name="v5e",
+            device_kinds=("TPU v5 lite", "TPU v5e"),
             flops=197e12,
             memory=16e9,
             memory_bandwidth=819e9,
@@ -51,6 +60,7 @@ CHIPS = {
         ),
         Chip(
             name="v5p",
+            device_kinds=("TPU v5", "TPU v5p"),
             flops=459e12,
             memory=95 * GIBIBYTE,
             memory_bandwidth=2.765e12,
@@ -59,6 +69,7 @@ CHIPS = {
         ),
         Chip(
             name="v6e",
+            device_kinds=("TPU v6 lite", "TPU v6e"),
             flops=918e12,
             memory=32e9,
             memory_bandwidth=1.638e12,
@@ -67,6 +78,7 @@ CHIPS = {
         ),
         Chip(
             name="a100",
+            device_kinds=("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-80GB", "NVIDIA A100-PCIE-40GB", "NVIDIA A100 80GB PCIe"),
             flops=312e12,
             memory=80e9,
             memory_bandwidth=2.039e12,
@@ -77,6 +89,7 @@ CHIPS = {
         ),
         Chip(
             name="h100",
+            device_kinds=("NVIDIA H100 80GB HBM3",),
             flops=989e12,
             memory=80e9,
             memory_bandwidth=3.35e12,
@@ -87,6 +100,7 @@ CHIPS = {
         ),
         Chip(
             name="h200",
+            device_kinds=("NVIDIA H200",),
             flops=989e12,
             memory=141e9,
             memory_bandwidth=4.8e12,
@@ -97,6 +111,7 @@ CHIPS = {
         ),
         Chip(
             name="b200",
+            device_kinds=("NVIDIA B200",),
             flops=2.25e15,
             memory=180e9,
             memory_bandwidth=8e12,
@@ -108,3 +123,36 @@ CHIPS = {
     )
 }
 """Every chip that is known, by name."""
+
+MEASURED_SIZE = 1024
+"""Rows and columns of the matrices whose product measures a CPU."""
+
+MEASURED_SECONDS = 0.3
+
+
+def peak_flops(device: jax.Device, dtype: jnp.dtype) -> float | None:
+    """Floating-point operations a second that a device can do at most in products of matrices; None = not known.
+
+    Of an accelerator the published rate of dense bfloat16 products, whatever the dtype, so that figures of all
+    precisions can be compared. Of a CPU what a product of matrices of the dtype reaches on all cores, measured once a
+    process; devices that are simulated on one CPU share it.
+    """
+    if device.platform == "cpu":
+        return _measured_flops(jnp.dtype(dtype)) / jax.local_device_count()
+    for chip in CHIPS.values():
+        if device.device_kind in chip.device_kinds:
+            return chip.flops
+    return None
+
+
+@functools.cache
+def _measured_flops(dtype: jnp.dtype) -> float:
+    """The best of as many products as fit in MEASURED_SECONDS."""
+    product = jax.jit(lambda left, right: jnp.matmul(left, right, preferred_element_type=jnp.float32))
+    matrix = jax.device_put(jnp.ones((MEASURED_SIZE, MEASURED_SIZE), dtype), jax.local_devices()[0])
+    jax.block_until_ready(product(matrix, matrix))
+    seconds, begun = float("inf"), time.perf_counter()
+    while (start := time.perf_counter()) < begun + MEASURED_SECONDS:
+        jax.block_until_ready(product(matrix, matrix))
+        seconds = min(seconds, time.perf_counter() - start)
+    return 2.0 * MEASURED_SIZE**3 / seconds

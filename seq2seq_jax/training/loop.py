@@ -71,6 +71,7 @@ class _Window:
     steps: int = 0
     target_tokens: int = 0
     source_tokens: int = 0
+    model_flops: float = 0.0
     slots: int = 0
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -81,6 +82,7 @@ class _Window:
         self.steps += 1
         self.target_tokens += tokens
         self.source_tokens += metrics.pop("source_tokens")
+        self.model_flops += metrics.pop("model_flops")
         self.slots += slots
         for name, value in metrics.items():
             if isinstance(value, int):
@@ -112,6 +114,7 @@ class Loop:
         record: Callable[[Record], None],
         ledger: Ledger,
         job: Job,
+        peak_flops: float | None,
         after_step: Callable[[int, float], None] = lambda step, loss: None,
     ):
         """Args:
@@ -121,6 +124,7 @@ class Loop:
         record: takes each record as it comes.
         ledger: of the run's time; resumed from its checkpoint here.
         job: the processes that run this loop.
+        peak_flops: FLOPs a second of all devices together, which MFU is a share of; None = not known.
         after_step: takes (updates done, loss) of each step, one step late.
         """
         self.config = config
@@ -132,6 +136,7 @@ class Loop:
         self.record = record
         self.ledger = ledger
         self.job = job
+        self.peak_flops = peak_flops
         self.after_step = after_step
 
     def run(
@@ -242,7 +247,8 @@ class Loop:
         return self.config.patience is not None and since_best >= self.config.patience
 
     def _training_record(self, step: int, window: _Window, clock: "_Clock") -> Record:
-        seconds, waited, blocked = clock.read()
+        seconds, waited, blocked, stalled = clock.read()
+        flops_per_second = window.model_flops / seconds
         spent = self.ledger.read()
         return {
             "kind": "train",
@@ -252,10 +258,14 @@ class Loop:
             "target_tokens": window.target_tokens,
             "tokens_per_second": window.target_tokens / seconds,
             "source_tokens_per_second": window.source_tokens / seconds,
+            "source_and_target_tokens_per_second": (window.source_tokens + window.target_tokens) / seconds,
+            "model_flops_per_second": flops_per_second,
+            **({} if self.peak_flops is None else {"mfu": flops_per_second / self.peak_flops}),
             "steps_per_second": window.steps / seconds,
             **{f"{name}_per_second": count / seconds for name, count in window.counts.items()},
             "padding_share": 1.0 - (window.target_tokens + window.source_tokens) / window.slots,
             "input_wait_share": waited / seconds,
+            "checkpoint_stall_share": stalled,
             **_of_processes(gather([waited / seconds, blocked / seconds])),
             "seconds": sum(spent.values()) - spent["restarts"],
             "goodput": goodput(spent),
@@ -295,7 +305,9 @@ class _Clock:
         yield
         self._blocked += time.perf_counter() - begun
 
-    def read(self) -> tuple[float, float, float]:
-        """Seconds of training, compilation and input included; waits for input and for the devices among them."""
+    def read(self) -> tuple[float, float, float, float]:
+        """Seconds of training, compilation and input included; waits for input and for the devices among them; and
+        the share of all time, validation included, that went to saving."""
         spent = {cause: total - self._before[cause] for cause, total in self._ledger.read().items()}
-        return spent["training"] + spent["compiling"] + spent["input"], spent["input"], self._blocked
+        seconds = spent["training"] + spent["compiling"] + spent["input"]
+        return seconds, spent["input"], self._blocked, spent["saving"] / sum(spent.values())

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Batch
+from seq2seq_jax.modules.segments import lengths_of_pairs
 from seq2seq_jax.objectives.objective import Objective, Params, Total
 from seq2seq_jax.parallel.mesh import RULES, OnMesh, batch_sharding, replicated, shardings
 
@@ -212,7 +213,7 @@ def build_update(
     Returns:
         (state, batch) -> (state, metrics); metrics are scalars on the device: a player's `loss`, what the objective
         logs, and `gradient_norm` before clipping, of the last update, names of all players but the first leading with
-        the player's; and integers, which are counts of the global batch.
+        the player's; `model_flops` of the step; and integers, which are counts of the global batch.
     """
 
     def gradients(name: str, params: dict[str, Params], prepared: Any, *, step: Int[Array, ""], key: jax.Array):
@@ -264,6 +265,8 @@ def build_update(
             prefix = "" if name == objective.players[0] else f"{name}_"
             metrics |= {prefix + figure: value for figure, value in figures.items()}
         metrics |= objective.counts(prepared)
+        metrics["model_flops"] = objective.model_flops(prepared)
+        metrics["pairs"] = jnp.sum(lengths_of_pairs(batch)[0] > 0)
         metrics["target_tokens"] = jnp.sum(batch.target.mask)
         metrics["source_tokens"] = jnp.sum(batch.source.mask)
         return TrainState(step=state.step + 1, players=players, objective=objective_state), metrics

@@ -40,6 +40,9 @@ class Layers(Objective):
     def loss(self, player, params, prepared, *, step, rng):
         raise NotImplementedError
 
+    def model_flops(self, prepared):
+        raise NotImplementedError
+
 
 def make_state(optimizer_config, *, averaged, step=1):
     """The state after an update, all of whose arrays have content, and its layout."""

@@ -16,7 +16,8 @@ from seq2seq_jax.training.step import TrainState
 SOURCE_SLOTS, TARGET_SLOTS = 100, 60
 TIMES = {
     "tokens_per_second", "source_tokens_per_second", "rewards_per_second", "steps_per_second", "input_wait_share",
-    "seconds", "goodput",
+    "seconds", "goodput", "source_and_target_tokens_per_second", "pairs_per_second", "model_flops_per_second", "mfu",
+    "checkpoint_stall_share",
 }  # fmt: skip
 NOTHING_DONE = Progress(step=0, score=None, loop={})
 
@@ -33,14 +34,15 @@ def figures(step):
     """Of update number `step`, from 1: more tokens each time, so that means by token and by step differ."""
     return {
         "loss": 1.0 / step, "nll": 2.0 / step, "gradient_norm": float(step),
-        "target_tokens": 10 * step, "source_tokens": 5 * step, "rewards": 3 * step,
+        "target_tokens": 10 * step, "source_tokens": 5 * step, "rewards": 3 * step, "pairs": 2 * step,
+        "model_flops": 100.0 * step,
     }  # fmt: skip
 
 
 class Training:
     """A loop over updates that are looked up, and what came of it."""
 
-    def __init__(self, directory, *, scores=(), figures=figures, keep_latest=20, **settings):
+    def __init__(self, directory, *, scores=(), figures=figures, keep_latest=20, peak_flops=1e3, **settings):
         self.config = TrainingConfig(keep_latest=keep_latest, **settings)
         self.checkpoints = Checkpoints(directory, keep_latest=keep_latest)
         self.scores = dict(scores)
@@ -49,6 +51,7 @@ class Training:
         self.steps_seen = []
         self.batches_taken = 0
         self.job = Job()
+        self.peak_flops = peak_flops
 
     def update(self, state, batch):
         step = int(state.step) + 1
@@ -74,6 +77,7 @@ class Training:
             record=self.records.append,
             ledger=Ledger(),
             job=self.job,
+            peak_flops=self.peak_flops,
             after_step=lambda step, loss: self.steps_seen.append((step, loss)),
         )
         state = TrainState(step=jnp.int32(progress.step), players={}, objective={})
@@ -102,6 +106,15 @@ def test_a_record_has_the_means_since_the_last(tmp_path):
     for record in training.records:
         assert record["rewards_per_second"] == pytest.approx(0.3 * record["tokens_per_second"])
         assert "rewards" not in record
+    # 10 FLOPs, 1.5 tokens of both sides and 0.2 pairs a target token; a peak of 1,000 a second.
+    for record in training.records:
+        speed = record["tokens_per_second"]
+        assert record["model_flops_per_second"] == pytest.approx(10 * speed)
+        assert record["mfu"] == pytest.approx(10 * speed / 1e3)
+        assert record["source_and_target_tokens_per_second"] == pytest.approx(1.5 * speed)
+        assert record["pairs_per_second"] == pytest.approx(0.2 * speed)
+        assert 0 <= record["checkpoint_stall_share"] < 1
+        assert "model_flops" not in record and "pairs" not in record
     # The learning rate of the last update of each: update number n has count n - 1.
     assert [record["learning_rate"] for record in training.records] == [1.5, 3.5, 4.5]
     assert first["padding_share"] == pytest.approx(1 - (30 + 15) / (2 * (SOURCE_SLOTS + TARGET_SLOTS)))
@@ -222,3 +235,18 @@ def test_divergence_before_the_first_checkpoint_says_so(tmp_path):
 def test_settings_that_cannot_be_are_refused(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}.*{next(iter(settings.values()))}"):
         TrainingConfig(**settings)
+
+
+def test_without_a_known_peak_there_is_no_mfu(tmp_path):
+    training = Training(tmp_path, steps=2, peak_flops=None)
+    training.run()
+    assert "mfu" not in training.records[0] and training.records[0]["model_flops_per_second"] > 0
+
+
+def test_saving_stalls_the_window_that_it_falls_in(tmp_path):
+    """The save of step 2 comes after the record of step 2, in the window of step 4."""
+    training = Training(tmp_path, steps=5, log_every=2, checkpoint_every=2)
+    training.run()
+    first, second, _ = training.records
+    assert first["checkpoint_stall_share"] == 0.0
+    assert second["checkpoint_stall_share"] > 0.1

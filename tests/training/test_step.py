@@ -40,6 +40,9 @@ class Weights(Objective):
     def initialize(self, player, key):
         return {"weight": jnp.float32(0.0)}
 
+    def model_flops(self, prepared):
+        return jnp.float32(123.0)
+
 
 def training(objective, initial, optimizers, *, accumulation=1, average_decay=None, seed=0):
     """The first state and the update of players whose initial parameters are given."""
@@ -88,7 +91,8 @@ def test_an_update_by_hand():
     state, update = training(Mean(), {"model": 10.0}, {"model": optax.sgd(0.1)})
     state, metrics = update(state, numbers(ROWS))
     assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
-        {"loss": 17.75, "largest": 8, "gradient_norm": 5.5, "target_tokens": 8, "source_tokens": 8}
+        {"loss": 17.75, "largest": 8, "gradient_norm": 5.5, "target_tokens": 8, "source_tokens": 8, "pairs": 4,
+         "model_flops": 123}
     )
     assert float(state.players["model"].params["weight"]) == pytest.approx(9.45)
     assert int(state.step) == 1
@@ -173,7 +177,7 @@ def test_each_of_two_players_has_its_own_loss_optimizer_and_update():
         }
         chaser -= 0.5 * (chaser - runner)
         assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
-            expected | {"target_tokens": 8, "source_tokens": 8}, rel=1e-5
+            expected | {"target_tokens": 8, "source_tokens": 8, "pairs": 4, "model_flops": 123}, rel=1e-5
         )
         assert float(state.players["runner"].params["weight"]) == pytest.approx(runner, rel=1e-5)
         assert float(state.players["chaser"].params["weight"]) == pytest.approx(chaser, rel=1e-5)
