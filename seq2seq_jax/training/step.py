@@ -61,9 +61,6 @@ def num_parameters(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-Update = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
-
-
 def run_key(seed: int) -> jax.Array:
     """The key from which a run draws everything random but its batches."""
     return jax.random.key(seed)
