@@ -24,10 +24,10 @@ from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.modules.precision import operand_dtype
 from seq2seq_jax.parallel.chips import peak_flops
-from seq2seq_jax.parallel.mesh import RULES, OnMesh, batch_shards, global_batch, rows_of_process
+from seq2seq_jax.parallel.mesh import RULES, batch_shards, global_batch, rows_of_process
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
-from seq2seq_jax.training.step import TrainState, build_loss, build_update, initial_state, num_parameters
+from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, num_parameters
 from seq2seq_jax.training.validation import Validation
 
 NOT_ARCHITECTURE = ("dropout", "attention_dropout", "hidden_dropout", "recurrent_dropout", "remat", "precision")
@@ -241,7 +241,7 @@ class Run:
         schedule = self.experiment.optimizer.learning_rate_schedule(self.experiment.training.steps * updates)
         return lambda step: schedule(step * updates)
 
-    def build_update(self) -> OnMesh:
+    def build_update(self) -> Update:
         """The run's jitted update."""
         training = self.experiment.training
         return build_update(

@@ -9,7 +9,7 @@ from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.objective import Params
 from seq2seq_jax.parallel.mesh import MeshConfig, OnMesh, batch_sharding
 from seq2seq_jax.training.optimizer import OptimizerConfig
-from seq2seq_jax.training.step import TrainState, build_update, initial_state
+from seq2seq_jax.training.step import TrainState, Update, build_update, initial_state
 
 
 class TrainingStep:
@@ -19,7 +19,7 @@ class TrainingStep:
         state: after the last update.
     """
 
-    def __init__(self, update: OnMesh, state: TrainState):
+    def __init__(self, update: Update, state: TrainState):
         self._update = update
         self.state = state
 

@@ -12,11 +12,10 @@ from typing import Any, Literal
 import jax
 
 from seq2seq_jax.batch import Batch
-from seq2seq_jax.parallel.mesh import OnMesh
 from seq2seq_jax.parallel.processes import Job, gather
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 from seq2seq_jax.training.goodput import Ledger, goodput
-from seq2seq_jax.training.step import TrainState
+from seq2seq_jax.training.step import TrainState, Update
 from seq2seq_jax.training.telemetry import Record
 
 logger = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ class Loop:
         self,
         config: TrainingConfig,
         *,
-        update: OnMesh,
+        update: Update,
         place: Callable[[Batch], Batch],
         validate: Callable[[TrainState], Record] | None,
         learning_rate: Callable[[int], float],

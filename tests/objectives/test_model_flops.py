@@ -62,7 +62,7 @@ SETTINGS = {
     "divergence, reference": {
         "estimator": LeaveOneOut(), "samples": 2, "kl_weight": 0.1, "include_reference": True
     },
-    "learned baseline": {"estimator": Reinforce(baseline="learned"), "samples": 2},
+    "learned baseline": {"estimator": Reinforce(baseline="learned", baseline_decay=None), "samples": 2},
     "two updates": {"estimator": GroupNormalized(updates=2, clip=0.2), "samples": 2, "likelihood_weight": 0.1},
 }  # fmt: skip
 
