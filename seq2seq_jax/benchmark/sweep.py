@@ -35,7 +35,7 @@ def parse(specifications: Sequence[str], experiment: Experiment) -> tuple[Axis, 
     """The axes of a sweep, which all change together.
 
     Args:
-        specifications: such as "training.batch_tokens=1024,2048" or "model.encoder.model_dim+model.decoder.model_dim=64,128".
+        specifications: such as "training.batch_tokens=1024,2048" or "model.encoder.dropout+model.decoder.dropout=0,0.1".
         experiment: whose fields they are.
 
     Raises:
@@ -73,14 +73,17 @@ def title(axes: Sequence[Axis]) -> str:
     return ", ".join(" + ".join(axis.fields) for axis in axes)
 
 
-def experiment_at(experiment: Experiment, axes: Sequence[Axis], index: int) -> Experiment:
+def experiment_at(experiment: Experiment, axes: Sequence[Axis], index: int, *, program: str) -> Experiment:
     """The experiment of one row.
+
+    Args:
+        program: how the command was called, for messages.
 
     Raises:
         ValueError: a value does not fit.
     """
     arguments = [part for axis in axes for field in axis.fields for part in (f"--{field}", axis.values[index])]
-    return override(experiment, arguments, program="seq2seq benchmark CONFIG")
+    return override(experiment, arguments, program=program)
 
 
 def plot(found: Mapping[str, TrainingFigures], axes: Sequence[Axis], *, heading: str) -> Figure:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +31,7 @@ Values are those of {name}:
 {description}
 """
 EXAMPLE = "dates/transformer"
+PROGRAM = "seq2seq benchmark CONFIG"
 PEERS = "--peers"
 PROFILED_STEPS = 3
 SHOWN_OPERATIONS = 15
@@ -99,7 +99,7 @@ def run(arguments: list[str]) -> None:
         config or EXAMPLE,
         _with_profile_directory(rest),
         arguments=BenchmarkArguments,
-        program="seq2seq benchmark CONFIG",
+        program=PROGRAM,
         description=DESCRIPTION,
         init_from=None,
     )
@@ -262,6 +262,11 @@ def _utilization(figures: TrainingFigures) -> str:
     )
 
 
+def _short_milliseconds(spread: Spread) -> str:
+    """As `report.milliseconds`, for a column that names the unit."""
+    return report.milliseconds(spread).removesuffix(" ms")
+
+
 def _mebibytes(size: float) -> str:
     return f"{size / MEBIBYTE:,.1f} MiB"
 
@@ -272,7 +277,7 @@ def _show_generation(found: Sequence[GenerationFigures], subject: str, lengths: 
             each.name,
             str(each.source_length),
             f"{each.tokens / each.sentences:.1f}",
-            report.milliseconds(each.batch),
+            _short_milliseconds(each.batch),
             f"{each.sentences / each.batch.median:,.1f}",
             f"{each.tokens / each.batch.median:,.0f}",
             f"{each.compilation.seconds:.1f} s",
@@ -280,11 +285,11 @@ def _show_generation(found: Sequence[GenerationFigures], subject: str, lengths: 
         )
         for each in found
     ]
-    header = ("generation", "source", "tokens", "batch: median (quartiles)", "sentences/s", "tokens/s", "compiled in")
-    header += ("memory as compiled",)
+    header = ("generation", "source", "tokens", "ms a batch (quartiles)", "sentences/s", "tokens/s", "compiled in")
+    header += ("memory",)
     console = report.output()
     console.print(report.table(header, rows, title=subject))
-    console.print(f"Lengths of texts: {lengths}.")
+    console.print(f"Lengths of texts: {lengths}. Memory is that of a device, as compiled.")
 
 
 def _show_input(made: InputFigures, training: TrainingFigures | None, name: str) -> None:
@@ -340,13 +345,13 @@ def _sweep(chosen: BenchmarkArguments, name: str, axes: Sequence[sweep.Axis], di
     for index, label in enumerate(sweep.labels(axes)):
         display.line(f"{label} ({index + 1} of {len(sweep.labels(axes))})")
         try:
-            experiment = sweep.experiment_at(chosen.experiment, axes, index)
+            experiment = sweep.experiment_at(chosen.experiment, axes, index, program=PROGRAM)
             with prepared(experiment, name, synthetic=chosen.synthetic, progress=display.progress) as workload:
                 found[label] = measure_training(
                     workload, rounds=chosen.rounds, steps=chosen.steps, progress=display.progress
                 )[0]
         except ValueError as error:
-            refused[label] = " ".join(str(error).split())
+            refused[label] = _reason(error)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -360,13 +365,13 @@ def _sweep(chosen: BenchmarkArguments, name: str, axes: Sequence[sweep.Axis], di
     console = report.output()
     console.print(
         report.table(
-            ("value", "step: median (quartiles)", "target tokens/s", "MFU", "memory as compiled", "temporaries", "compiled in"),
+            ("value", "ms a step (quartiles)", "target tokens/s", "MFU", "memory", "temporaries", "compiled in"),
             [_sweep_row(label, found.get(label)) for label in sweep.labels(axes)],
             title=f"{name}, {chosen.experiment.model.precision}: {sweep.title(axes)}",
         )
     )
     for label, reason in refused.items():
-        console.print(f"{label}: {_without_help(reason)}")
+        console.print(f"{label}: {reason}")
     sweep.plot(found, axes, heading=f"{name}, {chosen.experiment.model.precision}").savefig(chosen.plot)
     console.print(f"Picture: {chosen.plot}")
     measurements = {}
@@ -388,7 +393,7 @@ def _sweep_row(label: str, figures: TrainingFigures | None) -> tuple[str, ...]:
     share, plan = figures.utilization, figures.largest.memory
     return (
         label,
-        report.milliseconds(figures.step),
+        _short_milliseconds(figures.step),
         f"{figures.per_second(figures.target_tokens).median:,.0f}",
         "" if share is None else f"{100 * share.median:.1f}%",
         _mebibytes(plan.peak),
@@ -397,8 +402,10 @@ def _sweep_row(label: str, figures: TrainingFigures | None) -> tuple[str, ...]:
     )
 
 
-def _without_help(reason: str) -> str:
-    return re.sub(r" See seq2seq benchmark CONFIG --help\.$", "", reason)
+def _reason(error: ValueError) -> str:
+    """Why a value does not fit, without what is said of command lines."""
+    told = " ".join(str(error).split()).removeprefix("Error parsing Experiment: ")
+    return told.removesuffix(f" See {PROGRAM} --help.")
 
 
 def _show_comparison(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
