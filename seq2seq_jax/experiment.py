@@ -10,7 +10,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,53 @@ def named(name: str) -> Experiment:
         ValueError: there is no such config.
     """
     return load_config(find_config(name))[0]
+
+
+class Chosen(typing.NamedTuple):
+    """What a command line that takes a CONFIG says."""
+
+    name: str
+    """Of the config: dataset/model."""
+    default: Experiment
+    """As the config has it."""
+    arguments: Any
+    """The command's, with the config's experiment, overridden, as `experiment`."""
+
+
+def choose(
+    config: str,
+    rest: Sequence[str],
+    *,
+    arguments: Callable[..., Any],
+    program: str,
+    description: str,
+    **settings: Any,
+) -> Chosen:
+    """The command line of a program that takes a CONFIG, and whose options are its own and all fields of that.
+
+    Args:
+        config: see `find_config`.
+        rest: what follows on the command line.
+        arguments: class of the command's options, one of which is `experiment`.
+        program: how the command was called, for messages.
+        description: stands at the top of --help, with {name} and {description} for those of the config.
+        settings: fields of the experiment that are otherwise than in the config unless the command line sets them.
+
+    Raises:
+        ValueError: there is no such config, an unknown field, or a value that does not fit.
+        SystemExit: status 0, after --help.
+    """
+    path = find_config(config)
+    default, told = load_config(path)
+    default = dataclasses.replace(default, **settings)
+    name = config_name(path)
+    chosen = override(
+        arguments(experiment=default),
+        rest,
+        program=program,
+        description=description.format(name=name, description=told),
+    )
+    return Chosen(name, default, chosen)
 
 
 def override(experiment: Any, arguments: Sequence[str], *, program: str, description: str = "") -> Any:

@@ -79,7 +79,7 @@ class Run:
             ValueError: the directory holds a run of another experiment, other data or another tokenizer; or the
                 processes differ in what they would train.
         """
-        versions, commit = _versions(), _commit()
+        versions, commit = _versions(), commit_of_code()
         with first_process_first():
             fingerprint = self.corpus.fingerprint
         agree(
@@ -473,7 +473,7 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def _commit() -> str | None:
+def commit_of_code() -> str | None:
     """The commit of the code that runs, if it lies in a git checkout and there is a git to ask."""
     if shutil.which("git") is None:
         return None

@@ -17,7 +17,7 @@ from seq2seq_jax.data.document_store import DocumentStore
 from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.data.source import DocumentCorpus
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
+from seq2seq_jax.experiment import Experiment, choose, to_json
 
 PROGRAM = "python -m seq2seq_jax.benchmark.denoising"
 DESCRIPTION = """\
@@ -142,12 +142,12 @@ def main(arguments: list[str]) -> None:
         ValueError: there is no such config, or a value does not fit.
     """
     named = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    path = find_config(named[0] if named else EXAMPLE)
-    chosen = override(
-        DenoisingArguments(experiment=load_config(path)[0]),
+    name, _, chosen = choose(
+        named[0] if named else EXAMPLE,
         arguments[len(named) :],
+        arguments=DenoisingArguments,
         program=f"{PROGRAM} [CONFIG]",
-        description=DESCRIPTION.format(name=config_name(path)),
+        description=DESCRIPTION,
     )
     logging.getLogger("absl").setLevel(logging.ERROR)
     environment = harness.environment()
@@ -161,7 +161,7 @@ def main(arguments: list[str]) -> None:
         ("assembled", f"{rates.chunks_per_second:,.0f} chunks/s"),
     ]  # fmt: skip
     console = report.output()
-    console.print(report.table(("", config_name(path)), rows, title="From documents to rows"))
+    console.print(report.table(("", name), rows, title="From documents to rows"))
     console.print(report.environment_line(environment))
     figures = {"environment": environment, "experiment": to_json(chosen.experiment), **dataclasses.asdict(rates)}
     report.write_json(figures, chosen.json)

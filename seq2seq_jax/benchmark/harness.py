@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from seq2seq_jax.run import commit_of_code
+
 MIN_ROUNDS = 5
 """Rounds below which a median says little."""
 
@@ -108,8 +110,11 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Sp
 
 
 def environment() -> dict[str, Any]:
-    """What a figure of speed depends on beside the program: machine, versions, threads, and how busy the machine is."""
-    variables = ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    """What a figure of speed depends on beside the model: machine, versions, flags, threads, how busy the machine is."""
+    variables = (
+        "XLA_FLAGS", "LIBTPU_INIT_ARGS", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE",
+        "JAX_PLATFORMS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
+    )  # fmt: skip
     return {
         "cpu": _cpu_model(),
         "cores": usable_cores(),
@@ -119,6 +124,8 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
         "variables": {name: os.environ[name] for name in variables if name in os.environ},
+        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "commit": commit_of_code(),
         "load_average": os.getloadavg()[0],
     }
 

@@ -21,7 +21,7 @@ from seq2seq_jax.data.packing import BatchPlan, RowShape
 from seq2seq_jax.data.pipeline import assemble, select
 from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.token_store import TokenStore
-from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
+from seq2seq_jax.experiment import Experiment, choose, to_json
 from seq2seq_jax.parallel.mesh import batch_shards
 from seq2seq_jax.run import Run
 
@@ -269,14 +269,15 @@ def main(arguments: list[str]) -> None:
     names = tuple(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
     rest = arguments[len(names) :]
     chosen = {}
-    for name in names or CONFIGS:
-        path = find_config(name)
-        chosen[config_name(path)] = override(
-            PackingArguments(experiment=load_config(path)[0]),
+    for config in names or CONFIGS:
+        name, _, options = choose(
+            config,
             rest,
+            arguments=PackingArguments,
             program=f"{PROGRAM} [CONFIG ...]",
-            description=DESCRIPTION.format(name=config_name(path)),
+            description=DESCRIPTION,
         )
+        chosen[name] = options
     console = report.output()
     figures = {"environment": harness.environment(), "configs": {}}
     header = ("rows", "shapes", "first calls", "fill", "step: median (quartiles)", "target tokens/s", "packed / this")

@@ -16,7 +16,7 @@ from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread, Timing
 from seq2seq_jax.benchmark.training_step import TrainingStep
 from seq2seq_jax.data.pipeline import training_batches
-from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
+from seq2seq_jax.experiment import Experiment, choose, to_json
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient
 from seq2seq_jax.parallel.mesh import OnMesh
@@ -25,11 +25,11 @@ from seq2seq_jax.training.step import descend
 
 PROGRAM = "python -m seq2seq_jax.benchmark.policy_gradient"
 CONFIG = "multi30k/transformer_small_self_critical"
-DESCRIPTION = """\
-Time the policy-gradient step of CONFIG (by default {config}) for several numbers of samples a source, beside a step of
+DESCRIPTION = f"""\
+Time the policy-gradient step of CONFIG (by default {CONFIG}) for several numbers of samples a source, beside a step of
 maximum likelihood on the same sources, per target token; its parts (sampling, reward, update), each as a program of its
 own; and the way it is usually done, with the reward computed by sacrebleu on the host between two programs. All take
-turns in one process. Samples are as long as they are for the model that --init-from names. Values are those of {name}.
+turns in one process. Samples are as long as they are for the model that --init-from names. Values are those of {{name}}.
 """
 
 
@@ -239,16 +239,16 @@ def main(arguments: list[str]) -> None:
         ValueError: there is no such config, or a value does not fit.
     """
     given = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    path = find_config(given[0] if given else CONFIG)
-    chosen = override(
-        PolicyGradientArguments(experiment=load_config(path)[0]),
+    name, _, chosen = choose(
+        given[0] if given else CONFIG,
         arguments[len(given) :],
+        arguments=PolicyGradientArguments,
         program=f"{PROGRAM} [CONFIG]",
-        description=DESCRIPTION.format(config=CONFIG, name=config_name(path)),
+        description=DESCRIPTION,
     )
     experiment = chosen.experiment
     if not experiment.objective.one_example_a_row:
-        raise ValueError(f"{config_name(path)} has no policy-gradient objective; give one that has, such as {CONFIG}.")
+        raise ValueError(f"{name} has no policy-gradient objective; give one that has, such as {CONFIG}.")
     if chosen.host_samples not in chosen.samples or chosen.host_samples < 2:
         raise ValueError(
             f"--host_samples must be one of --samples {' '.join(map(str, chosen.samples))} and at least 2, not "
@@ -257,7 +257,7 @@ def main(arguments: list[str]) -> None:
     environment = harness.environment()
     found = compare(
         experiment,
-        config_name(path),
+        name,
         samples=chosen.samples,
         host_samples=chosen.host_samples,
         rounds=chosen.rounds,
@@ -265,7 +265,7 @@ def main(arguments: list[str]) -> None:
     console = report.output()
     header = ("step", "target tokens", "whole: median (quartiles)", "sampling", "reward", "update")
     header += ("cost of a token: this / maximum likelihood", "reward on the host / this")
-    title = f"{config_name(path)}, {found['sources']} sources, {experiment.model.precision}; {chosen.rounds} turns"
+    title = f"{name}, {found['sources']} sources, {experiment.model.precision}; {chosen.rounds} turns"
     console.print(report.table(header, _rows(found, chosen.samples), title=title))
     console.print(report.environment_line(environment))
     report.write_json(

@@ -13,7 +13,7 @@ from seq2seq_jax.compilation.cost import ASSUMPTIONS
 from seq2seq_jax.compilation.programs import StepName, build_step
 from seq2seq_jax.compilation.report import UNKNOWN_OF_GPUS, StepReport, compile_step
 from seq2seq_jax.compilation.topology import HINT, Topology
-from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
+from seq2seq_jax.experiment import Experiment, choose, to_json
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig
 
 DESCRIPTION = """\
@@ -47,14 +47,12 @@ class CompileArguments:
 def run(arguments: list[str]) -> None:
     """Parse the command line, compile, show what was found."""
     config, rest = split_first(arguments, name="a CONFIG", command="compile")
-    path = find_config(config or EXAMPLE)
-    default, description = load_config(path)
-    name = config_name(path)
-    chosen = override(
-        CompileArguments(experiment=default),
+    name, _, chosen = choose(
+        config or EXAMPLE,
         rest,
+        arguments=CompileArguments,
         program="seq2seq compile CONFIG",
-        description=DESCRIPTION.format(name=name, description=description),
+        description=DESCRIPTION,
     )
     if chosen.topology is None:
         raise ValueError(f"--topology is required. {HINT}")

@@ -16,6 +16,7 @@ seq2seq: encoder-decoder training on JAX
   seq2seq generate RUN [--input FILE] [--output FILE]           a line out for a line in
   seq2seq align RUN [--input FILE] [--output DIRECTORY]         heat maps of attention, a picture a line
   seq2seq average RUN --output RUN2 [--last N]                  average a run's checkpoints
+  seq2seq benchmark CONFIG [--sweep FIELD=V,V,...] [--peers]     how fast it trains, generates and reads its data here
   seq2seq compile CONFIG --topology v5p:8x8x16 [--sweep ...]    memory and estimated time on chips that are not there
 
 CONFIG is a Python file, or a name such as dates/transformer (see configs/). RUN is a run's directory.
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Nor is what comes after an error that is told: reads of a damaged checkpoint that nobody waits for any more.
     sys.unraisablehook = lambda late: logging.getLogger(__name__).debug("%s: %s", late.object, late.exc_value)
     name, *rest = arguments
-    from seq2seq_jax.commands import align, average, compile, evaluate, generate, train
+    from seq2seq_jax.commands import align, average, benchmark, compile, evaluate, generate, train
 
     commands = {
         "train": train,
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "generate": generate,
         "align": align,
         "average": average,
+        "benchmark": benchmark,
         "compile": compile,
     }
     if name not in commands:

@@ -15,7 +15,7 @@ from seq2seq_jax.commands.evaluate import figures_of, score_rows
 from seq2seq_jax.data.packing import Anchor
 from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
-from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, run_directory
+from seq2seq_jax.experiment import Experiment, choose, run_directory
 from seq2seq_jax.parallel.mesh import bytes_per_device
 from seq2seq_jax.parallel.processes import Job, ProcessesConfig, started
 from seq2seq_jax.run import Run
@@ -55,14 +55,12 @@ class TrainArguments:
 def run(arguments: list[str]) -> None:
     """Parse the command line, train, evaluate on the test split, show where everything is."""
     config, rest = split_first(arguments, name="a CONFIG", command="train")
-    path = find_config(config or EXAMPLE)
-    default, description = load_config(path)
-    name = config_name(path)
-    chosen = override(
-        TrainArguments(experiment=default),
+    name, default, chosen = choose(
+        config or EXAMPLE,
         rest,
+        arguments=TrainArguments,
         program="seq2seq train CONFIG",
-        description=DESCRIPTION.format(name=name, description=description),
+        description=DESCRIPTION,
     )
     directory = Path(chosen.run_dir or run_directory(name, default, chosen.experiment))
     ledger = Ledger()

@@ -1,0 +1,187 @@
+"""What a benchmark runs: the programs of an experiment, and batches for them, real or made up."""
+
+import contextlib
+import dataclasses
+import functools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.compilation.programs import RunWithoutData
+from seq2seq_jax.compilation.report import Memory
+from seq2seq_jax.data.packing import RowShape
+from seq2seq_jax.data.pipeline import row_shapes, training_batches
+from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.run import PROGRESS, Run
+
+NUM_DRAWN = 64
+"""First batches of training whose shapes are counted."""
+
+NUM_KEPT = 4
+"""Batches of each shape that steps take in turns."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchKind:
+    """Batches of one shape.
+
+    Attributes:
+        shape: theirs.
+        share: of all batches.
+        batches: some of them, on the host.
+    """
+
+    shape: RowShape
+    share: float
+    batches: tuple[Batch, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Workload:
+    """An experiment that is ready to be measured.
+
+    Attributes:
+        run: what builds its programs.
+        is_synthetic: whether its batches are made up.
+        kinds: its batches by shape, the most frequent first.
+    """
+
+    run: Run
+    is_synthetic: bool
+    kinds: tuple[BatchKind, ...]
+
+    @functools.cached_property
+    def pairs(self) -> list[tuple[Int[np.ndarray, " source"], int]]:
+        """Source ids, and target tokens, of every pair of the batches, by ascending length of the source."""
+        batches = [batch for kind in self.kinds for batch in kind.batches]
+        return sorted((pair for batch in batches for pair in pairs_of(batch)), key=lambda pair: len(pair[0]))
+
+
+@contextlib.contextmanager
+def prepared(
+    experiment: Experiment, name: str, *, synthetic: bool, progress: PROGRESS
+) -> Iterator[Workload]:
+    """An experiment with the first batches of its training, in a directory that is deleted afterwards.
+
+    Args:
+        name: of the experiment's config.
+        synthetic: whether its batches are full rows of random ids, one pair a row; neither data nor a tokenizer is
+            needed then.
+        progress: hears of work that takes a while.
+
+    Raises:
+        ValueError: the data is not there, or a value does not fit.
+    """
+    if synthetic:
+        run = RunWithoutData(experiment, jax.devices())
+        shape = row_shapes(experiment.data, experiment.training.batch_tokens)[-1]
+        batches = tuple(full_rows(shape, run.tokenizer.vocabulary, seed=seed) for seed in range(NUM_KEPT))
+        yield Workload(run, True, (BatchKind(shape=shape, share=1.0, batches=batches),))
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        run = Run(Path(directory), experiment, progress=progress)
+        run.begin(name)
+        with contextlib.closing(batches_of(run, NUM_DRAWN)) as batches:
+            yield Workload(run, False, by_shape(batches))
+
+
+def batches_of(run: Run, number: int) -> Iterator[Batch]:
+    """The first batches of a run's training, on the host, as its pipeline makes them; to be closed."""
+    return training_batches(
+        run.store("train"),
+        run.experiment.data,
+        vocabulary=run.tokenizer.vocabulary,
+        batch_tokens=run.experiment.training.batch_tokens,
+        seed=run.experiment.training.seed,
+        first_batch=0,
+        num_batches=number,
+    )
+
+
+def by_shape(batches: Iterator[Batch]) -> tuple[BatchKind, ...]:
+    """Batches by their shape, the most frequent shape first, of each the first few."""
+    kept: dict[RowShape, list[Batch]] = {}
+    counts: dict[RowShape, int] = {}
+    for batch in batches:
+        rows, source_length = batch.source.tokens.shape
+        shape = RowShape(rows=rows, source_length=source_length, target_length=batch.target.tokens.shape[1])
+        counts[shape] = counts.get(shape, 0) + 1
+        if counts[shape] <= NUM_KEPT:
+            kept.setdefault(shape, []).append(batch)
+    total = sum(counts.values())
+    return tuple(
+        BatchKind(shape=shape, share=counts[shape] / total, batches=tuple(kept[shape]))
+        for shape in sorted(counts, key=lambda shape: -counts[shape])
+    )
+
+
+def full_rows(shape: RowShape, vocabulary: Vocabulary, *, seed: int) -> Batch:
+    """Rows without padding, one pair a row, of random ids and an end mark."""
+    generator = np.random.default_rng(seed)
+    special = [vocabulary.padding_id, vocabulary.start_id, vocabulary.end_id, *vocabulary.sentinel_ids]
+
+    def side(length: int, size: int) -> Sequence:
+        tokens = generator.choice(np.setdiff1d(np.arange(size), special), (shape.rows, length)).astype(np.int32)
+        tokens[:, -1] = vocabulary.end_id
+        positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
+        return Sequence(tokens=tokens, segment_ids=np.ones_like(tokens), positions=positions.copy())
+
+    return Batch(
+        source=side(shape.source_length, vocabulary.source_size),
+        target=side(shape.target_length, vocabulary.target_size),
+    )
+
+
+def pairs_of(batch: Batch) -> Iterator[tuple[Int[np.ndarray, " source"], int]]:
+    """Source ids and number of target tokens of every pair of a batch on the host."""
+    rows = zip(batch.source.tokens, batch.source.segment_ids, batch.target.segment_ids, strict=True)
+    for tokens, source_segments, target_segments in rows:
+        for segment in range(1, int(source_segments.max()) + 1):
+            yield tokens[source_segments == segment], int((target_segments == segment).sum())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compilation:
+    """What a program took to be compiled, and what it says of its memory.
+
+    Attributes:
+        tracing_seconds: from Python to the compiler's input.
+        compiling_seconds: from there to the program.
+        memory: of one device, as the compiler planned it.
+    """
+
+    tracing_seconds: float
+    compiling_seconds: float
+    memory: Memory
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.tracing_seconds + self.compiling_seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Seconds and bytes, as JSON has them."""
+        return {**dataclasses.asdict(self), "memory": {**dataclasses.asdict(self.memory), "peak": self.memory.peak}}
+
+
+def compile_apart(lower: Callable[[], jax.stages.Lowered]) -> tuple[jax.stages.Compiled, Compilation]:
+    """Compile a program, and time it.
+
+    Args:
+        lower: traces it.
+    """
+    begun = time.perf_counter()
+    lowered = lower()
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    done = time.perf_counter()
+    return compiled, Compilation(
+        tracing_seconds=traced - begun, compiling_seconds=done - traced, memory=Memory.of(compiled)
+    )
