@@ -11,18 +11,29 @@ from seq2seq_jax.benchmark.peers import __main__ as peers
 from seq2seq_jax.benchmark.peers.task import Task, shifted
 
 needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed (the extra `peers`)"
+    any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")),
+    reason="PyTorch or transformers is not installed (the extra `peers`)",
 )
 TASK = Task(
-    rows=3, source_length=6, target_length=5, vocabulary_size=40, model_dim=12, hidden_dim=8, convolutional_layers=2
+    rows=3,
+    source_length=6,
+    target_length=5,
+    vocabulary_size=40,
+    model_dim=12,
+    hidden_dim=8,
+    transformer_layers=2,
+    num_heads=2,
+    feed_forward_dim=16,
+    convolutional_layers=2,
 )
 SIZES = [
     argument for field, value in dataclasses.asdict(TASK).items() for argument in (f"--task.{field}", str(value))
 ]
+MODELS = ("marian", "t5", "transformer", "recurrent_general", "recurrent_additive", "convolutional")
 
 
 @needs_torch
-@pytest.mark.parametrize("name", ["recurrent_general", "recurrent_additive", "convolutional"])
+@pytest.mark.parametrize("name", MODELS)
 def test_both_sides_compute_the_same(name):
     from seq2seq_jax.benchmark.peers import side_by_side
 

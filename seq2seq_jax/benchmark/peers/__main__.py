@@ -10,10 +10,11 @@ from seq2seq_jax.experiment import override
 
 PROGRAM = "python -m seq2seq_jax.benchmark.peers"
 DESCRIPTION = """\
-Time a training step of this project beside the same step of PyTorch, in float32: the same model with as many
-parameters, the same batch of full rows, loss, dropout, clipping and optimizer. The two take turns in one process.
-PyTorch runs on all cores with its fused LSTM, convolutions and optimizer, as it is and through torch.compile; the ratio
-is that to the faster of the two. It needs PyTorch: pip install 'seq2seq_jax[peers]'.
+Time a training step of this project beside the same step of PyTorch: the same model with as many parameters, the same
+batch of full rows, loss, dropout, clipping, optimizer and precision. The two take turns in one process. The
+Transformers are Hugging Face's Marian and T5, and a lean one. PyTorch runs on the GPU where it has one, else on all
+cores, with its fused attention, LSTM, convolutions and optimizer, as it is and through torch.compile; the ratio is that
+to the faster of the two. It needs PyTorch and transformers: pip install 'seq2seq_jax[peers]'.
 """
 
 
@@ -21,7 +22,12 @@ is that to the faster of the two. It needs PyTorch: pip install 'seq2seq_jax[pee
 class PeersArguments:
     """Command line of the comparison with PyTorch."""
 
-    models: tuple[Literal["recurrent_general", "recurrent_additive", "convolutional"], ...] = (
+    models: tuple[
+        Literal["marian", "t5", "transformer", "recurrent_general", "recurrent_additive", "convolutional"], ...
+    ] = (
+        "marian",
+        "t5",
+        "transformer",
         "recurrent_general",
         "recurrent_additive",
         "convolutional",
@@ -50,8 +56,9 @@ def main(arguments: list[str]) -> None:
         ValueError: PyTorch is not there, or a value does not fit.
     """
     chosen = override(PeersArguments(), arguments, program=PROGRAM, description=DESCRIPTION)
-    if importlib.util.find_spec("torch") is None:
-        raise ValueError("PyTorch is not installed, and this compares with it: pip install 'seq2seq_jax[peers]'.")
+    for module, name in (("torch", "PyTorch"), ("transformers", "Hugging Face's transformers")):
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"{name} is not installed, and this compares with it: pip install 'seq2seq_jax[peers]'.")
     from seq2seq_jax.benchmark.peers import pytorch, side_by_side
 
     console = report.output()
@@ -83,7 +90,7 @@ def main(arguments: list[str]) -> None:
             for contender, timing in result.timings.items()
         ]
         title = (
-            f"{name}: {result.parameters:,} parameters, float32, {task.rows} x ({task.source_length} + "
+            f"{name}: {result.parameters:,} parameters, {task.precision}, {task.rows} x ({task.source_length} + "
             f"{task.target_length}) tokens, vocabulary {task.vocabulary_size:,}; {chosen.rounds} turns of "
             f"{chosen.calls} steps"
         )

@@ -1,15 +1,17 @@
 """What both sides of a comparison are given: sizes, batch, loss and optimizer."""
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
 from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.modules.transformer import Remat
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.training.optimizer import AdamWConfig
 
-START_ID, END_ID, FIRST_WORD_ID = 1, 2, 3
+PADDING_ID, START_ID, END_ID, FIRST_WORD_ID = 0, 1, 2, 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,10 +30,25 @@ class Task:
     """Width of the embeddings."""
     hidden_dim: int = 256
     """Width of a recurrent state in each direction, and channels of the convolutions."""
+    transformer_layers: int = 3
+    """Layers of the Transformer's encoder, and of its decoder."""
+    num_heads: int = 4
+    """Attention heads of the Transformer."""
+    feed_forward_dim: int = 1_024
+    """Width inside the Transformer's feed-forward layers."""
     convolutional_layers: int = 6
     """Layers of the convolutional encoder, and of the decoder."""
     kernel_size: int = 3
     """Tokens that a convolution reads at once."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of both sides. bfloat16 (accelerators): float32 parameters and optimizer, activations and products in
+    bfloat16; PyTorch by autocast."""
+    scan_layers: bool = False
+    """Whether this project's Transformer loops over one compiled layer."""
+    remat: Remat = "none"
+    """What the backward pass of this project's Transformer recomputes."""
+    loss_chunk: int | None = None
+    """Target tokens of a row that go through the vocabulary at a time in this project; None = all."""
     dropout: float = 0.1
     """Rate of dropout, at the same places on both sides."""
     label_smoothing: float = 0.1
@@ -46,7 +63,7 @@ class Task:
             source_size=self.vocabulary_size,
             target_size=self.vocabulary_size,
             joint=True,
-            padding_id=0,
+            padding_id=PADDING_ID,
             start_id=START_ID,
             end_id=END_ID,
         )
@@ -54,7 +71,7 @@ class Task:
     @property
     def objective(self) -> MaximumLikelihoodConfig:
         """The loss, over all target tokens."""
-        return MaximumLikelihoodConfig(label_smoothing=self.label_smoothing)
+        return MaximumLikelihoodConfig(label_smoothing=self.label_smoothing, loss_chunk=self.loss_chunk)
 
     @property
     def optimizer(self) -> AdamWConfig:
