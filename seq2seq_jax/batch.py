@@ -45,11 +45,14 @@ class Sequence:
         tokens: token ids, the tokenizer's padding id where segment_ids is 0.
         segment_ids: 0 = padding, 1.. = which example of the row.
         positions: index of the token within its example, from 0.
+        most_segments: no row has more; part of a program that is compiled for the sequence, not of its arrays. None =
+            any number. Where it is 1, all tokens stand at the begin of their row.
     """
 
     tokens: Int[Array | np.ndarray, "batch length"]
     segment_ids: Int[Array | np.ndarray, "batch length"]
     positions: Int[Array | np.ndarray, "batch length"]
+    most_segments: int | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
     def mask(self) -> Bool[Array | np.ndarray, "batch length"]:

@@ -30,7 +30,7 @@ from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logg
 from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, num_parameters
 from seq2seq_jax.training.validation import Validation
 
-NOT_ARCHITECTURE = ("dropout", "attention_dropout", "hidden_dropout", "recurrent_dropout", "remat", "precision")
+NOT_ARCHITECTURE = ("dropout", "attention_dropout", "hidden_dropout", "recurrent_dropout", "remat", "precision", "attention_kernel")
 """Fields of a model that may differ between a run and the one that it starts from: they change no parameter, and
 nothing of what a parameter means."""
 

@@ -118,7 +118,10 @@ def _update(name: StepName, run: RunWithoutData) -> Step:
     shape = row_shapes(experiment.data, experiment.training.batch_tokens)[-1]
     source, target = shape.source_length, shape.target_length
     longest = 1
-    batch = Batch(source=_rows(shape.rows, source), target=_rows(shape.rows, target))
+    most = 1 if experiment.data.one_example_a_row else shape.most_examples
+    batch = Batch(
+        source=_rows(shape.rows, source, most_segments=most), target=_rows(shape.rows, target, most_segments=most)
+    )
     if isinstance(experiment.objective, PolicyGradientConfig):
         objective = experiment.objective
         longest = longest_output(
@@ -182,7 +185,7 @@ def _generation(run: RunWithoutData) -> Step:
         position_limit=experiment.model.decoder.position_limit,
     )
     player = run.layout.players["model"]
-    source = _rows(rows, length)
+    source = _rows(rows, length, most_segments=1)
     flops = experiment.model.forward_flops(
         length, room, vocabulary=run.model.vocabulary, hypotheses=generation.beam_size
     )
@@ -200,9 +203,9 @@ def _generation(run: RunWithoutData) -> Step:
     )
 
 
-def _rows(count: int, length: int) -> Sequence:
+def _rows(count: int, length: int, *, most_segments: int | None) -> Sequence:
     array = jax.ShapeDtypeStruct((count, length), jnp.int32)
-    return Sequence(tokens=array, segment_ids=array, positions=array)
+    return Sequence(tokens=array, segment_ids=array, positions=array, most_segments=most_segments)
 
 
 def _bytes(tree: Any) -> int:

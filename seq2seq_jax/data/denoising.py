@@ -144,4 +144,9 @@ def _chunk_keys(noise: np.uint64, chunks: Int[np.ndarray, " chunks"]) -> UInt64[
 def _sequence(tokens: Int[np.ndarray, "rows length"], lengths: Int[np.ndarray, "rows 1"]) -> Sequence:
     positions = np.arange(tokens.shape[1], dtype=np.int32)
     inside = positions < lengths
-    return Sequence(tokens=tokens, segment_ids=inside.astype(np.int32), positions=np.where(inside, positions, 0))
+    return Sequence(
+        tokens=tokens,
+        segment_ids=inside.astype(np.int32),
+        positions=np.where(inside, positions, 0),
+        most_segments=1,
+    )

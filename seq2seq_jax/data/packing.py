@@ -30,6 +30,8 @@ class RowShape:
     """Tokens of a source row."""
     target_length: int
     """Tokens of a target row."""
+    most_examples: int | None = None
+    """Examples that are packed into a row at most; None = as many as fit."""
 
 
 class Anchor(NamedTuple):
@@ -52,6 +54,8 @@ class BatchRows:
     """Tokens of a source row."""
     target_length: int
     """Tokens of a target row."""
+    most_examples: int | None
+    """No row of the plan has more examples; None = it is not known."""
 
     @property
     def rows(self) -> list[Int[np.ndarray, " examples"]]:
@@ -196,6 +200,7 @@ class BatchPlan:
             self._target_lengths[positions],
             source_length=shape.source_length,
             target_length=shape.target_length,
+            most_examples=shape.most_examples,
         )
         if bits is not None:
             # The packing takes the long examples first; a batch shall have rows of all kinds.
@@ -222,6 +227,7 @@ class BatchPlan:
             counts=padded_counts,
             source_length=shape.source_length,
             target_length=shape.target_length,
+            most_examples=shape.most_examples if self._packing else 1,
         )
 
 
@@ -231,6 +237,7 @@ def pack_rows(
     *,
     source_length: int,
     target_length: int,
+    most_examples: int | None = None,
 ) -> list[list[int]]:
     """Pack examples into rows with room for source_length and target_length tokens, wasting little of both.
 
@@ -240,6 +247,7 @@ def pack_rows(
     Args:
         source_lengths: tokens of each example, from 1 to source_length.
         target_lengths: tokens of each example, from 1 to target_length.
+        most_examples: of a row; None = as many as fit.
 
     Returns:
         The examples' positions in each row. Every example is in one row.
@@ -284,6 +292,8 @@ def pack_rows(
                 fitting_sources = sources & ((2 << source_room) - 1)
                 fitting_targets = (2 << target_room) - 1
                 best, taken = 0, None
+                if len(row) == most_examples:
+                    break
                 while fitting_sources and target_room >= shortest_target:
                     source = fitting_sources.bit_length() - 1
                     if source * source_weight + target_room * target_weight <= best:

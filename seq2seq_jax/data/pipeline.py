@@ -111,7 +111,14 @@ def row_shapes(source_config: DataSource, batch_tokens: int) -> tuple[RowShape, 
     if source_config.packing:
         if source_config.bucket_lengths:
             raise ValueError("bucket_lengths have no effect with packing: leave them empty or turn packing off")
-        return (RowShape(rows=min_rows, source_length=max_source, target_length=max_target),)
+        return (
+            RowShape(
+                rows=min_rows,
+                source_length=max_source,
+                target_length=max_target,
+                most_examples=source_config.max_examples_a_row,
+            ),
+        )
     longest = max(max_source, max_target)
     eighths = (-(-longest * part // NUM_DEFAULT_BUCKETS) for part in range(1, NUM_DEFAULT_BUCKETS + 1))
     lengths = source_config.bucket_lengths or tuple(dict.fromkeys(eighths))
@@ -170,7 +177,9 @@ def _side(
     arrays["tokens"][begins + lengths - 1] = vocabulary.end_id
     arrays["segment_ids"][places] = np.repeat(np.arange(len(row)) - first_of_row[row] + 1, lengths)
     arrays["positions"][places] = positions
-    return Sequence(**{name: array.reshape(shape) for name, array in arrays.items()})
+    return Sequence(
+        **{name: array.reshape(shape) for name, array in arrays.items()}, most_segments=rows.most_examples
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

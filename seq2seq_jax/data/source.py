@@ -54,11 +54,20 @@ class PairSource(DataSource):
     """What happens to a longer training example; the count is logged."""
     packing: bool = True
     """Several examples a row. Otherwise one a row, in batches of like length."""
+    max_examples_a_row: int | None = None
+    """With packing: the most examples of a row; None = as many as fit. Fused attention needs the number, and memory
+    for it."""
     bucket_lengths: tuple[int, ...] = ()
     """Without packing: row lengths (tokens) of the batches, ascending; empty = an eighth to the whole of the
     longer max length, in eighths."""
     window: int = 16_384
     """Examples of the seeded shuffle that are packed (or bucketed) together."""
+
+    def __post_init__(self):
+        if self.max_examples_a_row is not None and not self.packing:
+            raise ValueError("data.max_examples_a_row has no use without packing: leave it None.")
+        if self.max_examples_a_row is not None and self.max_examples_a_row < 1:
+            raise ValueError(f"data.max_examples_a_row must be at least 1, not {self.max_examples_a_row}.")
 
     @property
     def one_example_a_row(self) -> bool:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seq2seq_jax.batch import DecodeState, Memory, Sequence
 from seq2seq_jax.modules.attention import KeysValues
 from seq2seq_jax.modules.flops import Amount, causal_pairs, product_flops
+from seq2seq_jax.modules.fused_attention import Segments
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.segments import causal_mask, segment_mask
 from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, over_layers
@@ -62,10 +63,13 @@ class DecoderLayer(nn.Module):
         *,
         target: Sequence,
         self_mask: Bool[Array, "batch target target"],
-        self_bias: Float[Array, "batch heads target target"] | None,
+        self_bias: Float[Array, "#batch heads target target"] | None,
         cross_mask: Bool[Array, "batch target source"],
         deterministic: bool,
     ) -> Float[Array, "batch target model"]:
+        def segments(key_ids, causal):
+            return Segments(queries=target.segment_ids, keys=key_ids, most=target.most_segments, causal=causal)
+
         def attend(y):
             return self.self_attention(
                 y,
@@ -74,6 +78,7 @@ class DecoderLayer(nn.Module):
                 mask=self_mask,
                 bias=self_bias,
                 deterministic=deterministic,
+                segments=segments(target.segment_ids, causal=True),
             )
 
         def attend_memory(y):
@@ -84,6 +89,7 @@ class DecoderLayer(nn.Module):
                 mask=cross_mask,
                 bias=None,
                 deterministic=deterministic,
+                segments=segments(memory.segment_ids, causal=False),
             )
 
         x = self.self_residual(x, attend, deterministic=deterministic)
@@ -173,7 +179,7 @@ class TransformerDecoder(nn.Module):
         """
         x = self.frame.enter(inputs, target.positions, deterministic=deterministic)
         self_mask = segment_mask(target.segment_ids, target.segment_ids) & causal_mask(inputs.shape[1])
-        self_bias = self.frame.bias(target.positions, target.positions)
+        self_bias = self.frame.self_bias(target)
         cross_mask = segment_mask(target.segment_ids, memory.segment_ids)
 
         def body(layer, x, _):

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from seq2seq_jax.batch import Memory, Sequence
 from seq2seq_jax.modules.flops import Amount
+from seq2seq_jax.modules.fused_attention import Segments
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import mean_of_segments, segment_mask
 from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, over_layers
@@ -56,9 +57,12 @@ class EncoderLayer(nn.Module):
         *,
         source: Sequence,
         mask: Bool[Array, "batch source source"],
-        bias: Float[Array, "batch heads source source"] | None,
+        bias: Float[Array, "#batch heads source source"] | None,
         deterministic: bool,
     ) -> Float[Array, "batch source model"]:
+        ids = source.segment_ids
+        segments = Segments(queries=ids, keys=ids, most=source.most_segments, causal=False)
+
         def attend(y):
             return self.attention(
                 y,
@@ -67,6 +71,7 @@ class EncoderLayer(nn.Module):
                 mask=mask,
                 bias=bias,
                 deterministic=deterministic,
+                segments=segments,
             )
 
         x = self.attention_residual(x, attend, deterministic=deterministic)
@@ -99,7 +104,7 @@ class TransformerEncoder(nn.Module):
         """
         x = self.frame.enter(inputs, source.positions, deterministic=deterministic)
         mask = segment_mask(source.segment_ids, source.segment_ids)
-        bias = self.frame.bias(source.positions, source.positions)
+        bias = self.frame.self_bias(source)
 
         def body(layer, x, _):
             return layer(x, source=source, mask=mask, bias=bias, deterministic=deterministic), None

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.modules.dropout import Dropout
+from seq2seq_jax.modules.fused_attention import AttentionKernel, Segments, fused_attention, obstacle
 from seq2seq_jax.modules.linear import Linear
 from seq2seq_jax.modules.position import rotate
 from seq2seq_jax.modules.precision import Precision, product
@@ -47,6 +48,7 @@ class MultiHeadAttention(nn.Module):
     bias: bool
     dropout: float
     precision: Precision
+    kernel: AttentionKernel = "auto"
 
     def setup(self):
         def projection(input_dim, heads, axis):
@@ -89,14 +91,19 @@ class MultiHeadAttention(nn.Module):
         *,
         positions: Int[Array, "batch target"],
         mask: Bool[Array, "batch target source"],
-        bias: Float[Array, "batch heads target source"] | None,
+        bias: Float[Array, "#batch heads target source"] | None,
         deterministic: bool,
+        segments: Segments | None = None,
     ) -> Float[Array, "batch target model"]:
         """Attend from each position of x.
 
         Args:
             mask: which keys each query may read.
             bias: added to the scores.
+            segments: what the mask is made of, where it is made of segments; attention may then be fused.
+
+        Raises:
+            ValueError: kernel = fused, and it cannot be; the message says why.
         """
         batch, target, _ = x.shape
         queries = self.query(x)
@@ -104,14 +111,31 @@ class MultiHeadAttention(nn.Module):
             queries = rotate(queries, positions)
         if target > 1:
             queries = divided_along_length(queries, 1)
+        if segments is not None and self._fuses(segments, bias, deterministic):
+            return self.output(fused_attention(queries, memory.keys, memory.values, segments, bias=bias))
         group = self.num_heads // self.num_kv_heads
         queries = queries.reshape(batch, target, self.num_kv_heads, group, self.head_dim) * self.head_dim**-0.5
         scores = product("btkgd,bskd->bkgts", queries, memory.keys, precision=self.precision).astype(jnp.float32)
         if bias is not None:
-            scores = scores + bias.reshape(batch, self.num_kv_heads, group, target, -1)
+            scores = scores + bias.reshape(-1, self.num_kv_heads, group, target, bias.shape[-1])
         scores = jnp.where(mask[:, None, None], scores, MASKED_SCORE)
         weights = jax.nn.softmax(scores, axis=-1)
         record(self, weights.reshape(batch, self.num_heads, target, -1))
         weights = self.weights_dropout(weights, deterministic=deterministic)
         context = product("bkgts,bskd->btkgd", weights.astype(x.dtype), memory.values, precision=self.precision)
         return self.output(context.reshape(batch, target, self.num_heads, self.head_dim))
+
+    def _fuses(self, segments: Segments, bias: Array | None, deterministic: bool) -> bool:
+        if self.kernel == "plain" or self.is_initializing():
+            return False
+        reason = obstacle(
+            segments,
+            head_dim=self.head_dim,
+            precision=self.precision,
+            relative=bias is not None,
+            dropout=self.dropout > 0.0 and not deterministic,
+            recorded=self.is_mutable_collection(WEIGHTS),
+        )
+        if reason is not None and self.kernel == "fused":
+            raise ValueError(f"attention_kernel = fused cannot be: {reason}, or set attention_kernel to auto.")
+        return reason is None

@@ -6,12 +6,15 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from seq2seq_jax.batch import Sequence
 from seq2seq_jax.modules.attention import WEIGHTS, MultiHeadAttention
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.feed_forward import Activation, FeedForward
 from seq2seq_jax.modules.flops import Amount, product_flops
+from seq2seq_jax.modules.fused_attention import SAVED_NAMES, AttentionKernel
 from seq2seq_jax.modules.normalization import Normalization, NormalizationKind
 from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBias, sinusoidal
 from seq2seq_jax.modules.precision import Precision, activation_dtype
@@ -19,8 +22,9 @@ from seq2seq_jax.modules.settings import check_rates, check_sizes
 
 ACTIVATION_AXES = ("batch", "length", "activation")
 
-Remat = Literal["none", "full", "save_products"]
-"""What the backward pass recomputes: nothing, everything in a layer, or all but its matrix products."""
+Remat = Literal["none", "full", "save_attention", "save_products"]
+"""What the backward pass recomputes: nothing, everything in a layer, all but fused attention, or all but fused
+attention and matrix products."""
 
 
 @runtime_checkable
@@ -77,8 +81,11 @@ class TransformerConfig:
     scan_layers: bool = False
     """Compile one layer and loop over it (short compilation of deep stacks), rather than unroll them. The
     parameters are the same."""
+    attention_kernel: AttentionKernel = "auto"
+    """How attention is computed: plain; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where it can be."""
     remat: Remat = "none"
-    """What the backward pass recomputes: nothing, everything in a layer, or all but its matrix products."""
+    """What the backward pass recomputes: nothing, everything in a layer, all but fused attention, or all but fused
+    attention and matrix products."""
 
     def __post_init__(self):
         name = type(self).__name__
@@ -155,6 +162,7 @@ class TransformerConfig:
             bias=self.attention_bias,
             dropout=self.attention_dropout,
             precision=precision,
+            kernel=self.attention_kernel,
         )
 
     def feed_forward(self, *, precision: Precision) -> FeedForward:
@@ -234,6 +242,13 @@ class Frame(nn.Module):
         """The relative bias on attention scores, where the stack has one."""
         return self.relative(query_positions, key_positions) if self.config.positions == "relative" else None
 
+    def self_bias(self, sequence: Sequence) -> Float[Array, "#batch heads length length"] | None:
+        """The relative bias between the places of a sequence, for all rows at once where they have one segment each."""
+        positions = sequence.positions
+        if sequence.most_segments == 1:
+            positions = jnp.arange(positions.shape[1])[None]
+        return self.bias(positions, positions)
+
     def leave(self, x: Float[Array, "batch length model"]) -> Float[Array, "batch length model"]:
         """The stack's output."""
         return self.norm(x) if self.config.norm_position == "pre" else x
@@ -256,7 +271,10 @@ def over_layers(
         The last carry, and the outputs of all layers as a tree of [batch, layers, ...].
     """
     if config.remat != "none":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "save_products" else None
+        policies = jax.checkpoint_policies
+        attention = policies.save_only_these_names(*SAVED_NAMES)
+        products = policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention)
+        policy = {"full": None, "save_attention": attention, "save_products": products}[config.remat]
         body = nn.remat(body, policy=policy, prevent_cse=not config.scan_layers)
     return nn.scan(
         body,

@@ -61,6 +61,20 @@ def test_every_example_is_packed_once_and_no_row_overflows(source_length, target
     assert max(target_lengths[row].sum() for row in rows) <= target_length
 
 
+def test_no_row_has_more_examples_than_it_may():
+    source_lengths, target_lengths = random_lengths(500, source_length=64, target_length=64)
+    rows = pack_rows(source_lengths, target_lengths, source_length=64, target_length=64, most_examples=2)
+    assert sorted(itertools.chain.from_iterable(rows)) == list(range(500))
+    assert max(map(len, rows)) == 2
+    shape = RowShape(rows=4, source_length=64, target_length=64, most_examples=2)
+    plan = BatchPlan(
+        source_lengths, target_lengths, examples=np.arange(500), shapes=(shape,), packing=True, window=500, seed=0
+    )
+    batches = list(plan.epoch())
+    assert max(batch.counts.max() for batch in batches) == 2
+    assert {batch.most_examples for batch in batches} == {2}
+
+
 def test_packing_is_near_the_best_that_is_possible():
     source_lengths, target_lengths = random_lengths(4000, source_length=64, target_length=64)
     rows = pack_rows(source_lengths, target_lengths, source_length=64, target_length=64)

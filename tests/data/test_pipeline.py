@@ -102,7 +102,9 @@ def some_batches(store, config, first_batch=0, num_batches=6, **settings):
 
 def test_arrays_of_a_packed_batch_worked_out_by_hand(tmp_path):
     store = make_store(tmp_path, [(3, 2), (1, 2), (2, 1), (9, 9)])
-    rows = BatchRows(examples=np.array([2, 0, 1]), counts=np.array([2, 0, 1]), source_length=6, target_length=3)
+    rows = BatchRows(
+        examples=np.array([2, 0, 1]), counts=np.array([2, 0, 1]), source_length=6, target_length=3, most_examples=None
+    )
     batch = assemble(store, rows, vocabulary=VOCABULARY)
     assert batch.source.tokens.tolist() == [[12, END, 10, 10, END, 0], [0] * 6, [END, 0, 0, 0, 0, 0]]
     assert batch.source.segment_ids.tolist() == [[1, 1, 2, 2, 2, 0], [0] * 6, [1, 0, 0, 0, 0, 0]]
@@ -115,7 +117,9 @@ def test_arrays_of_a_packed_batch_worked_out_by_hand(tmp_path):
 
 def test_a_truncated_example_ends_in_the_end_id(tmp_path):
     store = make_store(tmp_path, [(9, 2), (2, 9)])
-    rows = BatchRows(examples=np.array([0, 1]), counts=np.array([1, 1]), source_length=4, target_length=3)
+    rows = BatchRows(
+        examples=np.array([0, 1]), counts=np.array([1, 1]), source_length=4, target_length=3, most_examples=1
+    )
     batch = assemble(store, rows, vocabulary=VOCABULARY)
     assert batch.source.tokens.tolist() == [[10, 10, 10, END], [11, END, 0, 0]]
     assert batch.target.tokens.tolist() == [[10, END, 0], [11, 11, END]]
