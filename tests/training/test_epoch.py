@@ -32,7 +32,7 @@ def small(cache, *, packing, bucket_lengths=(), steps):
             test_examples=20,
             cache_directory=str(cache),
         ),
-        tokenizer=dataclasses.replace(experiment.tokenizer, vocabulary_size=600),
+        tokenizer=dataclasses.replace(experiment.tokenizer, vocabulary_size=800),
         model=dataclasses.replace(
             experiment.model,
             encoder=dataclasses.replace(experiment.model.encoder, **stack),
