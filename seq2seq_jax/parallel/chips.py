@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,12 +132,15 @@ MEASURED_SIZE = 1024
 MEASURED_SECONDS = 0.3
 
 
-def peak_flops(device: jax.Device, dtype: jnp.dtype) -> float | None:
+def peak_flops(device: Any, dtype: DTypeLike) -> float | None:
     """Floating-point operations a second that a device can do at most in products of matrices; None = not known.
 
     Of an accelerator the published rate of dense bfloat16 products, whatever the dtype, so that figures of all
     precisions can be compared. Of a CPU what a product of matrices of the dtype reaches on all cores, measured once a
     process; devices that are simulated on one CPU share it.
+
+    Args:
+        device: jax.Device, or what describes one.
     """
     if device.platform == "cpu":
         return _measured_flops(jnp.dtype(dtype)) / jax.local_device_count()

@@ -11,6 +11,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from seq2seq_jax.parallel.compilations import compilations
+
 AXES = ("data", "fsdp", "tensor", "sequence")
 
 BATCH_AXES = ("data", "fsdp")
@@ -226,7 +228,11 @@ def bytes_per_device(layout: Any) -> int:
 
 
 class OnMesh:
-    """A jitted function that is traced with a mesh and the rules of its logical axes in use."""
+    """A jitted function that is traced with a mesh and the rules of its logical axes in use.
+
+    Attributes:
+        compilations: programs that its calls have had compiled in this process.
+    """
 
     def __init__(self, function: Callable[..., Any], mesh: Mesh, **options: Any):
         """Args:
@@ -234,11 +240,15 @@ class OnMesh:
         """
         self._compiled = jax.jit(function, **options)
         self._mesh = mesh
+        self.compilations = 0
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns."""
+        before = compilations()
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
-            return self._compiled(*arguments)
+            results = self._compiled(*arguments)
+        self.compilations += compilations() - before
+        return results
 
     def lower(self, *arguments: Any) -> jax.stages.Lowered:
         """The function for arguments, or for their shapes, before it is compiled."""

@@ -164,6 +164,7 @@ class Loop:
         clock = _Clock(ledger)
         pending: tuple[int, dict[str, Any], int] | None = None
         shapes: set[Any] = set()
+        warned = False
 
         def settle() -> None:
             """Fetch the figures of the step in flight."""
@@ -198,7 +199,15 @@ class Loop:
             shape = batch.source.tokens.shape, batch.target.tokens.shape
             is_new = shape not in shapes
             with ledger.spending_on("compiling" if is_new else "training"):
+                compiled, begun = self.update.compilations, time.perf_counter()
                 state, metrics = self.update(state, batch)
+            if self.update.compilations > compiled and not is_new and not warned:
+                warned = True
+                logger.warning(
+                    "Step %d took %.1f s to compile the update again, for rows that it had been compiled for: source "
+                    "%s, target %s. Records count `compilations`; if they go on rising, training is slowed down by it.",
+                    step + 1, time.perf_counter() - begun, *shape,
+                )  # fmt: skip
             shapes.add(shape)
             settle()
             step += 1
@@ -264,6 +273,7 @@ class Loop:
             "steps_per_second": window.steps / seconds,
             **{f"{name}_per_second": count / seconds for name, count in window.counts.items()},
             "padding_share": 1.0 - (window.target_tokens + window.source_tokens) / window.slots,
+            "compilations": self.update.compilations,
             "input_wait_share": waited / seconds,
             "checkpoint_stall_share": stalled,
             **_of_processes(gather([waited / seconds, blocked / seconds])),

@@ -1,7 +1,7 @@
 """The state of a run and its one jitted, donated update, for any objective."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import flax.struct
@@ -61,7 +61,18 @@ def num_parameters(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-Update = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+@runtime_checkable
+class Update(Protocol):
+    """A compiled training step.
+
+    Attributes:
+        compilations: programs that its calls have had compiled in this process.
+    """
+
+    compilations: int
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        """The state after it, and its metrics."""
 
 
 def run_key(seed: int) -> jax.Array:

@@ -21,7 +21,7 @@ WITHOUT_EVALUATION = ("--data.validation", "None", "--data.test", "None")
 TIMES = {
     "tokens_per_second", "source_tokens_per_second", "steps_per_second", "input_wait_share", "seconds", "goodput",
     "source_and_target_tokens_per_second", "pairs_per_second",
-    "model_flops_per_second", "mfu", "checkpoint_stall_share",
+    "model_flops_per_second", "mfu", "checkpoint_stall_share", "compilations",
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ SOURCE_SLOTS, TARGET_SLOTS = 100, 60
 TIMES = {
     "tokens_per_second", "source_tokens_per_second", "rewards_per_second", "steps_per_second", "input_wait_share",
     "seconds", "goodput", "source_and_target_tokens_per_second", "pairs_per_second", "model_flops_per_second", "mfu",
-    "checkpoint_stall_share",
+    "checkpoint_stall_share", "compilations",
 }  # fmt: skip
 NOTHING_DONE = Progress(step=0, score=None, loop={})
 
@@ -42,7 +42,7 @@ def figures(step):
 class Training:
     """A loop over updates that are looked up, and what came of it."""
 
-    def __init__(self, directory, *, scores=(), figures=figures, keep_latest=20, peak_flops=1e3, **settings):
+    def __init__(self, directory, *, scores=(), figures=figures, keep_latest=20, peak_flops=1e3, compiles_at=(1,), **settings):
         self.config = TrainingConfig(keep_latest=keep_latest, **settings)
         self.checkpoints = Checkpoints(directory, keep_latest=keep_latest)
         self.scores = dict(scores)
@@ -52,9 +52,12 @@ class Training:
         self.batches_taken = 0
         self.job = Job()
         self.peak_flops = peak_flops
+        self.compilations, self.compiles_at = 0, compiles_at
 
-    def update(self, state, batch):
+    def __call__(self, state, batch):
+        """The update, which is compiled at the steps of `compiles_at`."""
         step = int(state.step) + 1
+        self.compilations += step in self.compiles_at
         metrics = {name: jnp.asarray(value) for name, value in self.figures(step).items()}
         return TrainState(step=jnp.int32(step), players={}, objective={}), metrics
 
@@ -69,7 +72,7 @@ class Training:
     def run(self, progress=NOTHING_DONE):
         loop = Loop(
             self.config,
-            update=self.update,
+            update=self,
             place=lambda batch: batch,
             validate=self.validate if self.scores else None,
             learning_rate=lambda count: 0.5 + count,
@@ -250,3 +253,13 @@ def test_saving_stalls_the_window_that_it_falls_in(tmp_path):
     first, second, _ = training.records
     assert first["checkpoint_stall_share"] == 0.0
     assert second["checkpoint_stall_share"] > 0.1
+
+
+def test_a_second_compilation_for_one_shape_is_warned_of_once(tmp_path, caplog):
+    Training(tmp_path / "once", steps=4).run()
+    assert not caplog.records
+    training = Training(tmp_path / "again", steps=4, log_every=1, compiles_at=(1, 3, 4))
+    training.run()
+    assert [record["compilations"] for record in training.records] == [1, 1, 2, 3]
+    [warning] = caplog.messages
+    assert warning.startswith("Step 3 took") and f"source (1, {SOURCE_SLOTS}), target (1, {TARGET_SLOTS})" in warning

@@ -17,7 +17,7 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 STEPS = 60
 TIMES = {
     "source_and_target_tokens_per_second", "pairs_per_second",
-    "model_flops_per_second", "mfu", "checkpoint_stall_share",
+    "model_flops_per_second", "mfu", "checkpoint_stall_share", "compilations",
     "tokens_per_second", "source_tokens_per_second", "steps_per_second", "rewards_per_second",
     "sampled_tokens_per_second", "input_wait_share", "seconds",
     "goodput",
