@@ -2,7 +2,7 @@
 
 The FLOPs of a model are those of its matrix products on the tokens that there are: 2 for each multiplication and
 addition. Padding, recomputation, pairs that causal attention masks, and everything element by element do not count.
-Lengths may be arrays of many examples, for one result an example.
+Lengths may be arrays of many examples, which broadcast, for one result an example.
 
 Source: Chowdhery et al. 2022, appendix B.
 """
@@ -10,7 +10,7 @@ Source: Chowdhery et al. 2022, appendix B.
 from jaxtyping import Array, Num
 from numpy import ndarray
 
-Amount = int | float | Num[ndarray | Array, "*examples"]
+Amount = int | float | Num[ndarray | Array, "..."]
 """A length (tokens) or a number of FLOPs, of one example or of many."""
 
 TRAINING = 3

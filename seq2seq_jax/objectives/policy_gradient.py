@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, Num, UInt32
+from numpy import ndarray
 
 from seq2seq_jax.batch import Batch, Memory, Sequence
 from seq2seq_jax.data.tokenizer import Tokenizer
@@ -17,7 +18,7 @@ from seq2seq_jax.generation.sampling import Policy, Samples, sample
 from seq2seq_jax.generation.search import length_limits
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.modules.embedding import of_tokens
-from seq2seq_jax.modules.flops import TRAINING, Amount, product_flops
+from seq2seq_jax.modules.flops import TRAINING, product_flops
 from seq2seq_jax.objectives.estimators import (
     Experience,
     GroupNormalized,
@@ -360,7 +361,14 @@ class PolicyGradient(Objective):
         source, reference, drawn, learned = (length.astype(jnp.float32) for length in lengths)
         return jnp.sum(self.source_flops(source, reference, drawn=drawn, learned=learned))
 
-    def source_flops(self, source: Amount, reference: Amount, *, drawn: Amount, learned: Amount) -> Amount:
+    def source_flops(
+        self,
+        source: Num[Array | ndarray, "sources"],
+        reference: Num[Array | ndarray, "sources"],
+        *,
+        drawn: Num[Array | ndarray, "sources drawn"],
+        learned: Num[Array | ndarray, "sources learned"],
+    ) -> Num[Array | ndarray, "sources"]:
         """Model FLOPs of a step on each source: texts are drawn, and learned from.
 
         Drawing is a forward pass of all texts, an update a forward and a backward pass of those learned from and, where
@@ -369,10 +377,10 @@ class PolicyGradient(Objective):
         reward do not count.
 
         Args:
-            source: tokens of each source [sources].
-            reference: tokens of its reference [sources].
-            drawn: tokens of each text drawn for it [sources, texts].
-            learned: tokens of each text learned from [sources, texts].
+            source: tokens of each source.
+            reference: tokens of its reference.
+            drawn: tokens of each text drawn for it.
+            learned: tokens of each text learned from.
         """
         config, model, updates = self.config, self.model.config, self.updates
         encoder = model.encoder.forward_flops(source)

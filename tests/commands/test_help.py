@@ -11,7 +11,7 @@ from seq2seq_jax.experiment import flatten, load_config
 def test_help_names_every_command(seq2seq, arguments):
     outcome = seq2seq(*arguments)
     assert (outcome.status, outcome.errors) == (0, "")
-    for command in ("train", "evaluate", "generate", "align", "average", "compile"):
+    for command in ("train", "evaluate", "generate", "align", "average", "benchmark", "compile"):
         assert f"seq2seq {command} " in outcome.output
 
 
@@ -23,6 +23,7 @@ def test_help_names_every_command(seq2seq, arguments):
         ("generate", "RUN", ["input", "output", "json", "generation.n_best"]),
         ("align", "RUN", ["input", "target", "output", "layer", "head", "json", "generation.beam_size"]),
         ("average", "RUN", ["output", "last"]),
+        ("benchmark", "CONFIG", ["parts", "rounds", "profile", "sweep", "compare", "synthetic", "training.batch_tokens"]),
         ("compile", "CONFIG", ["topology", "steps", "sweep", "json", "mesh.fsdp", "training.batch_tokens"]),
     ],
 )
@@ -39,7 +40,7 @@ def test_no_command_shows_the_usage_and_is_a_mistake(seq2seq):
     assert "seq2seq train CONFIG" in outcome.output
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "align", "average", "compile"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "align", "average", "benchmark", "compile"])
 def test_a_command_without_its_first_argument_is_a_mistake(seq2seq, command):
     outcome = seq2seq(command)
     assert outcome.status == 2

@@ -49,7 +49,7 @@ def test_maximum_likelihood(name, scheduled):
                 expected += forward - config.encoder.forward_flops(source)
     assert float(jax.jit(objective.model_flops)(rows)) == pytest.approx(expected, rel=1e-6)
     alone = batch([[pair] for pair in PAIRS], 9, 11, VOCABULARY)
-    assert float(objective.model_flops(alone)) == pytest.approx(expected, rel=1e-6)
+    assert float(jax.jit(objective.model_flops)(alone)) == pytest.approx(expected, rel=1e-6)
 
 
 def reward(hypotheses, references):
@@ -106,4 +106,4 @@ def test_policy_gradient(name, settings):
             expected += texts(source, learned[row]) - config.encoder.forward_flops(source) - logits
     # The row without a source adds nothing.
     assert not drawn[-1].any() and not learned[-1].any()
-    assert float(objective.model_flops(prepared)) == pytest.approx(expected, rel=1e-5)
+    assert float(jax.jit(objective.model_flops)(prepared)) == pytest.approx(expected, rel=1e-5)
