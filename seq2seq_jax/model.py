@@ -170,6 +170,10 @@ class EncoderDecoder(nn.Module):
         own = shift_right(target.replace(tokens=chosen.T), self.vocabulary.start_id)
         return jnp.where(replaced, own.tokens, labels.tokens)
 
+    def output_table(self) -> Float[Array, "vocab model"]:
+        """What `logits` multiplies with: `Embedding.scores` of it, in the config's precision, are the logits."""
+        return self.output.table
+
     def logits(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims vocab"]:
         """Unnormalised log-probabilities of the next token, float32."""
         return self.output.logits(hidden)
