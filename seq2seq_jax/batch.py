@@ -118,9 +118,13 @@ class DecodeState:
     Attributes:
         per_source: leaves [batch, ...] that all hypotheses of a source share, such as the keys and values of
             cross-attention; a search neither reorders them nor copies them per hypothesis, and no step changes them.
-        per_hypothesis: leaves [batch * beam, ...], such as a hidden state or a KV cache, which a search reorders as
-            hypotheses live and die.
+        per_hypothesis: leaves [batch * beam, ...], such as a hidden state, which a search reorders as hypotheses live
+            and die.
+        history: leaves [batch, ...] that every step adds to, such as a KV cache, each hypothesis in its own place
+            among those of its source. A search never reorders them: where the ancestors of a hypothesis have left
+            what it reads is written in per_hypothesis.
     """
 
     per_source: PyTree
     per_hypothesis: PyTree
+    history: PyTree = ()

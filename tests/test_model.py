@@ -155,11 +155,11 @@ def test_stepwise_decoding_equals_teacher_forcing(name):
         memory = apply(source, deterministic=True, method="encode")
         state = apply(memory, max_length=max_length, beam_size=beam_size, method="start")
 
-        def step(per_hypothesis, tokens):
-            logits, after = apply(tokens, state.replace(per_hypothesis=per_hypothesis), method="step")
-            return after.per_hypothesis, (logits, after.per_source)
+        def step(carried, tokens):
+            logits, after = apply(tokens, carried.replace(per_source=state.per_source), method="step")
+            return after.replace(per_source=None), (logits, after.per_source)
 
-        _, (logits, per_source) = jax.lax.scan(step, state.per_hypothesis, tokens)
+        _, (logits, per_source) = jax.lax.scan(step, state.replace(per_source=None), tokens)
         return logits, state.per_source, per_source
 
     start = np.full((len(targets), 1), VOCABULARY.start_id, np.int32)
@@ -188,6 +188,7 @@ def test_a_wide_beam_finds_what_brute_force_finds(name):
             apply(memory, max_length=4, beam_size=beam_size, method="start"),
             batch_size=2,
             beam_size=beam_size,
+            n_best=beam_size,
             max_lengths=jnp.array(limits),
             max_length=4,
             start_id=TINY_VOCABULARY.start_id,
@@ -308,8 +309,7 @@ def test_activations_and_caches_have_the_dtype_of_the_precision(precision):
         lambda memory: model.apply({"params": params}, memory, max_length=3, beam_size=2, method="start"), memory
     )
     expected = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
-    cache = state.per_hypothesis["cache"]
-    assert memory.states.dtype == cache.keys.dtype == cache.values.dtype == expected
+    assert {memory.states.dtype, *(leaf.dtype for leaf in jax.tree.leaves(state.history))} == {expected}
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,17 @@
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import DecodeState, Memory, Sequence
-from seq2seq_jax.modules.attention import KeysValues
+from seq2seq_jax.modules.attention import KeysValues, StepKeysValues
 from seq2seq_jax.modules.flops import Amount, causal_pairs, product_flops
 from seq2seq_jax.modules.fused_attention import Segments
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.segments import causal_mask, segment_mask
-from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, over_layers
+from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, each_layer, over_layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,9 @@ class DecoderLayer(nn.Module):
         self.cross_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
 
-    def memory_keys_values(self, memory: Memory) -> KeysValues:
-        """Keys and values of the source, the same for every target position and hypothesis."""
-        return self.cross_attention.keys_values(memory.states, memory.values, jnp.zeros_like(memory.segment_ids))
+    def memory_keys_values(self, memory: Memory) -> StepKeysValues:
+        """Keys and values of the source, the same for every position and hypothesis."""
+        return self.cross_attention.step_keys_values(memory.states, memory.values)
 
     def __call__(
         self,
@@ -84,7 +85,9 @@ class DecoderLayer(nn.Module):
         def attend_memory(y):
             return self.cross_attention(
                 y,
-                self.memory_keys_values(memory),
+                self.cross_attention.keys_values(
+                    memory.states, memory.values, jnp.zeros_like(memory.segment_ids)
+                ),
                 positions=target.positions,
                 mask=cross_mask,
                 bias=None,
@@ -100,53 +103,32 @@ class DecoderLayer(nn.Module):
 
     def step(
         self,
-        x: Float[Array, "hypotheses 1 model"],
-        cache: KeysValues,
-        memory: KeysValues,
+        x: Float[Array, "batch beam model"],
+        cache: StepKeysValues,
+        memory: StepKeysValues,
         *,
-        position: Int[Array, "hypotheses"],
-        self_bias: Float[Array, "hypotheses heads 1 target"] | None,
-        cross_mask: Bool[Array, "batch beam source"],
-    ) -> tuple[Float[Array, "hypotheses 1 model"], KeysValues]:
-        """One position of every hypothesis; returns the layer's output and the grown cache."""
-        hypotheses, max_length = cache.keys.shape[:2]
-        written = {}
+        positions: Int[Array, "batch beam"],
+        self_mask: Bool[Array, "batch beam target"],
+        self_bias: tuple[Float[Array, "heads target"], Float[Array, "heads"]] | None,
+        cross_mask: Bool[Array, "batch 1 source"],
+    ) -> tuple[Float[Array, "batch beam model"], KeysValues]:
+        """One position of every hypothesis; returns the layer's output, and what the cache is to hold of it."""
+        own = {}
 
         def attend(y):
-            new = self.self_attention.keys_values(y, y, position[:, None])
-            rows = jnp.arange(hypotheses)
-            written["cache"] = KeysValues(
-                keys=cache.keys.at[rows, position].set(new.keys[:, 0]),
-                values=cache.values.at[rows, position].set(new.values[:, 0]),
+            context, own["keys_values"] = self.self_attention.step_with_own(
+                y, cache, positions=positions, mask=self_mask, bias=self_bias
             )
-            return self.self_attention(
-                y,
-                written["cache"],
-                positions=position[:, None],
-                mask=(jnp.arange(max_length) <= position[:, None])[:, None],
-                bias=self_bias,
-                deterministic=True,
-            )
-
-        def attend_memory(y):
-            # The beam takes the place of the target positions, so that the memory is read once for all hypotheses.
-            batch, beam = cross_mask.shape[:2]
-            context = self.cross_attention(
-                y.reshape(batch, beam, -1),
-                memory,
-                positions=position.reshape(batch, beam),
-                mask=cross_mask,
-                bias=None,
-                deterministic=True,
-            )
-            return context.reshape(y.shape)
+            return context
 
         x = self.self_residual(x, attend, deterministic=True)
-        x = self.cross_residual(x, attend_memory, deterministic=True)
+        x = self.cross_residual(
+            x, lambda y: self.cross_attention.step(y, memory, mask=cross_mask), deterministic=True
+        )
         x = self.feed_forward_residual(
             x, lambda y: self.feed_forward(y, deterministic=True), deterministic=True
         )
-        return x, written["cache"]
+        return x, own["keys_values"]
 
 
 class TransformerDecoder(nn.Module):
@@ -205,19 +187,23 @@ class TransformerDecoder(nn.Module):
             max_length: most tokens that will be decoded.
             beam_size: hypotheses a source.
         """
-        config = self.config
-        _, memory_keys_values = over_layers(
-            lambda layer, carry, _: (carry, layer.memory_keys_values(memory)), self.layer, None, config=config
+        config, batch = self.config, len(memory.states)
+        hypotheses, length = batch * beam_size, max_length * beam_size
+        empty = StepKeysValues(
+            keys=jnp.zeros((batch, config.kv_heads, config.dim_per_head, length), activation_dtype(self.precision)),
+            values=jnp.zeros((batch, config.kv_heads, length, config.dim_per_head), activation_dtype(self.precision)),
         )
-        hypotheses = memory.states.shape[0] * beam_size
-        shape = (hypotheses, config.num_layers, max_length, config.kv_heads, config.dim_per_head)
-        empty = jnp.zeros(shape, activation_dtype(self.precision))
+        calls = each_layer(self.layer, config=config)
         return DecodeState(
-            per_source={"memory": memory_keys_values, "mask": memory.segment_ids == 1},
+            per_source={
+                "memory": tuple(call(lambda layer: layer.memory_keys_values(memory)) for call in calls),
+                "mask": memory.segment_ids == 1,
+            },
             per_hypothesis={
-                "cache": KeysValues(keys=empty, values=empty),
+                "ancestors": jnp.full((hypotheses, max_length), -1, jnp.int32),
                 "position": jnp.zeros(hypotheses, jnp.int32),
             },
+            history=(empty,) * config.num_layers,
         )
 
     def step(
@@ -225,24 +211,59 @@ class TransformerDecoder(nn.Module):
     ) -> tuple[Float[Array, "hypotheses model"], DecodeState]:
         """Hidden states of the next position of every hypothesis, and the state after it.
 
+        The history holds keys and values of all places of a source's beam, position after position. A hypothesis
+        attends to all of them, and a mask leaves it those of its ancestors: that costs less than to move a cache.
+
         Args:
             inputs: embeddings of the tokens decoded last.
         """
-        position, cache = state.per_hypothesis["position"], state.per_hypothesis["cache"]
-        hypotheses, _, max_length = cache.keys.shape[:3]
+        ancestors, position = state.per_hypothesis["ancestors"], state.per_hypothesis["position"]
         source_mask = state.per_source["mask"]
-        batch = source_mask.shape[0]
-        cross_mask = jnp.broadcast_to(source_mask[:, None], (batch, hypotheses // batch, source_mask.shape[1]))
-        x = self.frame.enter(inputs[:, None], position[:, None], deterministic=True)
-        key_positions = jnp.broadcast_to(jnp.arange(max_length), (hypotheses, max_length))
-        self_bias = self.frame.bias(position[:, None], key_positions)
+        batch, max_length = len(source_mask), ancestors.shape[1]
+        beam = len(inputs) // batch
+        positions = position.reshape(batch, beam)
+        # All hypotheses have as many tokens.
+        reached = position[0]
+        places = jnp.arange(beam)
+        self_mask = (ancestors.reshape(batch, beam, max_length, 1) == places).reshape(batch, beam, -1)
+        key_positions = jnp.append(jnp.arange(max_length), reached)
+        self_bias = self.frame.bias(reached[None, None], key_positions[None])
+        if self_bias is not None:
+            of_cache = jnp.repeat(self_bias[0, :, 0, :-1], beam, axis=-1)
+            self_bias = of_cache, self_bias[0, :, 0, -1]
 
-        def body(layer, x, per_layer):
-            cache, memory = per_layer
-            return layer.step(
-                x, cache, memory, position=position, self_bias=self_bias, cross_mask=cross_mask
-            )
+        x = self.frame.enter(inputs.reshape(batch, beam, -1), positions, deterministic=True)
+        history = []
+        calls = each_layer(self.layer, config=self.config)
+        for call, cache, memory in zip(calls, state.history, state.per_source["memory"], strict=True):
 
-        x, cache = over_layers(body, self.layer, x, (cache, state.per_source["memory"]), config=self.config)
-        state = state.replace(per_hypothesis={"cache": cache, "position": position + 1})
-        return self.frame.leave(x)[:, 0], state
+            def step(layer, x, cache, memory):
+                return layer.step(
+                    x,
+                    cache,
+                    memory,
+                    positions=positions,
+                    self_mask=self_mask,
+                    self_bias=self_bias,
+                    cross_mask=source_mask[:, None],
+                )
+
+            x, own = call(step, x, cache, memory)
+            history.append(_with_position(cache, own, reached))
+        ancestors = jax.lax.dynamic_update_slice_in_dim(
+            ancestors, jnp.tile(places, batch)[:, None], reached, axis=1
+        )
+        state = state.replace(
+            per_hypothesis={"ancestors": ancestors, "position": position + 1}, history=tuple(history)
+        )
+        return self.frame.leave(x).reshape(inputs.shape), state
+
+
+def _with_position(cache: StepKeysValues, own: KeysValues, position: Int[Array, ""]) -> StepKeysValues:
+    """The cache with the keys and values of one position of all hypotheses."""
+    begin = position * own.keys.shape[1]
+    write = jax.lax.dynamic_update_slice_in_dim
+    return StepKeysValues(
+        keys=write(cache.keys, own.keys.transpose(0, 2, 3, 1), begin, axis=3),
+        values=write(cache.values, own.values.transpose(0, 2, 1, 3), begin, axis=2),
+    )

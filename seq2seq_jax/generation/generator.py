@@ -160,6 +160,7 @@ class Generator:
             apply(memory, max_length=room, beam_size=config.beam_size, method="start"),
             batch_size=source.tokens.shape[0],
             beam_size=config.beam_size,
+            n_best=config.n_best,
             max_lengths=limits,
             max_length=room,
             start_id=vocabulary.start_id,

@@ -5,7 +5,7 @@ import dataclasses
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import DecodeState, Vocabulary
 from seq2seq_jax.generation.search import Step
@@ -73,7 +73,7 @@ class _Sampling:
     position: Int[Array, ""]
     last_tokens: Int[Array, "batch samples"]
     samples: Samples
-    per_hypothesis: PyTree
+    decoder: DecodeState
 
 
 def sample(
@@ -100,7 +100,7 @@ def sample(
     Args:
         step: the decoder's next-token logits and next state, with all that it reads bound but the state.
         state: the decoder's state before the first token: leaves of `per_source` lead with batch, and are never
-            copied for the samples; those of `per_hypothesis` lead with batch * num_samples.
+            copied for the samples; those of `per_hypothesis` lead with batch * num_samples, those of `history` with batch.
         policy: the distribution that is drawn from.
         num_samples: texts for each source.
         max_lengths: limit of each source in tokens, the end mark counted; brought into 0..max_length, where 0 is for
@@ -123,7 +123,7 @@ def sample(
 
     def extend(loop: _Sampling) -> _Sampling:
         logits, after = step(
-            loop.last_tokens.reshape(-1), DecodeState(per_source=state.per_source, per_hypothesis=loop.per_hypothesis)
+            loop.last_tokens.reshape(-1), loop.decoder.replace(per_source=state.per_source)
         )
         log_probabilities = policy.log_probabilities(logits, jnp.broadcast_to(loop.position, logits.shape[:1]))
         uniforms = jax.random.uniform(jax.random.fold_in(rng, loop.position), (batch_size, num_samples))
@@ -150,7 +150,7 @@ def sample(
                 lengths=samples.lengths + goes_on,
                 ended=samples.ended | (goes_on & (drawn == vocabulary.end_id)),
             ),
-            per_hypothesis=after.per_hypothesis,
+            decoder=after.replace(per_source=None),
         )
 
     shape = (batch_size, num_samples)
@@ -163,7 +163,7 @@ def sample(
             lengths=jnp.zeros(shape, jnp.int32),
             ended=jnp.zeros(shape, bool),
         ),
-        per_hypothesis=state.per_hypothesis,
+        decoder=state.replace(per_source=None),
     )
     return jax.lax.while_loop(lambda loop: jnp.any(is_open(loop.samples)), extend, begun).samples
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from seq2seq_jax.batch import DecodeState, Sequence
 from seq2seq_jax.parallel.mesh import on_each_shard
@@ -17,6 +17,9 @@ Step = Callable[
     tuple[Float[Array, "hypotheses vocab"], DecodeState],
 ]
 """One token: the last token of every hypothesis and the state before it to the next logits and the state after it."""
+
+BLOCK = 64
+"""Ids that are looked through together for the likeliest continuation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ def length_limits(
 class SearchResult:
     """Finished hypotheses of every source, best first.
 
-    Where fewer exist than the beam is wide (a limit of one token allows only the empty text), the places left over
+    Where fewer exist than were asked for (a limit of one token allows only the empty text), the places left over
     have score and log-probability -inf, length 0 and nothing but padding.
 
     Attributes:
@@ -90,10 +93,10 @@ class SearchResult:
         lengths: tokens of the hypothesis, the end mark counted.
     """
 
-    tokens: Int[Array, "batch beam max_length"]
-    scores: Float[Array, "batch beam"]
-    log_probabilities: Float[Array, "batch beam"]
-    lengths: Int[Array, "batch beam"]
+    tokens: Int[Array, "batch n_best max_length"]
+    scores: Float[Array, "batch n_best"]
+    log_probabilities: Float[Array, "batch n_best"]
+    lengths: Int[Array, "batch n_best"]
 
 
 @flax.struct.dataclass
@@ -106,7 +109,7 @@ class BeamState:
         live_tokens: ids so far, then padding.
         live_log_probabilities: their sums, descending; -inf where there is no hypothesis. A source is done when all
             of its are.
-        per_hypothesis: the decoder's state, leaves [batch * beam, ...].
+        decoder: the decoder's state.
         finished: the best hypotheses so far that have ended.
     """
 
@@ -114,7 +117,7 @@ class BeamState:
     last_tokens: Int[Array, "batch beam"]
     live_tokens: Int[Array, "batch beam max_length"]
     live_log_probabilities: Float[Array, "batch beam"]
-    per_hypothesis: PyTree
+    decoder: DecodeState
     finished: SearchResult
 
 
@@ -124,6 +127,7 @@ def beam_search(
     *,
     batch_size: int,
     beam_size: int,
+    n_best: int,
     max_lengths: Int[Array, "batch"],
     max_length: int,
     start_id: int,
@@ -135,7 +139,7 @@ def beam_search(
 
     Each step extends the live hypotheses by every token and keeps the 2 * beam_size best candidates: those that end
     compete for the finished places by score, the best beam_size others live on. A source is done when no live
-    hypothesis can reach a score above the worst of its beam_size finished ones, however it goes on; its result is
+    hypothesis can reach a score above the worst of its n_best finished ones, however it goes on; its result is
     then fixed, whatever else is in the batch. With beam_size 1 there is one candidate, so that the search is greedy
     decoding: the likeliest token each time, until that is the end.
 
@@ -150,9 +154,11 @@ def beam_search(
     Args:
         step: the decoder's next-token logits and next state, with all that it reads bound but the state.
         state: the decoder's state before the first token, the same for all hypotheses of a source. Leaves of
-            `per_source` lead with batch, those of `per_hypothesis` with batch * beam.
+            `per_source` lead with batch, those of `history` too, those of `per_hypothesis`
+            with batch * beam.
         batch_size: number of sources.
-        beam_size: number of hypotheses for each.
+        beam_size: number of live hypotheses for each.
+        n_best: number of finished hypotheses kept for each, at most beam_size; the fewer, the sooner a source is done.
         max_lengths: limit of each source in tokens, the end mark counted; brought into 1..max_length.
         max_length: tokens that the arrays have room for.
         start_id: first input of the decoder.
@@ -161,7 +167,7 @@ def beam_search(
         length_penalty: exponent alpha >= 0 of the length normalisation.
 
     Returns:
-        Finished hypotheses, at most beam_size for each source, best first.
+        Finished hypotheses, at most n_best for each source, best first.
 
     Raises:
         ValueError: end_id is also the start or padding id, or length_penalty is negative.
@@ -191,17 +197,14 @@ def beam_search(
         logits, after = step(
             beams.last_tokens.reshape(batch_size * beam_size),
             # From outside of the loop, so that nothing the step does can copy or change what sources share.
-            DecodeState(per_source=state.per_source, per_hypothesis=beams.per_hypothesis),
+            beams.decoder.replace(per_source=state.per_source),
         )
         vocab_size = logits.shape[-1]
-        log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(batch_size, beam_size, vocab_size)
+        logits = logits.astype(jnp.float32).reshape(batch_size, beam_size, vocab_size)
         length = beams.position + 1
         ids = jnp.arange(vocab_size)
         allowed = jnp.where((length >= limits)[:, None], ids == end_id, (ids != start_id) & (ids != padding_id))
-        log_probabilities = jnp.where(allowed[:, None, :], log_probabilities, -jnp.inf)
-
-        totals = beams.live_log_probabilities[:, :, None] + log_probabilities
-        totals, candidates = _top_k(totals.reshape(batch_size, beam_size * vocab_size), num_candidates)
+        totals, candidates = _likeliest(logits, allowed, beams.live_log_probabilities, num_candidates)
         parents, last_tokens = candidates // vocab_size, candidates % vocab_size
         tokens = jax.lax.dynamic_update_index_in_dim(
             _pick(beams.live_tokens, parents), last_tokens, beams.position, axis=2
@@ -217,7 +220,7 @@ def beam_search(
             lengths=jnp.full_like(last_tokens, length),
         )
         contenders = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), beams.finished, newcomers)
-        finished = _pick(contenders, _top_k(contenders.scores, beam_size)[1])
+        finished = _pick(contenders, _top_k(contenders.scores, n_best)[1])
 
         live_log_probabilities, survivors = _top_k(jnp.where(ended, -jnp.inf, totals), beam_size)
         # Log-probabilities only fall and the penalty only grows: at best, all tokens up to the limit are certain.
@@ -228,7 +231,9 @@ def beam_search(
             last_tokens=_pick(last_tokens, survivors),
             live_tokens=_pick(tokens, survivors),
             live_log_probabilities=jnp.where(done[:, None], -jnp.inf, live_log_probabilities),
-            per_hypothesis=_reorder(after.per_hypothesis, _pick(parents, survivors)),
+            decoder=after.replace(
+                per_source=None, per_hypothesis=_reorder(after.per_hypothesis, _pick(parents, survivors))
+            ),
             finished=finished,
         )
 
@@ -240,15 +245,58 @@ def beam_search(
         live_tokens=no_tokens,
         # One hypothesis each to begin with, or the first step would find every candidate beam_size times.
         live_log_probabilities=nothing.at[:, 0].set(0.0),
-        per_hypothesis=state.per_hypothesis,
+        decoder=state.replace(per_source=None),
         finished=SearchResult(
-            tokens=no_tokens,
-            scores=nothing,
-            log_probabilities=nothing,
-            lengths=jnp.zeros((batch_size, beam_size), dtype=jnp.int32),
+            tokens=no_tokens[:, :n_best],
+            scores=nothing[:, :n_best],
+            log_probabilities=nothing[:, :n_best],
+            lengths=jnp.zeros((batch_size, n_best), dtype=jnp.int32),
         ),
     )
     return jax.lax.while_loop(is_live, extend, beams).finished
+
+
+def _likeliest(
+    logits: Float[Array, "batch beam vocab"],
+    allowed: Bool[Array, "batch vocab"],
+    live_log_probabilities: Float[Array, "batch beam"],
+    k: int,
+) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
+    """Log-probabilities of the k likeliest continuations, descending, and their indices in [beam * vocab].
+
+    A block of ids that holds one of the k has one of the k highest maxima, so that only k blocks are looked through,
+    and only their logits are normalised. Equal ones come in the order of their indices, as from `_top_k`.
+    """
+
+    def of_rows(logits, allowed, live):
+        batch, beam, vocab = logits.shape
+        highest = jnp.max(logits, axis=-1)
+        log_sums = jnp.log(jnp.sum(jnp.exp(logits - highest[:, :, None]), axis=-1))
+        masked = jnp.where(allowed[:, None], logits, -jnp.inf)
+        blocks = jnp.pad(masked, ((0, 0), (0, 0), (0, -vocab % BLOCK)), constant_values=-jnp.inf)
+        blocks = blocks.reshape(batch, beam, -1, BLOCK)
+        num_blocks = blocks.shape[2]
+
+        def totals(logits, parents):
+            of_parents = (jnp.take_along_axis(each, parents, axis=1) for each in (live, highest, log_sums))
+            before, highest_logit, log_sum = (each.reshape(each.shape + (1,) * (logits.ndim - 2)) for each in of_parents)
+            return before + ((logits - highest_logit) - log_sum)
+
+        maxima = jnp.max(blocks, axis=-1)
+        every = jnp.broadcast_to(jnp.arange(beam), (batch, beam))
+        maxima = totals(maxima, every).reshape(batch, beam * num_blocks)
+        # In the order of their indices, so that equal candidates are found in theirs.
+        found = jnp.sort(jax.lax.top_k(maxima, min(k, maxima.shape[1]))[1], axis=1)
+        parents, block = found // num_blocks, found % num_blocks
+        pick = jax.vmap(lambda blocks, parents, block: blocks.at[parents, block].get(mode="promise_in_bounds"))
+        candidates = totals(pick(blocks, parents, block), parents)
+        values, places = jax.lax.top_k(candidates.reshape(batch, -1), k)
+        # What fills the last block up is impossible, but must not be taken for another hypothesis's.
+        ids = jnp.minimum((block * BLOCK)[:, :, None] + jnp.arange(BLOCK), vocab - 1)
+        indices = (parents * vocab)[:, :, None] + ids
+        return values, jnp.take_along_axis(indices.reshape(batch, -1), places, axis=1)
+
+    return on_each_shard(of_rows, logits, allowed, live_log_probabilities)
 
 
 def _top_k(

@@ -28,6 +28,14 @@ class KeysValues:
     values: Float[Array, "batch source kv_heads head_dim"]
 
 
+@flax.struct.dataclass
+class StepKeysValues:
+    """Keys and values as one step after the other reads them: each head's a matrix that a product takes as it lies."""
+
+    keys: Float[Array, "batch kv_heads head_dim source"]
+    values: Float[Array, "batch kv_heads source head_dim"]
+
+
 def record(module: nn.Module, weights: Float[Array, "... target source"]) -> None:
     """Keep the weights where `WEIGHTS` is mutable; elsewhere this costs nothing."""
     module.sow(WEIGHTS, "weights", weights, reduce_fn=lambda _, new: new, init_fn=lambda: None)
@@ -139,3 +147,88 @@ class MultiHeadAttention(nn.Module):
         if reason is not None and self.kernel == "fused":
             raise ValueError(f"attention_kernel = fused cannot be: {reason}, or set attention_kernel to auto.")
         return reason is None
+
+    def step_keys_values(
+        self, states: Float[Array, "batch source memory"], values: Float[Array, "batch source memory"]
+    ) -> StepKeysValues:
+        """Project what every step attends to."""
+        projected = self.keys_values(states, values, jnp.zeros(states.shape[:2], jnp.int32))
+        return StepKeysValues(
+            keys=projected.keys.transpose(0, 2, 3, 1), values=projected.values.transpose(0, 2, 1, 3)
+        )
+
+    def step(
+        self,
+        x: Float[Array, "batch beam model"],
+        memory: StepKeysValues,
+        *,
+        mask: Bool[Array, "batch #beam source"],
+    ) -> Float[Array, "batch beam model"]:
+        """Attend from all hypotheses of a source at once to keys that they share, which are read once for all."""
+        queries = self._step_queries(self.query(x))
+        scores = self._step_scores(queries, memory.keys, mask)
+        weights = jax.nn.softmax(scores, axis=-1)
+        return self._step_output(self._step_context(weights.astype(x.dtype), memory.values))
+
+    def step_with_own(
+        self,
+        x: Float[Array, "batch beam model"],
+        cache: StepKeysValues,
+        *,
+        positions: Int[Array, "batch beam"],
+        mask: Bool[Array, "batch beam source"],
+        bias: tuple[Float[Array, "heads source"], Float[Array, "heads"]] | None,
+    ) -> tuple[Float[Array, "batch beam model"], KeysValues]:
+        """Attend from each hypothesis to what stands in the cache, and to itself.
+
+        The cache is only read, so that a loop over steps need not copy it.
+
+        Args:
+            cache: keys and values of earlier positions, of all hypotheses of a source.
+            mask: which of them each hypothesis may read.
+            bias: added to the scores of the cache, and to that of itself.
+
+        Returns:
+            What it attended to, and its own keys and values.
+        """
+        queries, own = self.query(x), self.keys_values(x, x, positions)
+        if self.rotary:
+            queries = rotate(queries, positions)
+        queries = self._step_queries(queries)
+        scores = self._step_scores(queries, cache.keys, mask, None if bias is None else bias[0])
+        own_keys, own_values = own.keys.transpose(0, 2, 1, 3)[:, :, None], own.values.transpose(0, 2, 1, 3)[:, :, None]
+        own_scores = jnp.sum((queries * own_keys).astype(jnp.float32), axis=-1, keepdims=True)
+        if bias is not None:
+            own_scores = own_scores + bias[1].reshape(self.num_kv_heads, -1, 1, 1)
+        highest = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), own_scores)
+        weights, own_weights = jnp.exp(scores - highest), jnp.exp(own_scores - highest)
+        total = jnp.sum(weights, axis=-1, keepdims=True) + own_weights
+        context = self._step_context((weights / total).astype(x.dtype), cache.values)
+        return self._step_output(context + (own_weights / total).astype(x.dtype) * own_values), own
+
+    def _step_queries(
+        self, queries: Float[Array, "batch beam heads head_dim"]
+    ) -> Float[Array, "batch kv_heads group beam head_dim"]:
+        batch, beam = queries.shape[:2]
+        queries = queries.transpose(0, 2, 1, 3).reshape(batch, self.num_kv_heads, -1, beam, self.head_dim)
+        return queries * self.head_dim**-0.5
+
+    def _step_scores(self, queries, keys, mask, bias=None) -> Float[Array, "batch kv_heads group beam source"]:
+        batch, kv_heads, group, beam, head_dim = queries.shape
+        rows = queries.reshape(batch, kv_heads, group * beam, head_dim)
+        scores = product("bkrd,bkds->bkrs", rows, keys, precision=self.precision).astype(jnp.float32)
+        scores = scores.reshape(batch, kv_heads, group, beam, -1)
+        if bias is not None:
+            scores = scores + bias.reshape(kv_heads, group, 1, -1)
+        return jnp.where(mask[:, None, None], scores, MASKED_SCORE)
+
+    def _step_context(self, weights, values) -> Float[Array, "batch kv_heads group beam head_dim"]:
+        batch, kv_heads, group, beam, source = weights.shape
+        rows = weights.reshape(batch, kv_heads, group * beam, source)
+        context = product("bkrs,bksd->bkrd", rows, values, precision=self.precision)
+        return context.reshape(batch, kv_heads, group, beam, -1)
+
+    def _step_output(self, context) -> Float[Array, "batch beam model"]:
+        batch, _, _, beam, _ = context.shape
+        context = context.reshape(batch, self.num_heads, beam, self.head_dim).transpose(0, 2, 1, 3)
+        return self.output(context)

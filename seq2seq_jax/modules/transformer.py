@@ -1,7 +1,7 @@
 """What a Transformer's encoder and decoder share: their settings, residual branches, and the loop over layers."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -286,3 +286,20 @@ def over_layers(
         unroll=1 if config.scan_layers else config.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )(layer, carry, per_layer)
+
+
+def each_layer(layer: nn.Module, *, config: Layered) -> Iterator[Callable[..., Any]]:
+    """What calls a function of a module and more arguments with each layer of a stack in turn.
+
+    For steps of decoding, whose state is then one array a layer and not a slice of one that holds all: what would take
+    a slice, or put layers together, copies a whole cache each step.
+    """
+    for index in range(config.num_layers):
+
+        def call(function, *arguments, index=index):
+            mapped = nn.map_variables(
+                function, "params", trans_in_fn=lambda params: jax.tree.map(lambda leaf: leaf[index], params)
+            )
+            return mapped(layer, *arguments)
+
+        yield call

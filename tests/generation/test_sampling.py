@@ -98,8 +98,8 @@ def test_the_first_texts_can_be_greedy():
     model, limits = random_model(2), [4, 4, 4]
     found = samples_of(model, num_samples=3, limits=limits, greedy=1)
     best = beam_search(
-        model.step, model.start(1, 4), batch_size=3, beam_size=1, max_lengths=jnp.array([9, 9, 9]), max_length=9,
-        start_id=START, end_id=END, padding_id=PADDING, length_penalty=0.0,
+        model.step, model.start(1, 4), batch_size=3, beam_size=1, n_best=1, max_lengths=jnp.array([9, 9, 9]),
+        max_length=9, start_id=START, end_id=END, padding_id=PADDING, length_penalty=0.0,
     )  # fmt: skip
     np.testing.assert_array_equal(found.tokens[:, 0], best.tokens[:, 0, :4])
     assert (found.tokens[:, 1:] != found.tokens[:, :1]).any()

@@ -19,7 +19,7 @@ WORDS = (3, 4, 5)
 ALPHAS = (0.0, 1.0, 2.5)
 
 
-def search(model, *, beam_size, limits, alpha, max_length=None) -> SearchResult:
+def search(model, *, beam_size, limits, alpha, max_length=None, n_best=None) -> SearchResult:
     max_length = max(limits) if max_length is None else max_length
 
     @jax.jit
@@ -29,6 +29,7 @@ def search(model, *, beam_size, limits, alpha, max_length=None) -> SearchResult:
             state,
             batch_size=len(limits),
             beam_size=beam_size,
+            n_best=beam_size if n_best is None else n_best,
             max_lengths=max_lengths,
             max_length=max_length,
             start_id=START,
@@ -278,6 +279,7 @@ def test_the_memory_that_hypotheses_share_is_the_same_array_in_every_step():
         state,
         batch_size=3,
         beam_size=2,
+        n_best=2,
         max_lengths=jnp.array([6, 6, 6]),
         max_length=6,
         start_id=START,
@@ -311,7 +313,7 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
             return hidden @ output, state.replace(per_hypothesis={**state.per_hypothesis, "hidden": hidden})
 
         search = jax.jit(functools.partial(
-            beam_search, step, batch_size=batch, beam_size=beam, max_length=length,
+            beam_search, step, batch_size=batch, beam_size=beam, n_best=beam, max_length=length,
             start_id=1, end_id=2, padding_id=0, length_penalty=1.0,
         ))
         limits = jnp.arange(3, 3 + batch)
@@ -349,6 +351,7 @@ def test_what_cannot_be_searched_is_refused(wrong, message):
     arguments = {
         "batch_size": 1,
         "beam_size": 2,
+        "n_best": 2,
         "max_lengths": jnp.array([3]),
         "max_length": 3,
         "start_id": START,
