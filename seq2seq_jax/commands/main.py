@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 from seq2seq_jax.commands.console import is_one_of_several, stop
+from seq2seq_jax.parallel.gpu_flags import set_flags
 
 USAGE = """\
 seq2seq: encoder-decoder training on JAX
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Nor is what comes after an error that is told: reads of a damaged checkpoint that nobody waits for any more.
     sys.unraisablehook = lambda late: logging.getLogger(__name__).debug("%s: %s", late.object, late.exc_value)
     name, *rest = arguments
+    set_flags()
     from seq2seq_jax.commands import align, average, benchmark, compile, evaluate, generate, train
 
     commands = {

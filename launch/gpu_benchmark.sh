@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# What one GPU does with this project, beside PyTorch: under 9 minutes, once everything is installed.
+#
+#   ./launch/gpu_benchmark.sh [DIR]          figures as JSON, a log a part and a table go to DIR (benchmark_gpu)
+#   ./launch/gpu_benchmark.sh --toy [DIR]    everything, small, on a CPU too: to see that it runs
+#   ./launch/gpu_benchmark.sh --dry-run      show what would run
+#
+# Every part has a time limit of its own; one that fails is told, and the rest goes on.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+. launch/arguments.sh
+. launch/environment.sh
+
+toy="" dry_run="" directory=benchmark_gpu
+for argument in "$@"; do
+    case $argument in
+    --toy) toy=yes ;;
+    --dry-run) dry_run=yes ;;
+    -*) refuse "expected --toy, --dry-run or a directory, got '$argument'." ;;
+    *) directory=$argument ;;
+    esac
+done
+
+# An environment that is active and has the project's libraries is used as it is: the machine may have no network.
+has() { "${python[@]}" -c "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))" "$@"; }
+python=("${PYTHON:-python3}")
+if [ -z "$dry_run" ] && ! has jax flax optax tyro sentencepiece 2>/dev/null; then
+    prepare_environment ""
+    python=(python)
+    pip install --quiet --disable-pip-version-check -e ".[peers]" ||
+        echo "gpu_benchmark: PyTorch could not be installed; comparisons with it are left out." >&2
+fi
+
+# part NAME SECONDS MODULE ARGUMENTS: the module writes DIR/NAME.json.
+failed=0
+part() {
+    local name=$1 seconds=$2 status begun=$SECONDS
+    shift 2
+    local command=(timeout --kill-after 5 "$seconds" "${python[@]}" -m "$@" --json "$directory/$name.json")
+    if [ -n "$dry_run" ]; then
+        show "${command[@]}"
+        return
+    fi
+    rm -f "$directory/$name.json"
+    "${command[@]}" >"$directory/$name.log" 2>&1
+    status=$?
+    case $status in
+    0) echo "$name: done in $((SECONDS - begun)) s" ;;
+    124 | 137) echo "$name: NOT MEASURED, not done in its $seconds s; see $directory/$name.log" ;;
+    *) echo "$name: NOT MEASURED, status $status: $(tail -n 1 "$directory/$name.log")" ;;
+    esac
+    [ "$status" = 0 ] || failed=$((failed + 1))
+    return "$status"
+}
+
+if [ -z "$dry_run" ]; then
+    mkdir -p "$directory"
+    # A second call compiles nothing anew; on a CPU the cache can be refused.
+    [ -n "$toy" ] || export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$directory/compilation_cache}"
+fi
+export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+
+own=(seq2seq_jax.benchmark.gpu) policy=(seq2seq_jax.benchmark.policy_gradient dates/transformer_policy_gradient)
+peers=(seq2seq_jax.benchmark.peers)
+if [ -n "$toy" ]; then
+    own+=(--toy True --rounds 5)
+    policy+=(--rounds 5 --samples 2 --host_samples 2 --training.batch_tokens 192)
+    for stack in encoder decoder; do
+        policy+=("--model.$stack.num_layers" 1 "--model.$stack.model_dim" 32 "--model.$stack.hidden_dim" 32)
+    done
+    peers+=(--rounds 5 --calls 1 --compiled False)
+    t5=(--task.rows 2) big=(--task.rows 2)
+else
+    policy+=(--rounds 5 --samples 5 --host_samples 5)
+    peers+=(--rounds 5 --calls 2 --check False --task.precision bfloat16 --task.model_dim 1024 --task.num_heads 16)
+    peers+=(--task.feed_forward_dim 4096 --task.scan_layers True)
+    t5=(--task.rows 64 --task.source_length 512 --task.target_length 128 --task.transformer_layers 24)
+    t5+=(--task.vocabulary_size 32128 --task.dropout 0 --task.label_smoothing 0 --task.remat save_products)
+    t5+=(--task.loss_chunk 64)
+    big=(--task.rows 256 --task.source_length 128 --task.target_length 128 --task.transformer_layers 6)
+    big+=(--task.vocabulary_size 37000 --task.dropout 0.3 --task.loss_chunk 64)
+    # What PyTorch allocates beside JAX in one process must have room.
+    peer_memory=0.45
+fi
+
+part attention 45 "${own[@]}" --part attention ||
+    echo "fused attention is not to be trusted here: train with --model.encoder.attention_kernel plain, the decoder's too."
+part t5_large 80 "${own[@]}" --part t5_large
+part transformer_big 60 "${own[@]}" --part transformer_big
+part packing 120 "${own[@]}" --part packing
+part policy_gradient 50 "${policy[@]}"
+if [ -n "$dry_run" ] || has torch transformers; then
+    export XLA_PYTHON_CLIENT_MEM_FRACTION="${peer_memory:-$XLA_PYTHON_CLIENT_MEM_FRACTION}"
+    part peer_t5 110 "${peers[@]}" --models t5 "${t5[@]}"
+    part peer_transformer 70 "${peers[@]}" --models transformer "${big[@]}"
+else
+    echo "peer_t5, peer_transformer: NOT MEASURED, PyTorch and transformers are not installed."
+fi
+[ -n "$dry_run" ] && exit
+"${python[@]}" -m seq2seq_jax.benchmark.gpu --summary "$directory"
+[ "$failed" = 0 ]

@@ -1,0 +1,440 @@
+"""python -m seq2seq_jax.benchmark.gpu: what launch/gpu_benchmark.sh measures of this project alone, and its summary."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.benchmark import harness, report
+from seq2seq_jax.benchmark.training_step import TrainingStep
+from seq2seq_jax.compilation.programs import RunWithoutData
+from seq2seq_jax.data.packing import BatchPlan, BatchRows, RowShape
+from seq2seq_jax.experiment import Experiment, named, override
+from seq2seq_jax.modules.flops import TRAINING
+from seq2seq_jax.modules.fused_attention import Segments, fused_attention, obstacle, read_places
+from seq2seq_jax.modules.segments import causal_mask, segment_mask
+from seq2seq_jax.parallel.chips import CHIPS
+
+PROGRAM = "python -m seq2seq_jax.benchmark.gpu"
+DESCRIPTION = """\
+Measure one part of what launch/gpu_benchmark.sh measures, on full or made-up rows, so that no data is needed; or, with
+--summary DIR, show the figures of all parts that have left a file there. Exit status 1: a part's check failed.
+"""
+
+MEAN_LENGTH, LENGTH_SPREAD, RATIO_SPREAD = 27.0, 0.64, 0.2
+"""Of sentences like WMT 2014's: log-normal with this mean (tokens, about that of its training text in pieces of a joint
+vocabulary of 32 to 37 thousand) and this standard deviation of the logarithm; a target is its source times a
+log-normal factor."""
+
+VALUE_TOLERANCE, GRADIENT_TOLERANCE = 2e-2, 4e-2
+"""Largest difference of fused attention from the mask in float32, over the largest value: bfloat16 has 8 bits."""
+
+PartName = Literal["attention", "t5_large", "transformer_big", "packing"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GpuArguments:
+    """Command line of a part."""
+
+    part: PartName | None = None
+    """What is measured."""
+    toy: bool = False
+    """Small models and batches, to see that the part runs; its figures say nothing."""
+    rounds: int = 7
+    """Turns (5 at least)."""
+    json: str | None = None
+    """File for the figures, as JSON."""
+    summary: str | None = None
+    """Directory of such files: show them together, and write DIR/summary.json."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number that a part found.
+
+    Attributes:
+        value: None = not measured.
+        target: what issue or paper asks for, in words; empty = nothing.
+        note: what goes with it.
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    target: str = ""
+    note: str = ""
+
+
+def peak_flops() -> float | None:
+    """Published bfloat16 FLOP/s of this machine's chip; None = it is not known."""
+    kind = jax.devices()[0].device_kind.lower()
+    return next((chip.flops for name, chip in CHIPS.items() if name in kind.split()), None)
+
+
+def full_rows(rows: int, length: int, vocabulary: int) -> Sequence:
+    """Rows without padding, one example each."""
+    shape = rows, length
+    tokens = np.random.default_rng(0).integers(4, vocabulary, shape, dtype=np.int32)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
+    return Sequence(tokens=tokens, segment_ids=np.ones(shape, np.int32), positions=positions.copy(), most_segments=1)
+
+
+def with_stacks(experiment: Experiment, *, vocabulary: int, **changed: Any) -> Experiment:
+    """The experiment with both stacks, and the vocabulary, changed."""
+    model = experiment.model
+    return dataclasses.replace(
+        experiment,
+        tokenizer=dataclasses.replace(experiment.tokenizer, vocabulary_size=vocabulary),
+        model=dataclasses.replace(
+            model,
+            encoder=dataclasses.replace(model.encoder, **changed),
+            decoder=dataclasses.replace(model.decoder, **changed),
+        ),
+    )
+
+
+TOY = {"num_layers": 1, "model_dim": 32, "num_heads": 2, "head_dim": 16, "hidden_dim": 64}
+
+
+class Steps:
+    """Training steps of an experiment on batches that are given, each shape a contender of its own."""
+
+    def __init__(self, experiment: Experiment):
+        self.run = RunWithoutData(experiment, jax.devices()[:1])
+        self._step = TrainingStep(self.run.build_update(), self.run.initial_state())
+
+    def time(self, batches: Mapping[Any, Batch], *, rounds: int, calls: int) -> dict[Any, harness.Timing]:
+        """Seconds of a step on each batch, in turns."""
+
+        def contender(batch: Batch) -> Callable[[], object]:
+            placed = self.run.place(batch)
+            return lambda: self._step(placed)
+
+        return harness.take_turns(
+            {name: contender(batch) for name, batch in batches.items()}, rounds=rounds, calls=calls, warm_up=1
+        )
+
+    def full(self, rows: int, source: int, target: int, *, rounds: int, calls: int, least: float) -> list[Figure]:
+        """Speed on full rows, and MFU, of which `least` is asked."""
+        size = self.run.experiment.tokenizer.vocabulary_size
+        batch = Batch(source=full_rows(rows, source, size), target=full_rows(rows, target, size))
+        timing = self.time({"full": batch}, rounds=rounds, calls=calls)["full"]
+        seconds, peak = timing.spread.median, peak_flops()
+        flops = rows * TRAINING * self.run.experiment.model.forward_flops(
+            source, target, vocabulary=self.run.model.vocabulary
+        )
+        note = f"{rows} x ({source} + {target}) tokens, first call {timing.first_call:.0f} s"
+        utilization = None if peak is None else 100 * flops / seconds / peak
+        return [
+            Figure(name="step", value=1e3 * seconds, unit="ms", note=note),
+            Figure(name="target tokens", value=rows * target / seconds, unit="/s"),
+            Figure(name="pairs", value=rows / seconds, unit="/s"),
+            Figure(name="MFU", value=utilization, unit="%", target=f"at least {least:.0f}"),
+            Figure(name="peak memory", value=peak_memory(), unit="GB"),
+        ]
+
+
+def peak_memory() -> float | None:
+    """Most that the device's allocator has held, in GB; None = it does not say."""
+    held = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return None if held is None else held / 1e9
+
+
+def t5_large(*, toy: bool, rounds: int) -> list[Figure]:
+    """Training steps of T5-large's size, 512 + 128 tokens."""
+    experiment = named("c4_span_corruption/t5_large")
+    if toy:
+        return Steps(with_stacks(experiment, vocabulary=500, **TOY)).full(2, 16, 8, rounds=rounds, calls=1, least=50)
+    experiment = with_stacks(experiment, vocabulary=32_128, remat="save_products")
+    return Steps(experiment).full(64, 512, 128, rounds=rounds, calls=3, least=50)
+
+
+def transformer_big(*, toy: bool, rounds: int) -> list[Figure]:
+    """Training steps of Transformer-big, 128 + 128 tokens."""
+    experiment = named("wmt14_de_en/transformer_big")
+    if toy:
+        return Steps(with_stacks(experiment, vocabulary=500, **TOY)).full(2, 64, 64, rounds=rounds, calls=1, least=45)
+    return Steps(experiment).full(256, 128, 128, rounds=rounds, calls=3, least=45)
+
+
+def sentence_lengths(number: int, *, longest: int, seed: int) -> Int[np.ndarray, "sides examples"]:
+    """Tokens of made-up sources and targets, like WMT's."""
+    random = np.random.default_rng(seed)
+    center = np.log(MEAN_LENGTH) - LENGTH_SPREAD**2 / 2
+    source = random.lognormal(center, LENGTH_SPREAD, number)
+    target = source * random.lognormal(0.0, RATIO_SPREAD, number)
+    return np.clip(np.rint([source, target]), 2, longest).astype(np.int64)
+
+
+def rows_of(rows: BatchRows, lengths: Int[np.ndarray, "sides examples"], vocabulary: int) -> Batch:
+    """The batch of some rows of a plan, of random tokens."""
+    random = np.random.default_rng(0)
+
+    def side(lengths: Int[np.ndarray, " examples"], row_length: int) -> Sequence:
+        ids, positions = np.zeros((2, len(rows.counts), row_length), np.int32)
+        for row, examples in enumerate(rows.rows):
+            own = lengths[examples]
+            ids[row, : own.sum()] = np.repeat(np.arange(1, len(own) + 1), own)
+            positions[row, : own.sum()] = np.concatenate([np.arange(length) for length in own] or [own])
+        tokens = np.where(ids > 0, random.integers(4, vocabulary, ids.shape), 0).astype(np.int32)
+        return Sequence(tokens=tokens, segment_ids=ids, positions=positions, most_segments=rows.most_examples)
+
+    return Batch(source=side(lengths[0], rows.source_length), target=side(lengths[1], rows.target_length))
+
+
+def packing(*, toy: bool, rounds: int) -> list[Figure]:
+    """Packed rows beside one pair a row, all as long as the longest or of four lengths: target tokens a second."""
+    experiment = named("wmt14_de_en/transformer_big")
+    row, places, vocabulary = 128, 256 * 128, experiment.tokenizer.vocabulary_size
+    if toy:
+        row, places, vocabulary = 64, 4 * 64, 500
+        experiment = with_stacks(experiment, vocabulary=vocabulary, **TOY)
+    lengths = sentence_lengths(places // 2, longest=row, seed=0)
+
+    def shape(length: int, **more: Any) -> RowShape:
+        return RowShape(rows=places // length, source_length=length, target_length=length, **more)
+
+    plans = {
+        "packed": ((shape(row, most_examples=16),), True),
+        "padded": ((shape(row),), False),
+        "padded, 4 lengths": (tuple(shape(row * quarter // 4) for quarter in range(1, 5)), False),
+    }
+    counts: dict[str, dict[int, int]] = {}
+    batches = {}
+    for name, (shapes, packed) in plans.items():
+        plan = BatchPlan(
+            *lengths,
+            examples=np.arange(lengths.shape[1]),
+            shapes=shapes,
+            packing=packed,
+            window=lengths.shape[1],
+            seed=0,
+        )
+        counts[name] = {}
+        for made in plan.epoch():
+            counts[name][made.source_length] = counts[name].get(made.source_length, 0) + 1
+            if (name, made.source_length) not in batches:
+                batches[name, made.source_length] = rows_of(made, lengths, vocabulary)
+    timings = Steps(experiment).time(batches, rounds=rounds, calls=1)
+    epochs = {
+        name: [
+            sum(count * timings[name, length].seconds[turn] for length, count in of_length.items())
+            for turn in range(rounds)
+        ]
+        for name, of_length in counts.items()
+    }
+    tokens = int(lengths[1].sum())
+    figures = [
+        Figure(name=f"{name}: target tokens", value=tokens / harness.Spread.of(seconds).median, unit="/s")
+        for name, seconds in epochs.items()
+    ]
+    for name, target in (("padded", "at least 1.8"), ("padded, 4 lengths", "")):
+        ratio = harness.paired_ratio(epochs[name], epochs["packed"]).median
+        figures.append(Figure(name=f"packed / {name}", value=ratio, unit="x", target=target))
+    return figures
+
+
+def masked_attention(
+    queries: Float[Array, "batch target heads head_dim"],
+    keys: Float[Array, "batch source heads head_dim"],
+    values: Float[Array, "batch source heads head_dim"],
+    segments: Segments,
+    *,
+    bias: Float[Array, "1 heads target source"] | None,
+) -> Float[Array, "batch target heads head_dim"]:
+    """What fused attention has to agree with: a mask on all scores, in float32."""
+    queries, keys, values = (x.astype(jnp.float32) for x in (queries, keys, values))
+    mask = segment_mask(segments.queries, segments.keys)
+    if segments.causal:
+        mask = mask & causal_mask(queries.shape[1])
+    precise = jax.lax.Precision.HIGHEST
+    scores = jnp.einsum("btnh,bsnh->bnts", queries, keys, precision=precise) * queries.shape[-1] ** -0.5
+    scores = jnp.where(mask[:, None], scores if bias is None else scores + bias, -1e9)
+    context = jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores, axis=-1), values, precision=precise)
+    return jnp.where(read_places(segments)[0][:, :, None, None], context, 0.0)
+
+
+def segments_of_rows(lengths: list[list[int]], row: int) -> Int[np.ndarray, "batch length"]:
+    """Segment ids of rows whose segments are so long."""
+    ids = np.zeros((len(lengths), row), np.int32)
+    for index, own in enumerate(lengths):
+        ids[index, : sum(own)] = np.repeat(np.arange(1, len(own) + 1), own)
+    return ids
+
+
+def attention(*, toy: bool, rounds: int) -> list[Figure]:
+    """Whether fused attention agrees with the mask, gradients too, and no segment sees another.
+
+    Where there is no GPU, the mask's own form takes the kernel's place: then only the check itself is tried.
+
+    Raises:
+        ArithmeticError: it does not agree, or leaks.
+    """
+    heads, head_dim, row = (2, 16, 64) if toy else (16, 64, 256)
+    scale = row // 64
+    queries_of, keys_of = (
+        [[length * scale for length in own] for own in rows]
+        for rows in ([[20, 30, 5], [1, 63], [], [40]], [[10, 5, 40, 2], [60, 4], [], [64]])
+    )
+    packed, packed_keys = (jnp.array(segments_of_rows(own, row)) for own in (queries_of, keys_of))
+    single = [jnp.array(segments_of_rows([own[:1] for own in rows], row)) for rows in (queries_of, keys_of)]
+    cases = {
+        "packed, self, causal": (Segments(queries=packed, keys=packed, most=6, causal=True), False),
+        "packed, self": (Segments(queries=packed, keys=packed, most=6, causal=False), False),
+        "packed, cross": (Segments(queries=packed, keys=packed_keys, most=6, causal=False), False),
+        "single, causal": (Segments(queries=single[0], keys=single[0], most=1, causal=True), False),
+        "single, cross": (Segments(queries=single[0], keys=single[1], most=1, causal=False), False),
+        "single, bias, causal": (Segments(queries=single[0], keys=single[0], most=1, causal=True), True),
+    }
+    figures, wrong = [], []
+    for name, (segments, biased) in cases.items():
+        reason = obstacle(
+            segments, head_dim=head_dim, precision="bfloat16", relative=biased, dropout=False, recorded=False
+        )
+        attend = masked_attention if reason else fused_attention
+        largest, leak = compare_attention(attend, segments, heads=heads, head_dim=head_dim, biased=biased)
+        figures.append(
+            Figure(
+                name=f"{name}: largest difference",
+                value=None if reason else max(largest.values()),
+                unit="of the largest",
+                target=f"at most {VALUE_TOLERANCE}, gradients {GRADIENT_TOLERANCE}",
+                note=f"the kernel was not tried: {reason}" if reason else ", ".join(
+                    f"{what} {value:.1e}" for what, value in largest.items()
+                ),
+            )
+        )
+        allowed = {what: VALUE_TOLERANCE if what == "values" else GRADIENT_TOLERANCE for what in largest}
+        # Not `>`: a difference from NaN is NaN, and is none that is allowed.
+        wrong += [f"{name}: {what}: {value:.1e}" for what, value in largest.items() if not value <= allowed[what]]
+        wrong += [f"{name}: a segment sees another"] if leak else []
+    if wrong:
+        raise ArithmeticError("fused attention is wrong: " + "; ".join(wrong))
+    return figures
+
+
+def compare_attention(
+    attend: Callable[..., Array], segments: Segments, *, heads: int, head_dim: int, biased: bool
+) -> tuple[dict[str, float], bool]:
+    """Differences from the mask, over the largest value, of values and gradients; and whether segments see others."""
+    random = np.random.default_rng(0)
+
+    def normal(*shape: int, dtype: Any = jnp.bfloat16) -> Array:
+        return jnp.array(random.normal(size=shape), dtype)
+
+    query_shape, key_shape = ((*ids.shape, heads, head_dim) for ids in (segments.queries, segments.keys))
+    inputs = [normal(*query_shape), normal(*key_shape), normal(*key_shape)]
+    if biased:
+        inputs.append(normal(1, heads, query_shape[1], key_shape[1]).astype(jnp.float32))
+    weights = normal(*query_shape, dtype=jnp.float32)
+
+    def graded(attend):
+        def total(*inputs):
+            context = attend(*inputs[:3], segments, bias=inputs[3] if biased else None).astype(jnp.float32)
+            return jnp.sum(context * weights), context
+
+        gradients, context = jax.jit(jax.grad(total, argnums=tuple(range(len(inputs))), has_aux=True))(*inputs)
+        return context, *gradients
+
+    names = ("values", "queries' gradient", "keys' gradient", "values' gradient", "bias's gradient")
+    ours, masks = graded(attend), graded(masked_attention)
+    largest = {}
+    for name, our, mask in zip(names, ours, masks, strict=False):
+        our, mask = np.asarray(our, np.float32), np.asarray(mask, np.float32)
+        largest[name] = float(np.max(np.abs(our - mask)) / np.max(np.abs(mask)))
+
+    forward = jax.jit(lambda keys, values: attend(
+        inputs[0], keys, values, segments, bias=inputs[3] if biased else None
+    ))
+    before, leak = forward(*inputs[1:3]), False
+    for chosen in range(1, int(segments.keys.max()) + 1):
+        own = (segments.keys == chosen)[:, :, None, None]
+        after = forward(*(jnp.where(own, x + 1, x) for x in inputs[1:3]))
+        others = np.asarray(segments.queries != chosen)
+        leak |= not np.array_equal(np.asarray(after)[others], np.asarray(before)[others])
+    return largest, leak
+
+
+PARTS: dict[str, Callable[..., list[Figure]]] = {
+    "attention": attention,
+    "t5_large": t5_large,
+    "transformer_big": transformer_big,
+    "packing": packing,
+}
+
+
+def summarize(directory: Path) -> list[tuple[str, Figure]]:
+    """The figures of all parts that left a file, this project's own and those of the other benchmarks.
+
+    Raises:
+        ValueError: there is no such directory.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"--summary needs the directory of the figures, and {directory} is none.")
+    found = []
+    for path in sorted(directory.glob("*.json")):
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        if path.stem == "summary":
+            continue
+        if "figures" in figures:
+            found += [(path.stem, Figure(**each)) for each in figures["figures"]]
+        for name, model in figures.get("models", {}).items():
+            target = {"t5": "at least 1.5", "transformer": "at least 1.05"}.get(name, "")
+            ratio = Figure(name="PyTorch / seq2seq_jax", value=model["ratio"]["median"], unit="x", target=target)
+            found.append((path.stem, ratio))
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, measure a part or show all.
+
+    Raises:
+        ValueError: a value does not fit.
+    """
+    chosen = override(GpuArguments(), arguments, program=PROGRAM, description=DESCRIPTION)
+    if (chosen.part is None) == (chosen.summary is None):
+        raise ValueError("give either --part or --summary DIR.")
+    console = report.output()
+    if chosen.summary is not None:
+        directory = Path(chosen.summary)
+        found = summarize(directory)
+        rows = [
+            (f"{part}: {figure.name}", _shown(figure), figure.target, figure.note) for part, figure in found
+        ]
+        console.print(report.table(("figure", "measured", "asked for", "note"), rows, title="All parts"))
+        report.write_json(
+            [{"part": part, **dataclasses.asdict(figure)} for part, figure in found], str(directory / "summary.json")
+        )
+        return
+    environment = harness.environment()
+    try:
+        figures = PARTS[chosen.part](toy=chosen.toy, rounds=chosen.rounds)
+    except ArithmeticError as error:
+        console.print(str(error))
+        raise SystemExit(1) from None
+    for figure in figures:
+        console.print(f"{chosen.part}: {figure.name} {_shown(figure)} {figure.note}".rstrip())
+    report.write_json(
+        {
+            "part": chosen.part,
+            "toy": chosen.toy,
+            "environment": environment,
+            "figures": [dataclasses.asdict(figure) for figure in figures],
+        },
+        chosen.json,
+    )
+
+
+def _shown(figure: Figure) -> str:
+    return "not measured" if figure.value is None else f"{figure.value:,.4g} {figure.unit}"
+
+
+if __name__ == "__main__":
+    report.run_script(main)

@@ -1,0 +1,66 @@
+"""Flags of XLA for NVIDIA GPUs, set before JAX starts, where this version of XLA knows them."""
+
+import glob
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, MutableMapping
+
+FLAGS = {
+    # Exchanges between GPUs run beside computation instead of before it.
+    "xla_gpu_enable_latency_hiding_scheduler": "true",
+    # Two turns of a loop over layers at a time, so that the parameters of the next layer are gathered during this one.
+    "xla_gpu_enable_while_loop_double_buffering": "true",
+}
+"""Name -> value of what is set."""
+
+PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+
+PROBE_TIMEOUT = 120
+"""Seconds."""
+
+
+def is_for_gpu(environment: Mapping[str, str]) -> bool:
+    """Whether JAX will run on NVIDIA GPUs, as far as can be seen without starting it."""
+    platforms = environment.get("JAX_PLATFORMS", "")
+    asked = not platforms or bool({"cuda", "gpu"} & set(platforms.split(",")))
+    plugin = any(importlib.util.find_spec(name) for name in PLUGINS)
+    return asked and plugin and bool(glob.glob("/dev/nvidia[0-9]*"))
+
+
+def known(flags: Iterable[str], environment: Mapping[str, str]) -> bool:
+    """Whether XLA accepts flags: an unknown one aborts the process, so another process tries."""
+    tried = {**environment, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", "import jax; jax.devices()"],
+            env=tried,
+            capture_output=True,
+            timeout=PROBE_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return probe.returncode == 0
+
+
+def set_flags(environment: MutableMapping[str, str] = os.environ, *, wanted: Mapping[str, str] = FLAGS) -> list[str]:
+    """Add the wanted flags to XLA_FLAGS that this XLA knows and the user has not set; nothing away from GPUs.
+
+    Must come before the first use of a device. Takes a second or two.
+
+    Returns:
+        What was added.
+    """
+    if not is_for_gpu(environment):
+        return []
+    given = environment.get("XLA_FLAGS", "")
+    names = set(re.findall(r"--(\w+)", given))
+    new = [f"--{name}={value}" for name, value in wanted.items() if name not in names]
+    if new and not known(new, environment):
+        new = [flag for flag in new if known([flag], environment)]
+    if new:
+        environment["XLA_FLAGS"] = " ".join([given, *new]).strip()
+    return new

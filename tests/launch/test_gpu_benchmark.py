@@ -1,0 +1,64 @@
+"""gpu_benchmark.sh: within its time, whole at toy size, and not stopped by a part that fails."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+
+SLOW_PARTS = {"t5_large", "transformer_big", "packing", "policy_gradient", "peer_t5", "peer_transformer"}
+
+STAND_IN = """#!/bin/sh
+# A Python of which only one part of the benchmark is real, and one fails.
+case "$*" in
+*"--part attention"*|*--summary*) exec {python} "$@" ;;
+*"--part packing"*) echo "no memory"; exit 3 ;;
+esac
+"""
+
+
+def test_its_limits_sum_up_to_less_than_nine_minutes(project):
+    shown = project.shown("launch/gpu_benchmark.sh", "--dry-run")
+    limits = {words[-1].removesuffix(".json").rpartition("/")[2]: int(words[3]) for words in shown}
+    assert set(limits) == {"attention", *SLOW_PARTS}
+    assert sum(limits.values()) < 9 * 60
+    assert not (project.directory / "benchmark_gpu").exists()
+
+
+def test_a_mistake_is_one_line(project):
+    assert "got '--small'" in project.refusal("launch/gpu_benchmark.sh", "--small")
+
+
+def test_a_part_that_fails_is_told_and_the_rest_goes_on(project, tmp_path):
+    project.program("stand_in", STAND_IN.format(python=sys.executable))
+    figures = tmp_path / "figures"
+    done = project.run(
+        "launch/gpu_benchmark.sh", "--toy", figures,
+        PYTHON=str(project.programs / "stand_in"), PYTHONPATH=str(REPOSITORY), JAX_PLATFORMS="cpu",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "packing: NOT MEASURED, status 3: no memory" in done.stdout
+    assert "policy_gradient: done" in done.stdout
+    summary = json.loads((figures / "summary.json").read_text())
+    assert {figure["part"] for figure in summary} == {"attention"}
+    assert all(figure["value"] is None and "the kernel was not tried" in figure["note"] for figure in summary)
+
+
+@pytest.mark.parametrize("part", ["t5_large", "transformer_big", "packing"])
+def test_parts_at_toy_size(part, tmp_path):
+    path = tmp_path / "part.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "seq2seq_jax.benchmark.gpu", "--part", part, "--toy", "True", "--rounds", "5",
+         "--json", path],
+        cwd=REPOSITORY, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = {figure["name"]: figure for figure in json.loads(path.read_text())["figures"]}
+    if part == "packing":
+        assert figures["packed / padded"]["value"] > 1.0
+    else:
+        assert figures["target tokens"]["value"] > 0 and figures["MFU"]["value"] is None
