@@ -95,6 +95,13 @@ class Generator:
         """
         return self._each(params, texts, _best_tokens, progress)
 
+    def best_tokens_of(self, params: Any, encoded: list[list[int]]) -> list[list[int]]:
+        """What `best_tokens` gives, of source ids that end in the end id."""
+        taken: dict[int, list[int]] = {}
+        for indices, result in self._search_all(params, encoded):
+            taken |= {int(index): _best_tokens(result, row) for row, index in enumerate(indices)}
+        return [taken[index] for index in range(len(encoded))]
+
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Source ids of each text, ending in the end id.
 

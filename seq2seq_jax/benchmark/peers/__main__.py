@@ -1,10 +1,12 @@
-"""python -m seq2seq_jax.benchmark.peers: the training step beside PyTorch's, in one process."""
+"""python -m seq2seq_jax.benchmark.peers: training steps beside PyTorch's; with `generation RUN`, beam search."""
 
 import dataclasses
 import importlib.util
+import os
 from typing import Literal
 
 from seq2seq_jax.benchmark import harness, report
+from seq2seq_jax.benchmark.peers import generation
 from seq2seq_jax.benchmark.peers.task import Task
 from seq2seq_jax.experiment import override
 
@@ -15,6 +17,7 @@ batch of full rows, loss, dropout, clipping, optimizer and precision. The two ta
 Transformers are Hugging Face's Marian and T5, and a lean one. PyTorch runs on the GPU where it has one, else on all
 cores, with its fused attention, LSTM, convolutions and optimizer, as it is and through torch.compile; the ratio is that
 to the faster of the two. It needs PyTorch and transformers: pip install 'seq2seq_jax[peers]'.
+With "generation RUN" in front: beam search of a run beside Hugging Face's and CTranslate2's (generation --help).
 """
 
 
@@ -55,6 +58,10 @@ def main(arguments: list[str]) -> None:
     Raises:
         ValueError: PyTorch is not there, or a value does not fit.
     """
+    # Both sides of a comparison share a GPU's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if arguments[:1] == ["generation"]:
+        return generation.main(arguments[1:])
     chosen = override(PeersArguments(), arguments, program=PROGRAM, description=DESCRIPTION)
     for module, name in (("torch", "PyTorch"), ("transformers", "Hugging Face's transformers")):
         if importlib.util.find_spec(module) is None:
