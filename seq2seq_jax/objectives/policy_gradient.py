@@ -386,7 +386,9 @@ class PolicyGradient(Objective):
         encoder = model.encoder.forward_flops(source)
 
         def forward(lengths, hypotheses):
-            return model.forward_flops(source[:, None], lengths, vocabulary=self.model.vocabulary, hypotheses=hypotheses)
+            return model.forward_flops(
+                source[:, None], lengths, vocabulary=self.model.vocabulary, hypotheses=hypotheses
+            )
 
         def forward_of_texts(lengths):
             # What is done once a source, and what each text adds to it.

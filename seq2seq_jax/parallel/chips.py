@@ -80,7 +80,12 @@ CHIPS = {
         ),
         Chip(
             name="a100",
-            device_kinds=("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-80GB", "NVIDIA A100-PCIE-40GB", "NVIDIA A100 80GB PCIe"),
+            device_kinds=(
+                "NVIDIA A100-SXM4-40GB",
+                "NVIDIA A100-SXM4-80GB",
+                "NVIDIA A100-PCIE-40GB",
+                "NVIDIA A100 80GB PCIe",
+            ),
             flops=312e12,
             memory=80e9,
             memory_bandwidth=2.039e12,

@@ -21,7 +21,8 @@ def device(kind, platform):
         ("TPU v6 lite", "tpu", 918e12), ("NVIDIA A100-SXM4-80GB", "gpu", 312e12),
         ("NVIDIA H100 80GB HBM3", "gpu", 989e12), ("NVIDIA H200", "gpu", 989e12), ("NVIDIA B200", "gpu", 2.25e15),
         # Not the rates of the chips whose names they hold.
-        ("TPU v4 lite", "tpu", None), ("NVIDIA H100 PCIe", "gpu", None), ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", "gpu", None),
+        ("TPU v4 lite", "tpu", None), ("NVIDIA H100 PCIe", "gpu", None),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", "gpu", None),
     ],
 )  # fmt: skip
 def test_an_accelerator_has_its_published_rate_or_none(kind, platform, expected):

@@ -42,7 +42,17 @@ def figures(step):
 class Training:
     """A loop over updates that are looked up, and what came of it."""
 
-    def __init__(self, directory, *, scores=(), figures=figures, keep_latest=20, peak_flops=1e3, compiles_at=(1,), **settings):
+    def __init__(
+        self,
+        directory,
+        *,
+        scores=(),
+        figures=figures,
+        keep_latest=20,
+        peak_flops=1e3,
+        compiles_at=(1,),
+        **settings,
+    ):
         self.config = TrainingConfig(keep_latest=keep_latest, **settings)
         self.checkpoints = Checkpoints(directory, keep_latest=keep_latest)
         self.scores = dict(scores)
