@@ -2,13 +2,14 @@
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
+from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.benchmark.training import TrainingFigures
 from seq2seq_jax.experiment import Experiment, flatten, override
 
@@ -126,14 +127,21 @@ def plot(found: Mapping[str, TrainingFigures], axes: Sequence[Axis], *, heading:
     return figure
 
 
-def _line(axes: Axes, places: Sequence[float], values: Sequence[float], *, spreads=None, **style: Any) -> None:
+def _line(
+    axes: Axes,
+    places: Sequence[int | float],
+    values: Sequence[int | float],
+    *,
+    spreads: Sequence[Spread] = (),
+    **style: Any,
+) -> None:
     axes.plot(places, values, marker="o", markersize=4, **style)
-    if spreads is not None:
+    if spreads:
         low, high = [each.lower_quartile for each in spreads], [each.upper_quartile for each in spreads]
         axes.fill_between(places, low, high, alpha=0.2, linewidth=0, color=style["color"])
 
 
-def _ticks(axes: Axes, places: Sequence[float], names: Sequence[str], *, logarithmic: bool) -> None:
+def _ticks(axes: Axes, places: Sequence[int | float], names: Sequence[str], *, logarithmic: bool) -> None:
     """The values themselves below the axis; on the axis of memory, which has even steps, those that do not touch."""
     if logarithmic and min(places) > 0:
         axes.set_xscale("log", base=2)

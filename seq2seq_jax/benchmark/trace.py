@@ -128,7 +128,7 @@ def own_seconds(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str,
             yield name, arguments.get("hlo_category", ""), max(0.0, microseconds) / 1e6
 
 
-def _end(event: Mapping[str, Any]) -> float:
+def _end(event: Mapping[str, Any]) -> int | float:
     return event["ts"] + event.get("dur", 0.0)
 
 

@@ -191,7 +191,7 @@ def _profiled(programs: TrainingPrograms) -> tuple[Any, str]:
 
 def _measurements(name: str, figures: TrainingFigures) -> dict[str, dict[str, Any]]:
     """What two benchmarks are compared by."""
-    planned = Spread.of([figures.largest.memory.peak])
+    planned = Spread.of([float(figures.largest.memory.peak)])
     return {
         name: {**dataclasses.asdict(figures.step), "unit": "seconds"},
         f"{name}, memory as compiled": {**dataclasses.asdict(planned), "unit": "bytes"},
@@ -267,7 +267,7 @@ def _short_milliseconds(spread: Spread) -> str:
     return report.milliseconds(spread).removesuffix(" ms")
 
 
-def _mebibytes(size: float) -> str:
+def _mebibytes(size: int | float) -> str:
     return f"{size / MEBIBYTE:,.1f} MiB"
 
 
