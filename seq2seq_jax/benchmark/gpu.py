@@ -20,7 +20,7 @@ from seq2seq_jax.experiment import Experiment, named, override
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.modules.fused_attention import Segments, fused_attention, obstacle, read_places
 from seq2seq_jax.modules.segments import causal_mask, segment_mask
-from seq2seq_jax.parallel.chips import CHIPS
+from seq2seq_jax.parallel.chips import peak_flops
 
 PROGRAM = "python -m seq2seq_jax.benchmark.gpu"
 DESCRIPTION = """\
@@ -72,12 +72,6 @@ class Figure:
     note: str = ""
 
 
-def peak_flops() -> float | None:
-    """Published bfloat16 FLOP/s of this machine's chip; None = it is not known."""
-    kind = jax.devices()[0].device_kind.lower()
-    return next((chip.flops for name, chip in CHIPS.items() if name in kind.split()), None)
-
-
 def full_rows(rows: int, length: int, vocabulary: int) -> Sequence:
     """Rows without padding, one example each."""
     shape = rows, length
@@ -126,7 +120,7 @@ class Steps:
         size = self.run.experiment.tokenizer.vocabulary_size
         batch = Batch(source=full_rows(rows, source, size), target=full_rows(rows, target, size))
         timing = self.time({"full": batch}, rounds=rounds, calls=calls)["full"]
-        seconds, peak = timing.spread.median, peak_flops()
+        seconds, peak = timing.spread.median, peak_flops(jax.devices()[0], jnp.bfloat16)
         flops = rows * TRAINING * self.run.experiment.model.forward_flops(
             source, target, vocabulary=self.run.model.vocabulary
         )
