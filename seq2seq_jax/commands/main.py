@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from seq2seq_jax.commands.console import is_one_of_several, stop
 from seq2seq_jax.parallel.gpu_flags import set_flags
+from seq2seq_jax.parallel.host_memory import keep_memory_between_steps
 
 USAGE = """\
 seq2seq: encoder-decoder training on JAX
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.unraisablehook = lambda late: logging.getLogger(__name__).debug("%s: %s", late.object, late.exc_value)
     name, *rest = arguments
     set_flags()
+    keep_memory_between_steps()
     from seq2seq_jax.commands import align, average, benchmark, compile, evaluate, generate, train
 
     commands = {
