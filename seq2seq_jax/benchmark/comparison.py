@@ -53,8 +53,8 @@ def read(path: str) -> dict[str, Any]:
         raise ValueError(f"--compare {path} cannot be read: {error.strerror}. Give a file of --json.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"--compare {path} is not what seq2seq benchmark --json writes ({type(error).__name__}: {error}). Give such "
-            "a file."
+            f"--compare {path} is not what seq2seq benchmark --json writes ({type(error).__name__}: {error}). Give "
+            "such a file."
         ) from error
     if not spreads:
         raise ValueError(f"--compare {path} has no measurements. Give a file of a benchmark that ran.")

@@ -110,7 +110,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Sp
 
 
 def environment() -> dict[str, Any]:
-    """What a figure of speed depends on beside the model: machine, versions, flags, threads, how busy the machine is."""
+    """What a figure of speed depends on beside the model: machine, versions, flags, threads, load."""
     variables = (
         "XLA_FLAGS", "LIBTPU_INIT_ARGS", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE",
         "JAX_PLATFORMS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "MKL_NUM_THREADS",

@@ -36,7 +36,7 @@ def parse(specifications: Sequence[str], experiment: Experiment) -> tuple[Axis, 
     """The axes of a sweep, which all change together.
 
     Args:
-        specifications: such as "training.batch_tokens=1024,2048" or "model.encoder.dropout+model.decoder.dropout=0,0.1".
+        specifications: such as "training.batch_tokens=1024,2048" or "data.max_source_length+data.window=8,16".
         experiment: whose fields they are.
 
     Raises:

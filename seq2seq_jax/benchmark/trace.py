@@ -81,7 +81,7 @@ def operations(trace: Path, compiled_text: str) -> list[Operation]:
         counts[name] += 1
         told[name] = category
     if not seconds:
-        raise ValueError(f"the trace {trace} has no operations of a compiled program: this device does not record them.")
+        raise ValueError(f"the trace {trace} has no operations of a compiled program: this device records none.")
     program = Program(compiled_text)
     known = {name: each for place in program.computations.values() for name, each in place.instructions.items()}
     total = sum(seconds.values())

@@ -5,7 +5,8 @@ import json
 import pytest
 
 DATES = (
-    "benchmark", "dates/transformer", "--data.train_examples", "400", "--data.validation_examples", "40", "--data.test_examples", "40",
+    "benchmark", "dates/transformer", "--data.train_examples", "400", "--data.validation_examples", "40",
+    "--data.test_examples", "40",
     "--tokenizer.vocabulary_size", "600", "--training.batch_tokens", "144", "--generation.beam_size", "2",
     *(
         argument

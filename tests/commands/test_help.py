@@ -23,7 +23,7 @@ def test_help_names_every_command(seq2seq, arguments):
         ("generate", "RUN", ["input", "output", "json", "generation.n_best"]),
         ("align", "RUN", ["input", "target", "output", "layer", "head", "json", "generation.beam_size"]),
         ("average", "RUN", ["output", "last"]),
-        ("benchmark", "CONFIG", ["parts", "rounds", "profile", "sweep", "compare", "synthetic", "training.batch_tokens"]),
+        ("benchmark", "CONFIG", ["parts", "rounds", "profile", "sweep", "compare", "synthetic", "data.packing"]),
         ("compile", "CONFIG", ["topology", "steps", "sweep", "json", "mesh.fsdp", "training.batch_tokens"]),
     ],
 )
