@@ -22,6 +22,7 @@ from seq2seq_jax.data.pipeline import assemble, select
 from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
+from seq2seq_jax.parallel.host_memory import keep_memory_between_steps
 from seq2seq_jax.parallel.mesh import batch_shards
 from seq2seq_jax.run import Run
 
@@ -268,6 +269,7 @@ def main(arguments: list[str]) -> None:
     """
     names = tuple(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
     rest = arguments[len(names) :]
+    keep_memory_between_steps()
     chosen = {}
     for name in names or CONFIGS:
         path = find_config(name)

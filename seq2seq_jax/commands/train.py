@@ -16,6 +16,7 @@ from seq2seq_jax.data.packing import Anchor
 from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
 from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, run_directory
+from seq2seq_jax.parallel.host_memory import keep_memory_between_steps
 from seq2seq_jax.parallel.mesh import bytes_per_device
 from seq2seq_jax.parallel.processes import Job, ProcessesConfig, started
 from seq2seq_jax.run import Run
@@ -66,6 +67,7 @@ def run(arguments: list[str]) -> None:
     )
     directory = Path(chosen.run_dir or run_directory(name, default, chosen.experiment))
     ledger = Ledger()
+    keep_memory_between_steps()
     meeting = started(chosen.processes, end=lambda reason: end_at_once(reason, 2))
     with meeting as placement, Display(speaks=jax.process_index() == 0) as display:
         if placement is not None:

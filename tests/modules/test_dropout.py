@@ -32,12 +32,68 @@ def test_what_is_kept_is_the_input_scaled():
 
 
 def test_no_two_elements_share_their_fate():
-    """One word serves two elements, which stand half a row apart; all pairs of columns are uncorrelated."""
+    """All pairs of columns are uncorrelated, and so are rows that follow each other."""
     kept = (drop(jnp.ones((20_000, 9)), 0.5) != 0).astype(float)
     correlations = np.corrcoef(kept.T) - np.eye(9)
     assert np.abs(correlations).max() < 4.5 / 20_000**0.5
     rows = np.corrcoef(kept[:-1].ravel(), kept[1:].ravel())[0, 1]
     assert abs(rows) < 4.5 / kept.size**0.5
+
+
+def signs(key, shape=(2_048, 512)):
+    """1 where an element is kept at rate 1/2, else -1."""
+    kept = Dropout(0.5).apply({}, jnp.ones(shape), deterministic=False, rngs={"dropout": key})
+    return np.where(np.asarray(kept) != 0, 1.0, -1.0)
+
+
+def test_masks_are_uncorrelated_at_every_shift_of_rows_and_columns():
+    """Two-dimensional autocorrelation by Fourier transform: a million shifts, of which none is beyond chance."""
+    found = signs(jax.random.key(1))
+    power = np.abs(np.fft.fft2(found)) ** 2
+    correlations = np.fft.ifft2(power).real.ravel()[1:] / found.size**0.5
+    # Each is a standard normal number; of a million, the largest is beyond 6.2 with a probability below 0.001.
+    assert np.abs(correlations).max() < 6.2
+    assert abs(correlations.std() - 1.0) < 0.01
+    # No frequency stands out: its power is exponential with mean 1.
+    assert (power.ravel()[1:] / found.size).max() < np.log(found.size) + 8
+
+
+def test_keys_that_follow_from_each_other_draw_unrelated_masks():
+    """Of steps, of layers and of seeds: folded in, and neighbours; at the same place and at every other."""
+    key = jax.random.key(5)
+    keys = [key, jax.random.key(6), *(jax.random.fold_in(key, step) for step in range(6))]
+    masks = [signs(key, (512, 256)) for key in keys]
+    spectra = [np.fft.fft2(mask) for mask in masks]
+    for i in range(len(masks)):
+        for j in range(i):
+            correlations = np.fft.ifft2(spectra[i] * spectra[j].conj()).real / masks[i].size**0.5
+            assert np.abs(correlations).max() < 6.2, (i, j)
+
+
+def test_groups_of_neighbours_take_all_their_patterns_alike():
+    """Eight elements of a row or of a column, 256 patterns: chi-square of 255 degrees of freedom."""
+    kept = signs(jax.random.key(2)) > 0
+    for groups in (kept.reshape(-1, 8), kept.T.reshape(-1, 8)):
+        counts = np.bincount(groups @ (1 << np.arange(8)), minlength=256)
+        expected = len(groups) / 256
+        assert abs(np.sum((counts - expected) ** 2) / expected - 255) < 5 * (2 * 255) ** 0.5
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.3])
+def test_the_number_dropped_scatters_as_a_binomial_one(rate):
+    """Over rows, columns and keys alike."""
+    shape, keys = (256, 256), 64
+    module = Dropout(rate)
+    dropped = np.stack([
+        np.asarray(module.apply({}, jnp.ones(shape), deterministic=False, rngs={"dropout": jax.random.key(seed)})) == 0
+        for seed in range(keys)
+    ])
+    assert abs(dropped.mean() - rate) < 4.5 * (rate * (1 - rate) / dropped.size) ** 0.5
+    for dims in ((0, 1), (0, 2), (1, 2)):
+        counts = dropped.sum(axis=dims)
+        draws = dropped.size / len(counts)
+        statistic = np.sum((counts - draws * rate) ** 2) / (draws * rate * (1 - rate))
+        assert abs(statistic - len(counts)) < 5 * (2 * len(counts)) ** 0.5
 
 
 @pytest.mark.parametrize("last_dim", [1, 2, 3, 8])

@@ -7,6 +7,7 @@ from typing import Literal
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.peers.task import Task
 from seq2seq_jax.experiment import override
+from seq2seq_jax.parallel.host_memory import keep_memory_between_steps
 
 PROGRAM = "python -m seq2seq_jax.benchmark.peers"
 DESCRIPTION = """\
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> None:
         raise ValueError("PyTorch is not installed, and this compares with it: pip install 'seq2seq_jax[peers]'.")
     from seq2seq_jax.benchmark.peers import pytorch, side_by_side
 
+    keep_memory_between_steps()
     console = report.output()
     task = chosen.task
     figures = {"environment": harness.environment(), "arguments": dataclasses.asdict(chosen), "models": {}}
