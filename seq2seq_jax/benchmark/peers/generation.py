@@ -250,7 +250,7 @@ def main(arguments: list[str]) -> None:
     rest = arguments[len(directories) :]
     chosen = override(GenerationArguments(), rest, program=f"{PROGRAM} RUN", description=DESCRIPTION)
     if len(directories) != 1:
-        raise ValueError(f"give the directory of one run, not of {len(directories)}: {PROGRAM} RUN [--option value ...]")
+        raise ValueError(f"give the directory of one run, not of {len(directories)}: {PROGRAM} RUN [--option value]")
     [run_directory] = directories
     for peer in chosen.peers:
         for package in PACKAGES[peer]:
@@ -276,8 +276,7 @@ def main(arguments: list[str]) -> None:
     params = jax.device_put(params)
     host_params = jax.tree.map(np.asarray, params)
     tokenizer = run.tokenizer
-    split = getattr(experiment.data, chosen.split)
-    texts = [source for source, _ in run.corpus.pairs(split)][: chosen.sentences]
+    texts = [source for source, _ in run.corpus.pairs(chosen.split)][: chosen.sentences]
     sources = tokenizer.encode_source(texts)
     longest = max(map(len, sources))
 
@@ -345,7 +344,10 @@ def main(arguments: list[str]) -> None:
         )
         for name, speed in speeds.items()
     ]
-    title = f"{run_directory}, step {step}, {precision}: {len(texts)} sentences of {split}, beam {chosen.beam_size}"
+    title = (
+        f"{run_directory}, step {step}, {precision}: {len(texts)} sentences of {chosen.split}, "
+        f"beam {chosen.beam_size}"
+    )
     console.print(report.table(header, rows, title=title))
     environment = harness.environment()
     console.print(report.environment_line(environment))

@@ -181,7 +181,7 @@ class HuggingFaceSearch(SearchPeer):
 
     def _until_end(self, ids: list[int]) -> list[int]:
         end = self.vocabulary.end_id
-        return ids[: ids.index(end) + 1] if end in ids else [token for token in ids if token != self.vocabulary.padding_id]
+        return ids[: ids.index(end) + 1] if end in ids else ids
 
     def token_log_probabilities(
         self, source: list[int], target: list[int]
