@@ -14,7 +14,7 @@ TRAIN = ("train", "tiny/transformer")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian", "tiny/transformer"], ["no command 'trian'", "train, evaluate, generate, align, average, benchmark, compile"]),
+        (["trian", "tiny/transformer"], ["no command 'trian'", "train, evaluate, generate, align, average, benchmark"]),
         (["train", "tiny/transformr"], ["no config 'tiny/transformr'", "Did you mean tiny/transformer?"]),
         (["train", "text/train.en"], ["no config 'text/train.en'", "Give a Python file"]),
         ([*TRAIN, "--optimizer.learning_rat", "1"], ["--optimizer.learning_rat", "--optimizer.learning_rate?"]),
