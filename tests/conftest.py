@@ -1,7 +1,11 @@
-"""Turns on the checks of the shapes in signatures, before anything of the package is imported."""
+"""Turns on the checks of the shapes in signatures, before anything of the package is imported; compiles fast, not well."""
 
 import flax.struct
+import jax
 from jaxtyping import install_import_hook
+
+# Most of the tests' time goes to compiling small programs; processes that tests start compile as usual.
+jax.config.update("jax_disable_most_optimizations", True)
 
 _dataclass = flax.struct.dataclass
 
