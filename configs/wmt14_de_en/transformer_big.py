@@ -43,6 +43,7 @@ def experiment() -> Experiment:
             max_source_length=256,
             max_target_length=256,
             window=131_072,
+            max_examples_a_row=32,
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=37_000, character_coverage=0.9999),
         model=ModelConfig(

@@ -190,6 +190,9 @@ def packing(*, toy: bool, rounds: int) -> list[Figure]:
     if toy:
         row, places, vocabulary = 64, 4 * 64, 500
         experiment = with_stacks(experiment, vocabulary=vocabulary, **TOY)
+    # It has to divide every length of a row.
+    objective = dataclasses.replace(experiment.objective, loss_chunk=row // 4)
+    experiment = dataclasses.replace(experiment, objective=objective)
     lengths = sentence_lengths(places // 2, longest=row, seed=0)
 
     def shape(length: int, **more: Any) -> RowShape:

@@ -47,6 +47,8 @@ class Embedding(nn.Module):
         table: Float[Array, "vocab model"], hidden: Float[Array, "*dims model"], *, precision: Precision
     ) -> Float[Array, "*dims vocab"]:
         """What `logits` gives, of a table."""
-        rows = hidden.reshape(-1, hidden.shape[-1])
+        rows = hidden.reshape(-1, hidden.shape[-1]).astype(jnp.float32)
+        # In bfloat16, logits of 16 to 32 would be an eighth apart: too coarse for a loss.
+        precision = "float32" if precision == "float32" else "bfloat16_products"
         logits = matrix_product(rows, table, precision=precision, transposed=True)
         return logits.reshape(*hidden.shape[:-1], len(table)).astype(jnp.float32)

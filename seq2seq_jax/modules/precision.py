@@ -16,7 +16,8 @@ Precision = Literal["float32", "bfloat16", "bfloat16_products"]
 - bfloat16_products: float32 activations; where they meet a parameter, bfloat16 operands and a float32 result (CPUs
   with AMX or AVX512-BF16: several times the matrix speed of float32 there).
 
-Softmax, normalisation statistics and the loss are float32 in all of them.
+Softmax, normalisation statistics, logits and the loss are float32 in all of them, and so is the optimizer. In bfloat16
+the residual stream and the scores that a softmax reads are rounded to bfloat16, as are the gradients of single products.
 """
 
 

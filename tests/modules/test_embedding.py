@@ -37,6 +37,17 @@ def test_logits_are_float32_in_every_precision(precision, dtype):
     np.testing.assert_allclose(logits, 2.0 * TABLE[[1, 5]] @ TABLE.T, atol=0.1)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "bfloat16_products"])
+def test_logits_of_bfloat16_operands_are_not_rounded(precision):
+    """Around 30 bfloat16 goes in steps of an eighth."""
+    hidden = 20.0 * jnp.asarray(np.random.default_rng(1).normal(size=(3, 4)), jnp.bfloat16)
+    found = Embedding(7, 4, precision).apply(PARAMS, hidden, method="logits")
+    operands = np.asarray(hidden, np.float32), np.asarray(jnp.asarray(TABLE, jnp.bfloat16), np.float32)
+    np.testing.assert_allclose(found, operands[0] @ operands[1].T, rtol=1e-5, atol=1e-5)
+    gradient = jax.grad(lambda x: jnp.sum(Embedding(7, 4, precision).apply(PARAMS, x, method="logits")))(hidden)
+    assert gradient.dtype == hidden.dtype
+
+
 def test_embedded_tokens_start_with_a_variance_of_one():
     params = Embedding(400, 64, "float32").init(jax.random.key(0), jnp.array([0]))
     found = Embedding(400, 64, "float32").apply(params, jnp.arange(400))
