@@ -90,6 +90,7 @@ class Task:
                 tokens=tokens,
                 segment_ids=np.ones(shape, np.int32),
                 positions=np.broadcast_to(np.arange(length, dtype=np.int32), shape),
+                most_segments=1,
             )
 
         return Batch(source=side(self.source_length), target=side(self.target_length))
