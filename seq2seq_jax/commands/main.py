@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from seq2seq_jax.commands.console import is_one_of_several, stop
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Nor is what comes after an error that is told: reads of a damaged checkpoint that nobody waits for any more.
     sys.unraisablehook = lambda late: logging.getLogger(__name__).debug("%s: %s", late.object, late.exc_value)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     name, *rest = arguments
     set_flags()
     keep_memory_between_steps()
