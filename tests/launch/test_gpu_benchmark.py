@@ -61,4 +61,6 @@ def test_parts_at_toy_size(part, tmp_path):
     if part == "packing":
         assert figures["packed / padded"]["value"] > 1.0
     else:
-        assert figures["target tokens"]["value"] > 0 and figures["MFU"]["value"] is None
+        assert figures["target tokens"]["value"] > 0
+        # On a CPU of what a product of matrices reaches there.
+        assert 0.0 < figures["MFU"]["value"] < 100.0
