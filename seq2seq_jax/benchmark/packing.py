@@ -22,7 +22,6 @@ from seq2seq_jax.data.pipeline import assemble, select
 from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.experiment import Experiment, choose, to_json
-from seq2seq_jax.parallel.host_memory import keep_memory_between_steps
 from seq2seq_jax.parallel.mesh import batch_shards
 from seq2seq_jax.run import Run
 
@@ -269,7 +268,6 @@ def main(arguments: list[str]) -> None:
     """
     names = tuple(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
     rest = arguments[len(names) :]
-    keep_memory_between_steps()
     chosen = {}
     for config in names or CONFIGS:
         name, _, options = choose(

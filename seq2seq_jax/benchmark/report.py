@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seq2seq_jax.benchmark.harness import Spread
+from seq2seq_jax.parallel.host_memory import keep_memory_between_steps
 
 WIDTH_OF_FILES = 120
 
@@ -59,6 +60,7 @@ def write_json(figures: Any, path: str | None) -> None:
 
 def run_script(main: Callable[[list[str]], None]) -> None:
     """Run a benchmark as a program: a mistake of the user's is one line and exit status 2."""
+    keep_memory_between_steps()
     try:
         main(sys.argv[1:])
     except ValueError as error:

@@ -9,7 +9,6 @@ from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.peers import generation
 from seq2seq_jax.benchmark.peers.task import Task
 from seq2seq_jax.experiment import override
-from seq2seq_jax.parallel.host_memory import keep_memory_between_steps
 
 PROGRAM = "python -m seq2seq_jax.benchmark.peers"
 DESCRIPTION = """\
@@ -61,7 +60,6 @@ def main(arguments: list[str]) -> None:
     """
     # Both sides of a comparison share a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    keep_memory_between_steps()
     if arguments[:1] == ["generation"]:
         return generation.main(arguments[1:])
     chosen = override(PeersArguments(), arguments, program=PROGRAM, description=DESCRIPTION)
