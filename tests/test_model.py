@@ -308,7 +308,7 @@ def test_activations_and_caches_have_the_dtype_of_the_precision(precision):
     state = jax.eval_shape(
         lambda memory: model.apply({"params": params}, memory, max_length=3, beam_size=2, method="start"), memory
     )
-    expected = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+    expected = jnp.dtype(jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
     assert {memory.states.dtype, *(leaf.dtype for leaf in jax.tree.leaves(state.history))} == {expected}
 
 

@@ -200,4 +200,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    report.run_script(main)
+    report.run_script(main, keep_memory=False)

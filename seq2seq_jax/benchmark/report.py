@@ -58,9 +58,14 @@ def write_json(figures: Any, path: str | None) -> None:
         Path(path).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def run_script(main: Callable[[list[str]], None]) -> None:
-    """Run a benchmark as a program: a mistake of the user's is one line and exit status 2."""
-    keep_memory_between_steps()
+def run_script(main: Callable[[list[str]], None], *, keep_memory: bool = True) -> None:
+    """Run a benchmark as a program: a mistake of the user's is one line and exit status 2.
+
+    Args:
+        keep_memory: whether a step's memory is kept for the next, as while training; not where it is measured.
+    """
+    if keep_memory:
+        keep_memory_between_steps()
     try:
         main(sys.argv[1:])
     except ValueError as error:
