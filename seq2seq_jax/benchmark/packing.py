@@ -5,13 +5,14 @@ import dataclasses
 import functools
 import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
 from jaxtyping import Int
+from rich.table import Table
 
 from seq2seq_jax.batch import Batch, Vocabulary
 from seq2seq_jax.benchmark import harness, report
@@ -35,6 +36,9 @@ process; an epoch's time is the sum over its batches of the time of their shapes
 text. Values are those of {name}.
 """
 PACKED = "packed"
+
+Step = Callable[[], object]
+"""A training step on one batch, waited for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,21 +229,39 @@ def compare(experiment: Experiment, name: str, *, buckets: tuple[int, ...], roun
     with tempfile.TemporaryDirectory() as directory:
         run = Run(Path(directory), experiment)
         run.begin(name)
-        batchings = _batchings(run, buckets)
+        batchings = batchings_of(run, buckets)
         step = TrainingStep(run.build_update(), run.initial_state())
-        contenders = {
-            (kind, shape): functools.partial(step, run.place(batch))
-            for kind, batching in batchings.items()
-            for shape, batch in batching.examples.items()
-        }
-        found = harness.take_turns(contenders, rounds=rounds, warm_up=1)
-    timings: dict[str, dict[RowShape, Timing]] = {kind: {} for kind in batchings}
-    for (kind, shape), timing in found.items():
-        timings[kind][shape] = timing
+
+        def on_batch(batch: Batch) -> Step:
+            return functools.partial(step, run.place(batch))
+
+        return time_in_turns(batchings, dict.fromkeys(batchings, on_batch), rounds=rounds)
+
+
+def time_in_turns(
+    batchings: Mapping[str, Batching], steps: Mapping[str, Callable[[Batch], Step]], *, rounds: int
+) -> dict[str, Speed]:
+    """Time a training step of every shape of every way to make batches.
+
+    Args:
+        batchings: by name; one of them is PACKED.
+        steps: by the same names, the step on a batch, which it places on the device.
+        rounds: see `harness.take_turns`.
+    """
+    contenders = {
+        (name, shape): steps[name](batch)
+        for name, batching in batchings.items()
+        for shape, batch in batching.examples.items()
+    }
+    found = harness.take_turns(contenders, rounds=rounds, warm_up=1)
+    timings: dict[str, dict[RowShape, Timing]] = {name: {} for name in batchings}
+    for (name, shape), timing in found.items():
+        timings[name][shape] = timing
     return speeds(batchings, timings)
 
 
-def _batchings(run: Run, buckets: tuple[int, ...]) -> dict[str, Batching]:
+def batchings_of(run: Run, buckets: tuple[int, ...]) -> dict[str, Batching]:
+    """Packed rows of a run's training split, and padded ones in so many buckets of about as many token places."""
     experiment, store, vocabulary = run.experiment, run.store("train"), run.tokenizer.vocabulary
     data = experiment.data
     examples, _ = select(store, data)
@@ -258,6 +280,24 @@ def _batchings(run: Run, buckets: tuple[int, ...]) -> dict[str, Batching]:
         )
         batchings[f"padded, {number} buckets"] = make(shapes=shapes, packing=False)
     return batchings
+
+
+def table_of(found: Mapping[str, Speed], *, title: str) -> Table:
+    """A row for each way to make batches."""
+    header = ("rows", "shapes", "first calls", "fill", "step: median (quartiles)", "target tokens/s", "packed / this")
+    rows = [
+        (
+            name,
+            str(speed.shapes),
+            f"{speed.first_calls:.0f} s",
+            f"{speed.fill:.1%}",
+            report.milliseconds(speed.step),
+            f"{speed.tokens_per_second.median:,.0f}",
+            "" if name == PACKED else report.factor(speed.packed_is_faster),
+        )
+        for name, speed in found.items()
+    ]
+    return report.table(header, rows, title=title)
 
 
 def main(arguments: list[str]) -> None:
@@ -280,27 +320,14 @@ def main(arguments: list[str]) -> None:
         chosen[name] = options
     console = report.output()
     figures = {"environment": harness.environment(), "configs": {}}
-    header = ("rows", "shapes", "first calls", "fill", "step: median (quartiles)", "target tokens/s", "packed / this")
     for name, options in chosen.items():
         found = compare(options.experiment, name, buckets=options.buckets, rounds=options.rounds)
         figures["configs"][name] = {
             "experiment": to_json(options.experiment),
             "rows": {kind: dataclasses.asdict(speed) for kind, speed in found.items()},
         }
-        rows = [
-            (
-                kind,
-                str(speed.shapes),
-                f"{speed.first_calls:.0f} s",
-                f"{speed.fill:.1%}",
-                report.milliseconds(speed.step),
-                f"{speed.tokens_per_second.median:,.0f}",
-                "" if kind == PACKED else report.factor(speed.packed_is_faster),
-            )
-            for kind, speed in found.items()
-        ]
         title = f"{name}, {options.experiment.model.precision}; {options.rounds} turns of a step of each shape"
-        console.print(report.table(header, rows, title=title))
+        console.print(table_of(found, title=title))
     console.print(report.environment_line(figures["environment"]))
     report.write_json(figures, next(iter(chosen.values())).json)
 

@@ -81,6 +81,47 @@ def test_the_comparison_at_a_toy_size(tmp_path, capsys):
     assert figures["environment"]["pytorch"]["threads"] == 1
 
 
+@needs_torch
+@pytest.mark.parametrize("name", ["marian", "t5", "transformer"])
+def test_both_sides_compute_the_same_on_padded_rows(name):
+    from seq2seq_jax.benchmark.peers import side_by_side
+
+    full = dataclasses.replace(TASK, rows=20).batch(seed=0)
+
+    def padded(side, shortest):
+        lengths = shortest + np.arange(20)[:, None] % (side.tokens.shape[1] - shortest + 1)
+        there = np.arange(side.tokens.shape[1]) < lengths
+        return side.replace(tokens=np.where(there, side.tokens, 0), segment_ids=there.astype(np.int32))
+
+    batch = full.replace(source=padded(full.source, 2), target=padded(full.target, 1))
+    agreement = side_by_side.check(name, TASK, threads=1, batch=batch)
+    assert agreement.gradient_difference < 2e-5
+    assert agreement.updated_loss_difference < 1e-5
+
+
+@needs_torch
+def test_real_lengths_at_a_toy_size(tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    sizes = [f"--task.{name}={value}" for name, value in dataclasses.asdict(TASK).items() if "dim" in name]
+    peers.main(
+        [
+            *("packing", "dates/transformer", "--buckets", "1", "2", "--rounds", "5", "--threads", "1"),
+            *("--data.train_examples", "200", "--data.validation_examples", "9", "--data.test_examples", "9"),
+            *("--data.cache_directory", str(tmp_path), "--tokenizer.vocabulary_size", "500", *sizes),
+            *("--task.transformer_layers=1", "--task.num_heads=2", "--json", str(path)),
+        ]
+    )
+    shown = capsys.readouterr().out
+    found = json.loads(path.read_text())["models"]["marian"]
+    ways = ["padded, 1 buckets", "padded, 2 buckets"]
+    assert list(found["rows"]) == ["packed", *ways, *(f"PyTorch, {way}" for way in ways)]
+    assert found["best"] in [f"PyTorch, {way}" for way in ways]
+    # Batches of both sides are the same.
+    assert [found["rows"][f"PyTorch, {way}"]["fill"] for way in ways] == [found["rows"][way]["fill"] for way in ways]
+    assert f"{found['parameters']:,}" in shown
+    assert f"times the tokens/s of {found['best']}" in " ".join(shown.split())
+
+
 def test_without_pytorch_there_is_one_clear_message(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"PyTorch is not installed.*pip install 'seq2seq_jax\[peers\]'"):

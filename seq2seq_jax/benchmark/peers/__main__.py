@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.peers: training steps beside PyTorch's; with `generation RUN`, beam search."""
+"""python -m seq2seq_jax.benchmark.peers: training steps beside PyTorch's; `packing CONFIG`, `generation RUN` for more."""
 
 import dataclasses
 import importlib.util
@@ -17,7 +17,8 @@ batch of full rows, loss, dropout, clipping, optimizer and precision. The two ta
 Transformers are Hugging Face's Marian and T5, and a lean one. PyTorch runs on the GPU where it has one, else on all
 cores, with its fused attention, LSTM, convolutions and optimizer, as it is and through torch.compile; the ratio is that
 to the faster of the two. It needs PyTorch and transformers: pip install 'seq2seq_jax[peers]'.
-With "generation RUN" in front: beam search of a run beside Hugging Face's and CTranslate2's (generation --help).
+With "packing CONFIG" in front: training on the lengths of a config's text (packing --help). With "generation RUN": beam
+search of a run beside Hugging Face's and CTranslate2's (generation --help).
 """
 
 
@@ -62,10 +63,13 @@ def main(arguments: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if arguments[:1] == ["generation"]:
         return generation.main(arguments[1:])
+    if arguments[:1] == ["packing"]:
+        _need_pytorch()
+        from seq2seq_jax.benchmark.peers import packing
+
+        return packing.main(arguments[1:])
     chosen = override(PeersArguments(), arguments, program=PROGRAM, description=DESCRIPTION)
-    for module, name in (("torch", "PyTorch"), ("transformers", "Hugging Face's transformers")):
-        if importlib.util.find_spec(module) is None:
-            raise ValueError(f"{name} is not installed, and this compares with it: pip install 'seq2seq_jax[peers]'.")
+    _need_pytorch()
     from seq2seq_jax.benchmark.peers import pytorch, side_by_side
 
     console = report.output()
@@ -106,6 +110,12 @@ def main(arguments: list[str]) -> None:
     line = report.environment_line(figures["environment"])
     console.print(f"{line}, torch {of_torch['version']} on {of_torch['threads']} threads")
     report.write_json(figures, chosen.json)
+
+
+def _need_pytorch() -> None:
+    for module, name in (("torch", "PyTorch"), ("transformers", "Hugging Face's transformers")):
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"{name} is not installed, and this compares with it: pip install 'seq2seq_jax[peers]'.")
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ class Disagreement(Exception):
     """The two sides do not compute the same."""
 
 
-def _training(architecture: Architecture, task: Task, *, dropout: float) -> MaximumLikelihoodTraining:
+def our_training(architecture: Architecture, task: Task, *, dropout: float) -> MaximumLikelihoodTraining:
+    """This project's side."""
     return MaximumLikelihoodTraining(
         architecture.model_config(task, dropout=dropout),
         vocabulary=task.vocabulary,
@@ -100,18 +101,34 @@ def _training(architecture: Architecture, task: Task, *, dropout: float) -> Maxi
     )
 
 
-def check(name: str, task: Task, *, threads: int | None) -> Agreement:
+def their_training(
+    architecture: Architecture, task: Task, params: Params, *, threads: int | None, compiled: bool = False
+) -> PyTorchTraining:
+    """PyTorch's side with dropout, from this project's parameters, of which it has as many."""
+    peer = PyTorchTraining(
+        architecture.peer(task, dropout=task.dropout), task, compiled=compiled, threads=threads
+    )
+    peer.load(architecture.weights(params))
+    counts = num_parameters(params), pytorch.num_parameters(peer)
+    assert counts[0] == counts[1], f"{counts[0]} parameters here and {counts[1]} in PyTorch"
+    return peer
+
+
+def check(name: str, task: Task, *, threads: int | None, batch: Batch | None = None) -> Agreement:
     """Copy this project's parameters into the peer, and compare loss, gradient and updates without dropout, in float32.
 
     Args:
         threads: of PyTorch; None = one a core.
+        batch: rows of one segment, of which groups of CHECKED_ROWS are tried; None = random words in full rows.
 
     Raises:
         Disagreement: by more than TOLERANCE.
     """
     task = dataclasses.replace(task, precision="float32", rows=min(task.rows, CHECKED_ROWS))
-    for seed in range(CHECKED_BATCHES):
-        loss, differences = _differences(ARCHITECTURES[name], task, task.batch(seed=seed), threads=threads)
+    for number in range(CHECKED_BATCHES):
+        rows = slice(number * task.rows, (number + 1) * task.rows)
+        tried = task.batch(seed=number) if batch is None else jax.tree.map(lambda field: field[rows], batch)
+        loss, differences = _differences(ARCHITECTURES[name], task, tried, threads=threads)
         if max(differences.values()) <= TOLERANCE:
             return Agreement(loss=loss, **differences)
     raise Disagreement(f"{name}: the two sides lie further apart than {TOLERANCE}: {differences}")
@@ -122,7 +139,7 @@ def _differences(
 ) -> tuple[float, dict[str, float]]:
     """This project's loss, and the figures of `Agreement`."""
     with jax.default_matmul_precision("highest"):
-        ours = _training(architecture, task, dropout=0.0)
+        ours = our_training(architecture, task, dropout=0.0)
         batch = ours.place(host_batch)
         step = ours.step()
         params = jax.tree.map(np.asarray, step.state.players["model"].params)
@@ -174,7 +191,7 @@ def compare(
         threads: of PyTorch; None = one a core.
     """
     architecture = ARCHITECTURES[name]
-    ours = _training(architecture, task, dropout=task.dropout)
+    ours = our_training(architecture, task, dropout=task.dropout)
     host_batch = task.batch(seed=SEED)
     batch = ours.place(host_batch)
     step = ours.step()
@@ -185,15 +202,7 @@ def compare(
     # Of one function torch.compile makes only so many versions, and then silently none.
     torch.compiler.reset()
     for peer_name in (PEER, COMPILED_PEER) if compiled else (PEER,):
-        peer = PyTorchTraining(
-            architecture.peer(task, dropout=task.dropout),
-            task,
-            compiled=peer_name == COMPILED_PEER,
-            threads=threads,
-        )
-        peer.load(architecture.weights(params))
-        counts = num_parameters(params), pytorch.num_parameters(peer)
-        assert counts[0] == counts[1], f"{name} has {counts[0]} parameters here and {counts[1]} in PyTorch"
+        peer = their_training(architecture, task, params, threads=threads, compiled=peer_name == COMPILED_PEER)
         contenders[peer_name] = functools.partial(peer, peer.place(host_batch))
     timings = take_turns(contenders, rounds=rounds, calls=calls)
     fastest = min((peer for peer in timings if peer != OURS), key=lambda peer: timings[peer].spread.median)
