@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Batch, Sequence
 from seq2seq_jax.benchmark import harness, report
+from seq2seq_jax.benchmark.memory import peak_memory
 from seq2seq_jax.benchmark.training_step import TrainingStep
+from seq2seq_jax.benchmark.workload import full_rows
 from seq2seq_jax.compilation.programs import RunWithoutData
 from seq2seq_jax.data.packing import BatchPlan, BatchRows, RowShape
 from seq2seq_jax.experiment import Experiment, named, override
@@ -72,14 +74,6 @@ class Figure:
     note: str = ""
 
 
-def full_rows(rows: int, length: int, vocabulary: int) -> Sequence:
-    """Rows without padding, one example each."""
-    shape = rows, length
-    tokens = np.random.default_rng(0).integers(4, vocabulary, shape, dtype=np.int32)
-    positions = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
-    return Sequence(tokens=tokens, segment_ids=np.ones(shape, np.int32), positions=positions.copy(), most_segments=1)
-
-
 def with_stacks(experiment: Experiment, *, vocabulary: int, **changed: Any) -> Experiment:
     """The experiment with both stacks, and the vocabulary, changed."""
     model = experiment.model
@@ -117,28 +111,23 @@ class Steps:
 
     def full(self, rows: int, source: int, target: int, *, rounds: int, calls: int, least: float) -> list[Figure]:
         """Speed on full rows, and MFU, of which `least` is asked."""
-        size = self.run.experiment.tokenizer.vocabulary_size
-        batch = Batch(source=full_rows(rows, source, size), target=full_rows(rows, target, size))
+        shape = RowShape(rows=rows, source_length=source, target_length=target)
+        batch = full_rows(shape, self.run.model.vocabulary, seed=0)
         timing = self.time({"full": batch}, rounds=rounds, calls=calls)["full"]
         seconds, peak = timing.spread.median, peak_flops(jax.devices()[0], jnp.bfloat16)
         flops = rows * TRAINING * self.run.experiment.model.forward_flops(
             source, target, vocabulary=self.run.model.vocabulary
         )
         note = f"{rows} x ({source} + {target}) tokens, first call {timing.first_call:.0f} s"
+        held = peak_memory()["device_peak_bytes"]
         utilization = None if peak is None else 100 * flops / seconds / peak
         return [
             Figure(name="step", value=1e3 * seconds, unit="ms", note=note),
             Figure(name="target tokens", value=rows * target / seconds, unit="/s"),
             Figure(name="pairs", value=rows / seconds, unit="/s"),
             Figure(name="MFU", value=utilization, unit="%", target=f"at least {least:.0f}"),
-            Figure(name="peak memory", value=peak_memory(), unit="GB"),
+            Figure(name="peak memory", value=None if held is None else held / 1e9, unit="GB"),
         ]
-
-
-def peak_memory() -> float | None:
-    """Most that the device's allocator has held, in GB; None = it does not say."""
-    held = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    return None if held is None else held / 1e9
 
 
 def t5_large(*, toy: bool, rounds: int) -> list[Figure]:

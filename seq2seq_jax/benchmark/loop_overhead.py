@@ -15,8 +15,8 @@ import tyro
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread
-from seq2seq_jax.data.pipeline import TrainingBatches, training_batches
-from seq2seq_jax.experiment import Experiment, config_name, find_config, load_config, override, to_json
+from seq2seq_jax.benchmark.workload import batches_of
+from seq2seq_jax.experiment import Experiment, choose, to_json
 from seq2seq_jax.parallel.processes import Job
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
@@ -26,11 +26,11 @@ from seq2seq_jax.training.telemetry import Record, RecordFiles
 
 PROGRAM = "python -m seq2seq_jax.benchmark.loop_overhead"
 CONFIG = "multi30k/transformer_small"
-DESCRIPTION = """\
-Time training of CONFIG (by default {config}) by the whole loop, with its input pipeline, figures of every step and
+DESCRIPTION = f"""\
+Time training of CONFIG (by default {CONFIG}) by the whole loop, with its input pipeline, figures of every step and
 records, beside the jitted step alone on the same batches, which lie on the devices already; and the input pipeline
 alone. All take turns in one process, with one compiled step. Validation and checkpoints are left out: records tell what
-they take. Values are those of {name}.
+they take. Values are those of {{name}}.
 """
 
 
@@ -85,7 +85,7 @@ class Contenders:
         self._run = run
         self._steps, self._pipeline_batches = steps, pipeline_batches
         self._update, self._state = run.build_update(), run.initial_state()
-        with self._pipeline(steps) as batches:
+        with contextlib.closing(batches_of(run, steps)) as batches:
             self.batches = list(batches)
         self._placed = [run.place(batch) for batch in self.batches]
         shapes = {placed.target.tokens.shape: placed for placed in self._placed}
@@ -107,7 +107,7 @@ class Contenders:
             tempfile.TemporaryDirectory() as directory,
             RecordFiles(Path(directory), after_step=0) as files,
             Checkpoints(Path(directory) / "checkpoints", keep_latest=1) as checkpoints,
-            self._pipeline(self._steps) as batches,
+            contextlib.closing(batches_of(run, self._steps)) as batches,
         ):
 
             def record(figures: Record) -> None:
@@ -136,25 +136,11 @@ class Contenders:
 
     def pipeline(self) -> tuple[float, list[Batch]]:
         """Seconds of the pipeline alone for its batches after the first, and these."""
-        with self._pipeline(1 + self._pipeline_batches) as batches:
+        with contextlib.closing(batches_of(self._run, 1 + self._pipeline_batches)) as batches:
             next(batches)
             begun = time.perf_counter()
             made = list(batches)
             return time.perf_counter() - begun, made
-
-    def _pipeline(self, num_batches: int) -> "contextlib.closing[TrainingBatches]":
-        run, experiment = self._run, self._run.experiment
-        return contextlib.closing(
-            training_batches(
-                run.store("train"),
-                experiment.data,
-                vocabulary=run.tokenizer.vocabulary,
-                batch_tokens=experiment.training.batch_tokens,
-                seed=experiment.training.seed,
-                first_batch=0,
-                num_batches=num_batches,
-            )
-        )
 
 
 def _amounts(batches: Iterable[Batch]) -> dict[str, int]:
@@ -203,13 +189,12 @@ def main(arguments: list[str]) -> None:
         ValueError: there is no such config, or a value does not fit.
     """
     given = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    path = find_config(given[0] if given else CONFIG)
-    name = config_name(path)
-    chosen = override(
-        LoopOverheadArguments(experiment=load_config(path)[0]),
+    name, _, chosen = choose(
+        given[0] if given else CONFIG,
         arguments[len(given) :],
+        arguments=LoopOverheadArguments,
         program=f"{PROGRAM} [CONFIG]",
-        description=DESCRIPTION.format(config=CONFIG, name=name),
+        description=DESCRIPTION,
     )
     environment = harness.environment()
     found = measure(

@@ -1,5 +1,6 @@
 """python -m seq2seq_jax.benchmark.policy_gradient: what a policy-gradient step costs, and its parts."""
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from seq2seq_jax.batch import Batch
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread, Timing
 from seq2seq_jax.benchmark.training_step import TrainingStep
-from seq2seq_jax.data.pipeline import training_batches
+from seq2seq_jax.benchmark.workload import batches_of
 from seq2seq_jax.experiment import Experiment, choose, to_json
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient
@@ -178,21 +179,9 @@ def compare(
 
 def _first_batch(run: Run) -> Batch:
     """The first batch of training whose rows are short of the longest, or the first at all."""
-    experiment = run.experiment
-    batches = training_batches(
-        run.store("train"),
-        experiment.data,
-        vocabulary=run.tokenizer.vocabulary,
-        batch_tokens=experiment.training.batch_tokens,
-        seed=experiment.training.seed,
-        first_batch=0,
-        num_batches=16,
-    )
-    try:
+    with contextlib.closing(batches_of(run, 16)) as batches:
         found = list(batches)
-    finally:
-        batches.close()
-    shorter = [batch for batch in found if batch.target.tokens.shape[1] < experiment.data.max_target_length]
+    shorter = [batch for batch in found if batch.target.tokens.shape[1] < run.experiment.data.max_target_length]
     return (shorter or found)[0]
 
 

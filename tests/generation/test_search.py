@@ -131,6 +131,19 @@ def test_a_narrow_beam_equals_a_plain_search_that_never_stops_early(alpha, beam_
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("n_best", [1, 2])
+def test_fewer_than_the_beam_are_its_best(alpha, n_best):
+    model = random_model(seed=11, num_sources=24, spreads=(0.5, 2.0, 5.0))
+    limits = (9, 1, 12, 2, 5, 12, 7, 3, 10, 12, 12, 8) * 2
+    result = search(model, beam_size=3, limits=limits, alpha=alpha, n_best=n_best)
+    for source, limit in enumerate(limits):
+        assert_same(result, source, plain_search(model, source, 3, limit, alpha)[:n_best])
+    calls = model.calls
+    search(model, beam_size=3, limits=limits, alpha=alpha)
+    assert calls <= model.calls - calls
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("beam_size", [2, 3])
 def test_adversarial_models(alpha, beam_size):
     model = constant_model(
@@ -230,6 +243,13 @@ def test_the_loop_ends_when_nothing_can_improve(beam_size, alpha, calls):
     model = constant_model([ENDS_AT_ONCE])
     search(model, beam_size=beam_size, limits=(50,), alpha=alpha)
     assert model.calls == calls
+
+
+def test_the_loop_ends_when_the_best_is_sure():
+    """[END] at 0 has ended after one step; the second best would take another one."""
+    model = constant_model([ENDS_AT_ONCE])
+    search(model, beam_size=2, n_best=1, limits=(50,), alpha=0.0)
+    assert model.calls == 1
 
 
 def test_the_loop_goes_on_for_the_last_source():

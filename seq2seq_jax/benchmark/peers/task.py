@@ -6,12 +6,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.batch import Batch, Vocabulary
+from seq2seq_jax.benchmark.workload import full_rows
+from seq2seq_jax.data.packing import RowShape
 from seq2seq_jax.modules.transformer import Remat
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.training.optimizer import AdamWConfig
 
-PADDING_ID, START_ID, END_ID, FIRST_WORD_ID = 0, 1, 2, 3
+PADDING_ID, START_ID, END_ID = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,20 +82,8 @@ class Task:
 
     def batch(self, *, seed: int) -> Batch:
         """Random words in full rows, each ending in the end mark."""
-        random = np.random.default_rng(seed)
-
-        def side(length: int) -> Sequence:
-            shape = self.rows, length
-            tokens = random.integers(FIRST_WORD_ID, self.vocabulary_size, shape, dtype=np.int32)
-            tokens[:, -1] = END_ID
-            return Sequence(
-                tokens=tokens,
-                segment_ids=np.ones(shape, np.int32),
-                positions=np.broadcast_to(np.arange(length, dtype=np.int32), shape),
-                most_segments=1,
-            )
-
-        return Batch(source=side(self.source_length), target=side(self.target_length))
+        shape = RowShape(rows=self.rows, source_length=self.source_length, target_length=self.target_length)
+        return full_rows(shape, self.vocabulary, seed=seed)
 
 
 def shifted(labels: Int[np.ndarray, "batch target"]) -> Int[np.ndarray, "batch target"]:
