@@ -3,7 +3,11 @@
     seq2seq train multi30k/transformer_small --data.directory DIR
     seq2seq train multi30k/transformer_small_self_critical --data.directory DIR --init-from RUN
 
-Its score is not measured at these settings yet: configs/README.md says where this stands.
+From a run with 38.71 BLEU by greedy search and 39.67 with beam 5 on test_2016_flickr, in 49 min on one of 2 cores of an
+AMD EPYC (the best of validation is step 200):
+
+    test_2016_flickr, greedy    BLEU 39.55   nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0
+    test_2016_flickr, beam 5    BLEU 40.35   the same signature
 """
 
 import dataclasses
@@ -38,10 +42,10 @@ def experiment() -> Experiment:
             label_smoothing=0.1,
         ),
         optimizer=AdamWConfig(
-            learning_rate=2.5e-4, schedule="cosine", warmup_steps=20, epsilon=1e-5, ema_decay=0.99
+            learning_rate=2e-4, schedule="cosine", warmup_steps=20, epsilon=1e-5, ema_decay=0.99
         ),
         training=TrainingConfig(
-            steps=1_100, batch_tokens=32 * 66, log_every=10, checkpoint_every=200, evaluate_every=200
+            steps=400, batch_tokens=32 * 66, log_every=10, checkpoint_every=100, evaluate_every=200
         ),
         init_from="runs/multi30k/transformer_small/default/seed=0",
     )
