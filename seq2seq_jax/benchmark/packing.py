@@ -224,8 +224,7 @@ def compare(experiment: Experiment, name: str, *, buckets: tuple[int, ...], roun
     Raises:
         ValueError: the experiment's data is not pairs.
     """
-    if not isinstance(experiment.data, PairSource):
-        raise ValueError(f"the data of {name} is documents, which are neither packed nor padded. Name another config.")
+    require_pairs(experiment, name)
     with tempfile.TemporaryDirectory() as directory:
         run = Run(Path(directory), experiment)
         run.begin(name)
@@ -236,6 +235,16 @@ def compare(experiment: Experiment, name: str, *, buckets: tuple[int, ...], roun
             return functools.partial(step, run.place(batch))
 
         return time_in_turns(batchings, dict.fromkeys(batchings, on_batch), rounds=rounds)
+
+
+def require_pairs(experiment: Experiment, name: str) -> None:
+    """Refuse what cannot be packed.
+
+    Raises:
+        ValueError: the data of the config of that name is not pairs.
+    """
+    if not isinstance(experiment.data, PairSource):
+        raise ValueError(f"the data of {name} is documents, which are neither packed nor padded. Name another config.")
 
 
 def time_in_turns(

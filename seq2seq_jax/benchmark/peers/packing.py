@@ -3,21 +3,20 @@
 import dataclasses
 import functools
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
 import numpy as np
-import torch
 import tyro
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.benchmark import harness, packing, report
 from seq2seq_jax.benchmark.harness import Spread
-from seq2seq_jax.benchmark.packing import PACKED, Speed
+from seq2seq_jax.benchmark.packing import PACKED, Batching, Speed
 from seq2seq_jax.benchmark.peers import pytorch, side_by_side
 from seq2seq_jax.benchmark.peers.task import Task
-from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.experiment import Experiment, choose, to_json
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.step import num_parameters
@@ -78,17 +77,18 @@ class PackingComparison:
         return self.rows[self.best.removeprefix(PYTORCH)].packed_is_faster
 
 
-def compare(name: str, run: Run, task: Task, *, options: PeerPackingArguments) -> PackingComparison:
+def compare(
+    name: str, ours: Mapping[str, Batching], task: Task, *, options: PeerPackingArguments
+) -> PackingComparison:
     """Check that both sides compute the same on padded rows, then time them.
 
     Args:
         name: of the architecture.
-        run: gives the text.
+        ours: this project's ways to make batches of the text.
 
     Raises:
         Disagreement: the two sides do not compute the same.
     """
-    ours = packing.batchings_of(run, options.buckets)
     theirs = {f"{PYTORCH}{kind}": batching for kind, batching in ours.items() if kind != PACKED}
     # The shortest rows of the last way to pad; longer ones would only take longer.
     shortest = min(ours[list(ours)[-1]].examples.items(), key=lambda example: example[0].source_length)[1]
@@ -97,12 +97,10 @@ def compare(name: str, run: Run, task: Task, *, options: PeerPackingArguments) -
     training = side_by_side.our_training(architecture, task, dropout=task.dropout)
     step = training.step()
     params = jax.tree.map(np.asarray, step.state.players["model"].params)
-    torch.set_float32_matmul_precision("high")
-    torch.compiler.reset()
     peer = side_by_side.their_training(architecture, task, params, threads=options.threads, compiled=options.compiled)
     steps = dict.fromkeys(ours, lambda batch: functools.partial(step, training.place(batch)))
     steps |= dict.fromkeys(theirs, lambda batch: functools.partial(peer, peer.place(batch)))
-    rows = packing.time_in_turns(ours | theirs, steps, rounds=options.rounds)
+    rows = packing.time_in_turns({**ours, **theirs}, steps, rounds=options.rounds)
     return PackingComparison(
         parameters=num_parameters(params),
         rows=rows,
@@ -123,8 +121,7 @@ def main(arguments: list[str]) -> None:
         config[0], rest, arguments=PeerPackingArguments, program=PROGRAM, description=DESCRIPTION
     )
     experiment = options.experiment
-    if not isinstance(experiment.data, PairSource):
-        raise ValueError(f"the data of {name} is documents, which are neither packed nor padded. Name another config.")
+    packing.require_pairs(experiment, name)
     if not experiment.tokenizer.joint:
         raise ValueError("these models have one table for both languages: set --tokenizer.joint True.")
     console = report.output()
@@ -139,8 +136,9 @@ def main(arguments: list[str]) -> None:
             target_length=experiment.data.max_target_length,
             vocabulary_size=run.tokenizer.vocabulary.target_size,
         )
+        batchings = packing.batchings_of(run, options.buckets)
         for model in options.models:
-            found = compare(model, run, task, options=options)
+            found = compare(model, batchings, task, options=options)
             figures["models"][model] = dataclasses.asdict(found)
             title = f"{model}: {found.parameters:,} parameters, {task.precision}, text of {name}; {options.rounds} turns"
             console.print(packing.table_of(found.rows, title=title))

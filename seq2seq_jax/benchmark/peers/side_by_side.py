@@ -105,6 +105,10 @@ def their_training(
     architecture: Architecture, task: Task, params: Params, *, threads: int | None, compiled: bool = False
 ) -> PyTorchTraining:
     """PyTorch's side with dropout, from this project's parameters, of which it has as many."""
+    # What XLA does with float32 on a GPU by itself.
+    torch.set_float32_matmul_precision("high")
+    # Of one function torch.compile makes only so many versions, and then silently none.
+    torch.compiler.reset()
     peer = PyTorchTraining(
         architecture.peer(task, dropout=task.dropout), task, compiled=compiled, threads=threads
     )
@@ -197,10 +201,6 @@ def compare(
     step = ours.step()
     params = jax.tree.map(np.asarray, step.state.players["model"].params)
     contenders = {OURS: lambda: step(batch)}
-    # What XLA does with float32 on a GPU by itself.
-    torch.set_float32_matmul_precision("high")
-    # Of one function torch.compile makes only so many versions, and then silently none.
-    torch.compiler.reset()
     for peer_name in (PEER, COMPILED_PEER) if compiled else (PEER,):
         peer = their_training(architecture, task, params, threads=threads, compiled=peer_name == COMPILED_PEER)
         contenders[peer_name] = functools.partial(peer, peer.place(host_batch))
