@@ -156,7 +156,7 @@ class Run:
                 origin._candidates(which, checkpoints)
         except ValueError as error:
             raise ValueError(f"--init-from {name}: {error}") from error
-        refuse_another_model(origin.experiment, self.experiment, directory)
+        refuse_another_model(origin.experiment, self.experiment, f"--init-from {directory}")
         return origin, which
 
     @functools.cached_property
@@ -429,7 +429,7 @@ def refuse_differences(old: Experiment, new: Experiment, directory: Path) -> Non
 
 
 def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:
-    """Refuse to start from the parameters of a run with another architecture or tokenizer.
+    """Refuse to use the parameters of a run with another architecture or tokenizer.
 
     Args:
         origin: what the old run is called in the message.
@@ -446,7 +446,7 @@ def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:
         }
         if of_part:
             raise ValueError(
-                f"--init-from {origin} has another {what}: {_told(of_part)}. Use the same values, or another run."
+                f"{origin} has another {what}: {_told(of_part)}. Use the same values, or another run."
             )
 
 

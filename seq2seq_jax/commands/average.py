@@ -1,6 +1,7 @@
-"""`seq2seq average`: the mean of a run's checkpoints, as a run of its own."""
+"""`seq2seq average`: the mean of checkpoints, of one run or of several, as a run of its own."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +10,13 @@ import jax
 
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.experiment import override
-from seq2seq_jax.run import Run
-from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, Progress
+from seq2seq_jax.run import Run, refuse_another_model
+from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 
 DESCRIPTION = """\
-Average the parameters of the checkpoints of RUN, the directory of a run (training.keep_latest says how many it keeps),
-into a new run directory, which evaluate and generate take like any other.
+Average the parameters of checkpoints into a new run directory, which evaluate and generate take like any other: those
+of one RUN (training.keep_latest says how many it keeps), or of several RUNs that began from the same parameters, which
+are often better than each of them (Wortsman et al. 2022, arXiv:2203.05482).
 """
 
 
@@ -25,52 +27,80 @@ class AverageArguments:
     output: str | None = None
     """Directory of the new run; required."""
     last: int | None = None
-    """Newest checkpoints to average; None = all that the run has."""
+    """Newest checkpoints of each run to average; None = all that it has."""
+    checkpoint: str | None = None
+    """One checkpoint of each run instead: best, latest or a step."""
 
 
 def run(arguments: list[str]) -> None:
     """Parse the command line, average, write the new run."""
-    directory, rest = split_first(arguments, name="the directory of a RUN", command="average")
-    chosen = override(AverageArguments(), rest, program="seq2seq average RUN", description=DESCRIPTION)
+    first, rest = split_first(arguments, name="the directory of a RUN", command="average")
+    others = list(itertools.takewhile(lambda argument: not argument.startswith("-"), rest))
+    chosen = override(
+        AverageArguments(), rest[len(others) :], program="seq2seq average RUN [RUN ...]", description=DESCRIPTION
+    )
     if chosen.output is None:
         raise ValueError("--output is required: the directory of the new run.")
+    if chosen.last is not None and chosen.checkpoint is not None:
+        raise ValueError("give --last or --checkpoint, not both.")
     output = Path(chosen.output)
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} exists and is not empty. Give a new directory.")
     with Display() as display:
-        run = Run.open(directory)
-        with run.checkpoints(read_only=True) as checkpoints:
-            steps = checkpoints.steps()
-            if chosen.last is not None and not 1 <= chosen.last <= len(steps):
-                raise ValueError(f"--last must lie between 1 and the run's {len(steps)} checkpoints, not {chosen.last}.")
-            steps = steps[-(chosen.last or len(steps)) :]
-            if not steps:
-                raise ValueError(f"{run.directory} has no complete checkpoint yet. Train it first.")
-            state = mean = None
-            for number, step in enumerate(steps):
-                display.progress("reading", number + 1, len(steps))
-                try:
-                    state = checkpoints.restore(step, run.layout)
-                except DamagedCheckpoint as error:
-                    raise ValueError(
-                        f"checkpoint {step} of {run.directory} is damaged: {error}. Average others with --last, or "
-                        "move it out of the way."
-                    ) from error
-                params = state.players["model"].evaluated
-                mean = params if mean is None else jax.tree.map(
-                    lambda total, leaf, count=number: total + (leaf - total) / (count + 1), mean, params
-                )  # fmt: skip
-        player = state.players["model"]
-        player = player.replace(params=mean, average=None if player.average is None else mean)
-        state = state.replace(players={**state.players, "model": player})
-        output.mkdir(parents=True, exist_ok=True)
-        for path in run.directory.glob("tokenizer*.model"):
-            shutil.copy(path, output)
-        description = json.loads((run.directory / "experiment.json").read_text(encoding="utf-8"))
-        description["averaged"] = {"run": str(run.directory), "steps": steps}
-        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-        (output / "experiment.json").write_text(text, encoding="utf-8")
-        with Checkpoints(output / "checkpoints") as written:
-            written.save(state, Progress(step=steps[-1], score=None, loop={}))
-            written.wait()
-    print(f"average of steps {', '.join(map(str, steps))} in {output}")
+        runs = [Run.open(directory) for directory in (first, *others)]
+        for other in runs[1:]:
+            refuse_another_model(other.experiment, runs[0].experiment, str(other.directory))
+            if other.tokenizer.fingerprint != runs[0].tokenizer.fingerprint:
+                raise ValueError(f"{other.directory} has another tokenizer than {runs[0].directory}. Leave one out.")
+        wanted = [(run, which) for run in runs for which in _checkpoints(run, chosen)]
+        taken: dict[Path, list[int]] = {}
+        mean = None
+        for number, (run, which) in enumerate(wanted):
+            display.progress("reading", number + 1, len(wanted))
+            params, step = run.parameters(which)
+            taken.setdefault(run.directory, []).append(step)
+            mean = params if mean is None else jax.tree.map(
+                lambda total, leaf, count=number: total + (leaf - total) / (count + 1), mean, params
+            )  # fmt: skip
+        _write(runs[0], taken, mean, output)
+    sources = "; ".join(f"steps {', '.join(map(str, steps))} of {directory}" for directory, steps in taken.items())
+    print(f"average of {sources} in {output}")
+
+
+def _checkpoints(run: Run, chosen: AverageArguments) -> list[str]:
+    """Which checkpoints of a run are averaged, as `Run.parameters` is told.
+
+    Raises:
+        ValueError: it does not have so many, or none.
+    """
+    if chosen.checkpoint is not None:
+        return [chosen.checkpoint]
+    with run.checkpoints(read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+    if not steps:
+        raise ValueError(f"{run.directory} has no complete checkpoint yet. Train it first.")
+    if chosen.last is not None and not 1 <= chosen.last <= len(steps):
+        raise ValueError(
+            f"--last must lie between 1 and the {len(steps)} checkpoints of {run.directory}, not {chosen.last}."
+        )
+    return [str(step) for step in steps[-(chosen.last or len(steps)) :]]
+
+
+def _write(run: Run, taken: dict[Path, list[int]], mean: object, output: Path) -> None:
+    """A run directory with a copy of a run's newest averaged checkpoint, its parameters replaced by the mean."""
+    newest = max(taken[run.directory])
+    with run.checkpoints(read_only=True) as checkpoints:
+        state = checkpoints.restore(newest, run.layout)
+    player = state.players["model"]
+    player = player.replace(params=mean, average=None if player.average is None else mean)
+    state = state.replace(players={**state.players, "model": player})
+    output.mkdir(parents=True, exist_ok=True)
+    for path in run.directory.glob("tokenizer*.model"):
+        shutil.copy(path, output)
+    description = json.loads((run.directory / "experiment.json").read_text(encoding="utf-8"))
+    description["averaged"] = [{"run": str(directory), "steps": steps} for directory, steps in taken.items()]
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    (output / "experiment.json").write_text(text, encoding="utf-8")
+    with Checkpoints(output / "checkpoints") as written:
+        written.save(state, Progress(step=newest, score=None, loop={}))
+        written.wait()

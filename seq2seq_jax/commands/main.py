@@ -18,7 +18,7 @@ seq2seq: encoder-decoder training on JAX
   seq2seq evaluate RUN [--split test] [--json FILE]             loss and scores on a split
   seq2seq generate RUN [--input FILE] [--output FILE]           a line out for a line in
   seq2seq align RUN [--input FILE] [--output DIRECTORY]         heat maps of attention, a picture a line
-  seq2seq average RUN --output RUN2 [--last N]                  average a run's checkpoints
+  seq2seq average RUN [RUN ...] --output RUN2 [--last N]        average checkpoints, of one run or several
   seq2seq benchmark CONFIG [--sweep FIELD=V,V,...] [--peers]     how fast it trains, generates and reads its data here
   seq2seq compile CONFIG --topology v5p:8x8x16 [--sweep ...]    memory and estimated time on chips that are not there
 

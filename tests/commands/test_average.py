@@ -26,13 +26,15 @@ def test_the_mean_of_the_checkpoints(seq2seq, trained, tmp_path, unchanged, last
     assert outcome.status == 0
     steps = steps_of(trained)[-(last or 9) :]
     assert len(steps) == (last or len(steps_of(trained))) >= (last or 2)
-    assert f"average of steps {', '.join(map(str, steps))} in {output}" in outcome.output
+    assert f"average of steps {', '.join(map(str, steps))} of {trained} in {output}" in outcome.output
     expected = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(averages(trained, step) for step in steps))
     assert steps_of(output) == [120]
     jax.tree.map(
         lambda mean, leaf: np.testing.assert_allclose(leaf, mean, rtol=0, atol=1e-6), expected, averages(output, 120)
     )
-    assert json.loads((output / "experiment.json").read_text())["averaged"]["steps"] == steps
+    assert json.loads((output / "experiment.json").read_text())["averaged"] == [
+        {"run": str(trained), "steps": steps}
+    ]
 
 
 def test_an_average_is_used_like_a_run(seq2seq, trained, tmp_path):
@@ -47,3 +49,26 @@ def test_an_average_is_used_like_a_run(seq2seq, trained, tmp_path):
     assert figures["averaged"]["bleu"] > 10
     generated = seq2seq("generate", tmp_path / "averaged", stdin=b"two red cows\n")
     assert generated.output == "es sind zwei rote Kühe im Haus\n"
+
+
+def test_the_mean_of_several_runs(seq2seq, trained, tmp_path):
+    assert seq2seq("average", trained, "--output", tmp_path / "all").status == 0
+    both = seq2seq("average", trained, tmp_path / "all", "--checkpoint", "latest", "--output", tmp_path / "both")
+    assert f"average of steps 120 of {trained}; steps 120 of {tmp_path / 'all'} in {tmp_path / 'both'}" in both.output
+    jax.tree.map(
+        lambda mean, *leaves: np.testing.assert_allclose(mean, sum(leaves) / 2, rtol=0, atol=1e-6),
+        averages(tmp_path / "both", 120), averages(trained, 120), averages(tmp_path / "all", 120),
+    )  # fmt: skip
+
+
+def test_runs_of_other_models_are_refused(seq2seq, trained, tmp_path):
+    description = json.loads((trained / "experiment.json").read_text())
+    description["experiment"]["model"]["decoder"]["num_layers"] += 1
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "experiment.json").write_text(json.dumps(description))
+    refused = seq2seq("average", trained, other, "--output", tmp_path / "both")
+    assert refused.status == 2 and f"{other} has another architecture" in refused.error_line
+    refused = seq2seq("average", trained, "--last", "1", "--checkpoint", "best", "--output", tmp_path / "both")
+    assert refused.status == 2 and "not both" in refused.error_line
+    assert not (tmp_path / "both").exists()
