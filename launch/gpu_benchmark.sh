@@ -62,7 +62,9 @@ export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
 own=(seq2seq_jax.benchmark.gpu) policy=(seq2seq_jax.benchmark.policy_gradient dates/transformer_policy_gradient)
-peers=(seq2seq_jax.benchmark.peers)
+peers=(seq2seq_jax.benchmark.peers) search=(seq2seq_jax.benchmark.peers generation "$directory/trained")
+# What is searched with: a Transformer that has learned to normalise dates well enough to end its texts.
+trained=(seq2seq_jax train dates/transformer --run-dir "$directory/trained" --data.validation_examples 32)
 if [ -n "$toy" ]; then
     own+=(--toy True --rounds 5)
     policy+=(--rounds 5 --samples 2 --host_samples 2 --training.batch_tokens 192)
@@ -71,6 +73,8 @@ if [ -n "$toy" ]; then
     done
     peers+=(--rounds 5 --calls 1 --compiled False)
     t5=(--task.rows 2) big=(--task.rows 2)
+    trained+=(--data.train_examples 500 --data.test_examples 32 --training.steps 20)
+    search+=(--rounds 5 --sentences 16 --our_batches 256 --hugging_face_batches 8 --ctranslate2_batches 256)
 else
     policy+=(--rounds 5 --samples 5 --host_samples 5)
     peers+=(--rounds 5 --calls 2 --check False --task.precision bfloat16 --task.model_dim 1024 --task.num_heads 16)
@@ -80,22 +84,31 @@ else
     t5+=(--task.loss_chunk 64)
     big=(--task.rows 256 --task.source_length 128 --task.target_length 128 --task.transformer_layers 6)
     big+=(--task.vocabulary_size 37000 --task.dropout 0.3 --task.loss_chunk 64)
+    trained+=(--data.test_examples 2048 --training.steps 400 --training.batch_tokens 9216 --optimizer.learning_rate 1e-3)
+    for stack in encoder decoder; do
+        trained+=("--model.$stack.num_layers" 6 "--model.$stack.model_dim" 512 "--model.$stack.num_heads" 8)
+        trained+=("--model.$stack.hidden_dim" 2048)
+    done
+    # 256 sentences have about 4,000 tokens.
+    search+=(--rounds 5 --our_batches 4096 16384 --hugging_face_batches 256 --ctranslate2_batches 4096 16384)
     # What PyTorch allocates beside JAX in one process must have room.
     peer_memory=0.45
 fi
 
-part attention 45 "${own[@]}" --part attention ||
+part attention 40 "${own[@]}" --part attention ||
     echo "fused attention is not to be trusted here: train with --model.encoder.attention_kernel plain, the decoder's too."
-part t5_large 80 "${own[@]}" --part t5_large
-part transformer_big 60 "${own[@]}" --part transformer_big
-part packing 120 "${own[@]}" --part packing
-part policy_gradient 50 "${policy[@]}"
+part t5_large 70 "${own[@]}" --part t5_large
+part transformer_big 50 "${own[@]}" --part transformer_big
+part packing 100 "${own[@]}" --part packing
+part policy_gradient 45 "${policy[@]}"
 if [ -n "$dry_run" ] || has torch transformers; then
     export XLA_PYTHON_CLIENT_MEM_FRACTION="${peer_memory:-$XLA_PYTHON_CLIENT_MEM_FRACTION}"
-    part peer_t5 110 "${peers[@]}" --models t5 "${t5[@]}"
-    part peer_transformer 70 "${peers[@]}" --models transformer "${big[@]}"
+    part peer_t5 90 "${peers[@]}" --models t5 "${t5[@]}"
+    part peer_transformer 50 "${peers[@]}" --models transformer "${big[@]}"
+    has ctranslate2 || [ -n "$dry_run" ] || search+=(--peers hugging_face)
+    part training_for_search 45 "${trained[@]}" && part peer_search 48 "${search[@]}"
 else
-    echo "peer_t5, peer_transformer: NOT MEASURED, PyTorch and transformers are not installed."
+    echo "peer_t5, peer_transformer, peer_search: NOT MEASURED, PyTorch and transformers are not installed."
 fi
 [ -n "$dry_run" ] && exit
 "${python[@]}" -m seq2seq_jax.benchmark.gpu --summary "$directory"

@@ -375,6 +375,17 @@ def summarize(directory: Path) -> list[tuple[str, Figure]]:
             target = {"t5": "at least 1.5", "transformer": "at least 1.05"}.get(name, "")
             ratio = Figure(name="PyTorch / seq2seq_jax", value=model["ratio"]["median"], unit="x", target=target)
             found.append((path.stem, ratio))
+        for samples, cost in figures.get("cost_of_a_token", {}).items():
+            target = "at most 2.5" if samples == "5" else ""
+            name = f"cost of a token, {samples} samples / maximum likelihood"
+            found.append((path.stem, Figure(name=name, value=cost["median"], unit="x", target=target)))
+        for system, speed in figures.get("speed", {}).items():
+            target = {"Hugging Face": "at least 4", "CTranslate2": "at least 1.0"}.get(system)
+            if target is not None:
+                ratio = Figure(
+                    name=f"{system} / seq2seq_jax", value=speed["search_ratio"]["median"], unit="x", target=target
+                )
+                found.append((path.stem, ratio))
     return found
 
 

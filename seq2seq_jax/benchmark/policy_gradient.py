@@ -191,8 +191,6 @@ def _rows(found: dict[str, Any], samples: tuple[int, ...]) -> list[tuple[str, ..
     rows = [("maximum likelihood", f"{tokens[0]:,}", report.milliseconds(likelihood.spread), "", "", "", "1", "")]
     for number in samples:
         whole = timings["whole", number]
-        scale = tokens[number] / tokens[0]
-        ratio = harness.paired_ratio(whole.seconds, [scale * seconds for seconds in likelihood.seconds])
         host = timings.get(("with host reward", number))
         rows.append(
             (
@@ -200,15 +198,26 @@ def _rows(found: dict[str, Any], samples: tuple[int, ...]) -> list[tuple[str, ..
                 f"{tokens[number]:,}",
                 report.milliseconds(whole.spread),
                 *(f"{1e3 * timings[part, number].spread.median:,.0f} ms" for part in ("sampling", "reward", "update")),
-                report.factor(ratio),
+                report.factor(_cost_of_a_token(found, number)),
                 "" if host is None else report.factor(harness.paired_ratio(host.seconds, whole.seconds)),
             )
         )
     return rows
 
 
+def _cost_of_a_token(found: dict[str, Any], samples: int) -> Spread:
+    """Seconds of a sampled target token over those of one of maximum likelihood, paired by rounds."""
+    timings, tokens = found["timings"], found["tokens"]
+    scale = tokens[samples] / tokens[0]
+    likelihood = [scale * seconds for seconds in timings["maximum likelihood", 0].seconds]
+    return harness.paired_ratio(timings["whole", samples].seconds, likelihood)
+
+
 def _figures(found: dict[str, Any]) -> dict[str, Any]:
     return {
+        "cost_of_a_token": {
+            str(number): dataclasses.asdict(_cost_of_a_token(found, number)) for number in found["tokens"] if number
+        },
         "sources": found["sources"],
         "tokens": {f"{number} samples" if number else "references": count for number, count in found["tokens"].items()},
         "seconds": {

@@ -11,6 +11,7 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 SLOW_PARTS = {"t5_large", "transformer_big", "packing", "policy_gradient", "peer_t5", "peer_transformer"}
+SLOW_PARTS |= {"training_for_search", "peer_search"}
 
 STAND_IN = """#!/bin/sh
 # A Python of which only one part of the benchmark is real, and one fails.
