@@ -228,6 +228,38 @@ def test_a_wide_beam_finds_what_brute_force_finds(name):
         np.testing.assert_allclose(found_scores, sorted(of_source, reverse=True), atol=tolerance)
 
 
+@pytest.mark.parametrize("name", ["relative", "gru_additive_feeding", "lstm_coverage", "convolutional_widths"])
+def test_sources_that_are_done_leave_the_search(name):
+    model, params = built(name)
+    rng, number = np.random.default_rng(3), 17
+    sources = [source for source, _ in random_pairs(rng, rng.integers(1, 9, number), (1,) * number, VOCABULARY)]
+    limits = jnp.asarray(rng.integers(1, 13, number))
+
+    @functools.partial(jax.jit, static_argnames="halvings")
+    def search(params, source, halvings):
+        apply = functools.partial(model.apply, {"params": params})
+        memory = apply(source, deterministic=True, method="encode")
+        return beam_search(
+            lambda tokens, state: apply(tokens, state, method="step"),
+            apply(memory, max_length=12, beam_size=3, method="start"),
+            batch_size=number,
+            beam_size=3,
+            n_best=2,
+            max_lengths=limits,
+            max_length=12,
+            start_id=VOCABULARY.start_id,
+            end_id=VOCABULARY.end_id,
+            padding_id=VOCABULARY.padding_id,
+            length_penalty=0.7,
+            halvings=halvings,
+        )
+
+    rows = sequence([[source] for source in sources], 8, VOCABULARY.padding_id)
+    whole, shrinking = (jax.device_get(search(params, rows, halvings)) for halvings in (0, 1))
+    np.testing.assert_array_equal(shrinking.tokens, whole.tokens)
+    np.testing.assert_allclose(shrinking.scores, whole.scores, rtol=ARCHITECTURES[name].tolerance)
+
+
 @functools.cache
 def trained_by(**settings):
     """Gradient with dropout, and loss, of the first architecture with the settings, at the same parameters."""

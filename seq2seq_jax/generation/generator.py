@@ -174,6 +174,7 @@ class Generator:
             end_id=vocabulary.end_id,
             padding_id=vocabulary.padding_id,
             length_penalty=config.length_penalty,
+            halvings=config.halvings,
         )
 
     def _hypotheses(self, result: SearchResult, row: int) -> list[Hypothesis]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from seq2seq_jax.batch import DecodeState, Sequence
+from seq2seq_jax.generation.compaction import extend_until_done
 from seq2seq_jax.parallel.mesh import on_each_shard
 
 Step = Callable[
@@ -38,6 +39,8 @@ class GenerationConfig:
     """... and this many more. A table of learned positions is a limit as well."""
     batch_tokens: int = 8192
     """Source token slots, padding included, that are searched in one batch."""
+    halvings: int = 0
+    """Times that a batch is halved as its sources are done; each compiles the step of a search once more."""
 
     def __post_init__(self):
         for name in ("beam_size", "n_best", "maximum_length_extra", "batch_tokens"):
@@ -46,6 +49,8 @@ class GenerationConfig:
         for name in ("length_penalty", "maximum_length_ratio"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite, 0 or more, got {getattr(self, name)}: set it to 0 or more")
+        if self.halvings < 0:
+            raise ValueError(f"halvings must not be negative, got {self.halvings}: set it to 0 or more")
         if self.n_best > self.beam_size:
             raise ValueError(
                 f"n_best must be at most beam_size, got n_best {self.n_best} and beam_size {self.beam_size}: "
@@ -134,6 +139,7 @@ def beam_search(
     end_id: int,
     padding_id: int,
     length_penalty: float,
+    halvings: int = 0,
 ) -> SearchResult:
     """The likeliest continuations of start_id that a beam finds, for every source.
 
@@ -165,6 +171,7 @@ def beam_search(
         end_id: ends a hypothesis.
         padding_id: fills the tokens after the end.
         length_penalty: exponent alpha >= 0 of the length normalisation.
+        halvings: see `extend_until_done`.
 
     Returns:
         Finished hypotheses, at most n_best for each source, best first.
@@ -185,22 +192,19 @@ def beam_search(
 
     # Two candidates for each place suffice, as only one extension of each hypothesis ends.
     num_candidates = 2 * beam_size if beam_size > 1 else 1
-    limits = jnp.clip(max_lengths, 1, max_length)
 
     def penalty(length: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
         return ((5.0 + length.astype(jnp.float32)) / 6.0) ** length_penalty
 
-    def is_live(beams: BeamState) -> Array:
-        return jnp.any(beams.live_log_probabilities > -jnp.inf)
+    def is_live(beams: BeamState) -> Bool[Array, "batch"]:
+        return jnp.any(beams.live_log_probabilities > -jnp.inf, axis=1)
 
-    def extend(beams: BeamState) -> BeamState:
-        logits, after = step(
-            beams.last_tokens.reshape(batch_size * beam_size),
-            # From outside of the loop, so that nothing the step does can copy or change what sources share.
-            beams.decoder.replace(per_source=state.per_source),
-        )
+    def extend(beams: BeamState, shared: tuple[PyTree, Int[Array, "batch"]]) -> BeamState:
+        # From outside of the loop, so that nothing the step does can copy or change what sources share.
+        per_source, limits = shared
+        logits, after = step(beams.last_tokens.reshape(-1), beams.decoder.replace(per_source=per_source))
         vocab_size = logits.shape[-1]
-        logits = logits.astype(jnp.float32).reshape(batch_size, beam_size, vocab_size)
+        logits = logits.astype(jnp.float32).reshape(-1, beam_size, vocab_size)
         length = beams.position + 1
         ids = jnp.arange(vocab_size)
         allowed = jnp.where((length >= limits)[:, None], ids == end_id, (ids != start_id) & (ids != padding_id))
@@ -253,7 +257,14 @@ def beam_search(
             lengths=jnp.zeros((batch_size, n_best), dtype=jnp.int32),
         ),
     )
-    return jax.lax.while_loop(is_live, extend, beams).finished
+    return extend_until_done(
+        extend,
+        beams,
+        (state.per_source, jnp.clip(max_lengths, 1, max_length)),
+        is_live=is_live,
+        result=lambda beams: beams.finished,
+        halvings=halvings,
+    )
 
 
 def _likeliest(

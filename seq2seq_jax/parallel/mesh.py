@@ -256,17 +256,27 @@ class OnMesh:
             return self._compiled.lower(*arguments)
 
 
+def shards_of_rows(rows: int) -> int:
+    """Devices that `on_each_shard` spreads so many rows over; 1 = none but the one that calls."""
+    axes = _free_batch_axes()
+    shards = math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes)
+    return 1 if rows % shards else shards
+
+
+def _free_batch_axes() -> tuple[str, ...]:
+    """Axes of the mesh in use that batches lie over and no surrounding `shard_map` has taken."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
+
+
 def on_each_shard(function: Callable[..., Any], *arrays: jax.Array) -> Any:
     """What a function of arrays that lead with the batch gives, each device calling it with the rows that it has.
 
     The rows of a batch must not depend on each other. Without a mesh in use, or with rows that it does not divide, it
     is called once with all.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    axes = tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
-    shards = math.prod(mesh.shape[axis] for axis in axes)
-    if shards == 1 or len(arrays[0]) % shards:
+    if shards_of_rows(len(arrays[0])) == 1:
         return function(*arrays)
-    rows = PartitionSpec(axes)
+    rows = PartitionSpec(_free_batch_axes())
     return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)

@@ -19,7 +19,7 @@ WORDS = (3, 4, 5)
 ALPHAS = (0.0, 1.0, 2.5)
 
 
-def search(model, *, beam_size, limits, alpha, max_length=None, n_best=None) -> SearchResult:
+def search(model, *, beam_size, limits, alpha, max_length=None, n_best=None, halvings=0) -> SearchResult:
     max_length = max(limits) if max_length is None else max_length
 
     @jax.jit
@@ -36,6 +36,7 @@ def search(model, *, beam_size, limits, alpha, max_length=None, n_best=None) -> 
             end_id=END,
             padding_id=PADDING,
             length_penalty=alpha,
+            halvings=halvings,
         )
 
     result = jax.block_until_ready(run(model.start(beam_size, max_length), jnp.array(limits)))
@@ -285,6 +286,23 @@ def test_a_source_fares_alone_as_in_a_batch(beam_size):
         np.testing.assert_allclose(alone.scores[0], together.scores[source], rtol=1e-6)
 
 
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_sources_that_are_done_leave_the_batch(beam_size):
+    model = random_model(seed=29, num_sources=37)
+    limits = tuple(np.random.default_rng(0).integers(1, 16, 37).tolist())
+    whole = search(model, beam_size=beam_size, limits=limits, max_length=15, alpha=1.0)
+    calls, model.calls, rows = model.calls, 0, set()
+
+    def step(tokens, state, step=model.step):
+        rows.add(len(tokens) // beam_size)
+        return step(tokens, state)
+
+    model.step = step
+    shrinking = search(model, beam_size=beam_size, limits=limits, max_length=15, alpha=1.0, halvings=3)
+    assert rows == {37, 19, 10} and model.calls == calls
+    jax.tree.map(np.testing.assert_array_equal, whole, shrinking)
+
+
 def test_the_memory_that_hypotheses_share_is_the_same_array_in_every_step():
     model = random_model(seed=23)
     state = model.start(2, 6)
@@ -319,7 +337,7 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
         from seq2seq_jax.batch import DecodeState
         from seq2seq_jax.generation.search import beam_search
 
-        batch, beam, model, vocab, length = 8, 3, 16, 24, 10
+        batch, beam, model, vocab, length = 128, 3, 16, 24, 10
         keys = jax.random.split(jax.random.key(0), 4)
         embedding, output = jax.random.normal(keys[0], (vocab, model)), jax.random.normal(keys[1], (model, vocab))
         state = DecodeState(
@@ -329,27 +347,30 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
 
         def step(tokens, state):
             hidden = state.per_hypothesis["hidden"] * 0.5 + embedding[tokens]
-            hidden = jnp.tanh(hidden.reshape(batch, beam, model) + state.per_source[:, None]).reshape(hidden.shape)
+            hidden = jnp.tanh(hidden.reshape(-1, beam, model) + state.per_source[:, None]).reshape(hidden.shape)
             return hidden @ output, state.replace(per_hypothesis={**state.per_hypothesis, "hidden": hidden})
 
-        search = jax.jit(functools.partial(
-            beam_search, step, batch_size=batch, beam_size=beam, n_best=beam, max_length=length,
-            start_id=1, end_id=2, padding_id=0, length_penalty=1.0,
-        ))
-        limits = jnp.arange(3, 3 + batch)
-        expected = search(state, max_lengths=limits)
+        def search(halvings):
+            return jax.jit(functools.partial(
+                beam_search, step, batch_size=batch, beam_size=beam, n_best=beam, max_length=length,
+                start_id=1, end_id=2, padding_id=0, length_penalty=1.0, halvings=halvings,
+            ))
+
+        limits = 3 + jnp.arange(batch) % 8
+        expected = search(0)(state, max_lengths=limits)
         mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
         shard = lambda tree: jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
         arguments = shard(state), shard(limits)
-        with jax.set_mesh(mesh):
-            compiled = search.lower(arguments[0], max_lengths=arguments[1]).compile()
-        found = compiled(arguments[0], max_lengths=arguments[1])
-        np.testing.assert_array_equal(found.tokens, expected.tokens)
-        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
-        assert len(found.tokens.addressable_shards) == 4 and found.tokens.addressable_shards[0].data.shape[0] == 2
-        kinds = "all-gather|all-to-all|collective-permute|all-reduce|reduce-scatter"
-        exchanged = re.findall(rf"= (\\S+) ((?:{kinds})(?:-start)?)\\(", compiled.as_text())
-        assert {(shape.split("{")[0], kind) for shape, kind in exchanged} == {("pred[]", "all-reduce")}, exchanged
+        for halvings in (0, 2):
+            with jax.set_mesh(mesh):
+                compiled = search(halvings).lower(arguments[0], max_lengths=arguments[1]).compile()
+            found = compiled(arguments[0], max_lengths=arguments[1])
+            np.testing.assert_array_equal(found.tokens, expected.tokens)
+            np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+            assert [len(shard.data) for shard in found.tokens.addressable_shards] == [32] * 4
+            kinds = "all-gather|all-to-all|collective-permute|all-reduce|reduce-scatter"
+            exchanged = re.findall(rf"= (\\S+) ((?:{kinds})(?:-start)?)\\(", compiled.as_text())
+            assert {(shape.split("{")[0], kind) for shape, kind in exchanged} == {("pred[]", "all-reduce")}, exchanged
     """)
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

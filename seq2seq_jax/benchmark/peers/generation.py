@@ -61,8 +61,10 @@ class GenerationArguments:
     """Hypotheses of each source."""
     early_stopping: bool = True
     """Whether Hugging Face ends as soon as beam_size hypotheses have ended, its faster setting."""
-    our_batches: tuple[int, ...] = (2048, 4096, 8192)
+    our_batches: tuple[int, ...] = (1024, 2048, 4096)
     """Source tokens of this project's batches; the fastest is used, as with the others."""
+    halvings: int = 2
+    """Times that this project halves a batch as its sources are done (generation.halvings)."""
     hugging_face_batches: tuple[int, ...] = (32, 64, 128)
     """Sentences of Hugging Face's."""
     ctranslate2_batches: tuple[int, ...] = (512, 1024, 2048)
@@ -269,7 +271,11 @@ def main(arguments: list[str]) -> None:
     on_gpu = jax.default_backend() == "gpu"
     precision = "bfloat16" if on_gpu else "float32"
     settings = dataclasses.replace(
-        experiment.generation, beam_size=chosen.beam_size, n_best=1, length_penalty=0.0
+        experiment.generation,
+        beam_size=chosen.beam_size,
+        n_best=1,
+        length_penalty=0.0,
+        halvings=chosen.halvings,
     )
     run = run.with_parts(model=dataclasses.replace(experiment.model, precision=precision), generation=settings)
     params, step = run.parameters(chosen.checkpoint)
