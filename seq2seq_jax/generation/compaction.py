@@ -13,7 +13,7 @@ Carry = TypeVar("Carry")
 Result = TypeVar("Result")
 
 MIN_ROWS = 8
-"""Rows of a device below which a batch is not halved: its steps would hardly be cheaper."""
+"""Fewer rows of a device are not made by halving: their steps would hardly be cheaper."""
 
 
 def extend_until_done(
