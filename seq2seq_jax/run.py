@@ -335,7 +335,9 @@ class Run:
                     return checkpoints.restore(step, player.evaluated, subtree=("players", "model", part)), step
                 except DamagedCheckpoint as error:
                     logger.warning("Checkpoint %d of %s is damaged: %s.", step, self.directory, error)
-        raise ValueError(f"{self.directory} has no good checkpoint: {order} cannot be used.")
+        raise ValueError(
+            f"{self.directory} has no good checkpoint: {order} cannot be used. Choose another, or train again."
+        )
 
     def _candidates(self, which: str, checkpoints: Checkpoints) -> list[int]:
         """Steps whose checkpoints are what `parameters` is asked for, the preferred one first.
