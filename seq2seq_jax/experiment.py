@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib.util
 import io
+import itertools
 import json
 import re
 import types
@@ -239,6 +240,12 @@ def choose(
         description=description.format(name=name, description=told),
     )
     return Chosen(name, default, chosen)
+
+
+def split_names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments before the first option, such as configs and directories of runs, and the rest."""
+    names = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
+    return names, list(arguments[len(names) :])
 
 
 def override(experiment: Any, arguments: Sequence[str], *, program: str, description: str = "") -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from seq2seq_jax.benchmark import report
-from seq2seq_jax.experiment import override
+from seq2seq_jax.experiment import override, split_names
 from seq2seq_jax.training.telemetry import Record, read_records
 
 PROGRAM = "python -m seq2seq_jax.benchmark.curves"
@@ -89,10 +89,8 @@ def main(arguments: list[str]) -> None:
     Raises:
         ValueError: a directory has no metrics.jsonl, no run has a metric, or a value does not fit.
     """
-    directories = tuple(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
-    chosen = override(
-        CurvesArguments(), arguments[len(directories) :], program=f"{PROGRAM} RUN [RUN ...]", description=DESCRIPTION
-    )
+    directories, rest = split_names(arguments)
+    chosen = override(CurvesArguments(), rest, program=f"{PROGRAM} RUN [RUN ...]", description=DESCRIPTION)
     if not directories:
         raise ValueError(f"{PROGRAM} needs the directory of at least one RUN. See {PROGRAM} --help.")
     if chosen.smoothing < 1:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MultipleLocator
 from seq2seq_jax.benchmark import report
 from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.evaluation.scores import corpus_scores
-from seq2seq_jax.experiment import override
+from seq2seq_jax.experiment import override, split_names
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.step import num_parameters
 
@@ -98,10 +98,8 @@ def main(arguments: list[str]) -> None:
     Raises:
         ValueError: a directory is not that of a run, the runs differ in their text, or a value does not fit.
     """
-    directories = tuple(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
-    chosen = override(
-        LengthsArguments(), arguments[len(directories) :], program=f"{PROGRAM} RUN [RUN ...]", description=DESCRIPTION
-    )
+    directories, rest = split_names(arguments)
+    chosen = override(LengthsArguments(), rest, program=f"{PROGRAM} RUN [RUN ...]", description=DESCRIPTION)
     if not directories:
         raise ValueError(f"{PROGRAM} needs the directory of at least one RUN. See {PROGRAM} --help.")
     figures, scores, texts = [], {}, None

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import itertools
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from seq2seq_jax.data.packing import BatchPlan, RowShape
 from seq2seq_jax.data.pipeline import assemble, select
 from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.token_store import TokenStore
-from seq2seq_jax.experiment import Experiment, choose, to_json
+from seq2seq_jax.experiment import Experiment, choose, split_names, to_json
 from seq2seq_jax.parallel.mesh import batch_shards
 from seq2seq_jax.run import Run
 
@@ -315,8 +314,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         ValueError: there is no such config, or a value does not fit.
     """
-    names = tuple(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
-    rest = arguments[len(names) :]
+    names, rest = split_names(arguments)
     chosen = {}
     for config in names or CONFIGS:
         name, _, options = choose(

@@ -1,7 +1,6 @@
 """`seq2seq average`: the mean of checkpoints, of one run or of several, as a run of its own."""
 
 import dataclasses
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import jax
 
 from seq2seq_jax.commands.console import Display, split_first
-from seq2seq_jax.experiment import override
+from seq2seq_jax.experiment import override, split_names
 from seq2seq_jax.run import Run, refuse_another_model
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 
@@ -35,10 +34,8 @@ class AverageArguments:
 def run(arguments: list[str]) -> None:
     """Parse the command line, average, write the new run."""
     first, rest = split_first(arguments, name="the directory of a RUN", command="average")
-    others = list(itertools.takewhile(lambda argument: not argument.startswith("-"), rest))
-    chosen = override(
-        AverageArguments(), rest[len(others) :], program="seq2seq average RUN [RUN ...]", description=DESCRIPTION
-    )
+    others, options = split_names(rest)
+    chosen = override(AverageArguments(), options, program="seq2seq average RUN [RUN ...]", description=DESCRIPTION)
     if chosen.output is None:
         raise ValueError("--output is required: the directory of the new run.")
     if chosen.last is not None and chosen.checkpoint is not None:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib.util
-import itertools
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.experiment import override
+from seq2seq_jax.experiment import override, split_names
 from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.objectives.objective import Params
@@ -248,8 +247,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         ValueError: a peer is not installed, or a value does not fit.
     """
-    directories = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
-    rest = arguments[len(directories) :]
+    directories, rest = split_names(arguments)
     chosen = override(GenerationArguments(), rest, program=f"{PROGRAM} RUN", description=DESCRIPTION)
     if len(directories) != 1:
         raise ValueError(f"give the directory of one run, not of {len(directories)}: {PROGRAM} RUN [--option value]")
