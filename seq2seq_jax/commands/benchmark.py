@@ -10,7 +10,7 @@ import jax
 import tyro
 
 from seq2seq_jax.benchmark import comparison, harness, report, sweep, trace
-from seq2seq_jax.benchmark.generation import GenerationFigures, Searches, measure_generation
+from seq2seq_jax.benchmark.generation import GenerationFigures, measure_generation
 from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.benchmark.input_pipeline import InputFigures, measure_input
 from seq2seq_jax.benchmark.memory import peak_memory

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import tyro
 
-from seq2seq_jax.batch import Batch
 from seq2seq_jax.benchmark import harness, packing, report
 from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.benchmark.packing import PACKED, Batching, Speed
