@@ -98,6 +98,7 @@ ARCHITECTURES = {
             tied_embeddings="decoder",
             scan_layers=True,
             remat="save_products",
+            attention_kernel="blocked",
         )
     ),
     "rotary": Architecture(
@@ -114,8 +115,9 @@ ARCHITECTURES = {
     ),
     "relative": Architecture(
         config=transformer(
-            normalization="rms", gated=True, activation="gelu", attention_bias=False, scan_layers=True, **RELATIVE
-        )
+            normalization="rms", gated=True, activation="gelu", attention_bias=False, scan_layers=True,
+            attention_kernel="blocked", **RELATIVE
+        )  # fmt: skip
     ),
     "post_norm_scanned": Architecture(
         config=transformer(norm_position="post", normalization="rms", num_kv_heads=1, scan_layers=True, remat="full")

@@ -20,8 +20,8 @@ from seq2seq_jax.compilation.programs import RunWithoutData
 from seq2seq_jax.data.packing import BatchPlan, BatchRows, RowShape
 from seq2seq_jax.experiment import Experiment, named, override
 from seq2seq_jax.modules.flops import TRAINING
-from seq2seq_jax.modules.fused_attention import Segments, fused_attention, obstacle, read_places
-from seq2seq_jax.modules.segments import causal_mask, segment_mask
+from seq2seq_jax.modules.fused_attention import fused_attention, obstacle, read_places
+from seq2seq_jax.modules.segments import Segments
 from seq2seq_jax.parallel.chips import peak_flops
 
 PROGRAM = "python -m seq2seq_jax.benchmark.gpu"
@@ -237,12 +237,9 @@ def masked_attention(
 ) -> Float[Array, "batch target heads head_dim"]:
     """What fused attention has to agree with: a mask on all scores, in float32."""
     queries, keys, values = (x.astype(jnp.float32) for x in (queries, keys, values))
-    mask = segment_mask(segments.queries, segments.keys)
-    if segments.causal:
-        mask = mask & causal_mask(queries.shape[1])
     precise = jax.lax.Precision.HIGHEST
     scores = jnp.einsum("btnh,bsnh->bnts", queries, keys, precision=precise) * queries.shape[-1] ** -0.5
-    scores = jnp.where(mask[:, None], scores if bias is None else scores + bias, -1e9)
+    scores = jnp.where(segments.mask()[:, None], scores if bias is None else scores + bias, -1e9)
     context = jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores, axis=-1), values, precision=precise)
     return jnp.where(read_places(segments)[0][:, :, None, None], context, 0.0)
 
@@ -282,7 +279,7 @@ def attention(*, toy: bool, rounds: int) -> list[Figure]:
     figures, wrong = [], []
     for name, (segments, biased) in cases.items():
         reason = obstacle(
-            segments, head_dim=head_dim, precision="bfloat16", relative=biased, dropout=False, recorded=False
+            segments, head_dim=head_dim, precision="bfloat16", relative=biased, dropout=False
         )
         attend = masked_attention if reason else fused_attention
         largest, leak = compare_attention(attend, segments, heads=heads, head_dim=head_dim, biased=biased)

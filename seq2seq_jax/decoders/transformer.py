@@ -10,9 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from seq2seq_jax.batch import DecodeState, Memory, Sequence
 from seq2seq_jax.modules.attention import KeysValues, StepKeysValues
 from seq2seq_jax.modules.flops import Amount, causal_pairs, product_flops
-from seq2seq_jax.modules.fused_attention import Segments
 from seq2seq_jax.modules.precision import Precision, activation_dtype
-from seq2seq_jax.modules.segments import causal_mask, segment_mask
+from seq2seq_jax.modules.segments import Segments
 from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, each_layer, over_layers
 
 
@@ -63,9 +62,7 @@ class DecoderLayer(nn.Module):
         memory: Memory,
         *,
         target: Sequence,
-        self_mask: Bool[Array, "batch target target"],
         self_bias: Float[Array, "#batch heads target target"] | None,
-        cross_mask: Bool[Array, "batch target source"],
         deterministic: bool,
     ) -> Float[Array, "batch target model"]:
         def segments(key_ids, causal):
@@ -76,10 +73,9 @@ class DecoderLayer(nn.Module):
                 y,
                 self.self_attention.keys_values(y, y, target.positions),
                 positions=target.positions,
-                mask=self_mask,
+                segments=segments(target.segment_ids, causal=True),
                 bias=self_bias,
                 deterministic=deterministic,
-                segments=segments(target.segment_ids, causal=True),
             )
 
         def attend_memory(y):
@@ -89,10 +85,9 @@ class DecoderLayer(nn.Module):
                     memory.states, memory.values, jnp.zeros_like(memory.segment_ids)
                 ),
                 positions=target.positions,
-                mask=cross_mask,
+                segments=segments(memory.segment_ids, causal=False),
                 bias=None,
                 deterministic=deterministic,
-                segments=segments(memory.segment_ids, causal=False),
             )
 
         x = self.self_residual(x, attend, deterministic=deterministic)
@@ -160,21 +155,10 @@ class TransformerDecoder(nn.Module):
             target: their segments and positions.
         """
         x = self.frame.enter(inputs, target.positions, deterministic=deterministic)
-        self_mask = segment_mask(target.segment_ids, target.segment_ids) & causal_mask(inputs.shape[1])
         self_bias = self.frame.self_bias(target)
-        cross_mask = segment_mask(target.segment_ids, memory.segment_ids)
 
         def body(layer, x, _):
-            x = layer(
-                x,
-                memory,
-                target=target,
-                self_mask=self_mask,
-                self_bias=self_bias,
-                cross_mask=cross_mask,
-                deterministic=deterministic,
-            )
-            return x, None
+            return layer(x, memory, target=target, self_bias=self_bias, deterministic=deterministic), None
 
         x, _ = over_layers(body, self.layer, x, config=self.config)
         return self.frame.leave(x)

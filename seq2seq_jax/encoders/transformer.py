@@ -3,13 +3,12 @@
 import dataclasses
 
 import flax.linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from seq2seq_jax.batch import Memory, Sequence
 from seq2seq_jax.modules.flops import Amount
-from seq2seq_jax.modules.fused_attention import Segments
 from seq2seq_jax.modules.precision import Precision
-from seq2seq_jax.modules.segments import mean_of_segments, segment_mask
+from seq2seq_jax.modules.segments import Segments, mean_of_segments
 from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, over_layers
 
 
@@ -56,7 +55,6 @@ class EncoderLayer(nn.Module):
         x: Float[Array, "batch source model"],
         *,
         source: Sequence,
-        mask: Bool[Array, "batch source source"],
         bias: Float[Array, "#batch heads source source"] | None,
         deterministic: bool,
     ) -> Float[Array, "batch source model"]:
@@ -68,10 +66,9 @@ class EncoderLayer(nn.Module):
                 y,
                 self.attention.keys_values(y, y, source.positions),
                 positions=source.positions,
-                mask=mask,
+                segments=segments,
                 bias=bias,
                 deterministic=deterministic,
-                segments=segments,
             )
 
         x = self.attention_residual(x, attend, deterministic=deterministic)
@@ -103,11 +100,10 @@ class TransformerEncoder(nn.Module):
             source: their segments and positions.
         """
         x = self.frame.enter(inputs, source.positions, deterministic=deterministic)
-        mask = segment_mask(source.segment_ids, source.segment_ids)
         bias = self.frame.self_bias(source)
 
         def body(layer, x, _):
-            return layer(x, source=source, mask=mask, bias=bias, deterministic=deterministic), None
+            return layer(x, source=source, bias=bias, deterministic=deterministic), None
 
         x, _ = over_layers(body, self.layer, x, config=self.config)
         states = self.frame.leave(x)

@@ -1,23 +1,30 @@
 """Multi-head attention over segments, with grouped queries and a cache for stepwise decoding."""
 
+from typing import Literal
+
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seq2seq_jax.modules.dropout import Dropout
-from seq2seq_jax.modules.fused_attention import AttentionKernel, Segments, fused_attention, obstacle
+from seq2seq_jax.modules.dot_product_attention import MASKED_SCORE, blocked_attention, dot_product_attention
+from seq2seq_jax.modules.fused_attention import fused_attention, obstacle
 from seq2seq_jax.modules.linear import Linear
 from seq2seq_jax.modules.position import rotate
 from seq2seq_jax.modules.precision import Precision, product
-from seq2seq_jax.parallel.mesh import divided_along_length, whole_along_length
+from seq2seq_jax.modules.segments import Segments
+from seq2seq_jax.parallel.mesh import divided_along_length, length_is_divided, whole_along_length
 
 WEIGHTS = "attention_weights"
 """Collection that attention weights are recorded in, as [layers, batch, heads, target, source], when it is mutable."""
 
-MASKED_SCORE = -1e9
-"""Score of a pair that may not attend: finite, so that a query with no key at all stays finite too."""
+AttentionKernel = Literal["auto", "fused", "blocked", "plain"]
+"""How attention is computed: "plain" on all scores at once, "blocked" on those of a block of queries at a time, "fused"
+by cuDNN's kernel, "auto" fused wherever it can be, else blocked for long rows, else plain."""
+
+LONG = 512
+"""Places of a row from which on "auto" is blocked."""
 
 
 @flax.struct.dataclass
@@ -78,7 +85,6 @@ class MultiHeadAttention(nn.Module):
             bias=self.bias,
             precision=self.precision,
         )
-        self.weights_dropout = Dropout(self.dropout)
 
     def keys_values(
         self,
@@ -98,55 +104,59 @@ class MultiHeadAttention(nn.Module):
         memory: KeysValues,
         *,
         positions: Int[Array, "batch target"],
-        mask: Bool[Array, "batch target source"],
+        segments: Segments,
         bias: Float[Array, "#batch heads target source"] | None,
         deterministic: bool,
-        segments: Segments | None = None,
     ) -> Float[Array, "batch target model"]:
         """Attend from each position of x.
 
         Args:
-            mask: which keys each query may read.
+            segments: which keys each query may read.
             bias: added to the scores.
-            segments: what the mask is made of, where it is made of segments; attention may then be fused.
 
         Raises:
-            ValueError: kernel = fused, and it cannot be; the message says why.
+            ValueError: kernel = fused or blocked, and it cannot be; the message says why.
         """
-        batch, target, _ = x.shape
         queries = self.query(x)
         if self.rotary:
             queries = rotate(queries, positions)
-        if target > 1:
+        if x.shape[1] > 1:
             queries = divided_along_length(queries, 1)
-        if segments is not None and self._fuses(segments, bias, deterministic):
+        drops = self.dropout > 0.0 and not deterministic
+        kernel = self._chosen_kernel(segments, relative=bias is not None, drops=drops)
+        if kernel == "fused":
             return self.output(fused_attention(queries, memory.keys, memory.values, segments, bias=bias))
-        group = self.num_heads // self.num_kv_heads
-        queries = queries.reshape(batch, target, self.num_kv_heads, group, self.head_dim) * self.head_dim**-0.5
-        scores = product("btkgd,bskd->bkgts", queries, memory.keys, precision=self.precision).astype(jnp.float32)
-        if bias is not None:
-            scores = scores + bias.reshape(-1, self.num_kv_heads, group, target, bias.shape[-1])
-        scores = jnp.where(mask[:, None, None], scores, MASKED_SCORE)
-        weights = jax.nn.softmax(scores, axis=-1)
-        record(self, weights.reshape(batch, self.num_heads, target, -1))
-        weights = self.weights_dropout(weights, deterministic=deterministic)
-        context = product("bkgts,bskd->btkgd", weights.astype(x.dtype), memory.values, precision=self.precision)
-        return self.output(context.reshape(batch, target, self.num_heads, self.head_dim))
+        settings = {
+            "bias": bias,
+            "dropout": self.dropout,
+            "dropout_key": self.make_rng("dropout") if drops else None,
+            "precision": self.precision,
+        }
+        if kernel == "blocked":
+            return self.output(blocked_attention(queries, memory.keys, memory.values, segments, **settings))
+        context, weights = dot_product_attention(queries, memory.keys, memory.values, segments.mask(), **settings)
+        record(self, weights)
+        return self.output(context)
 
-    def _fuses(self, segments: Segments, bias: Array | None, deterministic: bool) -> bool:
-        if self.kernel == "plain" or self.is_initializing():
-            return False
-        reason = obstacle(
-            segments,
-            head_dim=self.head_dim,
-            precision=self.precision,
-            relative=bias is not None,
-            dropout=self.dropout > 0.0 and not deterministic,
-            recorded=self.is_mutable_collection(WEIGHTS),
-        )
-        if reason is not None and self.kernel == "fused":
-            raise ValueError(f"attention_kernel = fused cannot be: {reason}, or set attention_kernel to auto.")
-        return reason is None
+    def _chosen_kernel(self, segments: Segments, *, relative: bool, drops: bool) -> AttentionKernel:
+        """How this attention is computed; never "auto"."""
+        # Nothing but plain attention has the weights to record.
+        if self.kernel == "plain" or self.is_initializing() or self.is_mutable_collection(WEIGHTS):
+            return "plain"
+        obstacles = {
+            "fused": obstacle(
+                segments, head_dim=self.head_dim, precision=self.precision, relative=relative, dropout=drops
+            ),
+            "blocked": "rows are divided: set mesh.sequence to 1" if length_is_divided() else None,
+        }
+        if self.kernel == "auto":
+            if obstacles["fused"] is None:
+                return "fused"
+            long = segments.queries.shape[1] * segments.keys.shape[1] >= LONG**2
+            return "blocked" if long and obstacles["blocked"] is None else "plain"
+        if reason := obstacles[self.kernel]:
+            raise ValueError(f"attention_kernel = {self.kernel} cannot be: {reason}, or set attention_kernel to auto.")
+        return self.kernel
 
     def step_keys_values(
         self, states: Float[Array, "batch source memory"], values: Float[Array, "batch source memory"]

@@ -5,7 +5,6 @@ is a name for the softmax statistics, without which rematerialisation runs the k
 """
 
 import functools
-from typing import Literal
 
 import flax.linen as nn
 import flax.struct
@@ -16,10 +15,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.modules.precision import Precision
-
-AttentionKernel = Literal["auto", "fused", "plain"]
-"""How attention is computed: "plain" with a mask on all scores, "fused" by the kernel, "auto" by the kernel wherever
-it can be."""
+from seq2seq_jax.modules.segments import Segments
+from seq2seq_jax.parallel.mesh import length_is_divided
 
 SAVED_NAMES = ("attention_output", "attention_statistics")
 """What the kernel's backward pass needs of its forward pass, as names for a policy of `jax.checkpoint`."""
@@ -29,23 +26,6 @@ LARGEST_HEAD = 128
 
 PACKED_CAPABILITY = 9.0
 """Compute capability from which on the kernel takes packed rows (Hopper)."""
-
-
-@flax.struct.dataclass
-class Segments:
-    """Which example of its row each query and each key belongs to: what the mask of attention is made of.
-
-    Attributes:
-        queries: segment ids of the queries.
-        keys: segment ids of the keys.
-        most: see `Sequence.most_segments`.
-        causal: whether a query also reads no key that stands after it in the row.
-    """
-
-    queries: Int[Array, "batch target"]
-    keys: Int[Array, "batch source"]
-    most: int | None = flax.struct.field(pytree_node=False)
-    causal: bool = flax.struct.field(pytree_node=False)
 
 
 @flax.struct.dataclass
@@ -79,7 +59,6 @@ def obstacle(
     precision: Precision,
     relative: bool,
     dropout: bool,
-    recorded: bool,
 ) -> str | None:
     """Why the kernel cannot serve an attention, in words; None = it can.
 
@@ -87,7 +66,6 @@ def obstacle(
         relative: whether there is a bias on the scores.
         dropout: whether attention weights are dropped out. cuDNN would draw from a count of its own calls, which a
             run that is continued does not have.
-        recorded: whether the weights are asked for.
     """
     if platform() not in ("gpu", "cuda"):
         return f"it runs on NVIDIA GPUs, and this is for {platform()}"
@@ -97,8 +75,6 @@ def obstacle(
         return f"a head must be a multiple of 8 wide, {LARGEST_HEAD} at most, and is {head_dim}"
     if dropout:
         return "it does not drop out attention weights: set attention_dropout to 0"
-    if recorded:
-        return "it does not make the attention weights that are asked for"
     if segments.most is None:
         return "the most examples of a row must be known: set data.max_examples_a_row, or data.packing to False"
     if segments.most > 1:
@@ -108,7 +84,7 @@ def obstacle(
             return f"rows of several examples need compute capability {PACKED_CAPABILITY}: set data.packing to False"
     if relative and (segments.queries.shape[1] % 2 or segments.keys.shape[1] % 2):
         return "with relative positions the rows must be of even lengths"
-    if jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1:
+    if length_is_divided():
         return "rows are divided: set mesh.sequence to 1"
     return None
 

@@ -1,5 +1,6 @@
 """What belongs to which example of a packed row: masks, borders, and one vector a segment."""
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -14,9 +15,33 @@ def segment_mask(
     return query_segments[:, :, None] == key_segments[:, None, :]
 
 
-def causal_mask(length: int) -> Bool[Array, "target target"]:
-    """True where the key does not stand after the query in the row."""
-    return jnp.tril(jnp.ones((length, length), bool))
+@flax.struct.dataclass
+class Segments:
+    """Which example of its row each query and each key belongs to: what the mask of attention is made of.
+
+    Attributes:
+        queries: segment ids of the queries.
+        keys: segment ids of the keys.
+        most: see `Sequence.most_segments`.
+        causal: whether a query also reads no key that stands after it in the row.
+    """
+
+    queries: Int[Array, "batch target"]
+    keys: Int[Array, "batch source"]
+    most: int | None = flax.struct.field(pytree_node=False)
+    causal: bool = flax.struct.field(pytree_node=False)
+
+    def mask(self, *, first: int | Int[Array, ""] = 0) -> Bool[Array, "batch target source"]:
+        """True where the query reads the key.
+
+        Args:
+            first: place in the row of the first query.
+        """
+        mask = segment_mask(self.queries, self.keys)
+        if not self.causal:
+            return mask
+        places = first + jnp.arange(self.queries.shape[1])
+        return mask & (jnp.arange(self.keys.shape[1]) <= places[:, None])
 
 
 def is_first(segment_ids: Int[Array, "batch length"]) -> Bool[Array, "batch length"]:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Sequence
-from seq2seq_jax.modules.attention import WEIGHTS, MultiHeadAttention
+from seq2seq_jax.modules.attention import WEIGHTS, AttentionKernel, MultiHeadAttention
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.feed_forward import Activation, FeedForward
 from seq2seq_jax.modules.flops import Amount, product_flops
-from seq2seq_jax.modules.fused_attention import SAVED_NAMES, AttentionKernel
+from seq2seq_jax.modules.fused_attention import SAVED_NAMES
 from seq2seq_jax.modules.normalization import Normalization, NormalizationKind
 from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBias, sinusoidal
 from seq2seq_jax.modules.precision import Precision, activation_dtype
@@ -82,7 +82,9 @@ class TransformerConfig:
     """Compile one layer and loop over it (short compilation of deep stacks), rather than unroll them. The
     parameters are the same."""
     attention_kernel: AttentionKernel = "auto"
-    """How attention is computed: plain; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where it can be."""
+    """How attention is computed: plain, on all scores at once; blocked, on those of 256 queries at a time, so that memory
+    is linear in the length of a row; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where it can be, else
+    blocked for rows of 512 tokens and more, else plain."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, everything in a layer, all but fused attention, or all but fused
     attention and matrix products."""

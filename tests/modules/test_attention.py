@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from architectures import random_parameters
 
-from seq2seq_jax.modules.attention import KeysValues, MultiHeadAttention
-from seq2seq_jax.modules.segments import causal_mask, segment_mask
+from seq2seq_jax.modules.attention import LONG, WEIGHTS, KeysValues, MultiHeadAttention
+from seq2seq_jax.modules.segments import Segments
 
 BATCH, TARGET, SOURCE, MODEL, MEMORY, HEAD_DIM = 2, 5, 7, 12, 10, 4
 QUERY_SEGMENTS = np.array([[1, 1, 2, 2, 2], [1, 1, 1, 3, 0]])
@@ -41,7 +41,7 @@ def example(module, seed=0):
         "memory": rng.normal(size=(BATCH, SOURCE, MEMORY)).astype(np.float32),
         "positions": QUERY_POSITIONS,
         "key_positions": KEY_POSITIONS,
-        "mask": segment_mask(jnp.asarray(QUERY_SEGMENTS), jnp.asarray(KEY_SEGMENTS)),
+        "segments": Segments(queries=QUERY_SEGMENTS, keys=KEY_SEGMENTS, most=None, causal=False),
         "bias": rng.normal(size=(BATCH, module.num_heads, TARGET, SOURCE)).astype(np.float32),
     }
     inputs = jax.tree.map(jnp.asarray, inputs)
@@ -127,7 +127,7 @@ def test_rotary_attention_depends_on_distances_alone():
 def test_a_query_without_any_key_stays_finite_and_so_does_its_gradient():
     module = layer(2, 2)
     params, inputs = example(module)
-    nothing = {**inputs, "mask": jnp.zeros((BATCH, TARGET, SOURCE), bool)}
+    nothing = {**inputs, "segments": inputs["segments"].replace(keys=jnp.full((BATCH, SOURCE), 9))}
     value, gradient = jax.value_and_grad(lambda params: jnp.sum(apply(module, params, nothing) ** 2))(params)
     assert np.isfinite(value)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
@@ -155,7 +155,7 @@ def test_dropout_falls_on_the_weights():
         inputs["x"],
         KeysValues(keys=ones, values=ones),
         positions=inputs["positions"],
-        mask=jnp.ones((BATCH, TARGET, SOURCE), bool),
+        segments=jax.tree.map(jnp.ones_like, inputs["segments"]),
         bias=None,
         deterministic=False,
         rngs={"dropout": jax.random.key(0)},
@@ -185,8 +185,39 @@ def test_softmax_is_float32_in_low_precision(precision):
 
 
 def test_masks_by_hand():
-    np.testing.assert_array_equal(
-        segment_mask(jnp.array([[1, 2, 0]]), jnp.array([[1, 1, 2, 0]])),
-        [[[True, True, False, False], [False, False, True, False], [False, False, False, True]]],
-    )
-    np.testing.assert_array_equal(causal_mask(3), [[True, False, False], [True, True, False], [True, True, True]])
+    segments = Segments(queries=jnp.array([[1, 2, 0]]), keys=jnp.array([[1, 1, 2, 0]]), most=None, causal=False)
+    read = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], bool)
+    np.testing.assert_array_equal(segments.mask(), read[None])
+    causal = segments.replace(causal=True)
+    np.testing.assert_array_equal(causal.mask(), [read & np.tri(3, 4, dtype=bool)])
+    # The queries at places 2 and 3 of a row.
+    later = causal.replace(queries=jnp.array([[2, 0]]))
+    np.testing.assert_array_equal(later.mask(first=2), [read[1:] & np.tri(2, 4, 2, dtype=bool)])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "length", "recorded", "blocked"),
+    [
+        ("auto", LONG - 1, False, False),
+        ("auto", LONG, False, True),
+        ("auto", LONG, True, False),
+        ("plain", LONG, False, False),
+        ("blocked", 8, False, True),
+        ("blocked", 8, True, False),
+    ],
+)
+def test_which_attention_is_computed_in_blocks(kernel, length, recorded, blocked):
+    module = layer(2, 2, kernel=kernel)
+    ids = jnp.ones((1, length), jnp.int32)
+
+    def apply(module, x, memory):
+        segments = Segments(queries=ids, keys=ids, most=1, causal=False)
+        return attend(
+            module, x, memory, positions=ids, key_positions=ids, segments=segments, bias=None, deterministic=True
+        )
+
+    x, memory = jnp.zeros((1, length, MODEL)), jnp.zeros((1, length, MEMORY))
+    params = jax.eval_shape(lambda: module.init(jax.random.key(0), x, memory, method=apply))
+    options = {"mutable": [WEIGHTS]} if recorded else {}
+    trace = jax.make_jaxpr(lambda params: module.apply(params, x, memory, method=apply, **options))(params)
+    assert ("scan[" in str(trace)) == blocked

@@ -12,8 +12,8 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from seq2seq_jax.batch import Sequence
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS, MultiHeadAttention
-from seq2seq_jax.modules.fused_attention import Segments, bounds_of, fused_attention, obstacle, read_places
-from seq2seq_jax.modules.segments import causal_mask, segment_mask
+from seq2seq_jax.modules.fused_attention import bounds_of, fused_attention, obstacle, read_places
+from seq2seq_jax.modules.segments import Segments
 
 HEADS, HEAD_DIM = 2, 8
 
@@ -57,9 +57,7 @@ def from_bounds(queries, keys, values, given, scale):
 
 
 def from_mask(queries, keys, values, given, scale):
-    mask = segment_mask(given.queries, given.keys) & (given.queries > 0)[:, :, None]
-    if given.causal:
-        mask = mask & causal_mask(queries.shape[1])
+    mask = given.mask() & (given.queries > 0)[:, :, None]
     scores = jnp.where(mask[:, None], jnp.einsum("btnh,bsnh->bnts", queries, keys) * scale, -1e9)
     context = jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores, axis=-1), values)
     return jnp.where(mask.any(axis=2)[:, :, None, None], context, 0.0)
@@ -137,7 +135,7 @@ def on_gpu(function):
     return call
 
 
-SERVED = {"head_dim": 64, "precision": "bfloat16", "relative": False, "dropout": False, "recorded": False}
+SERVED = {"head_dim": 64, "precision": "bfloat16", "relative": False, "dropout": False}
 PACKED = segments([[1, 2]], [[1, 2]], 2)
 
 
@@ -149,7 +147,6 @@ PACKED = segments([[1, 2]], [[1, 2]], 2)
         (PACKED, {"head_dim": 20}, "multiple of 8"),
         (PACKED, {"head_dim": 256}, "128 at most"),
         (PACKED, {"dropout": True}, "attention_dropout to 0"),
-        (PACKED, {"recorded": True}, "weights"),
         (PACKED, {"relative": True}, "data.packing to False"),
         (segments([[1, 2]], [[1, 2]], None), {}, "data.max_examples_a_row"),
         (segments([[1, 1]], [[1, 1]], 1), {"relative": True}, None),
@@ -176,10 +173,7 @@ def attend(module, given, **options):
 
     def apply(module, x):
         memory = module.keys_values(x, x, jnp.zeros_like(ids))
-        return module(
-            x, memory, positions=jnp.zeros_like(ids), mask=segment_mask(ids, ids), bias=None, deterministic=False,
-            segments=given,
-        )  # fmt: skip
+        return module(x, memory, positions=jnp.zeros_like(ids), segments=given, bias=None, deterministic=False)
 
     params = jax.eval_shape(lambda: module.init({"params": jax.random.key(0)}, x, method=apply))
     return lambda: jax.jit(
@@ -195,13 +189,13 @@ def attend(module, given, **options):
         ({"kernel": "plain"}, {}, False),
         ({"precision": "float32"}, {}, False),
         ({"dropout": 0.1}, {}, False),
-        ({}, {"mutable": [WEIGHTS]}, False),
+        ({"kernel": "fused"}, {"mutable": [WEIGHTS]}, False),
     ],
 )
 def test_dispatch(changed, options, fused):
     trace = attend(attention(**changed), PACKED, **options)
     assert ("dot_product_attention_fwd" in str(on_gpu(trace)().jaxpr)) == fused
-    if changed.get("kernel") != "fused":
+    if changed.get("kernel") != "fused" or options:
         assert "dot_product_attention_fwd" not in str(trace().jaxpr)
 
 

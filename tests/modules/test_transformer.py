@@ -12,7 +12,6 @@ from seq2seq_jax.encoders.transformer import EncoderLayer, TransformerEncoderCon
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.normalization import Normalization
 from seq2seq_jax.modules.position import sinusoidal
-from seq2seq_jax.modules.segments import segment_mask
 from seq2seq_jax.modules.transformer import Residual, TransformerConfig, over_layers
 
 
@@ -83,9 +82,8 @@ def test_a_stack_is_its_layers_one_after_the_other_and_a_norm(scan_layers):
     encoder = config.build(precision="float32")
     params = random_parameters(encoder, inputs, source, deterministic=True)
     x = inputs + sinusoidal(source.positions, model_dim=16)
-    mask = segment_mask(source.segment_ids, source.segment_ids)
     layer = EncoderLayer(config, "float32")
-    apply = jax.jit(lambda params, x: layer.apply(params, x, source=source, mask=mask, bias=None, deterministic=True))
+    apply = jax.jit(lambda params, x: layer.apply(params, x, source=source, bias=None, deterministic=True))
     for index in range(3):
         x = apply({"params": jax.tree.map(lambda leaf, index=index: leaf[index], params["layer"])}, x)
     expected = Normalization("layer").apply({"params": params["frame"]["norm"]}, x)
