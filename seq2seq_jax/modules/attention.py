@@ -14,7 +14,7 @@ from seq2seq_jax.modules.linear import Linear
 from seq2seq_jax.modules.position import rotate
 from seq2seq_jax.modules.precision import Precision, product
 from seq2seq_jax.modules.segments import Segments
-from seq2seq_jax.parallel.mesh import divided_along_length, length_is_divided, whole_along_length
+from seq2seq_jax.parallel.mesh import divided_along_length, whole_along_length
 
 WEIGHTS = "attention_weights"
 """Collection that attention weights are recorded in, as [layers, batch, heads, target, source], when it is mutable."""
@@ -24,7 +24,7 @@ AttentionKernel = Literal["auto", "fused", "blocked", "plain"]
 by cuDNN's kernel, "auto" fused wherever it can be, else blocked for long rows, else plain."""
 
 LONG = 512
-"""Places of a row from which on "auto" is blocked."""
+"""Queries and keys of a row (their geometric mean) from which on "auto" is blocked."""
 
 
 @flax.struct.dataclass
@@ -115,7 +115,7 @@ class MultiHeadAttention(nn.Module):
             bias: added to the scores.
 
         Raises:
-            ValueError: kernel = fused or blocked, and it cannot be; the message says why.
+            ValueError: kernel = fused, and it cannot be; the message says why.
         """
         queries = self.query(x)
         if self.rotary:
@@ -143,20 +143,16 @@ class MultiHeadAttention(nn.Module):
         # Nothing but plain attention has the weights to record.
         if self.kernel == "plain" or self.is_initializing() or self.is_mutable_collection(WEIGHTS):
             return "plain"
-        obstacles = {
-            "fused": obstacle(
-                segments, head_dim=self.head_dim, precision=self.precision, relative=relative, dropout=drops
-            ),
-            "blocked": "rows are divided: set mesh.sequence to 1" if length_is_divided() else None,
-        }
-        if self.kernel == "auto":
-            if obstacles["fused"] is None:
-                return "fused"
-            long = segments.queries.shape[1] * segments.keys.shape[1] >= LONG**2
-            return "blocked" if long and obstacles["blocked"] is None else "plain"
-        if reason := obstacles[self.kernel]:
-            raise ValueError(f"attention_kernel = {self.kernel} cannot be: {reason}, or set attention_kernel to auto.")
-        return self.kernel
+        if self.kernel == "blocked":
+            return "blocked"
+        reason = obstacle(
+            segments, head_dim=self.head_dim, precision=self.precision, relative=relative, dropout=drops
+        )
+        if reason is None:
+            return "fused"
+        if self.kernel == "fused":
+            raise ValueError(f"attention_kernel = fused cannot be: {reason}, or set attention_kernel to auto.")
+        return "blocked" if segments.queries.shape[1] * segments.keys.shape[1] >= LONG**2 else "plain"
 
     def step_keys_values(
         self, states: Float[Array, "batch source memory"], values: Float[Array, "batch source memory"]

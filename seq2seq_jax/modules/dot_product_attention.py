@@ -11,12 +11,13 @@ from seq2seq_jax.modules.dropout import dropped
 from seq2seq_jax.modules.fused_attention import SAVED_NAMES
 from seq2seq_jax.modules.precision import Precision, product
 from seq2seq_jax.modules.segments import Segments
+from seq2seq_jax.parallel.mesh import divided_along_length, parts_of_length
 
 MASKED_SCORE = -1e9
 """Score of a pair that may not attend: finite, so that a query with no key at all stays finite too."""
 
 BLOCK = 256
-"""Queries of a block."""
+"""Queries of a block, of each part of a row where the mesh divides rows."""
 
 
 def dot_product_attention(
@@ -70,39 +71,47 @@ def blocked_attention(
 
     The scores of a block of queries with all keys are all that exists at a time: the backward pass computes them again.
     """
-    batch, target, heads, head_dim = queries.shape
-    blocks = -(-target // BLOCK)
+    target = queries.shape[1]
+    # Where rows are divided a block takes as many queries of each part, so that all devices work on it.
+    parts = parts_of_length() if target % parts_of_length() == 0 else 1
+    length = target // parts
+    block = min(BLOCK, length)
+    blocks = -(-length // block)
 
-    def of_blocks(array, dim):
+    def divided(array, dim):
         """The blocks of a dim of the array, padded to full ones, as the array's first dim."""
-        padding = [(0, 0)] * array.ndim
-        padding[dim] = (0, blocks * BLOCK - target)
-        array = jnp.pad(array, padding)
-        return jnp.moveaxis(array.reshape(*array.shape[:dim], blocks, BLOCK, *array.shape[dim + 1 :]), dim, 0)
+        before, after = array.shape[:dim], array.shape[dim + 1 :]
+        padding = [(0, 0)] * (array.ndim + 1)
+        padding[dim + 1] = (0, blocks * block - length)
+        array = jnp.pad(array.reshape(*before, parts, length, *after), padding)
+        array = array.reshape(*before, parts, blocks, block, *after)
+        return jnp.moveaxis(array, dim + 1, 0).reshape(blocks, *before, parts * block, *after)
 
-    def attend(block):
-        mask = dataclasses.replace(segments, queries=block["segments"]).mask(first=block["index"] * BLOCK)
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, block["index"])
+    def attend(own):
+        mask = dataclasses.replace(segments, queries=own["segments"]).mask(places=own["places"])
         context, _ = dot_product_attention(
-            block["queries"],
+            divided_along_length(own["queries"], 1),
             keys,
             values,
             mask,
-            bias=block.get("bias"),
+            bias=own.get("bias"),
             dropout=dropout,
-            dropout_key=key,
+            dropout_key=None if dropout_key is None else jax.random.fold_in(dropout_key, own["index"]),
             precision=precision,
         )
-        return context
+        return divided_along_length(context, 1)
 
-    parts = {
+    of_blocks = {
         "index": jnp.arange(blocks),
-        "queries": of_blocks(queries, 1),
-        "segments": of_blocks(segments.queries, 1),
+        "places": divided(jnp.arange(target), 0),
+        "queries": divided(queries, 1),
+        "segments": divided(segments.queries, 1),
     }
     if bias is not None:
-        parts["bias"] = of_blocks(bias, 2)
+        of_blocks["bias"] = divided(bias, 2)
     # A loop keeps XLA from computing once what is to be computed twice.
-    context = jax.lax.map(jax.checkpoint(attend, prevent_cse=False), parts)
-    context = jnp.moveaxis(context, 0, 1).reshape(batch, blocks * BLOCK, heads, head_dim)[:, :target]
+    context = jax.lax.map(jax.checkpoint(attend, prevent_cse=False), of_blocks)
+    batch, *of_head = len(queries), *queries.shape[2:]
+    context = jnp.moveaxis(context.reshape(blocks, batch, parts, block, *of_head), 0, 2)
+    context = context.reshape(batch, parts, blocks * block, *of_head)[:, :, :length].reshape(queries.shape)
     return checkpoint_name(context, SAVED_NAMES[0])

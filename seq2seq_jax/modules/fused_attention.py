@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import Segments
-from seq2seq_jax.parallel.mesh import length_is_divided
+from seq2seq_jax.parallel.mesh import parts_of_length
 
 SAVED_NAMES = ("attention_output", "attention_statistics")
 """What the kernel's backward pass needs of its forward pass, as names for a policy of `jax.checkpoint`."""
@@ -84,7 +84,7 @@ def obstacle(
             return f"rows of several examples need compute capability {PACKED_CAPABILITY}: set data.packing to False"
     if relative and (segments.queries.shape[1] % 2 or segments.keys.shape[1] % 2):
         return "with relative positions the rows must be of even lengths"
-    if length_is_divided():
+    if parts_of_length() > 1:
         return "rows are divided: set mesh.sequence to 1"
     return None
 

@@ -31,16 +31,17 @@ class Segments:
     most: int | None = flax.struct.field(pytree_node=False)
     causal: bool = flax.struct.field(pytree_node=False)
 
-    def mask(self, *, first: int | Int[Array, ""] = 0) -> Bool[Array, "batch target source"]:
+    def mask(self, *, places: Int[Array, "target"] | None = None) -> Bool[Array, "batch target source"]:
         """True where the query reads the key.
 
         Args:
-            first: place in the row of the first query.
+            places: of the queries in the row; None = the first so many.
         """
         mask = segment_mask(self.queries, self.keys)
         if not self.causal:
             return mask
-        places = first + jnp.arange(self.queries.shape[1])
+        if places is None:
+            places = jnp.arange(self.queries.shape[1])
         return mask & (jnp.arange(self.keys.shape[1]) <= places[:, None])
 
 

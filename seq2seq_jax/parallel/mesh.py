@@ -135,14 +135,14 @@ def divided_along_length(x: Array, dim: int) -> Array:
     return _along_length(x, dim, "sequence")
 
 
-def length_is_divided() -> bool:
-    """Whether the mesh in use divides the places of a row."""
-    return jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1
+def parts_of_length() -> int:
+    """How many parts the mesh in use divides the places of a row into."""
+    return jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
 
 
 def _along_length(x: Array, dim: int, axis: str | None) -> Array:
     """How one dim lies on the mesh in use, all others as the compiler likes; nothing where no length is divided."""
-    if not length_is_divided():
+    if parts_of_length() == 1:
         return x
     spec = [PartitionSpec.UNCONSTRAINED] * x.ndim
     spec[dim] = axis

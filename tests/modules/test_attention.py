@@ -190,9 +190,9 @@ def test_masks_by_hand():
     np.testing.assert_array_equal(segments.mask(), read[None])
     causal = segments.replace(causal=True)
     np.testing.assert_array_equal(causal.mask(), [read & np.tri(3, 4, dtype=bool)])
-    # The queries at places 2 and 3 of a row.
+    # Queries at places 2 and 3 of their row.
     later = causal.replace(queries=jnp.array([[2, 0]]))
-    np.testing.assert_array_equal(later.mask(first=2), [read[1:] & np.tri(2, 4, 2, dtype=bool)])
+    np.testing.assert_array_equal(later.mask(places=jnp.array([2, 3])), [read[1:] & np.tri(2, 4, 2, dtype=bool)])
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from seq2seq_jax.training.step import initial_state
 
 WIDE = {"model_dim": 32, "num_heads": 2, "hidden_dim": 64, "scan_layers": True}
 MODELS = {
-    # Where rows are divided attention is plain, and so it is here where they are not.
     "transformer": (transformer(**WIDE, attention_kernel="plain"), 4_096),
+    "blocked": (transformer(**WIDE, attention_kernel="blocked"), 4_096),
     "relative": (transformer(**WIDE, **RELATIVE, remat="full"), 128),
     "recurrent": (recurrent(), 64),
     "convolutional": (convolutional(max_positions=64), 64),
