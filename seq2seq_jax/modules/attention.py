@@ -21,7 +21,7 @@ WEIGHTS = "attention_weights"
 
 AttentionKernel = Literal["auto", "fused", "blocked", "plain"]
 """How attention is computed: "plain" on all scores at once, "blocked" on those of a block of queries at a time, "fused"
-by cuDNN's kernel, "auto" fused wherever it can be, else blocked for long rows, else plain."""
+by cuDNN's kernel, "auto" fused wherever it can be, else blocked for long rows without a relative bias, else plain."""
 
 LONG = 512
 """Queries and keys of a row (their geometric mean) from which on "auto" is blocked."""
@@ -152,7 +152,9 @@ class MultiHeadAttention(nn.Module):
             return "fused"
         if self.kernel == "fused":
             raise ValueError(f"attention_kernel = fused cannot be: {reason}, or set attention_kernel to auto.")
-        return "blocked" if segments.queries.shape[1] * segments.keys.shape[1] >= LONG**2 else "plain"
+        # A relative bias is as large as the scores of a row, whichever way they are computed.
+        long = segments.queries.shape[1] * segments.keys.shape[1] >= LONG**2
+        return "blocked" if long and not relative else "plain"
 
     def step_keys_values(
         self, states: Float[Array, "batch source memory"], values: Float[Array, "batch source memory"]
