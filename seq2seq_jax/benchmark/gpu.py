@@ -19,6 +19,7 @@ from seq2seq_jax.benchmark.workload import full_rows
 from seq2seq_jax.compilation.programs import RunWithoutData
 from seq2seq_jax.data.packing import BatchPlan, BatchRows, RowShape
 from seq2seq_jax.experiment import Experiment, named, override
+from seq2seq_jax.modules.dot_product_attention import dot_product_attention
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.modules.fused_attention import fused_attention, obstacle, read_places
 from seq2seq_jax.modules.segments import Segments
@@ -237,10 +238,10 @@ def masked_attention(
 ) -> Float[Array, "batch target heads head_dim"]:
     """What fused attention has to agree with: a mask on all scores, in float32."""
     queries, keys, values = (x.astype(jnp.float32) for x in (queries, keys, values))
-    precise = jax.lax.Precision.HIGHEST
-    scores = jnp.einsum("btnh,bsnh->bnts", queries, keys, precision=precise) * queries.shape[-1] ** -0.5
-    scores = jnp.where(segments.mask()[:, None], scores if bias is None else scores + bias, -1e9)
-    context = jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores, axis=-1), values, precision=precise)
+    with jax.default_matmul_precision("highest"):
+        context, _ = dot_product_attention(
+            queries, keys, values, segments.mask(), bias=bias, dropout=0.0, dropout_key=None, precision="float32"
+        )
     return jnp.where(read_places(segments)[0][:, :, None, None], context, 0.0)
 
 
@@ -278,9 +279,7 @@ def attention(*, toy: bool, rounds: int) -> list[Figure]:
     }
     figures, wrong = [], []
     for name, (segments, biased) in cases.items():
-        reason = obstacle(
-            segments, head_dim=head_dim, precision="bfloat16", relative=biased, dropout=False
-        )
+        reason = obstacle(segments, head_dim=head_dim, precision="bfloat16", relative=biased, dropout=False)
         attend = masked_attention if reason else fused_attention
         largest, leak = compare_attention(attend, segments, heads=heads, head_dim=head_dim, biased=biased)
         figures.append(

@@ -1,14 +1,12 @@
 """Attention as products and a softmax: on all scores at once, or on those of one block of queries after the other."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from seq2seq_jax.modules.dropout import dropped
-from seq2seq_jax.modules.fused_attention import SAVED_NAMES
+from seq2seq_jax.modules.fused_attention import OUTPUT_NAME
 from seq2seq_jax.modules.precision import Precision, product
 from seq2seq_jax.modules.segments import Segments
 from seq2seq_jax.parallel.mesh import divided_along_length, parts_of_length
@@ -51,8 +49,9 @@ def dot_product_attention(
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, MASKED_SCORE), axis=-1)
-    kept = dropped(weights, dropout_key, dropout).astype(values.dtype)
-    context = product("bkgts,bksd->bkgtd", kept.reshape(groups), values, precision=precision)
+    kept = weights if dropout_key is None else dropped(weights, dropout_key, dropout)
+    kept = kept.reshape(groups).astype(values.dtype)
+    context = product("bkgts,bksd->bkgtd", kept, values, precision=precision)
     return context.reshape(batch, heads, target, head_dim).transpose(0, 2, 1, 3), weights
 
 
@@ -71,9 +70,11 @@ def blocked_attention(
 
     The scores of a block of queries with all keys are all that exists at a time: the backward pass computes them again.
     """
-    target = queries.shape[1]
+    batch, target, heads, head_dim = queries.shape
     # Where rows are divided a block takes as many queries of each part, so that all devices work on it.
-    parts = parts_of_length() if target % parts_of_length() == 0 else 1
+    parts = parts_of_length()
+    if target % parts:
+        parts = 1
     length = target // parts
     block = min(BLOCK, length)
     blocks = -(-length // block)
@@ -88,7 +89,7 @@ def blocked_attention(
         return jnp.moveaxis(array, dim + 1, 0).reshape(blocks, *before, parts * block, *after)
 
     def attend(own):
-        mask = dataclasses.replace(segments, queries=own["segments"]).mask(places=own["places"])
+        mask = segments.replace(queries=own["segments"]).mask(places=own["places"])
         context, _ = dot_product_attention(
             divided_along_length(own["queries"], 1),
             keys,
@@ -111,7 +112,6 @@ def blocked_attention(
         of_blocks["bias"] = divided(bias, 2)
     # A loop keeps XLA from computing once what is to be computed twice.
     context = jax.lax.map(jax.checkpoint(attend, prevent_cse=False), of_blocks)
-    batch, *of_head = len(queries), *queries.shape[2:]
-    context = jnp.moveaxis(context.reshape(blocks, batch, parts, block, *of_head), 0, 2)
-    context = context.reshape(batch, parts, blocks * block, *of_head)[:, :, :length].reshape(queries.shape)
-    return checkpoint_name(context, SAVED_NAMES[0])
+    context = jnp.moveaxis(context.reshape(blocks, batch, parts, block, heads, head_dim), 0, 2)
+    context = context.reshape(batch, parts, blocks * block, heads, head_dim)[:, :, :length].reshape(queries.shape)
+    return checkpoint_name(context, OUTPUT_NAME)

@@ -11,13 +11,15 @@ def dropout_mask(key: jax.Array, rate: float, shape: tuple[int, ...]) -> Float[A
     return jnp.where(_kept(key, rate, shape), 1.0 / (1.0 - rate), 0.0)
 
 
-def dropped(x: Float[Array, "*dims"], key: jax.Array | None, rate: float) -> Float[Array, "*dims"]:
-    """x, its elements 0 with probability `rate` and the rest scaled by 1 / (1 - rate); x itself without a key."""
-    return x if key is None else _dropped(x, _kept(key, rate, x.shape), rate)
+def dropped(
+    x: Float[Array, "*dims"], key: jax.Array, rate: float, *, shape: tuple[int, ...] | None = None
+) -> Float[Array, "*dims"]:
+    """x, its elements 0 with probability `rate` and the rest scaled by 1 / (1 - rate).
 
-
-def _dropped(x, keep, rate):
-    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+    Args:
+        shape: of what is drawn, where several elements share it; None = that of x.
+    """
+    return jnp.where(_kept(key, rate, shape or x.shape), x / (1.0 - rate), 0).astype(x.dtype)
 
 
 def _kept(key: jax.Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, "*shape"]:
@@ -67,5 +69,4 @@ class Dropout(nn.Module):
         if deterministic or self.rate == 0.0:
             return x
         shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]) if self.whole_rows else x.shape
-        keep = _kept(self.make_rng("dropout"), self.rate, shape)
-        return _dropped(x, keep, self.rate)
+        return dropped(x, self.make_rng("dropout"), self.rate, shape=shape)

@@ -18,7 +18,7 @@ from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import Segments
 from seq2seq_jax.parallel.mesh import parts_of_length
 
-SAVED_NAMES = ("attention_output", "attention_statistics")
+OUTPUT_NAME, STATISTICS_NAME = SAVED_NAMES = ("attention_output", "attention_statistics")
 """What the kernel's backward pass needs of its forward pass, as names for a policy of `jax.checkpoint`."""
 
 LARGEST_HEAD = 128
@@ -185,8 +185,7 @@ def _forward(queries, keys, values, bias, bounds, scale, causal):
         is_training=True,
         **_attributes(bias, bounds, scale, causal),
     )
-    output_name, statistics_name = SAVED_NAMES
-    context, statistics = checkpoint_name(context, output_name), checkpoint_name(statistics, statistics_name)
+    context, statistics = checkpoint_name(context, OUTPUT_NAME), checkpoint_name(statistics, STATISTICS_NAME)
     return context, (queries, keys, values, bias, bounds, statistics, context)
 
 

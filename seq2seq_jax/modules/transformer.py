@@ -23,8 +23,8 @@ from seq2seq_jax.modules.settings import check_rates, check_sizes
 ACTIVATION_AXES = ("batch", "length", "activation")
 
 Remat = Literal["none", "full", "save_attention", "save_products"]
-"""What the backward pass recomputes: nothing, everything in a layer, all but fused attention, or all but fused
-attention and matrix products."""
+"""What the backward pass recomputes: nothing, everything in a layer, all but attention that is fused or in blocks,
+or all but that and matrix products."""
 
 
 @runtime_checkable
@@ -86,8 +86,8 @@ class TransformerConfig:
     is linear in the length of a row; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where it can be, else
     blocked for rows of 512 tokens and more without positions = relative, else plain."""
     remat: Remat = "none"
-    """What the backward pass recomputes: nothing, everything in a layer, all but fused attention, or all but fused
-    attention and matrix products."""
+    """What the backward pass recomputes: nothing, everything in a layer, all but attention that is fused or in
+    blocks, or all but that and matrix products."""
 
     def __post_init__(self):
         name = type(self).__name__

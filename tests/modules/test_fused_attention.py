@@ -189,6 +189,7 @@ def attend(module, given, **options):
         ({"kernel": "plain"}, {}, False),
         ({"precision": "float32"}, {}, False),
         ({"dropout": 0.1}, {}, False),
+        ({}, {"mutable": [WEIGHTS]}, False),
         ({"kernel": "fused"}, {"mutable": [WEIGHTS]}, False),
     ],
 )

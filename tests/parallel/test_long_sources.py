@@ -12,7 +12,7 @@ def found():
 
 @pytest.mark.parametrize("model", ["transformer", "blocked", "relative", "recurrent", "convolutional"])
 def test_outputs_and_gradients_are_those_of_one_device(found, model):
-    """Of a Transformer with 4,096 source tokens, plain and in blocks; of others with fewer, on the mesh (1, 1, 2, 4)."""
+    """Of a Transformer with 4,096 source tokens, plain and in blocks, others with fewer, on the mesh (1, 1, 2, 4)."""
     for part, difference in found[model]["differences"]["sequence"].items():
         assert difference < 1e-5 * max(1.0, found[model]["largest"][part]), part
         assert found[model]["largest"][part] > 0.01, part
