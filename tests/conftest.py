@@ -1,11 +1,11 @@
-"""Turns on the checks of the shapes in signatures, before anything of the package is imported; compiles fast, not well."""
+"""Compiles fast, and turns on the checks of the shapes in signatures, before anything of the package is imported."""
 
-import flax.struct
-import jax
-from jaxtyping import install_import_hook
+from compiling import compile_fast
 
-# Most of the tests' time goes to compiling small programs; processes that tests start compile as usual.
-jax.config.update("jax_disable_most_optimizations", True)
+_compiled = compile_fast()
+
+import flax.struct  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 _dataclass = flax.struct.dataclass
 

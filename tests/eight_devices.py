@@ -8,21 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import seq2seq_jax
+from compiling import flags_for_devices
 
 
-def on_eight_devices(script: str, *arguments: str, flags: str = "", timeout: float = 600.0) -> Any:
-    """What a script of tests/parallel prints, as JSON; unused donations are errors there.
-
-    Args:
-        flags: further XLA flags.
-        timeout: seconds.
-    """
+def on_eight_devices(script: str, *arguments: str, timeout: float = 600.0) -> Any:
+    """What a script of tests/parallel prints, as JSON, in at most `timeout` seconds; unused donations are errors there."""
     tests, package = Path(__file__).parent, Path(seq2seq_jax.__file__).parent.parent
     paths = [str(tests), str(package), os.environ.get("PYTHONPATH", "")]
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {flags}"
     finished = subprocess.run(
         [sys.executable, "-W", "error:Some donated buffers", str(tests / "parallel" / script), *arguments],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(paths)},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags_for_devices(8), "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
         timeout=timeout,

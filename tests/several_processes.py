@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from compiling import flags_for_devices
+
 REPOSITORY = Path(__file__).parents[1]
 TIMEOUT = 400.0
 """Seconds."""
@@ -44,7 +46,7 @@ class Processes:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": paths,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": flags_for_devices(devices),
         }
         self.logs = [directory / f"{run}.{index}.log" for index in range(count)]
         self.processes = []

@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from compiling import flags_for_devices
 
 from seq2seq_jax.batch import Batch, Sequence, Vocabulary, one_token_batch
 from seq2seq_jax.data.pipeline import row_shapes
@@ -108,9 +109,8 @@ for name, chips in {CHIPS}.items():
     assert mesh.devices.size == chips
     check_mesh(experiment, mesh)
 """
-    flags = f"--xla_force_host_platform_device_count={max(CHIPS.values())}"
     root = pathlib.Path(__file__).parents[1]
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+    environment = os.environ | {"XLA_FLAGS": flags_for_devices(max(CHIPS.values())), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", script], env=environment, cwd=root, check=True, timeout=120)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from compiling import compiling_as_usual
 
 from seq2seq_jax.benchmark.compiled_cost import main
 
@@ -17,7 +18,7 @@ def test_prediction_and_measurement_lie_close(tmp_path):
             sys.executable, "-m", "seq2seq_jax.benchmark.compiled_cost",
             "--widths", "128", "--layers", "2", "--rows", "64", "--json", str(tmp_path / "found.json"),
         ],
-        env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=compiling_as_usual() | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=600,

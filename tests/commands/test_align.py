@@ -1,6 +1,7 @@
 """A picture of attention for a line, and its weights as JSON."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from batches import batch
+from compiling import flags_for_devices
 
 import seq2seq_jax
 from seq2seq_jax.commands import align
@@ -35,7 +37,8 @@ def expected_weights(run, source, target):
     [source_ids], [target_ids] = run.tokenizer.encode_source([source]), run.tokenizer.encode_target([target])
     alone = batch([[(source_ids, target_ids)]], len(source_ids), len(target_ids), run.tokenizer.vocabulary)
     params, _ = run.parameters()
-    return np.asarray(attention_weights(run.model, params, jax.tree.map(jnp.asarray, alone))[0])
+    weights = jax.jit(functools.partial(attention_weights, run.model))(params, jax.tree.map(jnp.asarray, alone))
+    return np.asarray(weights[0])
 
 
 @pytest.fixture
@@ -183,7 +186,7 @@ def test_rows_are_divided_over_devices(process, seq2seq, trained, tmp_path, draw
     assert seq2seq("align", trained, "--output", tmp_path / "out", "--json", alone, stdin=lines).status == 0
     outcome = process(
         "align", trained, "--mesh.data", "2", "--output", tmp_path / "out", "--json", shared, stdin=lines,
-        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+        XLA_FLAGS=flags_for_devices(2),
     )  # fmt: skip
     assert outcome.status == 0, outcome.errors
     assert outcome.output == f"3 pictures: {tmp_path / 'out' / '0001.png'} to 0003.png\n"

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 
 import pytest
+from compiling import flags_for_devices
 
 from seq2seq_jax.experiment import load_config
 from seq2seq_jax.run import Run
@@ -305,9 +306,7 @@ def test_a_description_that_is_none(seq2seq, copy_of_run, text, said):
 )  # fmt: skip
 def test_a_mesh_of_two_devices(process, tmp_path, arguments, said):
     """In processes of their own, whose standard error is all that a user would see."""
-    outcome = process(
-        *TRAIN, "--run_dir", tmp_path / "run", *arguments, XLA_FLAGS="--xla_force_host_platform_device_count=2"
-    )
+    outcome = process(*TRAIN, "--run_dir", tmp_path / "run", *arguments, XLA_FLAGS=flags_for_devices(2))
     assert outcome.status == 2
     assert said in outcome.error_line
     assert not (tmp_path / "run").exists()

@@ -56,9 +56,10 @@ def test_texts_are_those_of_babel(name):
 
 @pytest.mark.parametrize("name", LOCALES)
 def test_a_text_has_one_reading(name):
+    """Among all days of years whose last digits could be a month or a day, and some of each other year."""
     formats = date_formats(name)
     readings = {}
-    for day in DAYS:
+    for day in itertools.chain((day for day in DAYS if 2001 <= day.year <= 2012), DAYS[::61]):
         for date_format in formats:
             assert readings.setdefault(date_format.write(day), day) == day
 

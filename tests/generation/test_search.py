@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import flags_for_devices
 from table_model import END, NUM_STATES, PADDING, START, VOCAB_SIZE, TableModel, constant_model, random_model
 
 from seq2seq_jax.batch import Sequence
@@ -374,7 +375,7 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
     """)
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": flags_for_devices(4),
         "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path])),
     }
     finished = subprocess.run(

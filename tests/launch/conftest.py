@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from compiling import compiling_as_usual
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -51,7 +52,7 @@ class Project:
         return subprocess.Popen(
             list(map(str, command)),
             cwd=self.directory,
-            env={**os.environ, "PATH": f"{self.programs}:{os.environ['PATH']}", **environment},
+            env={**compiling_as_usual(), "PATH": f"{self.programs}:{os.environ['PATH']}", **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -160,6 +160,17 @@ def mean_estimate(objective, state=None):
     return jax.tree.map(jnp.negative, gradient(params))
 
 
+def experience_of(objective, params, rows, samples):
+    """What is learned from, of samples as if they had been drawn."""
+
+    @jax.jit
+    def find(params):
+        memory = objective.model.apply({"params": params["model"]}, rows.source, deterministic=True, method="encode")
+        return objective.experience(params, {}, rows, memory, samples)[0]
+
+    return find(params)
+
+
 def losses_of(objective, params, prepared, key=None):
     """The loss of each source, and what is logged with it."""
     return jax.jit(objective.losses)(params, prepared, key)
@@ -216,8 +227,7 @@ def test_minimum_risk_is_its_closed_form():
     rewards, params = rewards_of(objective, distinct), tiny_params()
     rows = jax.tree.map(jnp.asarray, rows_of([REFERENCE]))
     samples = given_samples([texts])
-    memory = objective.model.apply({"params": params["model"]}, rows.source, deterministic=True, method="encode")
-    experience, _ = objective.experience(params, {}, rows, memory, samples)
+    experience = experience_of(objective, params, rows, samples)
 
     def closed_form(params):
         powers = jnp.exp(log_probabilities(params, objective, distinct)) ** 0.7
@@ -241,9 +251,7 @@ def test_the_clipped_ratio_by_hand():
     objective = tiny(estimator, samples=4)
     params = tiny_params()
     rows = jax.tree.map(jnp.asarray, rows_of([REFERENCE]))
-    memory = objective.model.apply({"params": params["model"]}, rows.source, deterministic=True, method="encode")
-    samples = given_samples([TEXTS[:4]])
-    experience, _ = objective.experience(params, {}, rows, memory, samples)
+    experience = experience_of(objective, params, rows, given_samples([TEXTS[:4]]))
     mask = jnp.zeros((1, 4, LIMIT), bool).at[:, :, 0].set(True)
     experience = experience.replace(mask=mask, advantages=jnp.array([[[2.0], [-2.0], [2.0], [-2.0]]]))
     ratios = jnp.array([1.5, 1.5, 0.5, 0.5])

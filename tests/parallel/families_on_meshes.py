@@ -1,4 +1,4 @@
-"""Trains and continues every encoder with every decoder on eight devices and on one; prints what came out as JSON.
+"""Trains and continues every encoder and every decoder on eight devices and on one; prints what came out as JSON.
 
 Run in a process of its own, which has eight devices: python families_on_meshes.py DIRECTORY, for its checkpoints.
 """

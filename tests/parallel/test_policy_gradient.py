@@ -9,9 +9,8 @@ CASES = ("self-critical transformer", "moving average", "leave one out LSTM")
 
 @pytest.fixture(scope="module")
 def found():
-    """What policy_gradient_on_meshes.py prints; compiled without optimisation, which takes less time."""
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    return on_eight_devices("policy_gradient_on_meshes.py", flags=flags, timeout=1200.0)
+    """What policy_gradient_on_meshes.py prints."""
+    return on_eight_devices("policy_gradient_on_meshes.py", timeout=1200.0)
 
 
 @pytest.mark.parametrize("mesh", ["data", "all"])

@@ -41,17 +41,21 @@ def experiment():
         model=ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)),
         objective=MaximumLikelihoodConfig(),
         optimizer=AdamWConfig(learning_rate=5e-3, schedule="constant", warmup_steps=10, ema_decay=0.9),
-        training=TrainingConfig(steps=40, batch_tokens=512, log_every=1, checkpoint_every=10, evaluate_every=20),
+        training=TrainingConfig(steps=24, batch_tokens=512, log_every=1, checkpoint_every=6, evaluate_every=12),
         generation=GenerationConfig(beam_size=2),
     )
 '''
-NAMED = {
-    "dates/transformer": [
-        "--data.train-examples", "4000", "--data.validation-examples", "16", "--data.test-examples", "16",
-    ],
-    "multi30k/transformer_small": ["--data.directory", "text", "--data.test", "None"],
-}  # fmt: skip
-LOSSES = ["--training.steps", "20", "--training.log-every", "1", "--training.evaluate-every", "20"]
+DATES = [
+    "dates/transformer", "--data.train-examples", "4000", "--data.validation-examples", "16", "--data.test-examples",
+    "16", "--data.cache-directory", "cache",
+]  # fmt: skip
+MULTI30K = [
+    "multi30k/transformer_small", "--data.directory", "text", "--data.test", "None", "--tokenizer.vocabulary-size",
+    "320", "--data.cache-directory", "cache",
+]  # fmt: skip
+LOSSES = ["--training.steps", "8", "--training.log-every", "1", "--training.evaluate-every", "8"]
+SHALLOW = ["--model.encoder.num-layers", "1", "--model.decoder.num-layers", "1"]
+"""How layers follow each other is the same on all processes, and takes them long to compile."""
 
 
 @pytest.fixture(scope="module")
@@ -84,25 +88,24 @@ def losses(workplace, run):
     return [record["loss"] for record in records(workplace, run)]
 
 
-@pytest.mark.parametrize("config", NAMED)
-def test_two_and_four_processes_have_the_losses_of_one(workplace, config):
+@pytest.mark.parametrize(
+    ("config", "count", "devices", "mesh"),
+    [(DATES, 2, 2, []), (MULTI30K, 4, 1, ["--mesh.fsdp", "2", "--mesh.tensor", "2"])],
+    ids=["two", "four"],
+)
+def test_several_processes_have_the_losses_of_one(workplace, config, count, devices, mesh):
     """In float32: bfloat16 products round sums differently in their last bits, which training makes larger."""
-    run = config.partition("/")[0]
-    arguments = [config, *LOSSES, "--model.precision", "float32", "--data.cache-directory", "cache", *NAMED[config]]
-    if run == "multi30k":
-        arguments += ["--tokenizer.vocabulary-size", "320"]
-    train(workplace, f"{run}_1", *arguments)
-    train(workplace, f"{run}_2", *arguments, count=2, devices=2)
-    train(workplace, f"{run}_4", *arguments, "--mesh.fsdp", "2", "--mesh.tensor", "2", count=4)
-    expected = losses(workplace, f"{run}_1")
-    assert len(expected) == 20 and expected[-1] < expected[0]
-    for count in (2, 4):
-        np.testing.assert_allclose(losses(workplace, f"{run}_{count}"), expected, rtol=1e-5)
-    validations = [records(workplace, f"{run}_{count}", "validation")[0]["loss"] for count in (1, 2, 4)]
-    np.testing.assert_allclose(validations, validations[0], rtol=1e-5)
-    last = records(workplace, f"{run}_4")[-1]
-    assert len(last["input_wait_share_by_process"]) == len(last["step_wait_share_by_process"]) == 4
-    assert last["straggler"] in range(4) and last["straggler_share"] >= 0.0
+    arguments = [*config, *LOSSES, *SHALLOW, "--model.precision", "float32"]
+    train(workplace, f"one_of_{count}", *arguments)
+    train(workplace, f"all_of_{count}", *arguments, *mesh, count=count, devices=devices)
+    expected = losses(workplace, f"one_of_{count}")
+    assert len(expected) == 8 and expected[-1] < expected[0]
+    np.testing.assert_allclose(losses(workplace, f"all_of_{count}"), expected, rtol=1e-5)
+    one, several = (records(workplace, f"{run}_of_{count}", "validation")[0]["loss"] for run in ("one", "all"))
+    assert several == pytest.approx(one, rel=1e-5)
+    last = records(workplace, f"all_of_{count}")[-1]
+    assert len(last["input_wait_share_by_process"]) == len(last["step_wait_share_by_process"]) == count
+    assert last["straggler"] in range(count) and last["straggler_share"] >= 0.0
 
 
 @pytest.fixture(scope="module")
@@ -116,27 +119,26 @@ def whole(workplace):
 def test_sigterm_to_one_process_saves_the_same_step_on_all(workplace, whole, told):
     run = f"told_{told}"
     with Processes(workplace, run, "small.py", count=2) as job:
-        job.wait_for_line("step 5 of 40")
+        job.wait_for_line("step 5 of 24")
         job.processes[told].send_signal(signal.SIGTERM)
         job.finish()
     step = int((workplace / run / "preempted").read_text())
-    assert 5 <= step < 40
+    assert 5 <= step < 24
     assert "pre-empted: step" in job.last_line(0)
     train(workplace, run, "small.py", count=2)
     assert f"continuing after step {step}" in job.logs[0].read_text()
     assert not (workplace / run / "preempted").exists()
-    assert saved_arrays(workplace / run, 40) == saved_arrays(workplace / "whole", 40)
+    assert saved_arrays(workplace / run, 24) == saved_arrays(workplace / "whole", 24)
     assert losses(workplace, run) == losses(workplace, "whole")
 
 
 def test_a_run_goes_on_with_other_processes_and_devices(workplace):
-    """20 steps on 2 processes of 4 devices, (2, 2, 2); 20 more there, and on three other layouts: same batches too."""
+    """12 steps on 2 processes of 4 devices, (2, 2, 2); 12 more there, and on two other layouts: same batches too."""
     told = {"program": [str(Path(__file__).with_name("train_with_checksums.py"))]}
     first = ["small.py", "--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
-    train(workplace, "elastic", *first, "--training.steps", "20", count=2, devices=4, **told)
+    train(workplace, "elastic", *first, "--training.steps", "12", count=2, devices=4, **told)
     layouts = {
         "same": (2, 4, [*first]),
-        "one_of_eight": (1, 8, ["small.py", "--mesh.data", "8"]),
         "four_of_two": (4, 2, ["small.py", "--mesh.data", "2", "--mesh.fsdp", "-1"]),
         "one_of_one": (1, 1, ["small.py"]),
     }
@@ -144,19 +146,20 @@ def test_a_run_goes_on_with_other_processes_and_devices(workplace):
     for name, (count, devices, arguments) in layouts.items():
         shutil.copytree(workplace / "elastic", workplace / name)
         train(workplace, name, *arguments, count=count, devices=devices, **told)
-        continued[name] = losses(workplace, name)[20:]
+        continued[name] = losses(workplace, name)[12:]
         batches[name] = (workplace / name / "batches.txt").read_text().splitlines()
-    assert len(continued["same"]) == 20 and len(set(continued["same"])) > 15
+    assert len(continued["same"]) == 12 and len(set(continued["same"])) > 9
     for name in layouts:
         np.testing.assert_allclose(continued[name], continued["same"], rtol=1e-5)
         assert batches[name] == batches["same"]
-    assert len(set(batches["same"])) >= 40
+    assert len(set(batches["same"])) >= 24
 
 
 def test_a_killed_process_ends_the_others_and_the_job_goes_on_from_its_checkpoint(workplace, whole):
     timeouts = ["--processes.heartbeat-timeout", "10"]
     with Processes(workplace, "killed", "small.py", *timeouts, count=2) as job:
-        job.wait_for_line("step 15 of 40")
+        # The second save has begun, so that the first has ended.
+        job.wait_for_line("step 14 of 24")
         job.processes[0].kill()
         begun = time.monotonic()
         statuses = job.wait()
@@ -165,15 +168,15 @@ def test_a_killed_process_ends_the_others_and_the_job_goes_on_from_its_checkpoin
     said = job.logs[1].read_text()
     assert "If another process ended first, its log says why" in said or "another task died" in said, said
     train(workplace, "killed", "small.py", count=2)
-    assert "continuing after step 10" in job.logs[0].read_text()
-    assert saved_arrays(workplace / "killed", 40) == saved_arrays(workplace / "whole", 40)
+    assert re.search(r"continuing after step (6|12)\b", job.logs[0].read_text())
+    assert saved_arrays(workplace / "killed", 24) == saved_arrays(workplace / "whole", 24)
 
 
 def test_a_process_that_hangs_ends_the_job(workplace):
     """Stopped, it still has its connections: only the time that passes tells."""
     timeouts = ["--processes.heartbeat-timeout", "100", "--processes.stall-timeout", "40"]
     with Processes(workplace, "hung", "small.py", *timeouts, count=2) as job:
-        job.wait_for_line("step 5 of 40")
+        job.wait_for_line("step 5 of 24")
         job.processes[1].send_signal(signal.SIGSTOP)
         assert job.processes[0].wait(timeout=120) == 1
     assert re.search(r"process 0 of 2 has made no progress for 4\d s \(step \d+\)", job.last_line(0))
