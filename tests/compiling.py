@@ -9,7 +9,6 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     # The older way to compile what XLA fuses takes half the time; later versions have the newer one alone.
     FAST_FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
-
 FAST = {
     "XLA_FLAGS": FAST_FLAGS,
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
@@ -20,10 +19,10 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def compile_fast() -> tempfile.TemporaryDirectory | None:
-    """Set it for this process and for those that it starts, which share what they have compiled; before jax is imported.
+    """Set it for this process and those that it starts, which share what they have compiled; before jax is imported.
 
     Returns:
-        Where that is kept, to be kept as long, from the first process that calls this.
+        Where that is kept, for the first process that calls this: it goes with the object.
     """
     if CACHE in os.environ:
         return None

@@ -110,7 +110,8 @@ for name, chips in {CHIPS}.items():
     check_mesh(experiment, mesh)
 """
     root = pathlib.Path(__file__).parents[1]
-    environment = os.environ | {"XLA_FLAGS": flags_for_devices(max(CHIPS.values())), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+    flags = flags_for_devices(max(CHIPS.values()))
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", script], env=environment, cwd=root, check=True, timeout=120)
 
 

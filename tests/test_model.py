@@ -91,8 +91,8 @@ def test_what_stands_in_padding_changes_nothing(name):
         filled = Batch(source=with_any_padding(rows.source), target=with_any_padding(rows.target))
         filled_gradient, filled_logits = compiled(name)(filled)
         assert np.all(np.isfinite(filled_logits))
-        for found, expected in zip(logits_by_example(filled_logits, rows), logits_by_example(logits, rows), strict=True):
-            np.testing.assert_array_equal(found, expected)
+        in_padding, expected = (logits_by_example(each, rows) for each in (filled_logits, logits))
+        jax.tree.map(np.testing.assert_array_equal, in_padding, expected)
         assert_close(filled_gradient, gradient, ARCHITECTURES[name].tolerance)
 
 

@@ -45,7 +45,7 @@ def test_a_real_trace_finds_the_product_that_takes_the_time(tmp_path):
             x, _ = jax.lax.scan(lambda x, _: (jnp.tanh(x @ x), None), x, None, length=5)
         return jnp.sort(x[0])
 
-    x = jnp.full((384, 384), 1e-3)
+    x = jnp.full((768, 768), 1e-3)
     compiled = jax.jit(function).lower(x).compile()
     compiled(x).block_until_ready()
     path = record(lambda: compiled(x).block_until_ready(), tmp_path, times=2)
@@ -53,7 +53,7 @@ def test_a_real_trace_finds_the_product_that_takes_the_time(tmp_path):
     product = found[0]
     assert "dot" in product.category and "loop/" in product.origin
     assert product.count == 2 * 5
-    assert product.share > 0.3
+    assert product.share > 0.3, found
     assert sum(each.share for each in found) == pytest.approx(1.0)
 
 

@@ -55,7 +55,8 @@ def test_parts_at_toy_size(part, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "seq2seq_jax.benchmark.gpu", "--part", part, "--toy", "True", "--rounds", "5",
          "--json", path],
-        cwd=REPOSITORY, env=compiling_as_usual() | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False,
+        cwd=REPOSITORY, env={**compiling_as_usual(), "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     figures = {figure["name"]: figure for figure in json.loads(path.read_text())["figures"]}
