@@ -24,7 +24,7 @@ def compile_fast() -> tempfile.TemporaryDirectory | None:
     Returns:
         Where that is kept, for the first process that calls this: it goes with the object.
     """
-    if CACHE in os.environ:
+    if FAST.items() <= os.environ.items():
         return None
     directory = tempfile.TemporaryDirectory(prefix="compiled-")
     os.environ.update(FAST, **{CACHE: directory.name})
