@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import seq2seq_jax
 from compiling import flags_for_devices
+
+import seq2seq_jax
 
 
 def on_eight_devices(script: str, *arguments: str, timeout: float = 600.0) -> Any:

@@ -224,25 +224,21 @@ def cut(data):
     return data[: len(data) // 2]
 
 
-def damaged_copies(original, directory, damage):
-    """A copy for each file of step 2, with that file damaged, and its name."""
-    files = [path.relative_to(original) for path in sorted((original / "00000002").rglob("*")) if path.is_file()]
-    for number, name in enumerate(files):
-        copy = directory / str(number) / "checkpoints"
-        shutil.copytree(original, copy)
-        if damage is None:
-            (copy / name).unlink()
-        else:
-            (copy / name).write_bytes(damage((copy / name).read_bytes()))
-        yield copy, name
-
-
 @pytest.mark.usefixtures("late_reads_are_quiet")
 @pytest.mark.parametrize("damage", [flip_first, flip_middle, flip_last, cut, None])
-def test_damage_to_any_file_is_found_or_without_effect(two_steps, tmp_path, damage):
+def test_damage_to_any_file_is_found_or_without_effect(two_steps, tmp_path, damage, caplog):
     original, states, layout = two_steps
+    files = [path.relative_to(original) for path in sorted((original / "00000002").rglob("*")) if path.is_file()]
     found = []
-    for directory, name in damaged_copies(original, tmp_path, damage):
+    for number, name in enumerate(files):
+        directory = tmp_path / str(number) / "checkpoints"
+        shutil.copytree(original, directory)
+        data = (directory / name).read_bytes()
+        if damage is None:
+            (directory / name).unlink()
+        else:
+            (directory / name).write_bytes(damage(data))
+
         with Checkpoints(directory, read_only=True) as checkpoints:
             try:
                 restored = checkpoints.restore(2, layout)
@@ -251,18 +247,12 @@ def test_damage_to_any_file_is_found_or_without_effect(two_steps, tmp_path, dama
             except DamagedCheckpoint as error:
                 assert "\n" not in str(error)
                 found.append(str(name))
-    assert any("record" in name for name in found)
-    assert any("state" in name and "/d/" in name for name in found), found
 
-
-@pytest.mark.usefixtures("late_reads_are_quiet")
-def test_after_damage_to_any_file_training_goes_on_from_the_newest_good_step_and_can_save(two_steps, tmp_path, caplog):
-    original, states, layout = two_steps
-    for directory, name in damaged_copies(original, tmp_path, flip_middle):
+        # Training goes on from the newest good step, and can save again.
         with Checkpoints(directory) as checkpoints:
             caplog.clear()
             restored, progress = checkpoints.restore_newest(layout)
-            good = progress.step
+            good = 1 if str(name) in found else 2
             assert (progress, content(restored)) == (progress_of(good, float(good)), content(states[good])), name
             assert ("Checkpoint 2" in caplog.text and "damaged" in caplog.text) == (good == 1), name
             assert (directory.parent / "damaged").exists() == (good == 1)
@@ -272,6 +262,8 @@ def test_after_damage_to_any_file_training_goes_on_from_the_newest_good_step_and
             assert checkpoints.steps()[-2:] == [3, 4]
             assert good in checkpoints.steps(), f"the best is gone after damage to {name}"
             assert content(checkpoints.restore(4, layout)) == content(states[2])
+    assert any("record" in name for name in found)
+    assert any("state" in name and "/d/" in name for name in found), found
 
 
 def test_nothing_good_left_is_said(two_steps, tmp_path):
