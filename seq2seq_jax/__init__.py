@@ -1,7 +1,7 @@
 """Encoder–decoder training on JAX.
 
-    import seq2seq_jax
-    texts = seq2seq_jax.load("runs/dates/transformer/default/seed=0").generate(["de: Dienstag, 3. Mai 2022"])
+import seq2seq_jax
+texts = seq2seq_jax.load("runs/dates/transformer/default/seed=0").generate(["de: Dienstag, 3. Mai 2022"])
 """
 
 from typing import TYPE_CHECKING

@@ -390,9 +390,7 @@ def differences(old: Experiment, new: Experiment, *, continuing: bool = False) -
     """
     before, after = flatten(old), flatten(new)
     changed = {
-        name: (before.get(name), after.get(name))
-        for name in {**before, **after}
-        if before.get(name) != after.get(name)
+        name: (before.get(name), after.get(name)) for name in {**before, **after} if before.get(name) != after.get(name)
     }
     if continuing:
         allowed = MAY_CHANGE if old.optimizer.depends_on_last_step else (*MAY_CHANGE, "training.steps")
@@ -406,9 +404,7 @@ def differences(old: Experiment, new: Experiment, *, continuing: bool = False) -
 
 def run_directory(name: str, default: Experiment, chosen: Experiment) -> Path:
     """runs/<config>/<overrides>/seed=N, the overrides in a form that a file name can hold."""
-    changed = {
-        field: new for field, (_, new) in differences(default, chosen).items() if field != "training.seed"
-    }
+    changed = {field: new for field, (_, new) in differences(default, chosen).items() if field != "training.seed"}
     text = ",".join(f"{field}={re.sub(r'[^A-Za-z0-9._+-]+', '_', str(value))}" for field, value in changed.items())
     if len(text) > 120:
         text = f"{text[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

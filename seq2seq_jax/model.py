@@ -45,9 +45,7 @@ class ModelConfig:
                 f"{self.decoder.model_dim}. Change either, or set tied_embeddings to decoder."
             )
 
-    def forward_flops(
-        self, source: Amount, target: Amount, *, vocabulary: Vocabulary, hypotheses: int = 1
-    ) -> Amount:
+    def forward_flops(self, source: Amount, target: Amount, *, vocabulary: Vocabulary, hypotheses: int = 1) -> Amount:
         """Model FLOPs of a forward pass over a pair; see `seq2seq_jax.modules.flops`.
 
         Args:
@@ -55,9 +53,7 @@ class ModelConfig:
             target: tokens of each target.
             hypotheses: targets that share one encoded source.
         """
-        decoder = self.decoder.forward_flops(
-            source, target, memory_dim=self.encoder.memory_dim, hypotheses=hypotheses
-        )
+        decoder = self.decoder.forward_flops(source, target, memory_dim=self.encoder.memory_dim, hypotheses=hypotheses)
         logits = product_flops(target, self.decoder.model_dim, vocabulary.target_size)
         return self.encoder.forward_flops(source) + decoder + hypotheses * logits
 

@@ -30,7 +30,15 @@ from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logg
 from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, num_parameters
 from seq2seq_jax.training.validation import Validation
 
-NOT_ARCHITECTURE = ("dropout", "attention_dropout", "hidden_dropout", "recurrent_dropout", "remat", "precision", "attention_kernel")
+NOT_ARCHITECTURE = (
+    "dropout",
+    "attention_dropout",
+    "hidden_dropout",
+    "recurrent_dropout",
+    "remat",
+    "precision",
+    "attention_kernel",
+)
 """Fields of a model that may differ between a run and the one that it starts from: they change no parameter, and
 nothing of what a parameter means."""
 
@@ -447,9 +455,7 @@ def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:
             if name.startswith(part) and name.rpartition(".")[2] not in NOT_ARCHITECTURE
         }
         if of_part:
-            raise ValueError(
-                f"{origin} has another {what}: {_told(of_part)}. Use the same values, or another run."
-            )
+            raise ValueError(f"{origin} has another {what}: {_told(of_part)}. Use the same values, or another run.")
 
 
 def _told(changed: dict[str, tuple[Any, Any]]) -> str:

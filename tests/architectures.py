@@ -116,8 +116,13 @@ ARCHITECTURES = {
     ),
     "relative": Architecture(
         config=transformer(
-            normalization="rms", gated=True, activation="gelu", attention_bias=False, scan_layers=True,
-            attention_kernel="blocked", **RELATIVE
+            normalization="rms",
+            gated=True,
+            activation="gelu",
+            attention_bias=False,
+            scan_layers=True,
+            attention_kernel="blocked",
+            **RELATIVE,
         )  # fmt: skip
     ),
     "post_norm_scanned": Architecture(

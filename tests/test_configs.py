@@ -16,9 +16,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import Experiment, config_name, differences, find_config, from_json, load_config, to_json
 from seq2seq_jax.run import check_mesh
 
-CONFIGS = {
-    config_name(path): path for path in sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*/*.py"))
-}
+CONFIGS = {config_name(path): path for path in sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*/*.py"))}
 LETTERS = Tokenizer.train([("abc", "cba")], TokenizerConfig(kind="char", vocabulary_size=8, byte_fallback=False))
 SMALLEST = 280
 """Ids that every tokenizer has at least."""
@@ -115,9 +113,7 @@ for name, chips in {CHIPS}.items():
     subprocess.run([sys.executable, "-c", script], env=environment, cwd=root, check=True, timeout=120)
 
 
-@pytest.mark.parametrize(
-    ("name", "millions"), [("t5_large", 737.7), ("t5_3b", 2851.6), ("t5_11b", 11307.3)]
-)
+@pytest.mark.parametrize(("name", "millions"), [("t5_large", 737.7), ("t5_3b", 2851.6), ("t5_11b", 11307.3)])
 def test_the_models_of_t5_have_their_published_sizes(name, millions):
     """Within a part in a thousand: the feed-forward layers of this project have biases."""
     experiment = load_config(CONFIGS[f"c4_span_corruption/{name}"])[0]

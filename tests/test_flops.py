@@ -22,9 +22,7 @@ RECURRENT = {"num_layers": 2, "model_dim": 48, "dropout": 0.0}
 TRANSFORMERS = {
     "plain": transformer(**STACK, **HEADS),
     "wide heads, gated, grouped": transformer(**STACK, **HEADS, head_dim=20, gated=True, num_kv_heads=2),
-    "two widths": transformer(
-        **STACK, **HEADS, encoder={"model_dim": 64, "num_layers": 2}, tied_embeddings="decoder"
-    ),
+    "two widths": transformer(**STACK, **HEADS, encoder={"model_dim": 64, "num_layers": 2}, tied_embeddings="decoder"),
     "scanned": transformer(**STACK, **HEADS, scan_layers=True),
 }
 OTHERS = {

@@ -328,9 +328,7 @@ def test_parameters_gradients_and_logits_are_float32(precision):
 def test_activations_and_caches_have_the_dtype_of_the_precision(precision):
     model = transformer(precision=precision).build(VOCABULARY)
     params = built("transformer")[1]
-    memory = jax.eval_shape(
-        lambda: model.apply({"params": params}, ALONE.source, deterministic=True, method="encode")
-    )
+    memory = jax.eval_shape(lambda: model.apply({"params": params}, ALONE.source, deterministic=True, method="encode"))
     state = jax.eval_shape(
         lambda memory: model.apply({"params": params}, memory, max_length=3, beam_size=2, method="start"), memory
     )

@@ -21,7 +21,14 @@ from seq2seq_jax.training.optimizer import AdamWConfig
 
 def experiment() -> Experiment:
     """The experiment."""
-    stack = {"num_layers": 4, "model_dim": 128, "num_heads": 4, "hidden_dim": 256, "dropout": 0.3, "norm_position": "post"}
+    stack = {
+        "num_layers": 4,
+        "model_dim": 128,
+        "num_heads": 4,
+        "hidden_dim": 256,
+        "dropout": 0.3,
+        "norm_position": "post",
+    }
     return Experiment(
         data=ParallelText(
             directory="data/multi30k",

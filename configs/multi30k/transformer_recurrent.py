@@ -1,5 +1,4 @@
-"""Multi30k English to German: Transformer encoder, LSTM decoder with additive attention (Chen et al. 2018).
-"""
+"""Multi30k English to German: Transformer encoder, LSTM decoder with additive attention (Chen et al. 2018)."""
 
 import dataclasses
 

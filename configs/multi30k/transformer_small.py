@@ -49,7 +49,5 @@ def experiment() -> Experiment:
         training=TrainingConfig(
             steps=5_600, batch_tokens=32 * 66, log_every=50, checkpoint_every=800, evaluate_every=800
         ),
-        generation=GenerationConfig(
-            beam_size=5, length_penalty=1.0, maximum_length_ratio=1.2, batch_tokens=2_048
-        ),
+        generation=GenerationConfig(beam_size=5, length_penalty=1.0, maximum_length_ratio=1.2, batch_tokens=2_048),
     )

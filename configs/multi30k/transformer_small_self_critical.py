@@ -41,9 +41,7 @@ def experiment() -> Experiment:
             maximum_length_extra=5,
             label_smoothing=0.1,
         ),
-        optimizer=AdamWConfig(
-            learning_rate=2e-4, schedule="cosine", warmup_steps=20, epsilon=1e-5, ema_decay=0.99
-        ),
+        optimizer=AdamWConfig(learning_rate=2e-4, schedule="cosine", warmup_steps=20, epsilon=1e-5, ema_decay=0.99),
         training=TrainingConfig(
             steps=400, batch_tokens=32 * 66, log_every=10, checkpoint_every=100, evaluate_every=200
         ),

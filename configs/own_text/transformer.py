@@ -30,7 +30,12 @@ def experiment() -> Experiment:
         objective=MaximumLikelihoodConfig(label_smoothing=0.1),
         optimizer=AdamWConfig(learning_rate=1e-3, warmup_steps=4_000, ema_decay=0.999),
         training=TrainingConfig(
-            steps=50_000, batch_tokens=64 * 128, log_every=100, checkpoint_every=1_000, evaluate_every=1_000, patience=10
+            steps=50_000,
+            batch_tokens=64 * 128,
+            log_every=100,
+            checkpoint_every=1_000,
+            evaluate_every=1_000,
+            patience=10,
         ),
         generation=GenerationConfig(beam_size=4),
     )

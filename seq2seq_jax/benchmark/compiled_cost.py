@@ -111,9 +111,7 @@ def compare(width: int, *, layers: int, rows: int, steps: int, topology: Topolog
     for _ in range(steps):
         state, _ = jax.block_until_ready(compiled(state, placed))
     measured = _status("VmHWM") - before
-    unrolled, _ = _compiled(
-        RunWithoutData(experiment_of(width, layers=layers, rows=rows, scan_layers=False), devices)
-    )
+    unrolled, _ = _compiled(RunWithoutData(experiment_of(width, layers=layers, rows=rows, scan_layers=False), devices))
     pair = run.experiment.model.forward_flops(
         run.experiment.data.max_source_length,
         run.experiment.data.max_target_length,

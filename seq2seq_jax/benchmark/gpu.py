@@ -116,8 +116,10 @@ class Steps:
         batch = full_rows(shape, self.run.model.vocabulary, seed=0)
         timing = self.time({"full": batch}, rounds=rounds, calls=calls)["full"]
         seconds, peak = timing.spread.median, peak_flops(jax.devices()[0], jnp.bfloat16)
-        flops = rows * TRAINING * self.run.experiment.model.forward_flops(
-            source, target, vocabulary=self.run.model.vocabulary
+        flops = (
+            rows
+            * TRAINING
+            * self.run.experiment.model.forward_flops(source, target, vocabulary=self.run.model.vocabulary)
         )
         note = f"{rows} x ({source} + {target}) tokens, first call {timing.first_call:.0f} s"
         held = peak_memory()["device_peak_bytes"]
@@ -288,9 +290,9 @@ def attention(*, toy: bool, rounds: int) -> list[Figure]:
                 value=None if reason else max(largest.values()),
                 unit="of the largest",
                 target=f"at most {VALUE_TOLERANCE}, gradients {GRADIENT_TOLERANCE}",
-                note=f"the kernel was not tried: {reason}" if reason else ", ".join(
-                    f"{what} {value:.1e}" for what, value in largest.items()
-                ),
+                note=f"the kernel was not tried: {reason}"
+                if reason
+                else ", ".join(f"{what} {value:.1e}" for what, value in largest.items()),
             )
         )
         allowed = {what: VALUE_TOLERANCE if what == "values" else GRADIENT_TOLERANCE for what in largest}
@@ -332,9 +334,9 @@ def compare_attention(
         our, mask = np.asarray(our, np.float32), np.asarray(mask, np.float32)
         largest[name] = float(np.max(np.abs(our - mask)) / np.max(np.abs(mask)))
 
-    forward = jax.jit(lambda keys, values: attend(
-        inputs[0], keys, values, segments, bias=inputs[3] if biased else None
-    ))
+    forward = jax.jit(
+        lambda keys, values: attend(inputs[0], keys, values, segments, bias=inputs[3] if biased else None)
+    )
     before, leak = forward(*inputs[1:3]), False
     for chosen in range(1, int(segments.keys.max()) + 1):
         own = (segments.keys == chosen)[:, :, None, None]
@@ -398,9 +400,7 @@ def main(arguments: list[str]) -> None:
     if chosen.summary is not None:
         directory = Path(chosen.summary)
         found = summarize(directory)
-        rows = [
-            (f"{part}: {figure.name}", _shown(figure), figure.target, figure.note) for part, figure in found
-        ]
+        rows = [(f"{part}: {figure.name}", _shown(figure), figure.target, figure.note) for part, figure in found]
         console.print(report.table(("figure", "measured", "asked for", "note"), rows, title="All parts"))
         report.write_json(
             [{"part": part, **dataclasses.asdict(figure)} for part, figure in found], str(directory / "summary.json")

@@ -225,9 +225,7 @@ def main(arguments: list[str]) -> None:
     console.print(report.table(("", "median (quartiles)"), rows, title=title))
     console.print(report.environment_line(environment))
     figures = {**dataclasses.asdict(found), "overhead": dataclasses.asdict(overhead)}
-    report.write_json(
-        {"environment": environment, "experiment": to_json(chosen.experiment), **figures}, chosen.json
-    )
+    report.write_json({"environment": environment, "experiment": to_json(chosen.experiment), **figures}, chosen.json)
 
 
 if __name__ == "__main__":

@@ -112,9 +112,7 @@ def padded_shapes(
         multiple: the rows of a batch are a multiple of this.
     """
     return tuple(
-        RowShape(
-            rows=max(1, places // (2 * length) // multiple) * multiple, source_length=length, target_length=length
-        )
+        RowShape(rows=max(1, places // (2 * length) // multiple) * multiple, source_length=length, target_length=length)
         for length in best_bounds(np.maximum(source_lengths, target_lengths), buckets)
     )
 
@@ -149,15 +147,11 @@ def make_batching(
     counts: collections.Counter[RowShape] = collections.Counter()
     batches = {}
     for rows in plan.epoch():
-        shape = RowShape(
-            rows=len(rows.counts), source_length=rows.source_length, target_length=rows.target_length
-        )
+        shape = RowShape(rows=len(rows.counts), source_length=rows.source_length, target_length=rows.target_length)
         counts[shape] += 1
         if shape not in batches:
             batches[shape] = assemble(store, rows, vocabulary=vocabulary)
-    places = sum(
-        count * shape.rows * (shape.source_length + shape.target_length) for shape, count in counts.items()
-    )
+    places = sum(count * shape.rows * (shape.source_length + shape.target_length) for shape, count in counts.items())
     return Batching(
         counts=counts,
         examples=batches,
@@ -184,9 +178,7 @@ class Speed:
     """Tokens a second of packed rows over these, paired by rounds."""
 
 
-def speeds(
-    batchings: Mapping[str, Batching], timings: Mapping[str, Mapping[RowShape, Timing]]
-) -> dict[str, Speed]:
+def speeds(batchings: Mapping[str, Batching], timings: Mapping[str, Mapping[RowShape, Timing]]) -> dict[str, Speed]:
     """The figures of each way to make batches.
 
     Args:

@@ -267,9 +267,7 @@ def main(arguments: list[str]) -> None:
     title = f"{name}, {found['sources']} sources, {experiment.model.precision}; {chosen.rounds} turns"
     console.print(report.table(header, _rows(found, chosen.samples), title=title))
     console.print(report.environment_line(environment))
-    report.write_json(
-        {"environment": environment, "experiment": to_json(experiment), **_figures(found)}, chosen.json
-    )
+    report.write_json({"environment": environment, "experiment": to_json(experiment), **_figures(found)}, chosen.json)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,7 @@ def environment_line(environment: dict[str, Any]) -> str:
 
 def milliseconds(spread: Spread) -> str:
     """Seconds as "median (lower to upper quartile) ms"."""
-    return (
-        f"{1e3 * spread.median:,.1f} ({1e3 * spread.lower_quartile:,.1f} to {1e3 * spread.upper_quartile:,.1f}) ms"
-    )
+    return f"{1e3 * spread.median:,.1f} ({1e3 * spread.lower_quartile:,.1f} to {1e3 * spread.upper_quartile:,.1f}) ms"
 
 
 def factor(spread: Spread) -> str:

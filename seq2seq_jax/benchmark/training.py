@@ -103,9 +103,7 @@ class TrainingFigures:
             "utilization": None if utilization is None else dataclasses.asdict(utilization),
             "padding_share": self.padding_share,
             "compile_seconds": self.compile_seconds,
-            "shapes": [
-                {**dataclasses.asdict(each), "compilation": each.compilation.to_json()} for each in self.shapes
-            ],
+            "shapes": [{**dataclasses.asdict(each), "compilation": each.compilation.to_json()} for each in self.shapes],
         }
 
 

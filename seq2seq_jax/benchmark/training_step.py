@@ -79,4 +79,3 @@ class MaximumLikelihoodTraining:
             return self._objective.evaluate(params, batch)[0].mean
 
         return OnMesh(jax.value_and_grad(loss), self._mesh)(params, batch)
-

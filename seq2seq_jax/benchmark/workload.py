@@ -65,9 +65,7 @@ class Workload:
 
 
 @contextlib.contextmanager
-def prepared(
-    experiment: Experiment, name: str, *, synthetic: bool, progress: PROGRESS
-) -> Iterator[Workload]:
+def prepared(experiment: Experiment, name: str, *, synthetic: bool, progress: PROGRESS) -> Iterator[Workload]:
     """An experiment with the first batches of its training, in a directory that is deleted afterwards.
 
     Args:
@@ -131,9 +129,7 @@ def full_rows(shape: RowShape, vocabulary: Vocabulary, *, seed: int) -> Batch:
         tokens = generator.choice(np.setdiff1d(np.arange(size), special), (shape.rows, length)).astype(np.int32)
         tokens[:, -1] = vocabulary.end_id
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-        return Sequence(
-            tokens=tokens, segment_ids=np.ones_like(tokens), positions=positions.copy(), most_segments=1
-        )
+        return Sequence(tokens=tokens, segment_ids=np.ones_like(tokens), positions=positions.copy(), most_segments=1)
 
     return Batch(
         source=side(shape.source_length, vocabulary.source_size),

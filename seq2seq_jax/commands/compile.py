@@ -198,9 +198,7 @@ def _show_sweep(reports: Sequence[StepReport], name: str, topology: Topology) ->
         figures = ("", "", "") if report.cost is None else (
             *estimate(report), gigabytes(sum(each.bytes for each in report.cost.exchanges))
         )  # fmt: skip
-        rows.append(
-            (mesh_sizes(report.mesh), "yes" if report.fits(topology) else "NO", needed, *figures)
-        )
+        rows.append((mesh_sizes(report.mesh), "yes" if report.fits(topology) else "NO", needed, *figures))
     if ordered:
         columns(
             ("mesh", "fits", "peak memory", "estimated time", "estimated MFU", "sent by a chip"),

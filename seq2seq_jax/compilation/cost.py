@@ -132,9 +132,7 @@ def axes_of(groups: np.ndarray, mesh: Mesh) -> str:
         groups: [groups, members] numbers of devices in the mesh.
     """
     places = np.unravel_index(groups, tuple(mesh.shape.values()))
-    return "+".join(
-        axis for axis, place in zip(mesh.axis_names, places, strict=True) if np.any(place != place[:, :1])
-    )
+    return "+".join(axis for axis, place in zip(mesh.axis_names, places, strict=True) if np.any(place != place[:, :1]))
 
 
 def _bandwidth(groups: np.ndarray, mesh: Mesh, chip: Chip, torus_dims: int) -> float:

@@ -404,8 +404,10 @@ def _iota(text: str) -> np.ndarray:
 def _mesh_axes(axes: str, device_ids: str, chosen: str) -> np.ndarray:
     """Groups along some axes of a mesh, or parts of them: 'a':(2)4 is the 4 of an axis that follow its first 2."""
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
-    parts = [(name, int(before or 1), int(size or sizes[name]))
-             for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)]
+    parts = [
+        (name, int(before or 1), int(size or sizes[name]))
+        for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)
+    ]
     split, grouped = [], []
     for name, size in sizes.items():
         done = 1

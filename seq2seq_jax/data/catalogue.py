@@ -55,8 +55,10 @@ class _Dataset:
         texts = sorted(name for name, feature in named if isinstance(feature, tfds.features.Text))
         for field in fields:
             if field not in texts:
-                raise ValueError(f"expected {field!r} to be a text field of {self.name}; its text fields are "
-                                 f"{', '.join(texts) or 'none'}: name one of these")
+                raise ValueError(
+                    f"expected {field!r} to be a text field of {self.name}; its text fields are "
+                    f"{', '.join(texts) or 'none'}: name one of these"
+                )
         if not builder.is_prepared():
             self._prepare(builder)
             builder = self._builder()
@@ -84,9 +86,11 @@ class _Dataset:
                     f"expected {builder.data_dir} to hold array_record files; it holds {', '.join(formats)}: "
                     "name another directory, to prepare the dataset there, or delete that one"
                 ) from error
-            raise ValueError(f"expected a split of {self.name} as {split}; got {piece!r}, and it has "
-                             f"{', '.join(builder.info.splits)}: name one of these, or a part of one, as in "
-                             "train[:90%], or None") from error
+            raise ValueError(
+                f"expected a split of {self.name} as {split}; got {piece!r}, and it has "
+                f"{', '.join(builder.info.splits)}: name one of these, or a part of one, as in "
+                "train[:90%], or None"
+            ) from error
 
     def _builder(self) -> tfds.core.DatasetBuilder:
         # Without TensorFlow the catalogue's own search stops at a module that needs it, before it comes to these.
@@ -96,14 +100,18 @@ class _Dataset:
         try:
             return tfds.builder(self.name, data_dir=directory)
         except tfds.core.DatasetNotFoundError as error:
-            raise ValueError(f"expected the name of a dataset at tensorflow.org/datasets; there is no {self.name!r}: "
-                             "check the spelling") from error
+            raise ValueError(
+                f"expected the name of a dataset at tensorflow.org/datasets; there is no {self.name!r}: "
+                "check the spelling"
+            ) from error
         except (ValueError, AssertionError) as error:
             dataset = self.name.split("/")[0].split(":")[0]
             configurations = ", ".join(config.name for config in tfds.builder_cls(dataset).BUILDER_CONFIGS)
-            raise ValueError(f"expected a configuration and version of {dataset} that the catalogue has; got "
-                             f"{self.name!r}: name one of the configurations {configurations or '(none)'}, and leave "
-                             "out the version") from error
+            raise ValueError(
+                f"expected a configuration and version of {dataset} that the catalogue has; got "
+                f"{self.name!r}: name one of the configurations {configurations or '(none)'}, and leave "
+                "out the version"
+            ) from error
 
     def _prepare(self, builder: tfds.core.DatasetBuilder) -> None:
         logger.info("downloading and preparing %s in %s", self.name, builder.data_dir)
@@ -115,9 +123,11 @@ class _Dataset:
                 cause = cause.__cause__
             if cause is None:
                 raise
-            raise ValueError(f"expected TensorFlow, which preparing {self.name} needs and reading does not; it is not "
-                             f"installed: install it for this once, or run `tfds build {self.name} "
-                             "--file_format=array_record` where it is, and name that directory") from error
+            raise ValueError(
+                f"expected TensorFlow, which preparing {self.name} needs and reading does not; it is not "
+                f"installed: install it for this once, or run `tfds build {self.name} "
+                "--file_format=array_record` where it is, and name that directory"
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

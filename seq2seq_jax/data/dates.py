@@ -63,8 +63,10 @@ class Dates(PairSource):
         # Each locale has a text of its own for every day, so drawing without repetition reaches this many.
         limit = len(LOCALES) * _NUM_DAYS
         if sum(sizes.values()) > limit:
-            raise ValueError(f"expected at most {limit} pairs in all splits together; got {sum(sizes.values())}: give "
-                             "smaller train_examples, validation_examples or test_examples")
+            raise ValueError(
+                f"expected at most {limit} pairs in all splits together; got {sum(sizes.values())}: give "
+                "smaller train_examples, validation_examples or test_examples"
+            )
         draws = draw_pairs()
         pairs = {split: [next(draws) for _ in range(size)] for split, size in sizes.items()}
         read_splits = {split: functools.partial(iter, pairs[split]) for split in pairs}

@@ -48,9 +48,7 @@ class SelectionCounts(NamedTuple):
     """Those that are cut on one side or both."""
 
 
-def select(
-    store: TokenStore, source_config: PairSource
-) -> tuple[Int[np.ndarray, " examples"], SelectionCounts]:
+def select(store: TokenStore, source_config: PairSource) -> tuple[Int[np.ndarray, " examples"], SelectionCounts]:
     """The examples of a split that are trained on: `source_config.too_long` decides on those longer than a row.
 
     A truncated example is cut when its batch is assembled, and keeps the end id as its last token. An example of
@@ -177,9 +175,7 @@ def _side(
     arrays["tokens"][begins + lengths - 1] = vocabulary.end_id
     arrays["segment_ids"][places] = np.repeat(np.arange(len(row)) - first_of_row[row] + 1, lengths)
     arrays["positions"][places] = positions
-    return Sequence(
-        **{name: array.reshape(shape) for name, array in arrays.items()}, most_segments=rows.most_examples
-    )
+    return Sequence(**{name: array.reshape(shape) for name, array in arrays.items()}, most_segments=rows.most_examples)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -126,11 +126,14 @@ def prepare_pairs(read_splits: Mapping[str, ReadPairs], *, cache_directory: str)
                 content.update(b"\n%d %d\n" % (len(source_bytes), len(target_bytes)) + source_bytes + target_bytes)
                 num_kept += 1
         if num_kept == 0:
-            raise ValueError(f"expected {split} pairs with text on both sides; all {num_read} have an empty source or "
-                             "target: check which files and fields are named")
+            raise ValueError(
+                f"expected {split} pairs with text on both sides; all {num_read} have an empty source or "
+                "target: check which files and fields are named"
+            )
         if num_kept < num_read:
-            logger.warning("left out %d of %d %s pairs: source or target is empty",
-                           num_read - num_kept, num_read, split)
+            logger.warning(
+                "left out %d of %d %s pairs: source or target is empty", num_read - num_kept, num_read, split
+            )
         num_pairs[split] = num_kept
     fingerprint = content.hexdigest()
 
@@ -146,8 +149,10 @@ def prepare_pairs(read_splits: Mapping[str, ReadPairs], *, cache_directory: str)
         # What the directory holds now, whoever wrote it.
         builder = open_builder()
     if {split: info.num_examples for split, info in builder.info.splits.items()} != num_pairs:
-        raise ValueError(f"expected a dataset of {num_pairs} pairs in {builder.data_dir}; it holds other pairs: "
-                         "delete that directory and start again")
+        raise ValueError(
+            f"expected a dataset of {num_pairs} pairs in {builder.data_dir}; it holds other pairs: "
+            "delete that directory and start again"
+        )
     examples = {split: read_examples(builder, split) for split in num_pairs}
     return PreparedCorpus(examples, fingerprint=fingerprint, fields=("source", "target"))
 

@@ -51,8 +51,10 @@ class Table(PairSource):
 def _reader(name: str) -> Callable[[Path, str, str], Iterator[tuple[str, str]]]:
     suffix = Path(name.removesuffix(".gz")).suffix
     if suffix not in _READERS:
-        raise ValueError(f"expected a file of the kind {' or '.join(_READERS)} (or the same with .gz); got {name!r}: "
-                         "convert or rename it")
+        raise ValueError(
+            f"expected a file of the kind {' or '.join(_READERS)} (or the same with .gz); got {name!r}: "
+            "convert or rename it"
+        )
     return _READERS[suffix]
 
 
@@ -66,19 +68,24 @@ def read_tab_separated(path: Path, source: str, target: str) -> Iterator[tuple[s
     fields = next(lines).split("\t")
     for field in (source, target):
         if fields.count(field) != 1:
-            raise ValueError(f"expected the field {field!r} once in line 1 of {path}; that line names the fields "
-                             f"{', '.join(fields)}: name one of these")
+            raise ValueError(
+                f"expected the field {field!r} once in line 1 of {path}; that line names the fields "
+                f"{', '.join(fields)}: name one of these"
+            )
     source_column, target_column = fields.index(source), fields.index(target)
     number = 1
     for number, line in enumerate(lines, start=2):
         values = line.split("\t")
         if len(values) != len(fields):
-            raise ValueError(f"expected {len(fields)} tab-separated fields in line {number} of {path}, as line 1 "
-                             f"names; got {len(values)}: correct the line")
+            raise ValueError(
+                f"expected {len(fields)} tab-separated fields in line {number} of {path}, as line 1 "
+                f"names; got {len(values)}: correct the line"
+            )
         yield values[source_column], values[target_column]
     if number == 1:
-        raise ValueError(f"expected lines of text in {path} below the names of the fields; there are none: give a "
-                         "file with text")
+        raise ValueError(
+            f"expected lines of text in {path} below the names of the fields; there are none: give a file with text"
+        )
 
 
 def read_json_lines(path: Path, source: str, target: str) -> Iterator[tuple[str, str]]:
@@ -91,23 +98,33 @@ def read_json_lines(path: Path, source: str, target: str) -> Iterator[tuple[str,
         try:
             example = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"expected a JSON object in line {number} of {path}; {error.msg} at character "
-                             f"{error.pos + 1}: correct the line") from error
+            raise ValueError(
+                f"expected a JSON object in line {number} of {path}; {error.msg} at character "
+                f"{error.pos + 1}: correct the line"
+            ) from error
         if not isinstance(example, dict):
-            raise ValueError(f"expected a JSON object in line {number} of {path}; got a {type(example).__name__}: "
-                             "write {\"field\": \"text\", ...}")
+            raise ValueError(
+                f"expected a JSON object in line {number} of {path}; got a {type(example).__name__}: "
+                'write {"field": "text", ...}'
+            )
         for field in (source, target):
             if field not in example:
-                raise ValueError(f"expected the field {field!r} in line {number} of {path}; it has "
-                                 f"{', '.join(example) or 'none'}: name a field that every line has")
+                raise ValueError(
+                    f"expected the field {field!r} in line {number} of {path}; it has "
+                    f"{', '.join(example) or 'none'}: name a field that every line has"
+                )
             if not isinstance(example[field], str):
-                raise ValueError(f"expected a string as {field!r} in line {number} of {path}; got a "
-                                 f"{type(example[field]).__name__}: name a field that holds text")
+                raise ValueError(
+                    f"expected a string as {field!r} in line {number} of {path}; got a "
+                    f"{type(example[field]).__name__}: name a field that holds text"
+                )
             try:
                 example[field].encode()
             except UnicodeEncodeError as error:
-                raise ValueError(f"expected Unicode text as {field!r} in line {number} of {path}; character "
-                                 f"{error.start + 1} is half of a surrogate pair: correct the line") from error
+                raise ValueError(
+                    f"expected Unicode text as {field!r} in line {number} of {path}; character "
+                    f"{error.start + 1} is half of a surrogate pair: correct the line"
+                ) from error
         yield example[source], example[target]
 
 

@@ -100,8 +100,10 @@ class FileDocuments(DocumentCorpus):
                 content.update(f"{document}\n".encode())
                 self._num_documents[split] += 1
             if not self._num_documents[split]:
-                raise ValueError(f"expected {split} documents; {', '.join(map(str, files[split])) or 'no file'} has "
-                                 "none: name a file with text")
+                raise ValueError(
+                    f"expected {split} documents; {', '.join(map(str, files[split])) or 'no file'} has "
+                    "none: name a file with text"
+                )
         self._fingerprint = content.hexdigest()
 
     @property
@@ -114,8 +116,10 @@ class FileDocuments(DocumentCorpus):
 
     def documents(self, split: str) -> Iterator[str]:
         if split not in self._files:
-            raise ValueError(f"expected one of the splits {', '.join(self._files)}; got {split!r}: name one of these, "
-                             f"or give the data source {split} files")
+            raise ValueError(
+                f"expected one of the splits {', '.join(self._files)}; got {split!r}: name one of these, "
+                f"or give the data source {split} files"
+            )
         lines = itertools.chain.from_iterable(map(read_lines, self._files[split]))
         return (line for line in lines if line.strip())
 
@@ -133,8 +137,10 @@ def find_file(directory: str, name: str) -> Path:
     for candidate in names:
         if (folder / candidate).is_file():
             return folder / candidate
-    raise ValueError(f"expected {' or '.join(names)} in {folder}; there is no such file: name a file that is there, "
-                     "or None for a split that you do not have")
+    raise ValueError(
+        f"expected {' or '.join(names)} in {folder}; there is no such file: name a file that is there, "
+        "or None for a split that you do not have"
+    )
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -151,11 +157,14 @@ def read_lines(path: Path) -> Iterator[str]:
                     line = line.removeprefix(codecs.BOM_UTF8)
                 yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"expected UTF-8 text in {path}; line {number} is not ({error.reason} at byte "
-                         f"{error.start}): convert the file to UTF-8") from error
+        raise ValueError(
+            f"expected UTF-8 text in {path}; line {number} is not ({error.reason} at byte "
+            f"{error.start}): convert the file to UTF-8"
+        ) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"expected a whole gzip file in {path}; after line {number} came: {error}: copy or compress "
-                         "it again") from error
+        raise ValueError(
+            f"expected a whole gzip file in {path}; after line {number} came: {error}: copy or compress it again"
+        ) from error
     if number == 0:
         raise ValueError(f"expected lines of text in {path}; the file is empty: give one with text")
 
@@ -171,6 +180,8 @@ def read_parallel(source: Path, target: Path) -> Iterator[tuple[str, str]]:
         if source_line is None or target_line is None:
             longest = number + 1 + sum(1 for _ in itertools.chain(source_lines, target_lines))
             lengths = (number, longest) if source_line is None else (longest, number)
-            raise ValueError(f"expected as many lines in {source} as in {target}; they have {lengths[0]} and "
-                             f"{lengths[1]}: give files whose lines are pairs")
+            raise ValueError(
+                f"expected as many lines in {source} as in {target}; they have {lengths[0]} and "
+                f"{lengths[1]}: give files whose lines are pairs"
+            )
         yield source_line, target_line

@@ -148,9 +148,7 @@ def _build(
         offsets.tofile(path / f"{side}.offsets")
         files[f"{side}.offsets"] = {"dtype": "int64", "length": len(offsets), "crc32": zlib.crc32(offsets)}
         files[f"{side}.tokens"] = {"dtype": dtypes[side].name, "length": int(offsets[-1])}
-    write_header(
-        path, {"format": FORMAT_VERSION, "key": key, "split": split, "examples": num_done, "files": files}
-    )
+    write_header(path, {"format": FORMAT_VERSION, "key": key, "split": split, "examples": num_done, "files": files})
     logger.info(
         "encoded %d pairs of the split %s: %d source and %d target tokens",
         num_done, split, files["source.tokens"]["length"], files["target.tokens"]["length"],

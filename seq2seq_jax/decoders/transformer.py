@@ -44,9 +44,7 @@ class DecoderLayer(nn.Module):
     def setup(self):
         config, precision = self.config, self.precision
         self.self_attention = config.attention(memory_dim=config.model_dim, self_attention=True, precision=precision)
-        self.cross_attention = config.attention(
-            memory_dim=self.memory_dim, self_attention=False, precision=precision
-        )
+        self.cross_attention = config.attention(memory_dim=self.memory_dim, self_attention=False, precision=precision)
         self.feed_forward = config.feed_forward(precision=precision)
         self.self_residual = Residual(config)
         self.cross_residual = Residual(config)
@@ -81,9 +79,7 @@ class DecoderLayer(nn.Module):
         def attend_memory(y):
             return self.cross_attention(
                 y,
-                self.cross_attention.keys_values(
-                    memory.states, memory.values, jnp.zeros_like(memory.segment_ids)
-                ),
+                self.cross_attention.keys_values(memory.states, memory.values, jnp.zeros_like(memory.segment_ids)),
                 positions=target.positions,
                 segments=segments(memory.segment_ids, causal=False),
                 bias=None,
@@ -117,12 +113,8 @@ class DecoderLayer(nn.Module):
             return context
 
         x = self.self_residual(x, attend, deterministic=True)
-        x = self.cross_residual(
-            x, lambda y: self.cross_attention.step(y, memory, mask=cross_mask), deterministic=True
-        )
-        x = self.feed_forward_residual(
-            x, lambda y: self.feed_forward(y, deterministic=True), deterministic=True
-        )
+        x = self.cross_residual(x, lambda y: self.cross_attention.step(y, memory, mask=cross_mask), deterministic=True)
+        x = self.feed_forward_residual(x, lambda y: self.feed_forward(y, deterministic=True), deterministic=True)
         return x, own["keys_values"]
 
 
@@ -234,12 +226,8 @@ class TransformerDecoder(nn.Module):
 
             x, own = call(step, x, cache, memory)
             history.append(_with_position(cache, own, reached))
-        ancestors = jax.lax.dynamic_update_slice_in_dim(
-            ancestors, jnp.tile(places, batch)[:, None], reached, axis=1
-        )
-        state = state.replace(
-            per_hypothesis={"ancestors": ancestors, "position": position + 1}, history=tuple(history)
-        )
+        ancestors = jax.lax.dynamic_update_slice_in_dim(ancestors, jnp.tile(places, batch)[:, None], reached, axis=1)
+        state = state.replace(per_hypothesis={"ancestors": ancestors, "position": position + 1}, history=tuple(history))
         return self.frame.leave(x).reshape(inputs.shape), state
 
 

@@ -84,9 +84,7 @@ class ConvolutionalEncoder(nn.Module):
         self.frame = Frame(self.config, self.precision)
         self.layer = EncoderLayer(self.config, self.precision)
 
-    def __call__(
-        self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool
-    ) -> Memory:
+    def __call__(self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool) -> Memory:
         """States of the source, their sum with the embeddings as values, and their mean over each segment.
 
         Args:

@@ -43,9 +43,7 @@ class EncoderLayer(nn.Module):
 
     def setup(self):
         config = self.config
-        self.attention = config.attention(
-            memory_dim=config.model_dim, self_attention=True, precision=self.precision
-        )
+        self.attention = config.attention(memory_dim=config.model_dim, self_attention=True, precision=self.precision)
         self.feed_forward = config.feed_forward(precision=self.precision)
         self.attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
@@ -90,9 +88,7 @@ class TransformerEncoder(nn.Module):
         self.frame = Frame(self.config, causal=False, precision=self.precision)
         self.layer = EncoderLayer(self.config, self.precision)
 
-    def __call__(
-        self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool
-    ) -> Memory:
+    def __call__(self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool) -> Memory:
         """States of the source, and their mean over each segment as its summary.
 
         Args:

@@ -53,9 +53,7 @@ def extend_until_done(
         return result(carry)
     kept = on_each_shard(lambda live: jnp.argsort(~live)[:half], is_live(carry))
     kept_carry, kept_shared = _take(kept, (carry, shared), rows)
-    of_kept = extend_until_done(
-        extend, kept_carry, kept_shared, is_live=is_live, result=result, halvings=halvings - 1
-    )
+    of_kept = extend_until_done(extend, kept_carry, kept_shared, is_live=is_live, result=result, halvings=halvings - 1)
     return jax.tree.map(
         lambda whole, part: on_each_shard(lambda whole, kept, part: whole.at[kept].set(part), whole, kept, part),
         result(carry),

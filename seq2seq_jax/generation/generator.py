@@ -142,9 +142,7 @@ class Generator:
         )
         running = None
         for batch in batches:
-            source = global_batch(
-                with_rows_for(batch.source, batch_shards(self.mesh)), self.mesh, share=(0, 1)
-            )
+            source = global_batch(with_rows_for(batch.source, batch_shards(self.mesh)), self.mesh, share=(0, 1))
             started = batch.indices, self._search(params, source)
             if running is not None:
                 yield running[0], jax.device_get(running[1])

@@ -122,9 +122,7 @@ def sample(
         return ~samples.ended & (samples.lengths < limits)
 
     def extend(loop: _Sampling) -> _Sampling:
-        logits, after = step(
-            loop.last_tokens.reshape(-1), loop.decoder.replace(per_source=state.per_source)
-        )
+        logits, after = step(loop.last_tokens.reshape(-1), loop.decoder.replace(per_source=state.per_source))
         log_probabilities = policy.log_probabilities(logits, jnp.broadcast_to(loop.position, logits.shape[:1]))
         uniforms = jax.random.uniform(jax.random.fold_in(rng, loop.position), (batch_size, num_samples))
         drawn = draw(restricted(log_probabilities, top_k=top_k, top_p=top_p), uniforms.reshape(-1))

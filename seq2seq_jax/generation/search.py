@@ -290,7 +290,9 @@ def _likeliest(
 
         def totals(logits, parents):
             of_parents = (jnp.take_along_axis(each, parents, axis=1) for each in (live, highest, log_sums))
-            before, highest_logit, log_sum = (each.reshape(each.shape + (1,) * (logits.ndim - 2)) for each in of_parents)
+            before, highest_logit, log_sum = (
+                each.reshape(each.shape + (1,) * (logits.ndim - 2)) for each in of_parents
+            )
             return before + ((logits - highest_logit) - log_sum)
 
         maxima = jnp.max(blocks, axis=-1)
@@ -310,9 +312,7 @@ def _likeliest(
     return on_each_shard(of_rows, logits, allowed, live_log_probabilities)
 
 
-def _top_k(
-    values: Float[Array, "batch candidates"], k: int
-) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
+def _top_k(values: Float[Array, "batch candidates"], k: int) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
     """The k largest values of each source, descending, and their indices; of equal ones the lower index is first.
 
     Each device does the rows it has: XLA would gather the logits of the whole batch on all.

@@ -145,9 +145,7 @@ class MultiHeadAttention(nn.Module):
             return "plain"
         if self.kernel == "blocked":
             return "blocked"
-        reason = obstacle(
-            segments, head_dim=self.head_dim, precision=self.precision, relative=relative, dropout=drops
-        )
+        reason = obstacle(segments, head_dim=self.head_dim, precision=self.precision, relative=relative, dropout=drops)
         if reason is None:
             return "fused"
         if self.kernel == "fused":
@@ -161,9 +159,7 @@ class MultiHeadAttention(nn.Module):
     ) -> StepKeysValues:
         """Project what every step attends to."""
         projected = self.keys_values(states, values, jnp.zeros(states.shape[:2], jnp.int32))
-        return StepKeysValues(
-            keys=projected.keys.transpose(0, 2, 3, 1), values=projected.values.transpose(0, 2, 1, 3)
-        )
+        return StepKeysValues(keys=projected.keys.transpose(0, 2, 3, 1), values=projected.values.transpose(0, 2, 1, 3))
 
     def step(
         self,

@@ -141,9 +141,7 @@ def unfold(
     values = jnp.pad(x, ((0, 0), margins, (0, 0)))
     segments = jnp.pad(segment_ids, ((0, 0), margins), constant_values=-1)
     copies = [
-        jnp.where(
-            (segments[:, index : index + length] == segment_ids)[..., None], values[:, index : index + length], 0
-        )
+        jnp.where((segments[:, index : index + length] == segment_ids)[..., None], values[:, index : index + length], 0)
         for index in range(kernel_size)
     ]
     return jnp.concatenate(copies, axis=-1)
@@ -256,9 +254,7 @@ class Frame(nn.Module):
         self.expand = WeightNormalizedLinear(
             config.model_dim, config.hidden_dim, ("model", "hidden"), self.precision, dropout=config.dropout
         )
-        self.contract = WeightNormalizedLinear(
-            config.hidden_dim, config.model_dim, ("hidden", "model"), self.precision
-        )
+        self.contract = WeightNormalizedLinear(config.hidden_dim, config.model_dim, ("hidden", "model"), self.precision)
 
     def enter(
         self,

@@ -162,9 +162,7 @@ def fused_attention(
     )
     if bias is not None:
         bias = nn.with_logical_constraint(bias.astype(jnp.bfloat16), (None, "heads", None, None))
-    bounds = jax.tree.map(
-        lambda x: nn.with_logical_constraint(x, ("batch", None)[: x.ndim]), bounds_of(segments)
-    )
+    bounds = jax.tree.map(lambda x: nn.with_logical_constraint(x, ("batch", None)[: x.ndim]), bounds_of(segments))
     context = _kernel(queries, keys, values, bias, bounds, head_dim**-0.5, segments.causal)
     return cleared(context, read_queries)
 

@@ -78,9 +78,7 @@ def lengths_of_pairs(batch: Batch) -> tuple[Int[Array, "batch segments"], Int[Ar
     Both sides of a pair have a token, the end mark, so that a row has no more pairs than places on its shorter side.
     """
     segments = min(batch.source.tokens.shape[1], batch.target.tokens.shape[1])
-    source, target = (
-        lengths_of_segments(side.segment_ids, segments=segments) for side in (batch.source, batch.target)
-    )
+    source, target = (lengths_of_segments(side.segment_ids, segments=segments) for side in (batch.source, batch.target))
     is_pair = (source > 0) & (target > 0)
     return jnp.where(is_pair, source, 0), jnp.where(is_pair, target, 0)
 
@@ -116,6 +114,6 @@ def at_first_places(
 
 def _selection(chosen, values):
     """A product with 0 and 1: on every backend faster than a gather, whose gradient is a scatter."""
-    return jnp.einsum(
-        "bij,bjd->bid", chosen.astype(values.dtype), values, precision=jax.lax.Precision.HIGHEST
-    ).astype(values.dtype)
+    return jnp.einsum("bij,bjd->bid", chosen.astype(values.dtype), values, precision=jax.lax.Precision.HIGHEST).astype(
+        values.dtype
+    )

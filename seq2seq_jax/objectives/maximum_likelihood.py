@@ -232,9 +232,7 @@ def _over_chunks(config, add, carry, arrays):
     batch, length = arrays[0].shape[:2]
     chunk = config.loss_chunk or length
     if length % chunk:
-        raise ValueError(
-            f"objective.loss_chunk must divide the target row of {length} tokens, and {chunk} does not."
-        )
+        raise ValueError(f"objective.loss_chunk must divide the target row of {length} tokens, and {chunk} does not.")
     if chunk == length:
         return add(carry, arrays)
 

@@ -113,9 +113,7 @@ class Checkpoints:
         with _write_errors():
             self._manager.save(
                 progress.step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_arrays(tree)), record=ocp.args.JsonSave(record)
-                ),
+                args=ocp.args.Composite(state=ocp.args.StandardSave(_arrays(tree)), record=ocp.args.JsonSave(record)),
             )
 
     def wait(self) -> None:

@@ -87,9 +87,7 @@ class AdamWConfig(OptimizerConfig):
 
     def rule(self, schedule: optax.Schedule) -> optax.GradientTransformation:
         """See OptimizerConfig.rule."""
-        return optax.adamw(
-            schedule, b1=self.beta1, b2=self.beta2, eps=self.epsilon, weight_decay=self.weight_decay
-        )
+        return optax.adamw(schedule, b1=self.beta1, b2=self.beta2, eps=self.epsilon, weight_decay=self.weight_decay)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -143,8 +143,7 @@ def _with_own_axes(optimizer_state: Any, params: Params) -> Any:
     the parameter's dims, and are a single number where it does not factor.
     """
     boxes = {
-        jax.tree_util.keystr(path): box
-        for path, box in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_boxed)
+        jax.tree_util.keystr(path): box for path, box in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_boxed)
     }
 
     def with_own_axes(path, leaf):
@@ -300,6 +299,4 @@ def build_loss(objective: Objective, *, mesh: Mesh, layout: TrainState) -> OnMes
         return {"loss": loss, **logged}
 
     params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout.players[objective.players[0]].params)
-    return OnMesh(
-        totals, mesh, in_shardings=(params_sharding, batch_sharding(mesh)), out_shardings=replicated(mesh)
-    )
+    return OnMesh(totals, mesh, in_shardings=(params_sharding, batch_sharding(mesh)), out_shardings=replicated(mesh))

@@ -73,9 +73,7 @@ class Validation:
                 len(self._too_long),
             )
 
-    def __call__(
-        self, params: Any, *, progress: Callable[[int, int], None] | None = None
-    ) -> ValidationResult:
+    def __call__(self, params: Any, *, progress: Callable[[int, int], None] | None = None) -> ValidationResult:
         """Evaluate parameters.
 
         Args:

@@ -28,11 +28,7 @@ def trained(tmp_path_factory):
             *("dates/transformer", "--run-dir", str(directory / "run"), "--training.steps", "40"),
             *("--data.train_examples", "400", "--data.validation_examples", "8", "--data.test_examples", "24"),
             *("--data.cache_directory", str(directory / "cache"), "--tokenizer.vocabulary_size", "700"),
-            *(
-                f"--model.{stack}.{name}={value}"
-                for stack in ("encoder", "decoder")
-                for name, value in sizes.items()
-            ),
+            *(f"--model.{stack}.{name}={value}" for stack in ("encoder", "decoder") for name, value in sizes.items()),
         ]
     )
     return directory / "run"

@@ -26,9 +26,7 @@ TASK = Task(
     feed_forward_dim=16,
     convolutional_layers=2,
 )
-SIZES = [
-    argument for field, value in dataclasses.asdict(TASK).items() for argument in (f"--task.{field}", str(value))
-]
+SIZES = [argument for field, value in dataclasses.asdict(TASK).items() for argument in (f"--task.{field}", str(value))]
 MODELS = ("marian", "t5", "transformer", "recurrent_general", "recurrent_additive", "convolutional")
 
 

@@ -32,9 +32,7 @@ def test_the_mean_of_the_checkpoints(seq2seq, trained, tmp_path, unchanged, last
     jax.tree.map(
         lambda mean, leaf: np.testing.assert_allclose(leaf, mean, rtol=0, atol=1e-6), expected, averages(output, 120)
     )
-    assert json.loads((output / "experiment.json").read_text())["averaged"] == [
-        {"run": str(trained), "steps": steps}
-    ]
+    assert json.loads((output / "experiment.json").read_text())["averaged"] == [{"run": str(trained), "steps": steps}]
 
 
 def test_an_average_is_used_like_a_run(seq2seq, trained, tmp_path):

@@ -89,9 +89,7 @@ def test_every_part_is_measured_and_traced_and_what_moved_is_named(measured, tmp
 
 
 def test_a_sweep_goes_on_where_a_value_does_not_fit_and_draws_the_others(measured, tmp_path):
-    outcome, found = measured(
-        "--sweep", "training.batch_tokens=100,72", "--plot", tmp_path / "sweep.png"
-    )
+    outcome, found = measured("--sweep", "training.batch_tokens=100,72", "--plot", tmp_path / "sweep.png")
     rows, refused = found["sweep"]["rows"], found["sweep"]["refused"]
     assert list(rows) == ["72"] and list(refused) == ["100"]
     assert refused["100"].startswith("training.batch_tokens must be a multiple of data.max_target_length = 36")
@@ -102,9 +100,7 @@ def test_a_sweep_goes_on_where_a_value_does_not_fit_and_draws_the_others(measure
 
 
 def test_policy_gradients_count_what_they_sample(seq2seq, tmp_path):
-    outcome = seq2seq(
-        "benchmark", "tiny/policy", "--parts", "training", *SMALL[:4], "--json", tmp_path / "found.json"
-    )
+    outcome = seq2seq("benchmark", "tiny/policy", "--parts", "training", *SMALL[:4], "--json", tmp_path / "found.json")
     assert outcome.status == 0, outcome.errors
     training = json.loads((tmp_path / "found.json").read_text())["parts"]["training"]
     # The last batch of an epoch has 6 of 10 sources.

@@ -66,9 +66,7 @@ def test_a_sweep_sorts_meshes_by_time_and_keeps_those_that_cannot_be(process, tm
     assert "mesh.tensor = 4 must divide model.encoder.num_heads = 2" in found["refused"]["train, mesh 1x1x4x1"]
     shown = [line.split("│")[1].strip() for line in outcome.output.splitlines() if "│" in line]
     ordered = sorted(found["steps"], key=lambda step: step["step_seconds"])
-    assert shown == [
-        " ".join(f"{axis}={size}" for axis, size in step["mesh"].items() if size > 1) for step in ordered
-    ]
+    assert shown == [" ".join(f"{axis}={size}" for axis, size in step["mesh"].items() if size > 1) for step in ordered]
     axes = {step["mesh"]["fsdp"]: {each["axes"] for each in step["cost"]["exchanges"]} for step in ordered}
     assert axes[1] == {"data"}
     assert "fsdp" in axes[4] and not {"data", "tensor"} & axes[4]
@@ -114,9 +112,7 @@ def test_a_mesh_that_leaves_chips_out_is_refused(process):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_the_tpu_compiler(process, tmp_path):
-    outcome = process(
-        *COMPILE, "--topology", "v5e:2x2", "--mesh.fsdp", "2", "--json", tmp_path / "found.json"
-    )
+    outcome = process(*COMPILE, "--topology", "v5e:2x2", "--mesh.fsdp", "2", "--json", tmp_path / "found.json")
     assert outcome.status == 0, outcome.errors
     found = json.loads((tmp_path / "found.json").read_text())
     (step,) = found["steps"]

@@ -153,9 +153,7 @@ def test_another_config_than_the_runs(seq2seq, copy_of_run, unchanged, changes, 
 
 def test_more_steps_are_refused_where_the_schedule_ends_at_the_last(seq2seq, workplace, tmp_path, unchanged):
     experiment, _ = load_config(workplace / "configs" / "tiny" / "transformer.py")
-    experiment = dataclasses.replace(
-        experiment, optimizer=dataclasses.replace(experiment.optimizer, schedule="cosine")
-    )
+    experiment = dataclasses.replace(experiment, optimizer=dataclasses.replace(experiment.optimizer, schedule="cosine"))
     seq2seq("--help")
     Run(tmp_path / "run", experiment).begin("tiny/transformer")
     with unchanged(tmp_path / "run"):

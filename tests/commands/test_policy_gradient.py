@@ -82,8 +82,12 @@ def test_dropout_and_precision_may_differ_from_the_run_that_is_started_from(trai
         ),
         (
             [
-                "--objective.sample-with-encoder-dropout", "True", "--model.encoder.dropout", "0.1",
-                "--training.accumulation", "2",
+                "--objective.sample-with-encoder-dropout",
+                "True",
+                "--model.encoder.dropout",
+                "0.1",
+                "--training.accumulation",
+                "2",
             ],
             ["objective.sample_with_encoder_dropout", "training.accumulation to 1"],
         ),

@@ -172,9 +172,7 @@ def test_what_reads_a_damaged_checkpoint_says_one_line(process, copy_of_run):
 
 def test_divergence_stops_with_the_step_and_keeps_the_last_checkpoint(seq2seq, tmp_path):
     run = tmp_path / "run"
-    outcome = seq2seq(
-        *TRAIN, "--optimizer.learning_rate", "1e30", "--training.checkpoint_every", "1", "--run_dir", run
-    )
+    outcome = seq2seq(*TRAIN, "--optimizer.learning_rate", "1e30", "--training.checkpoint_every", "1", "--run_dir", run)
     assert outcome.status == 1
     line = outcome.errors.splitlines()[-1]
     assert line.startswith("seq2seq: step 2: ") and "loss = nan" in line

@@ -8,8 +8,9 @@ import tensorflow_datasets as tfds
 
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
 
-TALKS = {split: [(f"olá {split} {n}", f"hello {split} {n}") for n in range(20)]
-         for split in ("train", "validation", "test")}
+TALKS = {
+    split: [(f"olá {split} {n}", f"hello {split} {n}") for n in range(20)] for split in ("train", "validation", "test")
+}
 
 
 @pytest.fixture
@@ -21,12 +22,20 @@ def talks(tmp_path, monkeypatch):
         for number, (source, target) in enumerate(pairs):
             yield number, {"pt": source, "en": target}
 
-    monkeypatch.setattr(tfds.builder_cls("ted_hrlr_translate"), "_split_generators",
-                        lambda self, dl_manager: {split: examples(pairs) for split, pairs in TALKS.items()})
+    monkeypatch.setattr(
+        tfds.builder_cls("ted_hrlr_translate"),
+        "_split_generators",
+        lambda self, dl_manager: {split: examples(pairs) for split, pairs in TALKS.items()},
+    )
 
     def source(**fields):
-        fields = {"name": "ted_hrlr_translate/pt_to_en", "source": "pt", "target": "en",
-                  "directory": str(tmp_path / "tfds"), **fields}
+        fields = {
+            "name": "ted_hrlr_translate/pt_to_en",
+            "source": "pt",
+            "target": "en",
+            "directory": str(tmp_path / "tfds"),
+            **fields,
+        }
         return Catalogue(**fields)
 
     return source
@@ -104,8 +113,11 @@ def test_an_archive_without_tensorflow_is_explained(talks, tmp_path, monkeypatch
     archive = tmp_path / "talks.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("talks.txt", "olá\n")
-    monkeypatch.setattr(tfds.builder_cls("ted_hrlr_translate"), "_split_generators",
-                        lambda self, dl_manager: dl_manager.extract(archive))
+    monkeypatch.setattr(
+        tfds.builder_cls("ted_hrlr_translate"),
+        "_split_generators",
+        lambda self, dl_manager: dl_manager.extract(archive),
+    )
     with pytest.raises(ValueError, match="expected TensorFlow.*tfds build ted_hrlr_translate/pt_to_en") as error:
         talks().open()
     assert "\n" not in str(error.value)
@@ -113,9 +125,7 @@ def test_an_archive_without_tensorflow_is_explained(talks, tmp_path, monkeypatch
 
 def test_the_mock_of_tensorflow_datasets_stands_in_for_a_download(tmp_path):
     with tfds.testing.mock_data(num_examples=20):
-        corpus = Catalogue(
-            name="wmt14_translate/de-en", source="de", target="en", cache_directory=str(tmp_path)
-        ).open()
+        corpus = Catalogue(name="wmt14_translate/de-en", source="de", target="en", cache_directory=str(tmp_path)).open()
         pairs = list(corpus.pairs("train"))
     assert corpus.splits == {"train": 20, "validation": 20, "test": 20}
     assert len(pairs) == 20

@@ -92,8 +92,11 @@ def test_another_process_draws_the_same_pairs():
     digests = set()
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-        digests.add(subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True,
-                                   text=True).stdout)
+        digests.add(
+            subprocess.run(
+                [sys.executable, "-c", program], env=environment, capture_output=True, check=True, text=True
+            ).stdout
+        )
     assert len(digests) == 1
 
 

@@ -103,9 +103,7 @@ def test_an_epoch_has_every_example_once_in_rows_that_hold_it(packing):
         seen = np.concatenate([rows.examples for rows in batches])
         assert sorted(seen.tolist()) == list(range(10_000, 13_000))
         for rows in batches:
-            shape = RowShape(
-                rows=len(rows.counts), source_length=rows.source_length, target_length=rows.target_length
-            )
+            shape = RowShape(rows=len(rows.counts), source_length=rows.source_length, target_length=rows.target_length)
             assert shape in ((SHAPE,) if packing else BUCKETS)
             assert packing or rows.counts.max() == 1
             for row in rows.rows:

@@ -27,9 +27,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 PADDING, START, END = 0, 2, 3
-VOCABULARY = Vocabulary(
-    source_size=100, target_size=100, joint=True, padding_id=PADDING, start_id=START, end_id=END
-)
+VOCABULARY = Vocabulary(source_size=100, target_size=100, joint=True, padding_id=PADDING, start_id=START, end_id=END)
 
 
 class FakeCorpus(PairCorpus):

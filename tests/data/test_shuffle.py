@@ -29,9 +29,7 @@ def test_keys_give_other_orders():
 
 def test_all_orders_of_a_few_are_equally_likely():
     draws = 12_000
-    orders = collections.Counter(
-        tuple(shuffled(np.arange(4), 4, key=np.uint64(key)).tolist()) for key in range(draws)
-    )
+    orders = collections.Counter(tuple(shuffled(np.arange(4), 4, key=np.uint64(key)).tolist()) for key in range(draws))
     assert len(orders) == math.factorial(4)
     expected = draws / math.factorial(4)
     # 23 degrees of freedom: 49.7 is passed once in a thousand.

@@ -12,8 +12,12 @@ from seq2seq_jax.data.span_corruption import SpanCorruption, corrupt
 SENTINELS = tuple(range(900, 1000))
 END = 3
 T5 = SpanCorruption()
-SETTINGS = [T5, SpanCorruption(density=0.5, mean_span_length=3.0), SpanCorruption(density=0.3, mean_span_length=1.0),
-            SpanCorruption(density=0.15, mean_span_length=8.0)]
+SETTINGS = [
+    T5,
+    SpanCorruption(density=0.5, mean_span_length=3.0),
+    SpanCorruption(density=0.3, mean_span_length=1.0),
+    SpanCorruption(density=0.15, mean_span_length=8.0),
+]
 
 
 def reference_counts(length, density, mean_span_length):
@@ -86,9 +90,7 @@ def test_the_lengths_of_t5():
 @pytest.mark.parametrize("corruption", SETTINGS, ids=str)
 def test_lengths_and_counts_are_those_of_the_reference(corruption):
     for length in range(2, 700):
-        assert corruption.num_noise(length) == reference_counts(
-            length, corruption.density, corruption.mean_span_length
-        )
+        assert corruption.num_noise(length) == reference_counts(length, corruption.density, corruption.mean_span_length)
     for source_length in (64, 128, 512, 1024):
         length, lengths = reference_chunk_length(source_length, corruption)
         assert (corruption.chunk_length(source_length), corruption.lengths(length)) == (length, lengths)

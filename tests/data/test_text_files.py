@@ -29,9 +29,7 @@ def open_text(tmp_path):
     def open_(contents, **fields):
         write_files(tmp_path / "text", **contents)
         fields = {"source": "en", "target": "de", "validation": None, "test": None, **fields}
-        return ParallelText(
-            directory=str(tmp_path / "text"), cache_directory=str(tmp_path / "cache"), **fields
-        ).open()
+        return ParallelText(directory=str(tmp_path / "text"), cache_directory=str(tmp_path / "cache"), **fields).open()
 
     return open_
 
@@ -85,8 +83,11 @@ def test_order_holds_over_several_shards(open_text, monkeypatch):
 
 
 def test_training_pairs_with_an_empty_side_are_left_out_and_counted(open_text, caplog):
-    files = {f"{split}_{side}": text for split in ("train", "val") for side, text in (("en", "a\n\nc\n \n"),
-                                                                                     ("de", "A\nB\n\n\u3000\n"))}
+    files = {
+        f"{split}_{side}": text
+        for split in ("train", "val")
+        for side, text in (("en", "a\n\nc\n \n"), ("de", "A\nB\n\n\u3000\n"))
+    }
     with caplog.at_level(logging.WARNING):
         corpus = open_text(files, validation="val")
     assert list(corpus.pairs("train")) == [("a", "A")]
@@ -124,8 +125,9 @@ def test_changed_files_are_prepared_anew_and_equal_ones_are_reused(open_text, tm
 def test_home_directory_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_files(tmp_path / "text", train_en="a\n", train_de="b\n")
-    ParallelText(directory="~/text", source="en", target="de", validation=None, test=None,
-                 cache_directory="~/cache").open()
+    ParallelText(
+        directory="~/text", source="en", target="de", validation=None, test=None, cache_directory="~/cache"
+    ).open()
     assert (tmp_path / "cache/datasets").is_dir()
 
 
@@ -157,8 +159,10 @@ def test_a_missing_directory_is_named(tmp_path):
     one_line(error)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"plain text\n",
-                                    lambda data: data[:12] + b"\xff\xff\xff" + data[15:]])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[:-9], lambda data: b"plain text\n", lambda data: data[:12] + b"\xff\xff\xff" + data[15:]],
+)
 def test_a_damaged_gzip_file_is_named(open_text, tmp_path, damage):
     write_files(tmp_path / "text", train_en="a\n", train_de_gz="b\n")
     path = tmp_path / "text/train.de.gz"
@@ -169,7 +173,7 @@ def test_a_damaged_gzip_file_is_named(open_text, tmp_path, damage):
 
 
 def test_tables_are_read_by_field(open_table):
-    rows = [{"subject": "Re: \"lunch\"", "body": "at 12\tnoon\nor 1?", "n": 3}, {"body": "ä", "subject": "日本"}]
+    rows = [{"subject": 'Re: "lunch"', "body": "at 12\tnoon\nor 1?", "n": 3}, {"body": "ä", "subject": "日本"}]
     corpus = open_table(
         {
             "train_jsonl_gz": "\n".join(json.dumps(row) for row in rows),
@@ -178,7 +182,7 @@ def test_tables_are_read_by_field(open_table):
         train="train.jsonl",
         validation="dev.tsv",
     )
-    assert list(corpus.pairs("train")) == [("at 12\tnoon\nor 1?", "Re: \"lunch\""), ("ä", "日本")]
+    assert list(corpus.pairs("train")) == [("at 12\tnoon\nor 1?", 'Re: "lunch"'), ("ä", "日本")]
     assert list(corpus.pairs("validation")) == [('"so"', '"quoted'), ("b", "")]
 
 
@@ -221,8 +225,13 @@ PREPARE = textwrap.dedent("""
 
 def start(program, *arguments):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_processes_that_prepare_at_once_all_get_the_dataset(tmp_path):

@@ -20,7 +20,16 @@ def date_pairs(num_days=30):
 
 
 # Full-width and ligature forms, a narrow space, Persian and Indic joiners, and characters that no pair contains.
-AWKWARD = ["２０２０年１２月", "ﬁn ½", "12\u202fh", "می\u200cخواهم", "क्\u200dष", "𝄞 Ω ≈ 🎉", "<s> </s> <pad> <unk>", "a\tb"]
+AWKWARD = [
+    "２０２０年１２月",
+    "ﬁn ½",
+    "12\u202fh",
+    "می\u200cخواهم",
+    "क्\u200dष",
+    "𝄞 Ω ≈ 🎉",
+    "<s> </s> <pad> <unk>",
+    "a\tb",
+]
 
 
 @pytest.mark.parametrize("joint", [True, False])

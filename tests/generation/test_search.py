@@ -66,9 +66,7 @@ def normalised(log_probability, length, alpha):
 
 def brute_force(model, source, limit, alpha):
     """Every finished sequence within the limit as (score, tokens), best first."""
-    everything = [
-        (*words, END) for num_words in range(limit) for words in itertools.product(WORDS, repeat=num_words)
-    ]
+    everything = [(*words, END) for num_words in range(limit) for words in itertools.product(WORDS, repeat=num_words)]
     scored = [(normalised(model.log_probability(source, tokens), len(tokens), alpha), tokens) for tokens in everything]
     return sorted(scored, key=lambda pair: -pair[0])
 

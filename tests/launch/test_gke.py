@@ -9,7 +9,7 @@ import yaml
 from waiting import wait_until
 
 REQUIRED = ["--name", "big", "--image", "registry/image:1", "--claim", "shared-storage"]
-TRAINING = ["wmt14_de_en/transformer_big", "--run-dir", "/shared/runs/big", "--data.source", "it's \"$x\""]
+TRAINING = ["wmt14_de_en/transformer_big", "--run-dir", "/shared/runs/big", "--data.source", 'it\'s "$x"']
 
 
 def rendered(project, accelerator, *options, training=TRAINING):

@@ -169,9 +169,7 @@ def test_initial_values_keep_the_variance():
     assert boxed["scale"].names == boxed["bias"].names == ("hidden",)
     params = {name: box.value for name, box in boxed.items()}
     np.testing.assert_allclose(np.std(params["kernel"]), np.sqrt(4 * 0.75 / (5 * 64)), rtol=0.02)
-    np.testing.assert_allclose(
-        params["scale"], np.sqrt(np.sum(np.square(params["kernel"]), axis=(0, 1))), rtol=1e-5
-    )
+    np.testing.assert_allclose(params["scale"], np.sqrt(np.sum(np.square(params["kernel"]), axis=(0, 1))), rtol=1e-5)
     assert not params["bias"].any()
     # What dropout would add to the variance of its input, the initial values take away.
     kept = jnp.asarray(np.random.default_rng(1).random(x.shape) > 0.25)

@@ -66,7 +66,7 @@ def test_keys_that_follow_from_each_other_draw_unrelated_masks():
     spectra = [np.fft.fft2(mask) for mask in masks]
     for i in range(len(masks)):
         for j in range(i):
-            correlations = np.fft.ifft2(spectra[i] * spectra[j].conj()).real / masks[i].size**0.5
+            correlations = np.fft.ifft2(spectra[i] * spectra[j].conj()).real / masks[i].size ** 0.5
             assert np.abs(correlations).max() < 6.2, (i, j)
 
 
@@ -84,10 +84,13 @@ def test_the_number_dropped_scatters_as_a_binomial_one(rate):
     """Over rows, columns and keys alike."""
     shape, keys = (256, 256), 64
     module = Dropout(rate)
-    dropped = np.stack([
-        np.asarray(module.apply({}, jnp.ones(shape), deterministic=False, rngs={"dropout": jax.random.key(seed)})) == 0
-        for seed in range(keys)
-    ])
+    dropped = np.stack(
+        [
+            np.asarray(module.apply({}, jnp.ones(shape), deterministic=False, rngs={"dropout": jax.random.key(seed)}))
+            == 0
+            for seed in range(keys)
+        ]
+    )
     assert abs(dropped.mean() - rate) < 4.5 * (rate * (1 - rate) / dropped.size) ** 0.5
     for dims in ((0, 1), (0, 2), (1, 2)):
         counts = dropped.sum(axis=dims)

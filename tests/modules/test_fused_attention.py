@@ -50,7 +50,9 @@ def from_bounds(queries, keys, values, given, scale):
             scores = jnp.einsum("tnh,snh->nts", queries[row, own], keys[row, read]) * scale
             if given.causal:
                 scores = jnp.where(jnp.tril(jnp.ones(scores.shape[1:], bool)), scores, -jnp.inf)
-            context = context.at[own].set(jnp.einsum("nts,snh->tnh", jax.nn.softmax(scores, axis=-1), values[row, read]))
+            context = context.at[own].set(
+                jnp.einsum("nts,snh->tnh", jax.nn.softmax(scores, axis=-1), values[row, read])
+            )
         rows.append(context)
     context = jnp.stack(rows)
     return jnp.where(read_places(given)[0][:, :, None, None], context, 0.0)
@@ -217,7 +219,9 @@ def lowered_gradient(given, *, bias=None, kv_heads=4):
         return jnp.sum(fused_attention(queries, keys, values, given, bias=bias).astype(jnp.float32))
 
     differentiate = jax.jit(jax.grad(total, argnums=(0, 1, 2) if bias is None else (0, 1, 2, 3)))
-    return on_gpu(lambda: differentiate.trace(queries, keys, keys, bias).lower(lowering_platforms=("cuda",)).as_text())()
+    return on_gpu(
+        lambda: differentiate.trace(queries, keys, keys, bias).lower(lowering_platforms=("cuda",)).as_text()
+    )()
 
 
 def calls(text, target):
@@ -238,7 +242,7 @@ def test_packed_rows_lower_for_cuda():
     # Softmax statistics of each segment's queries, then the gradient and the output.
     statistics = "tensor<6x4x128xf32>"
     assert operands(backward).split(", ") == [queries, keys, keys, statistics, queries, queries, *lengths, *offsets]
-    assert 'mask_type\\22: \\22NO_MASK' in forward and "max_seg_per_batch\\22: 3" in forward
+    assert "mask_type\\22: \\22NO_MASK" in forward and "max_seg_per_batch\\22: 3" in forward
 
 
 def test_rows_of_one_example_with_a_bias_lower_for_cuda():
@@ -254,7 +258,7 @@ def test_rows_of_one_example_with_a_bias_lower_for_cuda():
         array, array, array, "tensor<2x4x128xf32>", array, of_bias, array, *lengths,
     ]  # fmt: skip
     assert backward.count(of_bias) == 2, "the bias goes in, and its gradient comes out"
-    assert 'mask_type\\22: \\22PADDING_CAUSAL' in forward
+    assert "mask_type\\22: \\22PADDING_CAUSAL" in forward
 
 
 @pytest.mark.parametrize(

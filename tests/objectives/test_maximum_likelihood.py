@@ -19,9 +19,7 @@ LOGITS = jnp.array([0.0, LN2, LN3])
 """Probabilities 1/6, 2/6 and 3/6; log Z = ln 6; log-probabilities are -ln 6, -ln 3 and -ln 2."""
 
 PAIRS = random_pairs(np.random.default_rng(0), (5, 2, 7, 3), (4, 6, 1, 3), VOCABULARY)
-ROWS = jax.tree.map(
-    jnp.asarray, batch([[PAIRS[0], PAIRS[1]], [PAIRS[2]], [PAIRS[3]]], 12, 12, VOCABULARY)
-)
+ROWS = jax.tree.map(jnp.asarray, batch([[PAIRS[0], PAIRS[1]], [PAIRS[2]], [PAIRS[3]]], 12, 12, VOCABULARY))
 NUM_TOKENS = 4 + 6 + 1 + 3
 
 
@@ -51,9 +49,7 @@ def test_the_gradient_of_cross_entropy_by_hand():
 
 
 def test_large_logits_stay_finite():
-    loss, nll = cross_entropy(
-        jnp.array([1e4, 0.0, -1e4]), jnp.array(1), label_smoothing=0.1, z_loss=0.0
-    )
+    loss, nll = cross_entropy(jnp.array([1e4, 0.0, -1e4]), jnp.array(1), label_smoothing=0.1, z_loss=0.0)
     np.testing.assert_allclose([loss, nll], [0.9 * 1e4 + 0.1 * 1e4, 1e4])
 
 
@@ -121,9 +117,7 @@ def test_padding_contributes_nothing(chunk):
         ROWS.replace(target=anything), loss_chunk=chunk, label_smoothing=0.2, z_loss=0.01
     )
     for found, expected in ((with_other, totals), (other_gradient, gradient)):
-        jax.tree.map(
-            lambda left, right: np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-6), found, expected
-        )
+        jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-6), found, expected)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 12])
@@ -146,7 +140,9 @@ def elements_with_vocabulary(vocab, rows, chunk):
 
     @jax.jit
     def update(params, rows):
-        return jax.grad(lambda params: objective.loss("model", {"model": params}, rows, step=jnp.int32(0), rng=None)[0].sum)(params)
+        return jax.grad(
+            lambda params: objective.loss("model", {"model": params}, rows, step=jnp.int32(0), rng=None)[0].sum
+        )(params)
 
     params = parameters(model)
     program = str(jax.make_jaxpr(update)(params, rows))

@@ -318,9 +318,7 @@ def test_teacher_forcing_gives_the_log_probabilities_of_sampling(name):
         return objective._scores(params, hidden, prepared.tokens)
 
     found, entropies = again(params["model"])
-    np.testing.assert_allclose(
-        jnp.where(prepared.mask, found, 0.0), prepared.log_probabilities, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(jnp.where(prepared.mask, found, 0.0), prepared.log_probabilities, rtol=1e-4, atol=1e-5)
     assert (entropies[prepared.mask] > 0).all() and (entropies <= np.log(27) + 1e-5).all()
 
 
@@ -379,7 +377,10 @@ def test_what_is_added_to_the_estimator_is_added_to_its_loss():
     divergence = np.exp(log_ratio) - 1 - log_ratio
     target = prepared.batch.target
     likelihood, nll = cross_entropy(
-        jax.jit(objective.model.apply)({"params": moved}, prepared.batch), target.tokens, label_smoothing=0.1, z_loss=0.0
+        jax.jit(objective.model.apply)({"params": moved}, prepared.batch),
+        target.tokens,
+        label_smoothing=0.1,
+        z_loss=0.0,
     )
     expected = (
         -0.3 * np.where(mask, entropy, 0.0).sum(-1).mean(1)
@@ -464,9 +465,7 @@ def compiled_text(**reward) -> str:
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
     optimizers = {"model": AdamWConfig().build(10)}
     build, layout = initial_state(objective, optimizers, averaged=True, seed=0, mesh=mesh)
-    update = build_update(
-        objective, optimizers, accumulation=1, average_decay=0.9, seed=0, mesh=mesh, layout=layout
-    )
+    update = build_update(objective, optimizers, accumulation=1, average_decay=0.9, seed=0, mesh=mesh, layout=layout)
     pairs = random_pairs(np.random.default_rng(0), (5, 2), (4, 6), tokenizer.vocabulary)
     rows = jax.device_put(batch([[pair] for pair in pairs], 8, 8, tokenizer.vocabulary), batch_sharding(mesh))
     return update.lower(build(), rows).compile().as_text()

@@ -24,7 +24,8 @@ REWARD = RewardConfig(bleu=1.0, chrf=1.0, word_error_rate=0.1)
 SHARED = {"reward": REWARD, "samples": 3, "maximum_length_extra": 4, "likelihood_weight": 0.1}
 CASES = {
     "self-critical transformer": (
-        transformer(num_layers=1), PolicyGradientConfig(estimator=SelfCritical(), kl_weight=0.1, **SHARED)
+        transformer(num_layers=1),
+        PolicyGradientConfig(estimator=SelfCritical(), kl_weight=0.1, **SHARED),
     ),
     "moving average": (transformer(num_layers=1), PolicyGradientConfig(estimator=Reinforce(), **SHARED)),
     "leave one out LSTM": (recurrent(), PolicyGradientConfig(estimator=LeaveOneOut(), **SHARED)),
@@ -47,9 +48,7 @@ def trained(name: str, sizes: tuple[int, int, int]) -> dict[str, list[float]]:
     # Adam divides by the size of a gradient: with a small epsilon rounding would move what has a gradient of 0.
     optimizers = {"model": AdamWConfig(learning_rate=1e-3, warmup_steps=1, epsilon=1e-3).build(STEPS)}
     build, layout = initial_state(objective, optimizers, averaged=True, seed=0, mesh=mesh)
-    update = build_update(
-        objective, optimizers, accumulation=2, average_decay=0.9, seed=0, mesh=mesh, layout=layout
-    )
+    update = build_update(objective, optimizers, accumulation=2, average_decay=0.9, seed=0, mesh=mesh, layout=layout)
     state, figures = build(), []
     for step in range(STEPS):
         state, metrics = update(state, jax.device_put(training_batch(step), batch_sharding(mesh)))

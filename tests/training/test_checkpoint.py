@@ -350,7 +350,9 @@ def test_checksum_is_the_same_on_every_sharding(tmp_path):
         """)
     )
     environment = os.environ | {
-        "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags_for_devices(8)
+        "PYTHONPATH": str(REPOSITORY),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": flags_for_devices(8),
     }
     printed = subprocess.run(
         [sys.executable, script, tmp_path / "arrays.npz"], env=environment, check=True, capture_output=True, text=True

@@ -22,7 +22,8 @@ TIMES = {
     "sampled_tokens_per_second", "input_wait_share", "seconds",
     "goodput",
 }  # fmt: skip
-CONFIG = '''
+CONFIG = (
+    '''
 """Small, with all that a run has to remember: dropout, packing, workers, an average, validations, clipping."""
 
 from seq2seq_jax.data.text_files import ParallelText
@@ -56,7 +57,9 @@ def experiment():
         ),
         generation=GenerationConfig(beam_size=2),
     )
-''' % STEPS
+'''
+    % STEPS
+)
 
 POLICY_CONFIG = '''
 """The same by policy gradients, with a baseline and a frozen reference that have to be remembered too."""
@@ -258,4 +261,6 @@ def test_a_kill_changes_no_bit_of_a_policy_gradient(workplace):
         for run in ("policy", "killed_policy")
     ]
     assert timeless[0] == timeless[1]
-    assert {"reward", "reward_spread", "advantage", "entropy", "kl", "sample_length", "ended_share"} <= set(timeless[0][0])
+    assert {"reward", "reward_spread", "advantage", "entropy", "kl", "sample_length", "ended_share"} <= set(
+        timeless[0][0]
+    )

@@ -91,8 +91,15 @@ def test_an_update_by_hand():
     state, update = training(Mean(), {"model": 10.0}, {"model": optax.sgd(0.1)})
     state, metrics = update(state, numbers(ROWS))
     assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
-        {"loss": 17.75, "largest": 8, "gradient_norm": 5.5, "target_tokens": 8, "source_tokens": 8, "pairs": 4,
-         "model_flops": 123}
+        {
+            "loss": 17.75,
+            "largest": 8,
+            "gradient_norm": 5.5,
+            "target_tokens": 8,
+            "source_tokens": 8,
+            "pairs": 4,
+            "model_flops": 123,
+        }
     )
     assert float(state.players["model"].params["weight"]) == pytest.approx(9.45)
     assert int(state.step) == 1

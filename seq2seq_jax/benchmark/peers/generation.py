@@ -313,9 +313,7 @@ def main(arguments: list[str]) -> None:
             systems["CTranslate2"] = built["CTranslate2"].search, chosen.ctranslate2_batches
         found = {name: fastest(search, sizes, sources) for name, (search, sizes) in systems.items()}
         sizes = {name: size for name, (size, _) in found.items()}
-        searches = {
-            name: functools.partial(search, batch_size=sizes[name]) for name, (search, _) in systems.items()
-        }
+        searches = {name: functools.partial(search, batch_size=sizes[name]) for name, (search, _) in systems.items()}
         ours = searches[OURS](sources)
         agreements = {}
         for name, peer in built.items():
@@ -349,8 +347,7 @@ def main(arguments: list[str]) -> None:
         for name, speed in speeds.items()
     ]
     title = (
-        f"{run_directory}, step {step}, {precision}: {len(texts)} sentences of {chosen.split}, "
-        f"beam {chosen.beam_size}"
+        f"{run_directory}, step {step}, {precision}: {len(texts)} sentences of {chosen.split}, beam {chosen.beam_size}"
     )
     console.print(report.table(header, rows, title=title))
     environment = harness.environment()

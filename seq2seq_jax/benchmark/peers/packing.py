@@ -76,9 +76,7 @@ class PackingComparison:
         return self.rows[self.best.removeprefix(PYTORCH)].packed_is_faster
 
 
-def compare(
-    name: str, ours: Mapping[str, Batching], task: Task, *, options: PeerPackingArguments
-) -> PackingComparison:
+def compare(name: str, ours: Mapping[str, Batching], task: Task, *, options: PeerPackingArguments) -> PackingComparison:
     """Check that both sides compute the same on padded rows, then time them.
 
     Args:
@@ -116,9 +114,7 @@ def main(arguments: list[str]) -> None:
     config, rest = arguments[:1], arguments[1:]
     if not config or config[0].startswith("-"):
         config, rest = ["dates/transformer"], arguments
-    name, _, options = choose(
-        config[0], rest, arguments=PeerPackingArguments, program=PROGRAM, description=DESCRIPTION
-    )
+    name, _, options = choose(config[0], rest, arguments=PeerPackingArguments, program=PROGRAM, description=DESCRIPTION)
     experiment = options.experiment
     packing.require_pairs(experiment, name)
     if not experiment.tokenizer.joint:
@@ -139,7 +135,9 @@ def main(arguments: list[str]) -> None:
         for model in options.models:
             found = compare(model, batchings, task, options=options)
             figures["models"][model] = dataclasses.asdict(found)
-            title = f"{model}: {found.parameters:,} parameters, {task.precision}, text of {name}; {options.rounds} turns"
+            title = (
+                f"{model}: {found.parameters:,} parameters, {task.precision}, text of {name}; {options.rounds} turns"
+            )
             console.print(packing.table_of(found.rows, title=title))
             console.print(
                 f"{model}: {report.factor(found.ratio)} times the tokens/s of {found.best}, of which packing has "

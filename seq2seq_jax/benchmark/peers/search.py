@@ -84,9 +84,7 @@ class SearchPeer(abc.ABC):
         """
 
     @abc.abstractmethod
-    def token_log_probabilities(
-        self, source: list[int], target: list[int]
-    ) -> Float[np.ndarray, " target"]:
+    def token_log_probabilities(self, source: list[int], target: list[int]) -> Float[np.ndarray, " target"]:
         """Log-probability (nats) of each target token, given those before it."""
 
 
@@ -183,9 +181,7 @@ class HuggingFaceSearch(SearchPeer):
         end = self.vocabulary.end_id
         return ids[: ids.index(end) + 1] if end in ids else ids
 
-    def token_log_probabilities(
-        self, source: list[int], target: list[int]
-    ) -> Float[np.ndarray, " target"]:
+    def token_log_probabilities(self, source: list[int], target: list[int]) -> Float[np.ndarray, " target"]:
         """See SearchPeer.token_log_probabilities."""
         inputs = [self.vocabulary.start_id, *target[:-1]]
         with torch.inference_mode():
@@ -241,9 +237,7 @@ class CTranslate2Search(SearchPeer):
         )
         return [[self._ids[piece] for piece in result.hypotheses[0]] for result in results]
 
-    def token_log_probabilities(
-        self, source: list[int], target: list[int]
-    ) -> Float[np.ndarray, " target"]:
+    def token_log_probabilities(self, source: list[int], target: list[int]) -> Float[np.ndarray, " target"]:
         """See SearchPeer.token_log_probabilities."""
         # It adds the end mark itself.
         [scored] = self.translator.score_batch(

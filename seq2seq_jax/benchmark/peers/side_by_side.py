@@ -109,9 +109,7 @@ def their_training(
     torch.set_float32_matmul_precision("high")
     # Of one function torch.compile makes only so many versions, and then silently none.
     torch.compiler.reset()
-    peer = PyTorchTraining(
-        architecture.peer(task, dropout=task.dropout), task, compiled=compiled, threads=threads
-    )
+    peer = PyTorchTraining(architecture.peer(task, dropout=task.dropout), task, compiled=compiled, threads=threads)
     peer.load(architecture.weights(params))
     counts = num_parameters(params), pytorch.num_parameters(peer)
     assert counts[0] == counts[1], f"{counts[0]} parameters here and {counts[1]} in PyTorch"
@@ -184,9 +182,7 @@ class Comparison:
     """Seconds of the fastest peer over seconds of this project, paired by rounds: above 1, this project is faster."""
 
 
-def compare(
-    name: str, task: Task, *, compiled: bool, rounds: int, calls: int, threads: int | None
-) -> Comparison:
+def compare(name: str, task: Task, *, compiled: bool, rounds: int, calls: int, threads: int | None) -> Comparison:
     """Time the training steps of an architecture in turns, with dropout.
 
     Args:
