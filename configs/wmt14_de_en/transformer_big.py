@@ -6,6 +6,10 @@ parameters, batches of about 25,000 target tokens, 300,000 steps, dropout 0.3, l
 Published for the other direction: 28.4 tokenised BLEU on newstest2014 English to German, 3.5 days on 8 P100 GPUs. Not
 measured here: the tests train it, made small, on `tfds.testing.mock_data`.
 
+Layers are not in a loop: on an H100 (256 rows of 128 + 128 tokens) a step takes 119 ms and 18.9 GB of temporaries, in
+a loop 169 ms and 30.9 GB, since a loop copies what it saves to and from arrays of all layers; it compiles in 75 s, in a
+loop in 21.
+
 Preparing this dataset needs TensorFlow once (to unpack its archives); reading it does not:
 
     tfds build wmt14_translate/de-en --file_format=array_record --data_dir DIR
@@ -33,7 +37,6 @@ def experiment() -> Experiment:
         "hidden_dim": 4096,
         "norm_position": "post",
         "dropout": 0.3,
-        "scan_layers": True,
     }
     return Experiment(
         data=Catalogue(

@@ -1,5 +1,6 @@
 """python -m seq2seq_jax.benchmark.gpu: what launch/gpu_benchmark.sh measures of this project alone, and its summary."""
 
+import concurrent.futures
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -21,8 +22,10 @@ from seq2seq_jax.data.packing import BatchPlan, BatchRows, RowShape
 from seq2seq_jax.experiment import Experiment, named, override
 from seq2seq_jax.modules.dot_product_attention import dot_product_attention
 from seq2seq_jax.modules.flops import TRAINING
-from seq2seq_jax.modules.fused_attention import fused_attention, obstacle, read_places
+from seq2seq_jax.modules.fused_attention import LONGEST_MASKED, fused_attention, obstacle, read_places
 from seq2seq_jax.modules.segments import Segments
+from seq2seq_jax.objectives.estimators import LeaveOneOut
+from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.parallel.chips import peak_flops
 
 PROGRAM = "python -m seq2seq_jax.benchmark.gpu"
@@ -39,7 +42,7 @@ log-normal factor."""
 VALUE_TOLERANCE, GRADIENT_TOLERANCE = 2e-2, 4e-2
 """Largest difference of fused attention from the mask in float32, over the largest value: bfloat16 has 8 bits."""
 
-PartName = Literal["attention", "t5_large", "transformer_big", "packing"]
+PartName = Literal["attention", "t5_large", "transformer_big", "packing", "policy_gradient"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,11 @@ def with_stacks(experiment: Experiment, *, vocabulary: int, **changed: Any) -> E
 TOY = {"num_layers": 1, "model_dim": 32, "num_heads": 2, "head_dim": 16, "hidden_dim": 64}
 
 
+IN_A_LOOP = {"scan_layers": True, "remat": "save_products"}
+"""Stacks for parts that compile several programs: a loop over layers compiles in a fifth of the time, and what is not
+saved in it need not be copied to and from arrays of all layers."""
+
+
 class Steps:
     """Training steps of an experiment on batches that are given, each shape a contender of its own."""
 
@@ -101,14 +109,14 @@ class Steps:
 
     def time(self, batches: Mapping[Any, Batch], *, rounds: int, calls: int) -> dict[Any, harness.Timing]:
         """Seconds of a step on each batch, in turns."""
-
-        def contender(batch: Batch) -> Callable[[], object]:
-            placed = self.run.place(batch)
-            return lambda: self._step(placed)
-
         return harness.take_turns(
-            {name: contender(batch) for name, batch in batches.items()}, rounds=rounds, calls=calls, warm_up=1
+            {name: self.contender(batch) for name, batch in batches.items()}, rounds=rounds, calls=calls, warm_up=1
         )
+
+    def contender(self, batch: Batch) -> Callable[[], object]:
+        """A step on the batch, as something to be timed."""
+        placed = self.run.place(batch)
+        return lambda: self._step(placed)
 
     def full(self, rows: int, source: int, target: int, *, rounds: int, calls: int, least: float) -> list[Figure]:
         """Speed on full rows, and MFU, of which `least` is asked."""
@@ -181,7 +189,7 @@ def packing(*, toy: bool, rounds: int) -> list[Figure]:
     row, places, vocabulary = 128, 256 * 128, experiment.tokenizer.vocabulary_size
     if toy:
         row, places, vocabulary = 64, 4 * 64, 500
-        experiment = with_stacks(experiment, vocabulary=vocabulary, **TOY)
+    experiment = with_stacks(experiment, vocabulary=vocabulary, **IN_A_LOOP, **(TOY if toy else {}))
     # It has to divide every length of a row.
     objective = dataclasses.replace(experiment.objective, loss_chunk=row // 4)
     experiment = dataclasses.replace(experiment, objective=objective)
@@ -230,6 +238,55 @@ def packing(*, toy: bool, rounds: int) -> list[Figure]:
     return figures
 
 
+def policy_gradient(*, toy: bool, rounds: int) -> list[Figure]:
+    """A policy-gradient step of Transformer-big, 5 samples of 128 tokens for each of 64 sources, beside one of maximum
+    likelihood on the same pairs.
+
+    The parameters are random, so that no sample ends before its limit and every row is full.
+    """
+    rows, length, samples = (2, 16, 2) if toy else (64, 128, 5)
+    experiment = named("wmt14_de_en/transformer_big")
+    vocabulary = 500 if toy else experiment.tokenizer.vocabulary_size
+    experiment = with_stacks(experiment, vocabulary=vocabulary, **IN_A_LOOP, **(TOY if toy else {}))
+    experiment = dataclasses.replace(
+        experiment,
+        data=dataclasses.replace(
+            experiment.data, packing=False, max_source_length=length, max_target_length=length, max_examples_a_row=None
+        ),
+        objective=dataclasses.replace(experiment.objective, loss_chunk=length // 2),
+        training=dataclasses.replace(experiment.training, batch_tokens=rows * length),
+    )
+    sampled = PolicyGradientConfig(
+        estimator=LeaveOneOut(), samples=samples, maximum_length_ratio=(length - 1) / length, maximum_length_extra=1
+    )
+    vocabulary = RunWithoutData(experiment, jax.devices()[:1]).model.vocabulary
+    batch = full_rows(RowShape(rows=rows, source_length=length, target_length=length), vocabulary, seed=0)
+    contenders = {
+        name: Steps(dataclasses.replace(experiment, objective=objective)).contender(batch)
+        for name, objective in (("maximum likelihood", experiment.objective), ("policy gradient", sampled))
+    }
+    timings = harness.take_turns(contenders, rounds=rounds, warm_up=1)
+    tokens = {"maximum likelihood": rows * length, "policy gradient": samples * rows * length}
+    cost = harness.paired_ratio(*(timings[name].seconds for name in reversed(tokens)))
+    return [
+        *(
+            Figure(
+                name=f"{name}: step",
+                value=1e3 * timings[name].spread.median,
+                unit="ms",
+                note=f"{tokens[name]:,} target tokens, first call {timings[name].first_call:.0f} s",
+            )
+            for name in tokens
+        ),
+        Figure(
+            name=f"cost of a token, {samples} samples / maximum likelihood",
+            value=cost.median / samples,
+            unit="x",
+            target="at most 2.5",
+        ),
+    ]
+
+
 def masked_attention(
     queries: Float[Array, "batch target heads head_dim"],
     keys: Float[Array, "batch source heads head_dim"],
@@ -255,6 +312,10 @@ def segments_of_rows(lengths: list[list[int]], row: int) -> Int[np.ndarray, "bat
     return ids
 
 
+QUERIES_OF, KEYS_OF = [[20, 30, 5], [1, 63], [], [40]], [[10, 5, 40, 2], [60, 4], [], [64]]
+"""64ths of a row that each segment takes, of both sides."""
+
+
 def attention(*, toy: bool, rounds: int) -> list[Figure]:
     """Whether fused attention agrees with the mask, gradients too, and no segment sees another.
 
@@ -264,35 +325,55 @@ def attention(*, toy: bool, rounds: int) -> list[Figure]:
         ArithmeticError: it does not agree, or leaks.
     """
     heads, head_dim, row = (2, 16, 64) if toy else (16, 64, 256)
-    scale = row // 64
-    queries_of, keys_of = (
-        [[length * scale for length in own] for own in rows]
-        for rows in ([[20, 30, 5], [1, 63], [], [40]], [[10, 5, 40, 2], [60, 4], [], [64]])
-    )
-    packed, packed_keys = (jnp.array(segments_of_rows(own, row)) for own in (queries_of, keys_of))
-    single = [jnp.array(segments_of_rows([own[:1] for own in rows], row)) for rows in (queries_of, keys_of)]
+
+    def ids(rows: list[list[int]], row: int) -> Int[Array, "batch length"]:
+        return jnp.array(segments_of_rows([[length * row // 64 for length in own] for own in rows], row))
+
+    def rows(row: int, *, most: int, causal: bool, cross: bool = False) -> Segments:
+        queries, keys = (rows if most > 1 else [own[:1] for own in rows] for rows in (QUERIES_OF, KEYS_OF))
+        queries = ids(queries, row)
+        return Segments(queries=queries, keys=ids(keys, row) if cross else queries, most=most, causal=causal)
+
+    long = row if toy else 2 * LONGEST_MASKED
     cases = {
-        "packed, self, causal": (Segments(queries=packed, keys=packed, most=6, causal=True), False),
-        "packed, self": (Segments(queries=packed, keys=packed, most=6, causal=False), False),
-        "packed, cross": (Segments(queries=packed, keys=packed_keys, most=6, causal=False), False),
-        "single, causal": (Segments(queries=single[0], keys=single[0], most=1, causal=True), False),
-        "single, cross": (Segments(queries=single[0], keys=single[1], most=1, causal=False), False),
-        "single, bias, causal": (Segments(queries=single[0], keys=single[0], most=1, causal=True), True),
+        "packed, self, causal": (rows(row, most=6, causal=True), False),
+        "packed, self": (rows(row, most=6, causal=False), False),
+        "packed, cross": (rows(row, most=6, causal=False, cross=True), False),
+        "packed, long, causal": (rows(long, most=6, causal=True), False),
+        "packed, long, cross": (rows(long, most=6, causal=False, cross=True), False),
+        "single, causal": (rows(row, most=1, causal=True), False),
+        "single, cross": (rows(row, most=1, causal=False, cross=True), False),
+        "single, bias, causal": (rows(row, most=1, causal=True), True),
     }
+    reasons = {
+        name: obstacle(segments, head_dim=head_dim, precision="bfloat16", relative=biased, dropout=False)
+        for name, (segments, biased) in cases.items()
+    }
+    # Most of the time is compilation, of programs that do not depend on each other.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        running = {
+            name: pool.submit(
+                compare_attention,
+                masked_attention if reasons[name] else fused_attention,
+                segments,
+                heads=heads,
+                head_dim=head_dim,
+                biased=biased,
+            )
+            for name, (segments, biased) in cases.items()
+        }
+        compared = {name: each.result() for name, each in running.items()}
     figures, wrong = [], []
-    for name, (segments, biased) in cases.items():
-        reason = obstacle(segments, head_dim=head_dim, precision="bfloat16", relative=biased, dropout=False)
-        attend = masked_attention if reason else fused_attention
-        largest, leak = compare_attention(attend, segments, heads=heads, head_dim=head_dim, biased=biased)
+    for name, (largest, leak) in compared.items():
+        reason = reasons[name]
+        differences = ", ".join(f"{what} {value:.1e}" for what, value in largest.items())
         figures.append(
             Figure(
                 name=f"{name}: largest difference",
                 value=None if reason else max(largest.values()),
                 unit="of the largest",
                 target=f"at most {VALUE_TOLERANCE}, gradients {GRADIENT_TOLERANCE}",
-                note=f"the kernel was not tried: {reason}"
-                if reason
-                else ", ".join(f"{what} {value:.1e}" for what, value in largest.items()),
+                note=f"the kernel was not tried: {reason}" if reason else differences,
             )
         )
         allowed = {what: VALUE_TOLERANCE if what == "values" else GRADIENT_TOLERANCE for what in largest}
@@ -334,16 +415,23 @@ def compare_attention(
         our, mask = np.asarray(our, np.float32), np.asarray(mask, np.float32)
         largest[name] = float(np.max(np.abs(our - mask)) / np.max(np.abs(mask)))
 
-    forward = jax.jit(
-        lambda keys, values: attend(inputs[0], keys, values, segments, bias=inputs[3] if biased else None)
-    )
-    before, leak = forward(*inputs[1:3]), False
-    for chosen in range(1, int(segments.keys.max()) + 1):
-        own = (segments.keys == chosen)[:, :, None, None]
-        after = forward(*(jnp.where(own, x + 1, x) for x in inputs[1:3]))
-        others = np.asarray(segments.queries != chosen)
-        leak |= not np.array_equal(np.asarray(after)[others], np.asarray(before)[others])
-    return largest, leak
+    @jax.jit
+    def sees_another(queries, keys, values):
+        """Whether any value changes when keys and values of another segment do."""
+
+        def forward(keys, values):
+            return attend(queries, keys, values, segments, bias=inputs[3] if biased else None)
+
+        before = forward(keys, values)
+
+        def changes(chosen):
+            own = (segments.keys == chosen)[:, :, None, None]
+            after = forward(jnp.where(own, keys + 1, keys), jnp.where(own, values + 1, values))
+            return jnp.any((after != before) & (segments.queries != chosen)[:, :, None, None])
+
+        return jnp.any(jax.lax.map(changes, jnp.arange(1, 1 + max(map(len, KEYS_OF)))))
+
+    return largest, bool(sees_another(*inputs[:3]))
 
 
 PARTS: dict[str, Callable[..., list[Figure]]] = {
@@ -351,6 +439,7 @@ PARTS: dict[str, Callable[..., list[Figure]]] = {
     "t5_large": t5_large,
     "transformer_big": transformer_big,
     "packing": packing,
+    "policy_gradient": policy_gradient,
 }
 
 
@@ -373,10 +462,6 @@ def summarize(directory: Path) -> list[tuple[str, Figure]]:
             target = {"t5": "at least 1.5", "transformer": "at least 1.05"}.get(name, "")
             ratio = Figure(name="PyTorch / seq2seq_jax", value=model["ratio"]["median"], unit="x", target=target)
             found.append((path.stem, ratio))
-        for samples, cost in figures.get("cost_of_a_token", {}).items():
-            target = "at most 2.5" if samples == "5" else ""
-            name = f"cost of a token, {samples} samples / maximum likelihood"
-            found.append((path.stem, Figure(name=name, value=cost["median"], unit="x", target=target)))
         for system, speed in figures.get("speed", {}).items():
             target = {"Hugging Face": "at least 4", "CTranslate2": "at least 1.0"}.get(system)
             if target is not None:

@@ -445,7 +445,7 @@ class PolicyGradient(Objective):
 
         def decode(tokens, mask, key):
             positions = jnp.where(mask, jnp.arange(mask.shape[1]), 0)
-            target = Sequence(tokens=tokens, segment_ids=mask.astype(jnp.int32), positions=positions)
+            target = Sequence(tokens=tokens, segment_ids=mask.astype(jnp.int32), positions=positions, most_segments=1)
             return self._dropped_out(params, target, memory, key=key, method="decode")
 
         return jax.vmap(decode, in_axes=(1, 1, None if keys is None else 0), out_axes=1)(tokens, mask, keys)

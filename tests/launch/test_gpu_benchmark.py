@@ -22,11 +22,11 @@ esac
 """
 
 
-def test_its_limits_sum_up_to_less_than_nine_minutes(project):
+def test_its_limits_sum_up_to_fifteen_minutes(project):
     shown = project.shown("launch/gpu_benchmark.sh", "--dry-run")
     limits = {words[-1].removesuffix(".json").rpartition("/")[2]: int(words[3]) for words in shown}
     assert set(limits) == {"attention", *SLOW_PARTS}
-    assert sum(limits.values()) < 9 * 60
+    assert sum(limits.values()) <= 15 * 60
     assert not (project.directory / "benchmark_gpu").exists()
 
 

@@ -12,7 +12,14 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from seq2seq_jax.batch import Sequence
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS, MultiHeadAttention
-from seq2seq_jax.modules.fused_attention import bounds_of, fused_attention, obstacle, read_places
+from seq2seq_jax.modules.fused_attention import (
+    LONGEST_MASKED,
+    bounds_of,
+    fused_attention,
+    mask_bias,
+    obstacle,
+    read_places,
+)
 from seq2seq_jax.modules.segments import Segments
 
 HEADS, HEAD_DIM = 2, 8
@@ -65,6 +72,15 @@ def from_mask(queries, keys, values, given, scale):
     return jnp.where(mask.any(axis=2)[:, :, None, None], context, 0.0)
 
 
+def from_bias(queries, keys, values, given, scale):
+    """What cuDNN computes with a bias on the scores, for every query; what no query reads is 0 afterwards."""
+    scores = jnp.einsum("btnh,bsnh->bnts", queries, keys) * scale + mask_bias(given).astype(jnp.float32)
+    if given.causal:
+        scores = jnp.where(jnp.tril(jnp.ones(scores.shape[2:], bool)), scores, -jnp.inf)
+    context = jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores, axis=-1), values)
+    return jnp.where(read_places(given)[0][:, :, None, None], context, 0.0)
+
+
 def cases():
     for name, (query_ids, key_ids, most) in LAYOUTS.items():
         yield pytest.param(segments(query_ids, key_ids, most), id=name)
@@ -80,9 +96,10 @@ def arrays(given, seed=0):
     ]
 
 
+@pytest.mark.parametrize("kernel", [from_bounds, from_bias])
 @pytest.mark.parametrize("given", [*cases()])
-def test_bounds_mean_what_the_mask_means(given):
-    """Values and gradients of a loop over what cuDNN is told, beside attention with a mask."""
+def test_what_the_kernel_is_given_means_what_the_mask_means(given, kernel):
+    """Values and gradients of what cuDNN is described as computing, compared with attention with a mask."""
     inputs = arrays(given)
     weights = jnp.array(np.random.default_rng(1).normal(size=inputs[0].shape), jnp.float32)
 
@@ -94,7 +111,7 @@ def test_bounds_mean_what_the_mask_means(given):
         gradients, context = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(*inputs)
         return context, *gradients
 
-    for ours, masks in zip(graded(from_bounds), graded(from_mask), strict=True):
+    for ours, masks in zip(graded(kernel), graded(from_mask), strict=True):
         np.testing.assert_allclose(ours, masks, rtol=1e-5, atol=1e-6)
 
 
@@ -232,16 +249,31 @@ def operands(line):
     return line.split(" : (", 1)[1].split(") -> ", 1)[0]
 
 
-def test_packed_rows_lower_for_cuda():
-    given = segments(np.ones((2, 128), np.int32), np.ones((2, 64), np.int32), 3)
+@pytest.mark.parametrize("causal", [False, True])
+def test_packed_rows_lower_for_cuda_with_a_mask(causal):
+    length = 128 if causal else 64
+    given = segments(np.ones((2, 128), np.int32), np.ones((2, length), np.int32), 3, causal=causal)
+    text = lowered_gradient(given, kv_heads=2)
+    (forward,) = calls(text, "__cudnn$fmhaScaleBiasSoftmax")
+    (backward,) = calls(text, "__cudnn$fmhaScaleBiasSoftmaxBackward")
+    queries, keys, mask = "tensor<2x128x4x64xbf16>", f"tensor<2x{length}x4x64xbf16>", f"tensor<2x1x128x{length}xbf16>"
+    assert operands(forward).split(", ") == [queries, keys, keys, mask]
+    assert operands(backward).split(", ") == [queries, keys, keys, "tensor<2x4x128xf32>", queries, mask, queries]
+    assert backward.count(mask) == 1, "a mask has no gradient"
+    assert f"mask_type\\22: \\22{'CAUSAL' if causal else 'NO_MASK'}" in forward
+
+
+@pytest.mark.parametrize("length", [LONGEST_MASKED + 128, 127])
+def test_long_packed_rows_and_odd_ones_lower_for_cuda_with_offsets(length):
+    given = segments(np.ones((2, length), np.int32), np.ones((2, length), np.int32), 3)
     text = lowered_gradient(given, kv_heads=2)
     (forward,), (backward,) = calls(text, "__cudnn$fmhaSoftmax"), calls(text, "__cudnn$fmhaSoftmaxBackward")
     lengths, offsets = ["tensor<2x3xi32>"] * 2, ["tensor<2x4xi32>"] * 2
-    queries, keys = "tensor<2x128x4x64xbf16>", "tensor<2x64x4x64xbf16>"
-    assert operands(forward).split(", ") == [queries, keys, keys, *lengths, *offsets]
+    array = f"tensor<2x{length}x4x64xbf16>"
+    assert operands(forward).split(", ") == [array, array, array, *lengths, *offsets]
     # Softmax statistics of each segment's queries, then the gradient and the output.
-    statistics = "tensor<6x4x128xf32>"
-    assert operands(backward).split(", ") == [queries, keys, keys, statistics, queries, queries, *lengths, *offsets]
+    statistics = f"tensor<6x4x{length}xf32>"
+    assert operands(backward).split(", ") == [array, array, array, statistics, array, array, *lengths, *offsets]
     assert "mask_type\\22: \\22NO_MASK" in forward and "max_seg_per_batch\\22: 3" in forward
 
 
@@ -280,8 +312,8 @@ def test_what_is_saved_by_name_is_not_computed_again(remat, forward_calls):
 
     lowered = on_gpu(lambda: jax.jit(jax.grad(total)).trace(params).lower(lowering_platforms=("cuda",)))()
     text = lowered.as_text()
-    assert len(calls(text, "__cudnn$fmhaSoftmax")) == forward_calls
-    assert len(calls(text, "__cudnn$fmhaSoftmaxBackward")) == 1
+    assert len(calls(text, "__cudnn$fmhaScaleBiasSoftmax")) == forward_calls
+    assert len(calls(text, "__cudnn$fmhaScaleBiasSoftmaxBackward")) == 1
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU; launch/gpu_benchmark.sh runs it too")
