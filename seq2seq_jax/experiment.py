@@ -109,7 +109,7 @@ class Experiment:
                 f"out of a row of {data.max_source_length} tokens, and is {self.tokenizer.num_sentinels}. Raise it, or "
                 "data.corruption.mean_span_length."
             )
-        if self.training.select_by != "loss":
+        if self.training.select_by not in (None, "loss"):
             raise ValueError(
                 "data of documents has no references, so training.select_by must be loss, and is "
                 f"{self.training.select_by}."

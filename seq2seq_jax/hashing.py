@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Array, UInt32, UInt64
 
 
-def mixed(values: UInt32[Array, "*dims"]) -> UInt32[Array, "*dims"]:
+def mixed(values: UInt32[Array | np.ndarray, "*dims"]) -> UInt32[Array | np.ndarray, "*dims"]:
     """A bijection of 32-bit numbers in which each bit of the input changes about half of the output's.
 
     Source: the finalizer of MurmurHash3 (Appleby 2011).

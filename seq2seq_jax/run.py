@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.metadata
+import itertools
 import json
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from seq2seq_jax.data.pipeline import evaluation_batches
 from seq2seq_jax.data.source import Corpus, DocumentCorpus, PairCorpus
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.evaluation.scores import default_metric, words_per_text
 from seq2seq_jax.experiment import Experiment, differences, flatten, from_json, to_json
 from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
@@ -41,6 +43,9 @@ NOT_ARCHITECTURE = (
 )
 """Fields of a model that may differ between a run and the one that it starts from: they change no parameter, and
 nothing of what a parameter means."""
+
+REFERENCES_LOOKED_AT = 1000
+"""References from which the metric for a run is chosen."""
 
 PROGRESS = Callable[[str, int, int], None]
 """Takes (what is done, how many are done, of how many)."""
@@ -99,6 +104,9 @@ class Run:
                 "the versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
             }
         )
+        if self.experiment.training.select_by is None:
+            training = dataclasses.replace(self.experiment.training, select_by=self._metric())
+            self.experiment = dataclasses.replace(self.experiment, training=training)
         with first_process_first():
             if jax.process_index() == 0:
                 self._begin(config_name, versions, commit)
@@ -138,6 +146,27 @@ class Run:
         unfinished = self.directory / "experiment.json.tmp"
         unfinished.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         unfinished.replace(self.directory / "experiment.json")
+
+    def _metric(self) -> str:
+        """What training.select_by None stands for: what the run was begun with, or what fits its references."""
+        if (self.directory / "experiment.json").is_file():
+            begun = _read_description(self.directory)["experiment"]["training"]["select_by"]
+            if begun is not None:
+                return begun
+        if not isinstance(self.corpus, PairCorpus):
+            return "loss"
+        if "validation" not in self.corpus.splits:
+            return "bleu"
+        pairs = itertools.islice(self.corpus.pairs("validation"), REFERENCES_LOOKED_AT)
+        references = [reference for _, reference in pairs]
+        metric = default_metric(references)
+        if metric != "bleu":
+            logger.info(
+                "References have %.1f words on average, too few for BLEU: %s decides which checkpoint is the best. "
+                "training.select_by chooses another metric.",
+                words_per_text(references), metric,
+            )  # fmt: skip
+        return metric
 
     def _train_tokenizer(self) -> Tokenizer:
         self.progress("training the tokenizer", 0, 1)

@@ -9,6 +9,7 @@ from seq2seq_jax.commands.console import Display, split_first, table
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.source import DataSource, PairCorpus
+from seq2seq_jax.evaluation.scores import WORDS_OF_BLEU
 from seq2seq_jax.experiment import override
 from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.parallel.mesh import MeshConfig
@@ -97,6 +98,9 @@ def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
             ("chrF", f"{figures['chrf']:.2f}   {figures['chrf_signature']}"),
             ("exact match", f"{figures['exact_match']:.2f}%"),
         ]
+        if figures["words_per_reference"] < WORDS_OF_BLEU:
+            words = figures["words_per_reference"]
+            rows.append(("note", f"BLEU says next to nothing of references of {words:.1f} words: look at chrF or loss"))
     if "loss" in figures:
         rows.append(("loss", f"{figures['loss']:.4f} nats a target token; without smoothing {figures['nll']:.4f}"))
     if figures["skipped_losses"] or figures["skipped_sources"]:

@@ -234,7 +234,7 @@ def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progre
             with job:
                 _, progress = loop.run(state, progress, batches, anchor=lambda: batches.anchor)
             report.plot()
-            preempted = progress.step < training.steps and not loop.finished(progress.loop["since_best"])
+            preempted = not loop.finished(progress)
             if preempted and is_first:
                 marker.write_text(f"{progress.step}\n")
             return progress, files.records if is_first else [], preempted

@@ -1,11 +1,17 @@
-"""Checkpoints through Orbax: asynchronous, complete or absent, verified by checksums of the arrays."""
+"""Checkpoints through Orbax: asynchronous, complete or absent, read back before they count, verified by checksums."""
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import math
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +19,29 @@ import flax.serialization
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from jaxtyping import Array, UInt
-from orbax.checkpoint import checkpoint_managers
 
 from seq2seq_jax.hashing import mixed
+from seq2seq_jax.parallel.processes import exchange
 
 logger = logging.getLogger(__name__)
+
+SAFE_PATH = re.compile(r"[\w ./=+,@:-]*")
+"""Paths that Orbax and TensorStore take as they are. Orbax looks for its own files with patterns that begin with the
+directory's name, so that nothing matches below `[x]`; TensorStore refuses a backslash."""
+ELEMENTS_PER_BLOCK = 2**20
+"""Elements of an array whose checksum the host computes at once."""
 
 
 class DamagedCheckpoint(Exception):
     """A checkpoint's content is not what was saved."""
+
+
+class AnotherLayoutError(ValueError):
+    """A checkpoint is whole, and its arrays are not those that this version (or this model) has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +52,27 @@ class Progress:
         step: updates done.
         score: of the validation at this step, higher is better; None = there was none.
         loop: further values of the training loop, JSON.
+        loss: of the validation at this step, which decides between equal scores; None = not known.
     """
 
     step: int
     score: float | None
     loop: dict[str, Any]
+    loss: float | None = None
+
+    @property
+    def rank(self) -> tuple[float, float, int] | None:
+        """What the best checkpoint has the highest of: the score, then the lower loss, then the step; None = no score.
+
+        A score or a loss that is not a number is worse than any other.
+        """
+        return None if self.score is None else (*rank(self.score, self.loss), self.step)
+
+
+def rank(score: float, loss: float | None) -> tuple[float, float]:
+    """Compares validations: the higher score is better, and of equal scores the lower loss."""
+    loss = math.inf if loss is None or math.isnan(loss) else loss
+    return -math.inf if math.isnan(score) else score, -loss
 
 
 def checksum(array: Array) -> UInt[Array, ""]:
@@ -68,12 +102,38 @@ def checksums(tree: Mapping[str, Any]) -> dict[str, int]:
     return dict(zip(leaves, map(int, _checksums(list(leaves.values()))), strict=True))
 
 
+def checksum_of_part(part: np.ndarray, begin: tuple[int, ...], shape: tuple[int, ...]) -> int:
+    """What a part of an array of a given shape adds to its `checksum`, computed on the host; begin is its first index.
+
+    The sum over parts that cover the array, modulo 2**32, is the array's checksum.
+    """
+    if not shape:
+        part, begin, shape = np.reshape(part, 1), (0,), (1,)
+    part = np.ascontiguousarray(part)
+    if part.dtype == np.bool_:
+        part = part.astype(np.uint8)
+    unsigned = part.view(f"u{part.dtype.itemsize}")
+    strides = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
+    rows = max(1, ELEMENTS_PER_BLOCK // max(1, math.prod(part.shape[1:])))
+    total = 0
+    for start in range(0, part.shape[0], rows):
+        bits = unsigned[start : start + rows].astype(np.uint32)
+        index = np.zeros(bits.shape, np.uint32)
+        for dim, stride in enumerate(strides):
+            first = begin[dim] + (start if dim == 0 else 0)
+            along = (np.arange(first, first + bits.shape[dim], dtype=np.uint64) * np.uint64(stride)).astype(np.uint32)
+            index += along.reshape([-1 if other == dim else 1 for other in range(bits.ndim)])
+        total += int(np.sum(mixed(bits + index * np.uint32(0x9E3779B9)), dtype=np.uint64))
+    return total % 2**32
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
     A step counts once Orbax has renamed its directory into place, which it does last; what lies under a temporary
     name is removed at the next start. Each step holds the state and a JSON record of progress and of the checksums,
-    itself under a digest.
+    itself under a digest. What was written is read back, each process its part, in a thread beside training: only then
+    older steps are removed for a new one, and the save that comes next, or `wait`, raises what was found.
     """
 
     def __init__(self, directory: str | Path, *, keep_latest: int = 2, read_only: bool = False):
@@ -82,16 +142,49 @@ class Checkpoints:
         keep_latest: newest steps that are kept, beside the one of the best score.
         """
         self.directory = Path(directory).absolute()
-        self._scores: dict[int, float | None] = {}
-        self._manager = None if read_only else _manager(self.directory, _NewestAndBest(keep_latest, self._score))
+        self._keep_latest = keep_latest
+        self._ranks: dict[int, tuple[float, float, int] | None] = {}
+        self._reading: _ReadBack | None = None
+        self._removal: threading.Thread | None = None
+        self._link: tempfile.TemporaryDirectory | None = None
+        self._manager = None
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, step_format_fixed_length=8)
+            self._manager = ocp.CheckpointManager(self._safe_directory, options=options)
+
+    @functools.cached_property
+    def _safe_directory(self) -> Path:
+        """The directory under a name that is no pattern: its own, or that of a link to it."""
+        if SAFE_PATH.fullmatch(str(self.directory)):
+            return self.directory
+        self._link = tempfile.TemporaryDirectory(prefix="seq2seq_jax.")
+        link = Path(self._link.name) / "checkpoints"
+        link.symlink_to(self.directory, target_is_directory=True)
+        if not SAFE_PATH.fullmatch(str(link)):
+            raise ValueError(
+                f"checkpoints cannot be kept in {self.directory}, nor by a link in {self._link.name}: a library would "
+                "take their names for patterns. Set TMPDIR to a directory without such characters, as /tmp."
+            )
+        return link
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._manager is not None:
-            with _write_errors():
-                self._manager.close()
+        try:
+            if self._manager is not None and not any(exception):
+                self.wait()
+        finally:
+            if self._reading is not None:
+                self._reading.cancel()
+            if self._manager is not None:
+                with _write_errors(self.directory):
+                    self._manager.close()
+            if self._removal is not None:
+                self._removal.join()
+            if self._link is not None:
+                self._link.cleanup()
 
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, ascending."""
@@ -104,34 +197,69 @@ class Checkpoints:
             state: a tree of arrays that flax.serialization knows.
 
         Raises:
-            OSError: this or the previous save could not be written; complete checkpoints are untouched.
+            OSError: this or the previous save could not be written, or the previous one reads back as something else;
+                complete checkpoints are untouched.
         """
-        tree = flax.serialization.to_state_dict(state)
-        content = json.dumps({"progress": dataclasses.asdict(progress), "checksums": checksums(_arrays(tree))})
+        self.wait()
+        arrays = _arrays(flax.serialization.to_state_dict(state))
+        sums = checksums(arrays)
+        content = json.dumps({"progress": dataclasses.asdict(progress), "checksums": sums})
         record = {"content": content, "digest": hashlib.sha256(content.encode()).hexdigest()}
-        self._scores[progress.step] = progress.score
-        with _write_errors():
+        self._ranks[progress.step] = progress.rank
+        with _write_errors(self.directory):
             self._manager.save(
                 progress.step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(_arrays(tree)), record=ocp.args.JsonSave(record)),
+                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)),
             )
+        self._reading = _ReadBack(self._manager, self._safe_directory / f"{progress.step:08d}" / "state", arrays, sums)
 
     def wait(self) -> None:
-        """Return when the last save is complete.
+        """Return when the last save is complete and was read back, and what it replaces is gone.
 
         Raises:
-            OSError: it could not be written.
+            OSError: it could not be written, or reads back as something else.
         """
-        with _write_errors():
+        with _write_errors(self.directory):
             self._manager.wait_until_finished()
+        if self._reading is None:
+            return
+        reading, self._reading = self._reading, None
+        found = reading.finish()
+        if found is not None:
+            raise OSError(
+                f"the checkpoint {reading.directory.parent.name} in {self.directory} was written, and reads back as "
+                f"something else: {found}. The disk, or what it is mounted with, is at fault"
+            )
+        self._remove_others()
+
+    def _remove_others(self) -> None:
+        """Remove all steps but the newest and the best; process 0 does it, in a thread."""
+        if self._removal is not None:
+            self._removal.join()
+        if jax.process_index() != 0:
+            return
+        steps = self.steps()
+        ranked = [rank for rank in map(self._rank, steps) if rank is not None]
+        kept = {*steps[-self._keep_latest :], *([max(ranked)[-1]] if ranked else [])}
+        removed = []
+        for step in set(steps) - kept:
+            # Under a temporary name first: a step that is half gone would count, and be damaged.
+            removed.append(self.directory / f"{step:08d}.orbax-checkpoint-tmp")
+            self._directory_of(step).rename(removed[-1])
+        self._removal = threading.Thread(target=lambda: [shutil.rmtree(path, ignore_errors=True) for path in removed])
+        self._removal.start()
 
     def progress(self, step: int) -> Progress:
         """The record of a step.
 
         Raises:
             DamagedCheckpoint: it is not what was saved.
+            AnotherLayoutError: another version wrote it, which recorded other things.
         """
-        return Progress(**self._record(step)["progress"])
+        try:
+            return Progress(**self._record(step)["progress"])
+        except TypeError as error:
+            raise self._another_layout(step, f"its record is another version's ({error})") from error
 
     def restore(self, step: int, layout: Any, *, subtree: tuple[str, ...] = ()) -> Any:
         """The state of a step, or a part of it, verified.
@@ -142,30 +270,70 @@ class Checkpoints:
 
         Raises:
             DamagedCheckpoint: it cannot be read, or is not what was saved.
+            AnotherLayoutError: it is whole, and has other arrays than these.
         """
-        record = self._record(step)
+        sums = self._record(step)["checksums"]
         prefix = "".join(f"{key}/" for key in subtree)
         nested = wanted = _arrays(flax.serialization.to_state_dict(layout))
-        for path in flax.traverse_util.flatten_dict(wanted, sep="/"):
-            if prefix + path not in record["checksums"]:
-                raise DamagedCheckpoint(f"it has no {prefix + path}")
+        flat = flax.traverse_util.flatten_dict(wanted, sep="/")
+        stored = {path.removeprefix(prefix): value for path, value in sums.items() if path.startswith(prefix)}
+        if flat.keys() != stored.keys():
+            raise self._another_layout(step, _told_of_names(prefix, set(flat), set(stored)))
         for key in reversed(subtree):
             nested = {key: nested}
+        try:
+            restored = self._read(step, nested)
+            for key in subtree:
+                restored = restored[key]
+            _check(restored, flat, stored)
+        except Exception as error:
+            reason = str(error).strip() if isinstance(error, DamagedCheckpoint) else _one_line(error)
+            self._refuse_another_layout(step, prefix, flat, stored)
+            raise DamagedCheckpoint(reason) from error
+        return flax.serialization.from_state_dict(layout, _with_empty(restored, layout))
+
+    def _read(self, step: int, nested: dict[str, Any]) -> Any:
+        """Arrays as Orbax gives them, for a tree of ShapeDtypeStructs, which may be a part of what was saved."""
         restore = ocp.args.PyTreeRestore(
             nested, restore_args=ocp.checkpoint_utils.construct_restore_args(nested), partial_restore=True
         )
+        # A manager of its own: one that has saved with another handler refuses this one.
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(self._safe_directory / f"{step:08d}" / "state", args=restore)
+
+    def _refuse_another_layout(
+        self, step: int, prefix: str, wanted: dict[str, jax.ShapeDtypeStruct], stored: dict[str, int]
+    ) -> None:
+        """Raise AnotherLayoutError if arrays of a step have other shapes or types than is wanted, and are whole."""
+        directory = self._safe_directory / f"{step:08d}" / "state"
         try:
-            # A manager of its own: one that has saved with another handler refuses this one.
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-                restored = checkpointer.restore(self._directory_of(step) / "state", args=restore)
-        except Exception as error:
-            raise DamagedCheckpoint(f"it cannot be read ({str(error).splitlines()[0][:200]})") from error
-        for key in subtree:
-            restored = restored[key]
-        for path, value in checksums(restored).items():
-            if record["checksums"][prefix + path] != value:
-                raise DamagedCheckpoint(f"the content of {prefix + path} is not what was saved")
-        return flax.serialization.from_state_dict(layout, _with_empty(restored, layout))
+            kinds = _stored_kinds(directory)
+            others = {
+                path: kinds[prefix + path]
+                for path, leaf in wanted.items()
+                if kinds[prefix + path] != (tuple(leaf.shape), np.dtype(leaf.dtype))
+            }
+            whole = all(
+                checksum_of_part(_read_part(directory, prefix + path, ...), (0,) * len(shape), shape) == stored[path]
+                for path, (shape, _) in others.items()
+            )
+        except Exception:
+            return
+        if others and whole:
+            path, (shape, dtype) = next(iter(others.items()))
+            expected = wanted[path]
+            raise self._another_layout(
+                step,
+                f"{prefix + path} is {dtype.name} {list(shape)} there, and {np.dtype(expected.dtype).name} "
+                f"{list(expected.shape)} here" + (f" (and {len(others) - 1} more)" if len(others) > 1 else ""),
+            )
+
+    def _another_layout(self, step: int, what: str) -> AnotherLayoutError:
+        return AnotherLayoutError(
+            f"checkpoint {step} of {self.directory} is not damaged and has another layout than this version saves: "
+            f"{what}. Use the version that wrote it (the run's experiment.json has its commit), or train a new run "
+            "with --init-from, which needs the parameters alone"
+        )
 
     def restore_newest(self, layout: Any) -> tuple[Any, Progress] | None:
         """The newest state that is good, and its record; None where no step is complete.
@@ -173,6 +341,7 @@ class Checkpoints:
         Damaged steps are logged, and moved aside so that training can write them anew.
 
         Raises:
+            AnotherLayoutError: the newest that is not damaged has another layout; nothing was moved for that.
             ValueError: there are checkpoints, all of them damaged.
         """
         steps = self.steps()
@@ -192,28 +361,28 @@ class Checkpoints:
         return None
 
     def best_first(self) -> list[int]:
-        """Complete steps, the best score first; those without a score last, newest first.
+        """Complete steps, the best first (see `Progress.rank`); those without a score last, newest first.
 
-        Equal scores: the earlier step first. A step whose record is damaged is left out with a warning.
+        A step whose record is damaged is left out with a warning.
         """
-        scored = []
+        ranked, others = [], []
         for step in self.steps():
             try:
-                score = self.progress(step).score
+                rank = self.progress(step).rank
             except DamagedCheckpoint as error:
                 logger.warning("Checkpoint %d of %s is damaged: %s. Leaving it out.", step, self.directory, error)
                 continue
-            scored.append((0, -score, step) if score is not None else (1, 0.0, -step))
-        return [abs(step) for _, _, step in sorted(scored)]
+            (others if rank is None else ranked).append(step if rank is None else rank)
+        return [step for *_, step in sorted(ranked, reverse=True)] + others[::-1]
 
-    def _score(self, step: int) -> float | None:
-        """Score of a step that is complete or being saved; None = it has none, or its record is damaged."""
-        if step not in self._scores:
+    def _rank(self, step: int) -> tuple[float, float, int] | None:
+        """`Progress.rank` of a step that is complete or being saved; None also where its record cannot be used."""
+        if step not in self._ranks:
             try:
-                self._scores[step] = self.progress(step).score
-            except DamagedCheckpoint:
-                self._scores[step] = None
-        return self._scores[step]
+                self._ranks[step] = self.progress(step).rank
+            except (DamagedCheckpoint, AnotherLayoutError):
+                self._ranks[step] = None
+        return self._ranks[step]
 
     def _directory_of(self, step: int) -> Path:
         return self.directory / f"{step:08d}"
@@ -222,9 +391,10 @@ class Checkpoints:
         try:
             record = json.loads((self._directory_of(step) / "record" / "metadata").read_text())
             content, digest = record["content"], record["digest"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            whole = hashlib.sha256(content.encode()).hexdigest() == digest
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedCheckpoint(f"its record cannot be read ({error})") from error
-        if hashlib.sha256(content.encode()).hexdigest() != digest:
+        if not whole:
             raise DamagedCheckpoint("its record is not what was saved")
         return json.loads(content)
 
@@ -237,41 +407,155 @@ class Checkpoints:
         self._manager.reload()
 
 
-@dataclasses.dataclass(frozen=True)
-class _NewestAndBest(checkpoint_managers.PreservationPolicy):
-    """Which checkpoints stay: the newest, and the one of the best score, the earliest of equal ones.
+class _ReadBack:
+    """Reads a step as soon as it is complete, in a thread; each process what its own devices hold.
 
-    Orbax's own BestN knows the scores of its process alone: a run that goes on would lose its best checkpoint.
+    It costs a read of every byte and a core: see `finish` for what a caller waits for.
     """
 
-    keep_latest: int
-    score: Callable[[int], float | None]
+    def __init__(
+        self, manager: ocp.CheckpointManager, directory: Path, arrays: Mapping[str, Any], sums: dict[str, int]
+    ):
+        """Args:
+        manager: has begun to save the step.
+        directory: where the arrays come to lie.
+        sums: checksum of each array.
+        """
+        self.directory = directory
+        self._manager = manager
+        self._sums = sums
+        self._kinds = {}
+        self._parts: dict[str, list[tuple[slice, ...]]] = {}
+        for path, array in flax.traverse_util.flatten_dict(arrays, sep="/").items():
+            self._kinds[path] = tuple(array.shape), np.dtype(array.dtype)
+            # Of the copies of a part that several devices hold, one has the number 0.
+            shards = [shard.index for shard in array.addressable_shards if shard.replica_id == 0]
+            self._parts[path] = [_whole_slices(index, array.shape) for index in shards]
+        self._found: dict[str, Any] = {}
+        self._cancelled = False
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
-    def should_preserve(self, checkpoints, *, context):
-        steps = sorted(info.step for info in checkpoints)
-        scored = sorted((self.score(step), -step) for step in steps if self.score(step) is not None)
-        kept = {*steps[-self.keep_latest :], *(-step for _, step in scored[-1:])}
-        return [info.step in kept for info in checkpoints]
+    def finish(self) -> str | None:
+        """Wait for the end; what is not as it was saved, None = nothing; the same on all processes."""
+        self._thread.join()
+        found = [json.loads(each) for each in exchange(json.dumps(self._found))]
+        for index, each in enumerate(found):
+            if "error" in each:
+                return each["error"] + (f" (process {index})" if len(found) > 1 else "")
+        for path, expected in self._sums.items():
+            if sum(each["sums"][path] for each in found) % 2**32 != expected:
+                return f"the content of {path} is not what was saved"
+        return None
+
+    def cancel(self) -> None:
+        """End without an answer."""
+        self._cancelled = True
+        self._thread.join()
+
+    def _read(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception:
+            # Who waits for the save hears of it.
+            self._found = {"error": "it was not written"}
+            return
+        try:
+            stored = _stored_kinds(self.directory)
+            if stored != self._kinds:
+                names = _told_of_names("", set(self._kinds), set(stored)) or "other shapes or types"
+                raise DamagedCheckpoint(names)
+            sums = {}
+            for path, parts in self._parts.items():
+                if self._cancelled:
+                    return
+                shape, _ = self._kinds[path]
+                sums[path] = sum(
+                    checksum_of_part(
+                        _read_part(self.directory, path, part), tuple(along.start for along in part), shape
+                    )
+                    for part in parts
+                )
+            self._found = {"sums": sums}
+        except Exception as error:
+            self._found = {"error": _one_line(error)}
 
 
-def _manager(directory: Path, policy: _NewestAndBest) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy,
-        cleanup_tmp_directories=True,
-        step_format_fixed_length=8,
-    )
-    return ocp.CheckpointManager(directory, options=options)
+def _whole_slices(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Slices with a start and a stop."""
+    return tuple(slice(*along.indices(size)[:2]) for along, size in zip(index, shape, strict=True))
+
+
+def _stored_kinds(directory: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Path of each array that lies in a directory -> its shape and dtype, as Orbax describes them."""
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        tree = handler.metadata(directory).tree
+    finally:
+        handler.close()
+    flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    return {path: (tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in flat.items()}
+
+
+def _read_part(directory: Path, path: str, part: Any) -> np.ndarray:
+    """A part of an array, read without Orbax: what it holds in memory or looks for by itself cannot help."""
+    base = {"driver": "file", "path": f"{directory}/"}
+    kvstore = {"driver": "ocdbt", "base": base, "path": f"{path.replace('/', '.')}/"}
+    return tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True, read=True).result()[part].read().result()
+
+
+def _check(restored: Any, wanted: dict[str, jax.ShapeDtypeStruct], sums: dict[str, int]) -> None:
+    """Compare what was read with what was wanted and saved.
+
+    Raises:
+        DamagedCheckpoint: it is something else.
+    """
+    flat = flax.traverse_util.flatten_dict(restored, sep="/")
+    if flat.keys() != wanted.keys():
+        raise DamagedCheckpoint("it has other arrays than its record")
+    for path, leaf in wanted.items():
+        if not isinstance(flat[path], jax.Array) or (flat[path].shape, flat[path].dtype) != (leaf.shape, leaf.dtype):
+            raise DamagedCheckpoint(f"{path} is not what was saved")
+    for path, value in checksums(restored).items():
+        if sums[path] != value:
+            raise DamagedCheckpoint(f"the content of {path} is not what was saved")
+
+
+def _told_of_names(prefix: str, wanted: set[str], stored: set[str]) -> str:
+    """In words, the first of the names that only one side has."""
+    told = []
+    for names, has in ((wanted - stored, "it has no"), (stored - wanted, "this version has no")):
+        if names:
+            more = f" (nor {len(names) - 1} more)" if len(names) > 1 else ""
+            told.append(f"{has} {prefix + min(names)}{more}")
+    return "; ".join(told)
+
+
+def _one_line(error: BaseException) -> str:
+    told = " ".join(str(error).split())[:200]
+    return f"it cannot be read ({told or type(error).__name__})"
+
+
+FULL = ("RESOURCE_EXHAUSTED", "No space left", "ENOSPC", "quota exceeded", "File too large")
+"""What Orbax, TensorStore and the system say where there is no more room to write."""
 
 
 @contextlib.contextmanager
-def _write_errors() -> Iterator[None]:
+def _write_errors(directory: Path) -> Iterator[None]:
     """Turns what Orbax and TensorStore raise when they cannot write into an OSError of one line."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
-        raise OSError(" ".join(str(error).split())[:300]) from error
+        told = " ".join(str(error).split())[:300]
+        if any(words in told for words in FULL):
+            free = shutil.disk_usage(directory).free
+            raise OSError(
+                f"the checkpoint could not be written to {directory}: the disk is full, or a limit is reached "
+                f"({free / 2**20:,.1f} MiB are free)"
+            ) from error
+        if isinstance(error, OSError):
+            raise
+        raise OSError(f"the checkpoint could not be written to {directory}: {told or type(error).__name__}") from error
 
 
 def _arrays(tree: Any) -> Any:

@@ -13,7 +13,7 @@ import jax
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.parallel.processes import Job, gather
-from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.checkpoint import Checkpoints, Progress, rank
 from seq2seq_jax.training.goodput import Ledger, goodput
 from seq2seq_jax.training.step import TrainState, Update
 from seq2seq_jax.training.telemetry import Record
@@ -41,10 +41,12 @@ class TrainingConfig:
     """Steps between validations: loss, and scores by generation."""
     keep_latest: int = 2
     """Newest checkpoints that are kept, beside the best."""
-    select_by: Literal["bleu", "chrf", "exact_match", "loss"] = "bleu"
-    """Validation figure that makes a checkpoint the best (the highest; of loss the lowest)."""
+    select_by: Literal["bleu", "chrf", "exact_match", "loss"] | None = None
+    """Validation metric that makes a checkpoint the best (the highest; of loss the lowest); of equal values the lower
+    loss does, then the newer step. None = BLEU, or chrF where references have fewer than four words on average."""
     patience: int | None = None
-    """Validations without a better figure after which training stops; None = never."""
+    """Validations without an improvement of the metric (or, where it is equal, of the loss) after which training stops;
+    None = never."""
     samples: int = 3
     """Source / output / reference triples shown at each validation."""
 
@@ -58,6 +60,10 @@ class TrainingConfig:
             raise ValueError(f"training.seed and samples must not be negative, not {self.seed} and {self.samples}.")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"training.patience must be at least 1 or None, not {self.patience}.")
+
+
+EQUAL_VALIDATIONS = 3
+"""Validations after which a metric that was the same at each is reported."""
 
 
 class NonFiniteLossError(Exception):
@@ -97,6 +103,51 @@ class _Window:
             name: total / (self.steps if name.endswith("gradient_norm") else self.target_tokens)
             for name, total in self.sums.items()
         }
+
+
+@dataclasses.dataclass
+class _Selection:
+    """Which validation was the best so far; part of a checkpoint.
+
+    Attributes:
+        select_by: the metric.
+        score: of the best validation, higher is better; None = there was none.
+        loss: of the same; None = not known.
+        since_best: validations since the last that improved on all before.
+        num_equal: validations, if all had the same score; None = they had not.
+    """
+
+    select_by: str | None
+    score: float | None = None
+    loss: float | None = None
+    since_best: int = 0
+    num_equal: int | None = None
+
+    def __post_init__(self):
+        if self.score is None:
+            self.num_equal = 0
+
+    def add(self, score: float, loss: float) -> bool:
+        """Whether a validation is the best so far: of equal ones the last, which is no improvement for `since_best`."""
+        before = None if self.score is None else rank(self.score, self.loss)
+        now = rank(score, loss)
+        if self.num_equal is not None:
+            self.num_equal = self.num_equal + 1 if self.score in (None, score) else None
+        self.since_best = 0 if before is None or now > before else self.since_best + 1
+        is_best = before is None or now >= before
+        if is_best:
+            self.score, self.loss = score, loss
+        if self.num_equal == EQUAL_VALIDATIONS and self.select_by != "loss":
+            logger.warning(
+                "The metric %s was %.2f at each of %d validations and does not tell checkpoints apart: the lower loss "
+                "decides which is the best. training.select_by chooses another metric.",
+                self.select_by, score, EQUAL_VALIDATIONS,
+            )  # fmt: skip
+        return is_best
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
 
 
 class Loop:
@@ -157,7 +208,7 @@ class Loop:
         """
         config, loop, ledger, job = self.config, progress.loop, self.ledger, self.job
         window = _Window(**loop.get("window", {}))
-        best, since_best = loop.get("best"), loop.get("since_best", 0)
+        selection = self._selection(progress)
         if loop:
             ledger.resume(loop["seconds"], saved_at=loop["saved_at"])
         ledger.start_training()
@@ -191,7 +242,7 @@ class Loop:
             self.after_step(step, loss)
 
         step, stop = progress.step, False
-        while step < config.steps and not stop and not self.finished(since_best):
+        while step < config.steps and not stop and not self._out_of_patience(selection):
             with ledger.spending_on("input"):
                 batch = next(batches)
             batch = self.place(batch)
@@ -223,24 +274,23 @@ class Loop:
             if log:
                 self.record(self._training_record(step, window, clock))
                 window, clock = _Window(), _Clock(ledger)
-            score = None
+            score = loss = None
             if evaluate:
                 with ledger.spending_on("validation"):
                     figures = self.validate(state)
-                    score = -figures["loss"] if config.select_by == "loss" else figures[config.select_by]
-                    is_best = best is None or score > best
-                    best, since_best = (score, 0) if is_best else (best, since_best + 1)
-                    self.record({"kind": "validation", "step": step, **figures, "best": is_best})
+                    loss = figures["loss"]
+                    score = -loss if config.select_by == "loss" else figures[config.select_by]
+                    self.record({"kind": "validation", "step": step, **figures, "best": selection.add(score, loss)})
             if save:
                 job.progress(f"saving step {step}")
                 with ledger.spending_on("saving"):
                     progress = Progress(
                         step=step,
                         score=score,
+                        loss=loss,
                         loop={
                             "window": dataclasses.asdict(window),
-                            "best": best,
-                            "since_best": since_best,
+                            "selection": selection.state(),
                             "seconds": ledger.read(),
                             "saved_at": time.time(),
                             "anchor": anchor(),
@@ -251,9 +301,20 @@ class Loop:
             self.checkpoints.wait()
         return state, progress
 
-    def finished(self, since_best: int) -> bool:
-        """Whether patience is at its end."""
-        return self.config.patience is not None and since_best >= self.config.patience
+    def finished(self, progress: Progress) -> bool:
+        """Whether nothing is left to be done: the last step is reached, or patience is at its end."""
+        return progress.step >= self.config.steps or self._out_of_patience(self._selection(progress))
+
+    def _out_of_patience(self, selection: "_Selection") -> bool:
+        return self.config.patience is not None and selection.since_best >= self.config.patience
+
+    def _selection(self, progress: Progress) -> "_Selection":
+        """Of a checkpoint, or of a start."""
+        loop = progress.loop
+        if "best" in loop:
+            # Kept by a version that did not look at the loss.
+            return _Selection(self.config.select_by, score=loop["best"], since_best=loop["since_best"])
+        return _Selection(self.config.select_by, **loop.get("selection", {}))
 
     def _training_record(self, step: int, window: _Window, clock: "_Clock") -> Record:
         seconds, waited, blocked, stalled = clock.read()

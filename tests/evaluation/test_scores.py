@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from seq2seq_jax.evaluation.scores import corpus_scores
+from seq2seq_jax.evaluation.scores import bleu_tokenizer, corpus_scores, default_metric, words_per_text
 
 
 def test_equal_texts_score_a_hundred():
@@ -60,3 +60,42 @@ def test_an_empty_hypothesis_is_scored():
 def test_texts_without_a_partner_are_refused(hypotheses, references):
     with pytest.raises(ValueError, match=r"^expected [^\n]*hypothes[^\n]*$"):
         corpus_scores(hypotheses, references)
+
+
+WRITING = {
+    "Ein Mann, der 3 Äpfel isst.": "13a",
+    "Человек ест яблоко": "13a",
+    "한 남자가 사과를 먹는다": "13a",
+    "12:30 ... !": "13a",
+    "": "13a",
+    "一个男人在吃苹果。": "zh",
+    "他用 iPhone 拍了一张很好看的照片": "zh",
+    "The word 猫 is a cat": "13a",
+    "男の人がリンゴを食べている。": "char",
+    "ﾘﾝｺﾞ": "char",
+    "ผู้ชายกำลังกินแอปเปิล": "char",
+    "បុរសម្នាក់កំពុងញ៉ាំផ្លែប៉ោម": "char",
+}
+
+
+@pytest.mark.parametrize("text", WRITING)
+def test_the_tokens_of_bleu_fit_the_writing(text):
+    assert bleu_tokenizer([text]) == WRITING[text]
+
+
+@pytest.mark.parametrize(
+    "text", ["男の人がリンゴを食べている。", "一个男人在吃苹果。", "ผู้ชายกำลังกินแอปเปิล", "a man eats an apple"]
+)
+def test_a_perfect_text_has_bleu_100_in_any_writing(text):
+    scores = corpus_scores([text], [text])
+    assert scores.bleu == pytest.approx(100)
+    assert f"tok:{WRITING.get(text, '13a')}" in scores.signature
+
+
+def test_the_default_metric_fits_the_length_of_references():
+    assert words_per_text(["a b, c", "d"]) == 2.5
+    assert default_metric(["banafus", "bagiges"]) == "chrf"
+    assert default_metric(["a b c", "a b c d e"]) == "bleu"
+    assert default_metric(["男の人がリンゴを食べている。"]) == "bleu"
+    assert default_metric(["猫"]) == "chrf"
+    assert corpus_scores(["a"], ["a b"]).words_per_reference == 2

@@ -1,23 +1,37 @@
 """Checkpoints: what comes back is what was saved, to the bit, or an error; never other values."""
 
+import contextlib
 import gc
+import hashlib
+import itertools
 import json
+import math
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint
 import pytest
 from compiling import flags_for_devices
 
 from seq2seq_jax.objectives.objective import Objective
 from seq2seq_jax.parallel.mesh import MeshConfig
-from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, Progress, checksum
+from seq2seq_jax.training.checkpoint import (
+    AnotherLayoutError,
+    Checkpoints,
+    DamagedCheckpoint,
+    Progress,
+    checksum,
+    checksum_of_part,
+    checksums,
+)
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
 from seq2seq_jax.training.step import initial_state
 
@@ -66,8 +80,9 @@ def content(tree):
     return jax.tree.structure(tree), [(leaf.dtype, leaf.shape, leaf.tobytes()) for leaf in leaves]
 
 
-def progress_of(step, score=None):
-    return Progress(step=step, score=score, loop={"window": {"sums": {"loss": 0.1 + 0.2}}, "anchor": [0, 1, step]})
+def progress_of(step, score=None, loss=None):
+    loop = {"window": {"sums": {"loss": 0.1 + 0.2}}, "anchor": [0, 1, step]}
+    return Progress(step=step, score=score, loop=loop, loss=loss)
 
 
 def save(directory, *saves, **options):
@@ -119,25 +134,167 @@ def test_a_part_of_a_state_comes_back_alone(tmp_path):
     assert content(state.players["model"].params) != content(state.players["model"].average)
 
 
+def wider(leaf):
+    return jax.ShapeDtypeStruct((*leaf.shape[:-1], leaf.shape[-1] + 1), leaf.dtype, sharding=leaf.sharding)
+
+
+def narrower_type(leaf):
+    return jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding)
+
+
+ANOTHER_LAYOUT = {
+    "shape": (
+        lambda params: {**params, "embedding": wider(params["embedding"])},
+        r"embedding is float32 \[5, 3\] there",
+    ),
+    "dtype": (lambda params: {**params, "embedding": narrower_type(params["embedding"])}, "and bfloat16"),
+    "more": (lambda params: {**params, "more": params["embedding"]}, "it has no players/model/params/more"),
+    "fewer": (lambda params: {"embedding": params["embedding"]}, "this version has no players/model/params/layer/bias"),
+}
+
+
 @pytest.mark.usefixtures("late_reads_are_quiet")
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda leaf: jax.ShapeDtypeStruct((*leaf.shape[:-1], leaf.shape[-1] + 1), leaf.dtype, sharding=leaf.sharding),
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding),
-    ],
-    ids=["shape", "dtype"],
-)
-def test_a_layout_of_another_model_is_refused(tmp_path, change):
-    state, layout = make_state(AdamWConfig(), averaged=False)
-    save(tmp_path / "checkpoints", (state, progress_of(1)))
-    params = layout.players["model"].params
-    other = {**params, "embedding": change(params["embedding"])}
+@pytest.mark.parametrize("change", ANOTHER_LAYOUT)
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "part"])
+def test_another_layout_is_named_and_stays_where_it_is(two_steps, change, whole, unchanged_files, caplog):
+    """An older version's state, or another model's: it is no damage, and nothing is moved aside for it."""
+    directory, _, layout = two_steps
+    changed, said = ANOTHER_LAYOUT[change]
+    player = layout.players["model"]
+    other = player.replace(params=changed(player.params))
+    with unchanged_files(directory), Checkpoints(directory, read_only=not whole) as checkpoints:
+        with pytest.raises(AnotherLayoutError, match=f"checkpoint 2 of .*not damaged.*{said}.*--init-from") as error:
+            if whole:
+                checkpoints.restore_newest(layout.replace(players={"model": other}))
+            else:
+                checkpoints.restore(2, other.params, subtree=("players", "model", "params"))
+    assert "\n" not in str(error.value) and isinstance(error.value, ValueError)
+    assert not (directory.parent / "damaged").exists() and not caplog.messages
+
+
+@pytest.mark.usefixtures("late_reads_are_quiet")
+def test_damage_is_damage_where_the_layout_is_another_too(two_steps, tmp_path):
+    original, _, layout = two_steps
+    directory = pathlib.Path(shutil.copytree(original, tmp_path / "checkpoints"))
+    for path in (directory / "00000002" / "state").rglob("d/*"):
+        path.write_bytes(cut(path.read_bytes()))
+    params = ANOTHER_LAYOUT["shape"][0](layout.players["model"].params)
+    with Checkpoints(directory, read_only=True) as checkpoints, pytest.raises(DamagedCheckpoint):
+        checkpoints.restore(2, params, subtree=("players", "model", "params"))
+
+
+def test_a_record_of_another_version_is_named(tmp_path):
+    save(tmp_path / "checkpoints", ({"leaf": jnp.arange(3.0)}, progress_of(1)))
+    path = tmp_path / "checkpoints" / "00000001" / "record" / "metadata"
+    content = json.loads(json.loads(path.read_text())["content"])
+    content["progress"]["mood"] = "good"
+    text = json.dumps(content)
+    path.write_text(json.dumps({"content": text, "digest": hashlib.sha256(text.encode()).hexdigest()}))
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
-        with pytest.raises(DamagedCheckpoint):
-            checkpoints.restore(1, other, subtree=("players", "model", "params"))
-        with pytest.raises(DamagedCheckpoint):
-            checkpoints.restore(1, {**params, "more": params["embedding"]}, subtree=("players", "model", "params"))
+        with pytest.raises(AnotherLayoutError, match="another version's.*mood"):
+            checkpoints.progress(1)
+    del content["progress"]["mood"], content["progress"]["loss"]
+    text = json.dumps(content)
+    path.write_text(json.dumps({"content": text, "digest": hashlib.sha256(text.encode()).hexdigest()}))
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.progress(1) == progress_of(1), "a version that kept no loss"
+
+
+@pytest.fixture
+def unchanged_files():
+    """A context in which the files below a directory stay as they are."""
+
+    def files(directory):
+        return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+    @contextlib.contextmanager
+    def check(directory):
+        before = files(directory)
+        yield
+        assert files(directory) == before
+
+    return check
+
+
+@pytest.mark.parametrize(
+    "name", ["[lr=3] a", "[0:3]", "*", "b?", "%20 %s %", "{step} {}", "#x;y", "$HOME '\"", "a\\b\n"]
+)
+def test_any_path_holds_checkpoints(tmp_path, name):
+    """A library that takes the path for a pattern, a format or an address would lose them."""
+    directory = tmp_path / name / "checkpoints"
+    state = {"leaf": jnp.arange(3.0), "inner": {"dot.ted": jnp.ones((2, 3), jnp.bfloat16)}}
+    layout = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    with Checkpoints(directory, keep_latest=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state, progress_of(step))
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2]
+        assert content(checkpoints.restore(2, layout)) == content(state)
+    assert [path.name for path in directory.iterdir()] == ["00000002"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_link_that_would_be_no_better_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "[tmp]").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "[tmp]"))
+    with pytest.raises(ValueError, match=r"\[run\].*Set TMPDIR"):
+        Checkpoints(tmp_path / "[run]")
+
+
+def written_otherwise(monkeypatch, change):
+    """Let each step be changed on the disk when Orbax has completed it."""
+    wait = orbax.checkpoint.CheckpointManager.wait_until_finished
+
+    def change_then_return(manager):
+        wait(manager)
+        for path in pathlib.Path(manager.directory).glob("0*/state"):
+            change(path)
+
+    monkeypatch.setattr(orbax.checkpoint.CheckpointManager, "wait_until_finished", change_then_return)
+
+
+def flip_content(state):
+    path = max(state.glob("ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def lose_content(state):
+    shutil.rmtree(state / "d")
+
+
+@pytest.mark.parametrize("change", [flip_content, lose_content])
+def test_a_checkpoint_counts_when_it_was_read_back(tmp_path, monkeypatch, change):
+    """What is written otherwise than it was given is an error, and nothing that was there before is removed for it."""
+    state, layout = make_state(AdamWConfig(), averaged=False)
+    directory = tmp_path / "checkpoints"
+    save(directory, (state, progress_of(1)), keep_latest=1)
+    with Checkpoints(directory, keep_latest=1) as checkpoints:
+        with monkeypatch.context() as disk:
+            written_otherwise(disk, lambda path: change(path) if "00000002" in str(path) else None)
+            checkpoints.save(state, progress_of(2))
+            with pytest.raises(OSError, match="00000002.*reads back as something else: ") as error:
+                checkpoints.save(state, progress_of(3))
+            assert "\n" not in str(error.value)
+        assert checkpoints.steps() == [1, 2]
+        assert content(checkpoints.restore(1, layout)) == content(state)
+
+
+@pytest.mark.parametrize(
+    "words", ["RESOURCE_EXHAUSTED: Error writing /x [os_error_code='28']", "[Errno 28] No space left"]
+)
+def test_a_full_disk_is_said_in_plain_words(tmp_path, monkeypatch, words):
+    def fail(*_, **__):
+        raise ValueError(words)
+
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        with monkeypatch.context() as disk:
+            disk.setattr(orbax.checkpoint.CheckpointManager, "save", fail)
+            with pytest.raises(
+                OSError, match=r"could not be written to .*checkpoints: the disk is full.* MiB are free"
+            ):
+                checkpoints.save({"leaf": jnp.arange(3.0)}, progress_of(1))
 
 
 def test_what_is_not_complete_is_no_step(tmp_path):
@@ -186,14 +343,31 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         assert checkpoints.steps() == [7]
 
 
-def test_best_first_orders_by_score_then_age(tmp_path):
-    scores = {1: -2.0, 2: 5.0, 3: None, 4: 5.0, 5: None, 6: -1.0}
+def test_best_first_orders_by_score_then_loss_then_step(tmp_path):
+    validations = [(-2.0, 1.0), (5.0, 3.0), (None, None), (5.0, 2.0), (None, None), (-1.0, 9.0), (5.0, 3.0),
+        (5.0, None), (math.nan, 0.0), (5.0, math.nan)]  # fmt: skip
     save(
-        tmp_path, *(({"leaf": jnp.arange(3.0)}, progress_of(step, score)) for step, score in scores.items()),
-        keep_latest=9,
-    )  # fmt: skip
+        tmp_path,
+        *(
+            ({"leaf": jnp.arange(3.0)}, progress_of(step, score, loss))
+            for step, (score, loss) in enumerate(validations, 1)
+        ),
+        keep_latest=20,
+    )
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert checkpoints.best_first() == [2, 4, 6, 1, 5, 3]
+        assert checkpoints.best_first() == [4, 7, 2, 10, 8, 6, 1, 9, 5, 3]
+
+
+def test_of_equal_scores_the_lower_loss_and_then_the_newer_step_is_kept(tmp_path):
+    """A metric that says nothing, such as BLEU of single words, must not keep the oldest for ever."""
+    state = {"leaf": jnp.arange(3.0)}
+    with Checkpoints(tmp_path, keep_latest=1) as checkpoints:
+        kept = []
+        for step, loss in enumerate((5.0, 4.0, 4.0, 6.0, 7.0), 1):
+            checkpoints.save(state, progress_of(step, 0.0, loss))
+            checkpoints.wait()
+            kept.append(checkpoints.steps())
+    assert kept == [[1], [2], [3], [3, 4], [3, 5]]
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +440,22 @@ def test_damage_to_any_file_is_found_or_without_effect(two_steps, tmp_path, dama
     assert any("state" in name and "/d/" in name for name in found), found
 
 
+@pytest.mark.usefixtures("late_reads_are_quiet")
+@pytest.mark.parametrize("old_and_new", [("kernel", "kernal"), ('"key_type": 2', '"key_type": 1'), ("params", "")])
+def test_names_that_orbax_does_not_find_are_damage(two_steps, tmp_path, old_and_new):
+    """It gives back what it was asked for in their place, and no array."""
+    original, _, layout = two_steps
+    directory = pathlib.Path(shutil.copytree(original, tmp_path / "checkpoints"))
+    path = directory / "00000002" / "state" / "_METADATA"
+    path.write_text(path.read_text().replace(*old_and_new))
+    params = layout.players["model"].params
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        with pytest.raises(DamagedCheckpoint):
+            checkpoints.restore(2, params, subtree=("players", "model", "params"))
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.restore_newest(layout)[1].step == 1
+
+
 def test_nothing_good_left_is_said(two_steps, tmp_path):
     original, _, layout = two_steps
     shutil.copytree(original, tmp_path / "checkpoints")
@@ -307,6 +497,22 @@ def example_arrays():
 def test_checksum_is_that_of_the_formula(name):
     array = np.asarray(example_arrays()[name])
     assert int(checksum(jnp.asarray(array))) == expected_checksum(array)
+
+
+@pytest.mark.parametrize("name", example_arrays())
+def test_checksum_is_the_sum_of_its_parts(name, monkeypatch):
+    """The host computes it, in blocks, of what each process holds."""
+    monkeypatch.setattr("seq2seq_jax.training.checkpoint.ELEMENTS_PER_BLOCK", 100)
+    array = np.asarray(example_arrays()[name])
+    assert checksum_of_part(array, (0,) * array.ndim, array.shape) == expected_checksum(array)
+    if array.ndim > 1:
+        corners = itertools.product(*((slice(0, size // 3), slice(size // 3, size)) for size in array.shape))
+        parts = [
+            checksum_of_part(array[corner], tuple(along.start for along in corner), array.shape) for corner in corners
+        ]
+        assert len(parts) == 2**array.ndim
+        assert sum(parts) % 2**32 == expected_checksum(array)
+    assert checksums({"x": {"y": jnp.asarray(array)}}) == {"x/y": expected_checksum(array)}
 
 
 def test_checksum_changes_with_any_bit_and_with_places():

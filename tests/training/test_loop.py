@@ -53,7 +53,7 @@ class Training:
         compiles_at=(1,),
         **settings,
     ):
-        self.config = TrainingConfig(keep_latest=keep_latest, **settings)
+        self.config = TrainingConfig(keep_latest=keep_latest, **{"select_by": "bleu"} | settings)
         self.checkpoints = Checkpoints(directory, keep_latest=keep_latest)
         self.scores = dict(scores)
         self.figures = figures
@@ -168,14 +168,67 @@ def test_patience_stops_and_stays_stopped(tmp_path):
     settings = {"scores": scores, "steps": 10, "evaluate_every": 2, "patience": 2}
     training = Training(tmp_path, **settings)
     _, progress = training.run()
-    # Steps 6 and 8 are no better than step 4; the 9.0 of step 10 is never seen.
+    # Steps 6 and 8 are no better than step 4 (6 is the newer of two equal ones); the 9.0 of step 10 is never seen.
     assert progress.step == 8
     assert [record["best"] for record in training.records if record["kind"] == "validation"] == [
-        True, True, False, False
+        True, True, True, False
     ]  # fmt: skip
     again = Training(tmp_path, **settings)
     _, progress = again.run(again.checkpoints.progress(8))
     assert (progress.step, again.batches_taken, again.records) == (8, 0, [])
+
+
+def test_where_the_metric_says_nothing_the_loss_decides_and_patience_waits_for_it(tmp_path, caplog):
+    """BLEU of single words is 0 whatever a model does; the loss falls, and then rises."""
+    losses = {2: 6.0, 4: 5.0, 6: 4.5, 8: 4.6, 10: 4.0, 12: 4.2, 14: 4.1, 16: 1.0}
+    scores = {step: {"loss": loss, "bleu": 0.0} for step, loss in losses.items()}
+    settings = {"scores": scores, "steps": 16, "evaluate_every": 2, "patience": 2, "keep_latest": 2}
+    whole = Training(tmp_path / "whole", **settings)
+    _, progress = whole.run()
+    assert progress.step == 14, "steps 12 and 14 are worse than 10"
+    best = [record["step"] for record in whole.records if record["kind"] == "validation" and record["best"]]
+    assert best == [2, 4, 6, 10]
+    with Checkpoints(tmp_path / "whole", read_only=True) as checkpoints:
+        assert checkpoints.best_first() == [10, 14, 12]
+    [line] = caplog.messages
+    assert line.startswith("The metric bleu was 0.00 at each of 3 validations") and "training.select_by" in line
+    # A run that is continued remembers all of it, and reports nothing twice.
+    first = Training(tmp_path / "rest", **settings)
+    first.job.preempted = lambda step: step == 9
+    _, progress = first.run()
+    rest = Training(tmp_path / "rest", **settings)
+    _, progress = rest.run(progress)
+    assert timeless(first.records + rest.records) == timeless(whole.records)
+    assert len(caplog.messages) == 2
+
+
+def test_a_metric_that_moves_is_not_reported(tmp_path, caplog):
+    values = [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    scores = {step: {"loss": 1.0, "bleu": bleu} for step, bleu in enumerate(values, 1)}
+    Training(tmp_path, scores=scores, steps=6, evaluate_every=1).run()
+    assert not caplog.messages
+
+
+def test_a_validation_loss_that_is_no_number_is_never_the_best(tmp_path):
+    losses = [math.nan, 3.0, math.nan, 2.0]
+    scores = {step: {"loss": loss, "bleu": 0.0} for step, loss in enumerate(losses, 1)}
+    training = Training(tmp_path, scores=scores, steps=4, evaluate_every=1, select_by="loss")
+    training.run()
+    validations = [record["best"] for record in training.records if record["kind"] == "validation"]
+    assert validations == [True, True, False, True]
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.best_first()[0] == 4
+
+
+def test_what_an_older_version_remembers_of_its_best_is_understood(tmp_path):
+    scores = {step: {"loss": 1.0, "bleu": bleu} for step, bleu in ((4, 3.0), (6, 2.0))}
+    training = Training(tmp_path, scores=scores, steps=8, evaluate_every=2, patience=2)
+    older = Progress(
+        step=2, score=4.0, loop={"best": 4.0, "since_best": 0, "seconds": Ledger().read(), "saved_at": 0.0}
+    )
+    _, progress = training.run(older)
+    assert progress.step == 6
+    assert not any(record["best"] for record in training.records if record["kind"] == "validation")
 
 
 def test_a_finished_run_takes_no_batch(tmp_path):
