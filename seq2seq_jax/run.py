@@ -1,5 +1,6 @@
 """A run directory: what it holds, and what is built from it to train, evaluate and generate."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -7,7 +8,7 @@ import itertools
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from seq2seq_jax.parallel.chips import peak_flops
 from seq2seq_jax.parallel.mesh import RULES, batch_shards, global_batch, rows_of_process
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
+from seq2seq_jax.training.lock import locked
 from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, num_parameters
 from seq2seq_jax.training.validation import Validation
 
@@ -82,6 +84,22 @@ class Run:
     def with_parts(self, **parts: Any) -> "Run":
         """The same run, to be used with other parts of its experiment, such as `generation`."""
         return Run(self.directory, dataclasses.replace(self.experiment, **parts), progress=self.progress)
+
+    @contextlib.contextmanager
+    def held(self, *, lost: Callable[[str], None]) -> Iterator[None]:
+        """Within, no other training has this directory; of several processes the first holds it for all.
+
+        Args:
+            lost: see `locked`.
+
+        Raises:
+            ValueError: another training has it.
+        """
+        with contextlib.ExitStack() as lock:
+            with first_process_first():
+                if jax.process_index() == 0:
+                    lock.enter_context(locked(self.directory, lost=lost))
+            yield
 
     def begin(self, config_name: str) -> None:
         """Write experiment.json and the tokenizer of a new run, or check that an existing one is the same.

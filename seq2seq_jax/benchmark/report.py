@@ -16,8 +16,8 @@ WIDTH_OF_FILES = 120
 
 
 def output() -> Console:
-    """Standard output; what is no terminal has a fixed width."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False, markup=False)
+    """Standard output, for text as it is; what is no terminal has a fixed width."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False, markup=False, emoji=False)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> Table:
@@ -67,5 +67,5 @@ def run_script(main: Callable[[list[str]], None], *, keep_memory: bool = True) -
     try:
         main(sys.argv[1:])
     except ValueError as error:
-        Console(stderr=True, soft_wrap=True).print(" ".join(str(error).split()), markup=False, highlight=False)
+        print(" ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None

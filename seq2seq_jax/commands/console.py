@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -16,6 +16,14 @@ SECONDS_BETWEEN_LINES = 10.0
 WIDTH_OF_FILES = 120
 
 
+def plain(**options: Any) -> Console:
+    """A console that prints text as it is: no [markup], no :emoji:, no colours for what looks like a number.
+
+    Paths, samples and values of users go through it.
+    """
+    return Console(markup=False, emoji=False, highlight=False, **options)
+
+
 class Display:
     """Progress and messages on standard error; results on standard output are the command's own."""
 
@@ -24,13 +32,13 @@ class Display:
         speaks: whether it shows anything but warnings; of the processes of a job one does.
         """
         self.speaks = speaks
-        self.console = Console(stderr=True, soft_wrap=True)
+        self.console = plain(stderr=True, soft_wrap=True)
         self.live = speaks and self.console.is_terminal
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
@@ -75,7 +83,7 @@ class Display:
     def line(self, text: str) -> None:
         """A line of its own."""
         if self.speaks:
-            self.console.print(text, markup=False, highlight=False)
+            self.console.print(text)
 
 
 def stop(message: str, status: int) -> NoReturn:
@@ -121,7 +129,7 @@ def split_first(arguments: list[str], *, name: str, command: str) -> tuple[str |
 
 def table(rows: Iterable[Sequence[str]], *, title: str) -> None:
     """Print a table of names and values to standard output."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+    console = plain(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
     grid = Table(title=title, show_header=False, title_justify="left")
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -132,7 +140,7 @@ def table(rows: Iterable[Sequence[str]], *, title: str) -> None:
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> None:
     """Print a table whose first column is names, the others figures, to standard output."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, markup=False, highlight=False)
+    console = plain(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
     grid = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
         grid.add_column(name, justify="right" if index else "left")

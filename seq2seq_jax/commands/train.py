@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
 from seq2seq_jax.experiment import Experiment, choose, run_directory
 from seq2seq_jax.parallel.mesh import bytes_per_device
-from seq2seq_jax.parallel.processes import Job, ProcessesConfig, started
+from seq2seq_jax.parallel.processes import Job, Preempted, ProcessesConfig, preemptible, started
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import Progress
 from seq2seq_jax.training.goodput import Ledger, goodput
@@ -34,6 +35,8 @@ below configs/, such as dates/transformer. Values are those of {name}:
 """
 EXAMPLE = "dates/transformer"
 
+MARKER = "preempted"
+"""File of a run directory that holds the last complete step of a run that was pre-empted."""
 NOTICEABLE_STRAGGLING = 0.1
 """Share of the time that a process must cost the others for a person to be told of it."""
 
@@ -69,22 +72,39 @@ def run(arguments: list[str]) -> None:
         if placement is not None:
             display.line(f"{jax.process_count()} processes, found by {placement.origin}")
         run = Run(directory, chosen.experiment, progress=display.progress)
-        mesh = run.mesh
-        run.begin(name)
-        display.line(f"run directory: {run.directory}")
-        display.line(f"mesh: {dict(mesh.shape)} of {mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)")
-        display.line(f"each device holds {_held(run)}")
         job = Job(stall_timeout=chosen.processes.stall_timeout, end=lambda reason: end_at_once(reason, 1))
-        progress, records, preempted = _train(run, display, ledger, job)
+        mesh = run.mesh
+        try:
+            with preemptible(), run.held(lost=lambda reason: end_at_once(reason, 2)):
+                run.begin(name)
+                display.line(f"run directory: {run.directory}")
+                kinds = f"{mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)"
+                display.line(f"mesh: {dict(mesh.shape)} of {kinds}")
+                display.line(f"each device holds {_held(run)}")
+                progress, records, preempted = _train(run, display, ledger, job)
+                if not preempted:
+                    with job:
+                        figures = _figures(run, progress, records, ledger, _telling("test", display, job))
+        except Preempted:
+            preempted = True
         if preempted:
-            display.line(f"pre-empted: step {progress.step:,} is saved, and the same command goes on from there")
+            step = _leave_marker(run)
+            display.line(f"pre-empted: step {step:,} is saved, and the same command goes on from there")
             return
-        with job:
-            figures = _figures(run, progress, records, ledger, _telling("test", display, job))
     if jax.process_index() == 0:
         if chosen.json is not None:
             Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         table(_rows(figures, run.directory), title=str(run.directory))
+
+
+def _leave_marker(run: Run) -> int:
+    """Say in the run directory, for who started this, that training was pre-empted; returns the last complete step."""
+    with run.checkpoints(read_only=True) as checkpoints:
+        step = max(checkpoints.steps(), default=0)
+    if jax.process_index() == 0:
+        run.directory.mkdir(parents=True, exist_ok=True)
+        (run.directory / MARKER).write_text(f"{step}\n")
+    return step
 
 
 def _held(run: Run) -> str:
@@ -178,10 +198,9 @@ def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progre
     experiment, training = run.experiment, run.experiment.training
     store = run.store("train")
     validation = run.validation("validation") if "validation" in run.corpus.splits else None
-    marker = run.directory / "preempted"
     is_first = jax.process_index() == 0
     if is_first:
-        marker.unlink(missing_ok=True)
+        (run.directory / MARKER).unlink(missing_ok=True)
     with run.checkpoints(read_only=False) as checkpoints:
         restored = checkpoints.restore_newest(run.layout)
         if restored is None:
@@ -234,10 +253,7 @@ def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progre
             with job:
                 _, progress = loop.run(state, progress, batches, anchor=lambda: batches.anchor)
             report.plot()
-            preempted = not loop.finished(progress)
-            if preempted and is_first:
-                marker.write_text(f"{progress.step}\n")
-            return progress, files.records if is_first else [], preempted
+            return progress, files.records if is_first else [], not loop.finished(progress)
 
 
 def _telling(what: str, display: Display, job: Job) -> Callable[[int, int], None]:
@@ -288,10 +304,10 @@ def _rows(figures: dict[str, Any], directory: Path) -> list[tuple[str, str]]:
     return rows + [
         ("checkpoints", str(directory / "checkpoints")),
         ("metrics", str(directory / "metrics.jsonl")),
-        ("TensorBoard", f"tensorboard --logdir {directory / 'tensorboard'}"),
+        ("TensorBoard", f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}"),
         ("learning curves", str(directory / "plots" / "learning_curves.png")),
         *([("samples", str(directory / "samples"))] if (directory / "samples").exists() else []),
-        ("use it", f"seq2seq generate {directory} < sources.txt"),
+        ("use it", f"seq2seq generate {shlex.quote(str(directory))} < sources.txt"),
     ]
 
 

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.prepared import PreparedCorpus, PreparedDocuments, prepare_once, quiet, read_examples
 from seq2seq_jax.data.source import DocumentCorpus, PairCorpus, PairSource
+from seq2seq_jax.data.store_files import remove_left_behind
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class _Dataset:
 
     def _prepare(self, builder: tfds.core.DatasetBuilder) -> None:
         logger.info("downloading and preparing %s in %s", self.name, builder.data_dir)
+        remove_left_behind(Path(builder.data_dir).parent.glob("incomplete.*"))
         try:
             prepare_once(builder)
         except Exception as error:

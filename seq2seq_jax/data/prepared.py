@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from seq2seq_jax.data.source import SPLITS, Corpus, DocumentCorpus, PairCorpus
+from seq2seq_jax.data.store_files import remove_left_behind, unfinished_directory
 
 logger = logging.getLogger(__name__)
 
@@ -137,17 +138,25 @@ def prepare_pairs(read_splits: Mapping[str, ReadPairs], *, cache_directory: str)
         num_pairs[split] = num_kept
     fingerprint = content.hexdigest()
 
-    def open_builder() -> _PairsOfText:
-        directory = Path(cache_directory).expanduser() / "datasets"
+    directory = Path(cache_directory).expanduser() / "datasets"
+
+    def open_builder(directory: Path) -> _PairsOfText:
         return _PairsOfText(read_splits, num_pairs=num_pairs, fingerprint=fingerprint, directory=directory)
 
     with quiet():
-        builder = open_builder()
-        if not Path(builder.data_dir).exists():
-            logger.info("writing %s pairs to %s", num_pairs, builder.data_dir)
-            prepare_once(builder)
+        path = Path(open_builder(directory).data_dir)
+        if not path.exists():
+            logger.info("writing %s pairs to %s", num_pairs, path)
+            # tensorflow-datasets has a place of its own for what is unfinished, and leaves it there when it is killed.
+            remove_left_behind(path.parent.glob("incomplete.*"))
+            with unfinished_directory(directory, fingerprint) as unfinished:
+                builder = open_builder(unfinished)
+                prepare_once(builder)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with _unless_there(path):
+                    Path(builder.data_dir).rename(path)
         # What the directory holds now, whoever wrote it.
-        builder = open_builder()
+        builder = open_builder(directory)
     if {split: info.num_examples for split, info in builder.info.splits.items()} != num_pairs:
         raise ValueError(
             f"expected a dataset of {num_pairs} pairs in {builder.data_dir}; it holds other pairs: "
@@ -164,16 +173,23 @@ def prepare_once(builder: tfds.core.DatasetBuilder) -> None:
         OSError: it could not be written.
     """
     try:
-        builder.download_and_prepare(file_format="array_record")
-    except OSError:
-        # A finished dataset is renamed to its place, which fails when there is one.
-        if not Path(builder.data_dir).exists():
-            raise
+        with _unless_there(Path(builder.data_dir)):
+            builder.download_and_prepare(file_format="array_record")
     except RuntimeError as error:
         # array_record has no other way to say that the disk is full.
         if "write() failed" not in str(error):
             raise
         raise OSError(" ".join(str(error).split())) from error
+
+
+@contextlib.contextmanager
+def _unless_there(path: Path) -> Iterator[None]:
+    """Within, a finished dataset is renamed to its place, which fails when another process has put one there."""
+    try:
+        yield
+    except OSError:
+        if not path.exists():
+            raise
 
 
 @contextlib.contextmanager

@@ -1,17 +1,23 @@
 """Arrays on disk under a key of what decides them: made once, whole or not there, mapped into memory."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Callable
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 
 HEADER_FILE = "header.json"
+SECONDS_OF_A_WEEK = 7 * 24 * 3600.0
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +48,71 @@ def open_or_build(
     path = root / key
     if (store := _open_whole(open_store, path)) is not None:
         return store
-    unfinished = root / f"{key}.unfinished.{secrets.token_hex(8)}"
-    unfinished.mkdir(parents=True)
+    with unfinished_directory(root, key) as unfinished:
+        try:
+            build(unfinished)
+            if _open_whole(open_store, path) is None:
+                shutil.rmtree(path, ignore_errors=True)
+                unfinished.rename(path)
+        except OSError:
+            # Between the look and the rename another process may have put its own copy there.
+            if _open_whole(open_store, path) is None:
+                raise
+    return open_store(path)
+
+
+@contextlib.contextmanager
+def unfinished_directory(root: pathlib.Path, key: str) -> Iterator[pathlib.Path]:
+    """A new directory below root to make something in, which is removed afterwards if it is still there.
+
+    What killed processes have left of theirs is removed first.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    remove_left_behind(root.glob("*.unfinished.*"))
+    while True:
+        unfinished = root / f"{key}.unfinished.{socket.gethostname()}.{secrets.token_hex(8)}"
+        unfinished.mkdir()
+        lock = os.open(unfinished, os.O_RDONLY)
+        # The system ends it with this process. Where the file system knows no locks, nobody finds this one free.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if unfinished.exists():
+            break
+        # Another process took it for left behind before it was locked.
+        os.close(lock)
     try:
-        build(unfinished)
-        if _open_whole(open_store, path) is None:
-            shutil.rmtree(path, ignore_errors=True)
-            unfinished.rename(path)
-    except OSError:
-        # Between the look and the rename another process may have put its own copy there.
-        if _open_whole(open_store, path) is None:
-            raise
+        yield unfinished
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return open_store(path)
+        os.close(lock)
+
+
+def remove_left_behind(directories: Iterable[pathlib.Path]) -> None:
+    """Remove unfinished directories that no process is at work in.
+
+    One of this machine has work going on as long as its lock is held. Another machine's lock may not be seen here, and
+    other programs hold none: those are left behind when nothing in them was changed for a week.
+    """
+    for directory in directories:
+        try:
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = f".unfinished.{socket.gethostname()}." in directory.name
+            if is_ours or time.time() - _last_change(directory) > SECONDS_OF_A_WEEK:
+                shutil.rmtree(directory, ignore_errors=True)
+                logger.info("removed %s, which a preparation that was killed had left", directory)
+        except OSError:
+            # A process is at work there, or nobody can tell.
+            continue
+        finally:
+            os.close(lock)
+
+
+def _last_change(directory: pathlib.Path) -> float:
+    return max(path.lstat().st_mtime for path in (directory, *directory.rglob("*")))
 
 
 def _open_whole(open_store: Callable[[pathlib.Path], Store], path: pathlib.Path) -> Store | None:

@@ -201,6 +201,30 @@ def gather(values: list[float]) -> list[list[float]]:
     return multihost_utils.process_allgather(np.asarray(values, np.float32)).tolist()
 
 
+class Preempted(BaseException):
+    """SIGTERM came while nothing was under way that could be saved."""
+
+
+@contextlib.contextmanager
+def preemptible() -> Iterator[None]:
+    """Within, SIGTERM to a process that is alone raises Preempted, but not while a Job is entered.
+
+    Of several processes jax.distributed hears it, and their Job heeds it at its next step.
+    """
+    if jax.process_count() > 1:
+        yield
+        return
+
+    def end(*_) -> None:
+        raise Preempted
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Job:
     """What a training loop needs to know of the processes that run it together, this one alone by default.
 

@@ -5,7 +5,9 @@ import importlib.metadata
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 
 from seq2seq_jax.experiment import Experiment, from_json, load_config
 from seq2seq_jax.run import Run
+from seq2seq_jax.training.lock import locked
 from seq2seq_jax.training.telemetry import read_records
 
 TRAIN = ("train", "tiny/transformer", "--training.seed", "3")
@@ -83,8 +86,8 @@ def test_a_run_directory_holds_all_of_a_run(trained, workplace):
         ("train", 25), ("validation", 40), ("train", 50), ("train", 75), ("validation", 80), ("train", 100),
         ("train", 120), ("validation", 120),
     ]  # fmt: skip
-    chrf = {record["step"]: record["chrf"] for record in records if record["kind"] == "validation"}
-    best = max(chrf, key=lambda step: (chrf[step], -step))
+    ranks = [(record["chrf"], -record["loss"], record["step"]) for record in records if record["kind"] == "validation"]
+    *_, best = max(ranks)
     # The two newest (30, 60 and 90 came between the validations), and the best.
     assert steps_of(trained) == sorted({best, 90, 120})
 
@@ -182,6 +185,33 @@ def test_divergence_stops_with_the_step_and_keeps_the_last_checkpoint(seq2seq, t
     assert steps_of(run) == [1]
     params, step = Run.open(run).parameters("latest")
     assert step == 1
+
+
+def test_a_second_training_of_a_run_is_refused_and_harms_nothing(seq2seq, copy_of_run, unchanged):
+    with locked(copy_of_run, lost=print), unchanged(copy_of_run):
+        outcome = seq2seq(*TRAIN, "--run-dir", copy_of_run)
+    assert outcome.status == 2
+    assert f"is in use: process {os.getpid()} on" in outcome.error_line
+    # Who reads has no need of it.
+    with locked(copy_of_run, lost=print):
+        assert seq2seq("generate", copy_of_run, stdin=b"two red cows\n").status == 0
+
+
+@pytest.mark.parametrize("place", ["store", "begin"])
+@pytest.mark.parametrize("continued", [False, True])
+def test_sigterm_before_training_leaves_what_a_launcher_looks_for(
+    seq2seq, copy_of_run, tmp_path, monkeypatch, place, continued
+):
+    """Text is being read or encoded, which may take longer than a cluster waits."""
+    run = copy_of_run if continued else tmp_path / "new" / "run"
+    monkeypatch.setattr(Run, place, lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(60))
+    outcome = seq2seq(*TRAIN, "--run-dir", run)
+    assert outcome.status == 0 and outcome.output == ""
+    step = 120 if continued else 0
+    assert f"pre-empted: step {step} is saved" in outcome.errors
+    assert (run / "preempted").read_text() == f"{step}\n"
+    assert not (run / "lock").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_patience_ends_a_run(seq2seq, tmp_path):

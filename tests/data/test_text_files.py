@@ -259,7 +259,7 @@ def test_the_slower_of_two_preparations_reads_the_dataset_of_the_faster(tmp_path
     assert list(corpus.pairs("train")) == pairs
 
 
-def test_what_an_interrupted_preparation_leaves_is_not_used(open_text, tmp_path):
+def test_what_an_interrupted_preparation_leaves_is_not_used_and_is_removed(open_text, tmp_path):
     lines = "".join(f"{n}\n" for n in range(2000))
     write_files(tmp_path / "text", train_en=lines, train_de=lines)
     # The second reading, the one that is written, is killed in the middle of the file.
@@ -279,7 +279,15 @@ def test_what_an_interrupted_preparation_leaves_is_not_used(open_text, tmp_path)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert list((tmp_path / "cache/datasets").rglob("*incomplete*"))
+    # As an older version left it, which had no place of its own for what is unfinished.
+    [left] = (tmp_path / "cache/datasets").iterdir()
+    [dataset] = left.glob("pairs_of_text/*")
+    old = tmp_path / "cache/datasets/pairs_of_text" / dataset.name / "incomplete.ABC_1.0.0"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
     assert list(open_text({}).pairs("train")) == [(str(n), str(n)) for n in range(2000)]
+    assert [path.name for path in (tmp_path / "cache/datasets").iterdir()] == ["pairs_of_text"]
+    assert [path.name for path in (tmp_path / "cache/datasets/pairs_of_text").glob("*/*")] == ["1.0.0"]
 
 
 def test_a_damaged_dataset_is_refused(open_text, tmp_path):
