@@ -365,6 +365,7 @@ class Run:
             self.experiment.generation,
             max_source_length=self.experiment.data.max_source_length,
             mesh=self.mesh,
+            truncate=getattr(self.experiment.data, "too_long", "drop") == "truncate",
         )
 
     @functools.cached_property

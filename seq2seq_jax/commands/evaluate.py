@@ -83,6 +83,8 @@ def figures_of(result: ValidationResult, *, split: str, step: int) -> dict[str, 
         **({} if result.scores is None else dataclasses.asdict(result.scores)),
         "skipped_losses": result.skipped_losses,
         "skipped_sources": result.skipped_sources,
+        "cut_losses": result.cut_losses,
+        "cut_sources": result.cut_sources,
     }
 
 
@@ -107,8 +109,12 @@ def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (
                 "too long",
-                f"{figures['skipped_losses']} pairs left out of the loss, "
-                f"{figures['skipped_sources']} sources scored as empty",
+                f"{figures['skipped_losses']:,} pairs left out of the loss, "
+                f"{figures['skipped_sources']:,} sources scored as empty (data.max_source_length, "
+                "data.max_target_length, data.too_long)",
             )
         )
+    if figures["cut_losses"] or figures["cut_sources"]:
+        cut = f"{figures['cut_losses']:,} pairs cut for the loss, {figures['cut_sources']:,} sources for generation"
+        rows.append(("too long", f"{cut} (data.too_long truncate)"))
     return rows

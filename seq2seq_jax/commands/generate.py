@@ -52,6 +52,9 @@ def run(arguments: list[str]) -> None:
         )
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
         sources = read_lines(chosen.input)
+        if run.generator.truncate and (cut := len(run.generator.too_long(sources))):
+            longest = run.generator.max_source_length
+            display.line(f"cut {cut:,} of {len(sources):,} lines to the {longest} tokens that the model takes")
         params, _ = run.parameters(chosen.checkpoint)
         results = run.generator.generate(
             params, sources, progress=lambda done, total: display.progress("generating", done, total)

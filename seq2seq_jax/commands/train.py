@@ -14,7 +14,7 @@ import tyro
 from seq2seq_jax.commands.console import Display, duration, end_at_once, split_first, table
 from seq2seq_jax.commands.evaluate import figures_of, score_rows
 from seq2seq_jax.data.packing import Anchor
-from seq2seq_jax.data.pipeline import training_batches
+from seq2seq_jax.data.pipeline import SelectionCounts, training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
 from seq2seq_jax.experiment import Experiment, choose, run_directory
 from seq2seq_jax.parallel.mesh import bytes_per_device
@@ -81,10 +81,11 @@ def run(arguments: list[str]) -> None:
                 kinds = f"{mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)"
                 display.line(f"mesh: {dict(mesh.shape)} of {kinds}")
                 display.line(f"each device holds {_held(run)}")
-                progress, records, preempted = _train(run, display, ledger, job)
+                progress, records, selection, preempted = _train(run, display, ledger, job)
                 if not preempted:
                     with job:
-                        figures = _figures(run, progress, records, ledger, _telling("test", display, job))
+                        tell = _telling("test", display, job)
+                        figures = _figures(run, progress, records, selection, ledger, tell)
         except Preempted:
             preempted = True
         if preempted:
@@ -193,7 +194,9 @@ def _told_of_straggler(figures: Record) -> str:
     return f", process {figures['straggler']} holds the others up for {figures['straggler_share']:.0%} of the time"
 
 
-def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progress, list[Record], bool]:
+def _train(
+    run: Run, display: Display, ledger: Ledger, job: Job
+) -> tuple[Progress, list[Record], SelectionCounts | None, bool]:
     """Train from the newest checkpoint, or from the start, to the end or to a pre-emption (True)."""
     experiment, training = run.experiment, run.experiment.training
     store = run.store("train")
@@ -253,7 +256,7 @@ def _train(run: Run, display: Display, ledger: Ledger, job: Job) -> tuple[Progre
             with job:
                 _, progress = loop.run(state, progress, batches, anchor=lambda: batches.anchor)
             report.plot()
-            return progress, files.records if is_first else [], not loop.finished(progress)
+            return progress, files.records if is_first else [], batches.selection, not loop.finished(progress)
 
 
 def _telling(what: str, display: Display, job: Job) -> Callable[[int, int], None]:
@@ -267,7 +270,12 @@ def _telling(what: str, display: Display, job: Job) -> Callable[[int, int], None
 
 
 def _figures(
-    run: Run, progress: Progress, records: list[Record], ledger: Ledger, tell: Callable[[int, int], None]
+    run: Run,
+    progress: Progress,
+    records: list[Record],
+    selection: SelectionCounts | None,
+    ledger: Ledger,
+    tell: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """The figures of the table at the end, the best checkpoint evaluated on the test split where there is one."""
     spent = ledger.read()
@@ -277,6 +285,7 @@ def _figures(
         "seconds": sum(spent.values()) - spent["restarts"],
         "goodput": goodput(spent),
         "seconds_by_cause": spent,
+        **({} if selection is None else {"training_examples": selection._asdict()}),
     }
     training = [record for record in records if record["kind"] == "train"]
     if training:
@@ -295,6 +304,13 @@ def _figures(
 
 def _rows(figures: dict[str, Any], directory: Path) -> list[tuple[str, str]]:
     rows = score_rows(figures["test"]) if "test" in figures else []
+    if "training_examples" in figures:
+        counts = SelectionCounts(**figures["training_examples"])
+        if counts.is_noticeable:
+            done = "left out" if counts.dropped else "cut"
+            number = f"{counts.affected:,} of {counts.total:,} ({counts.affected / counts.total:.1%}) training examples"
+            flags = "data.max_source_length, data.max_target_length, data.too_long"
+            rows.append(("limits", f"{number} were {done} as too long ({flags})"))
     if "tokens_per_second" in figures:
         rows += [
             ("training", f"{figures['steps']:,} steps in {duration(figures['seconds'])}, all included"),

@@ -61,7 +61,7 @@ class DenoisingBatchMaker:
     Attributes:
         rows: of a global batch.
         seed: of the shuffle and the corruption, at least 0.
-        too_long: chunks longer than a row; there are none.
+        too_long, cut: chunks longer than a row; there are none.
     """
 
     store: DocumentStore
@@ -72,6 +72,7 @@ class DenoisingBatchMaker:
     process_index: int
     process_count: int
     too_long: ClassVar[Int[np.ndarray, " chunks"]] = np.empty(0, np.int64)
+    cut: ClassVar[Int[np.ndarray, " chunks"]] = too_long
 
     def __post_init__(self):
         if len(self.vocabulary.sentinel_ids) < self.source_config.num_sentinels:

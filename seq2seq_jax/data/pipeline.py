@@ -29,6 +29,8 @@ from seq2seq_jax.data.token_store import TokenStore
 
 NUM_DEFAULT_BUCKETS = 8
 SHORTEST_SOURCE_ROW = 16
+NOTICEABLE_FRACTION = 0.01
+"""Of the examples of a split: if limits drop or cut more, that is a warning."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,16 @@ class SelectionCounts(NamedTuple):
     truncated: int
     """Those that are cut on one side or both."""
 
+    @property
+    def affected(self) -> int:
+        """Those that are not used as they are."""
+        return self.dropped + self.truncated
+
+    @property
+    def is_noticeable(self) -> bool:
+        """Whether they are so many that a person should know."""
+        return self.affected > NOTICEABLE_FRACTION * self.total
+
 
 def select(store: TokenStore, source_config: PairSource) -> tuple[Int[np.ndarray, " examples"], SelectionCounts]:
     """The examples of a split that are trained on: `source_config.too_long` decides on those longer than a row.
@@ -55,7 +67,7 @@ def select(store: TokenStore, source_config: PairSource) -> tuple[Int[np.ndarray
     which a side is empty, just the end id, is kept.
 
     Returns:
-        The indices in ascending order, and the counts, which are logged too.
+        The indices in ascending order, and the counts, which are logged too: as a warning if they are noticeable.
 
     Raises:
         ValueError: none is left.
@@ -71,11 +83,14 @@ def select(store: TokenStore, source_config: PairSource) -> tuple[Int[np.ndarray
         truncated=0 if drop else num_too_long,
     )
     if num_too_long:
-        logger.info(
-            "%s %d of %d examples: %d have more than %d source tokens, %d more than %d target tokens",
+        lengths = {"source": store.source_lengths, "target": store.target_lengths}
+        remedy = ". " + _remedy(counts, lengths, source_config) if counts.is_noticeable else ""
+        logger.log(
+            logging.WARNING if counts.is_noticeable else logging.INFO,
+            "%s %d of %d examples: %d have more than %d source tokens, %d more than %d target tokens%s",
             "dropped" if drop else "truncated", num_too_long, counts.total,
             counts.source_too_long, source_config.max_source_length,
-            counts.target_too_long, source_config.max_target_length,
+            counts.target_too_long, source_config.max_target_length, remedy,
         )  # fmt: skip
     if counts.dropped == counts.total:
         raise ValueError(
@@ -83,6 +98,20 @@ def select(store: TokenStore, source_config: PairSource) -> tuple[Int[np.ndarray
             f"max_target_length {source_config.max_target_length}: raise these, or set too_long to truncate"
         )
     return _indices(fits | (not drop)), counts
+
+
+def _remedy(
+    counts: SelectionCounts, lengths: dict[str, Int[np.ndarray, " examples"]], source_config: PairSource
+) -> str:
+    """What keeps 99% of a side's examples as they are, and what else can be done."""
+    too_long = {"source": counts.source_too_long, "target": counts.target_too_long}
+    flags = [
+        f"--data.max_{side}_length {int(np.ceil(np.quantile(lengths[side], 1 - NOTICEABLE_FRACTION)))}"
+        for side, number in too_long.items()
+        if number > NOTICEABLE_FRACTION * counts.total
+    ] or ["a greater --data.max_source_length or max_target_length"]
+    keeps = f"{' and '.join(flags)} would keep 99% of {'both' if len(flags) > 1 else 'them'} whole"
+    return keeps + (", --data.too_long truncate uses the beginnings" if source_config.too_long == "drop" else "")
 
 
 def row_shapes(source_config: DataSource, batch_tokens: int) -> tuple[RowShape, ...]:
@@ -217,9 +246,17 @@ class _PairBatchMaker:
         return len(self.store)
 
     @functools.cached_property
-    def too_long(self) -> Int[np.ndarray, " examples"]:
+    def longer_than_a_row(self) -> Int[np.ndarray, " examples"]:
         longest = self.shapes[-1]
         return _indices(~_fits(self.store, longest.source_length, longest.target_length))
+
+    @property
+    def too_long(self) -> Int[np.ndarray, " examples"]:
+        return self.longer_than_a_row[:0] if self.truncate else self.longer_than_a_row
+
+    @property
+    def cut(self) -> Int[np.ndarray, " examples"]:
+        return self.longer_than_a_row if self.truncate else self.longer_than_a_row[:0]
 
     def epoch(self) -> Iterator[tuple[Batch, Int[np.ndarray, " examples"]]]:
         if len(self.too_long) < len(self.store):
@@ -238,11 +275,13 @@ class TrainingBatches(Iterator[Batch]):
 
     Attributes:
         anchor: of the last batch returned; a run that goes on from there finds its place at once with it.
+        selection: what the length limits did to the examples; None = there are none, as of documents.
     """
 
-    def __init__(self, elements: grain.DatasetIterator, anchor: Anchor | None):
+    def __init__(self, elements: grain.DatasetIterator, anchor: Anchor | None, selection: SelectionCounts | None):
         self._elements = elements
         self.anchor = anchor
+        self.selection = selection
 
     def __next__(self) -> Batch:
         batch, self.anchor = next(self._elements)
@@ -332,12 +371,11 @@ def training_batches(
         process_index=process_index,
         process_count=process_count,
     )
-    if isinstance(source_config, PairSource):
-        select(store, source_config)
+    selection = select(store, source_config)[1] if isinstance(source_config, PairSource) else None
     steps = grain.MapDataset.range(first_batch, first_batch + num_batches).map(make)
     if not source_config.workers:
         threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, source_config.prefetch))
-        return TrainingBatches(iter(steps.to_iter_dataset(threads)), anchor)
+        return TrainingBatches(iter(steps.to_iter_dataset(threads)), anchor, selection)
     if not flags.FLAGS.is_parsed():
         # Grain hands the flags of the command line to its workers; ours come from elsewhere.
         flags.FLAGS.mark_as_parsed()
@@ -348,7 +386,7 @@ def training_batches(
         ),
         worker_init_fn=_end_with_parent,
     )
-    return TrainingBatches(iter(elements), anchor)
+    return TrainingBatches(iter(elements), anchor, selection)
 
 
 def _end_with_parent(worker: int, count: int) -> None:
@@ -377,12 +415,14 @@ class EvaluationBatches:
     Attributes:
         num_examples: of the split.
         too_long: indices of the examples longer than a row, which no batch holds, on any process.
+        cut: indices of those that are cut to a row instead, as in training.
     """
 
     def __init__(self, make: _PairBatchMaker | DenoisingBatchMaker):
         self._make = make
         self.num_examples = make.num_examples
         self.too_long = make.too_long
+        self.cut = make.cut
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
         return itertools.starmap(EvaluationBatch, self._make.epoch())
@@ -397,14 +437,14 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> EvaluationBatches:
-    """Every example of a split once, packed or bucketed like training, and never truncated.
+    """Every example of a split once, packed or bucketed like training, and truncated if training is.
 
     Args:
         batch_tokens: target tokens of a global batch, padding counted.
 
     Returns:
-        An iterable of (Batch of numpy int32 arrays, indices of its examples), and `too_long`, the indices of those
-        that fit no row. Every process gets as many batches.
+        An iterable of (Batch of numpy int32 arrays, indices of its examples), and `too_long` and `cut`, the indices
+        of those that fit no row. Every process gets as many batches.
 
     Raises:
         ValueError: batch_tokens, bucket_lengths and process_count do not suit each other.
@@ -414,7 +454,7 @@ def evaluation_batches(
             store,
             source_config,
             batch_tokens=batch_tokens,
-            truncate=False,
+            truncate=isinstance(source_config, PairSource) and source_config.too_long == "truncate",
             seed=None,
             anchor=None,
             vocabulary=vocabulary,

@@ -51,7 +51,9 @@ class PairSource(DataSource):
     max_target_length: int = 128
     """Target tokens in a row, and in the longest example (end mark included)."""
     too_long: Literal["drop", "truncate"] = "drop"
-    """What happens to a longer training example; the count is logged."""
+    """What happens to a longer example; the count is logged. drop: it is not trained on, it is left out of the loss of
+    an evaluation, and its source is scored as if nothing had been generated. truncate: its beginning is used, in
+    training, evaluation (scores compare with the whole reference) and generation."""
     packing: bool = True
     """Several examples a row. Otherwise one a row, in batches of like length."""
     max_examples_a_row: int | None = None

@@ -48,15 +48,18 @@ class Generator:
         *,
         max_source_length: int,
         mesh: Mesh,
+        truncate: bool = False,
     ):
         """Args:
         max_source_length: tokens of the longest source that is accepted, end mark included.
+        truncate: whether a longer source is cut to that, its last token the end mark, instead of being refused.
         """
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
         self.max_source_length = max_source_length
         self.mesh = mesh
+        self.truncate = truncate
         self._search = OnMesh(
             self._search_batch,
             mesh,
@@ -109,6 +112,9 @@ class Generator:
             ValueError: a text is longer than the model takes; the message names its line, counted from 1.
         """
         encoded = self.tokenizer.encode_source(texts)
+        if self.truncate:
+            longest = self.max_source_length
+            return [ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]] for ids in encoded]
         for line, ids in enumerate(encoded, 1):
             if len(ids) > self.max_source_length:
                 raise ValueError(

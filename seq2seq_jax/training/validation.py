@@ -29,6 +29,7 @@ class ValidationResult:
             references.
         skipped_losses: examples with a side longer than a row, which the losses leave out.
         skipped_sources: sources longer than the model takes; scored as the empty text.
+        cut_losses, cut_sources: those that are cut to what the model takes instead.
     """
 
     examples: int
@@ -37,6 +38,8 @@ class ValidationResult:
     hypotheses: list[list[Hypothesis]]
     skipped_losses: int
     skipped_sources: int
+    cut_losses: int
+    cut_sources: int
 
 
 class Validation:
@@ -63,15 +66,21 @@ class Validation:
         self.place = place
         self.generator = generator
         self._scored = pairs is not None
-        self._too_long = set(generator.too_long([source for source, _ in self.pairs]))
+        longer = set(generator.too_long([source for source, _ in self.pairs]))
+        self._too_long, self._cut = (set(), longer) if generator.truncate else (longer, set())
         if self._too_long or len(batches.too_long):
             logger.warning(
                 "Evaluation leaves %d of %d examples out of the loss (longer than a row), and scores %d sources that "
-                "are longer than the model takes as empty.",
-                len(batches.too_long),
-                batches.num_examples,
-                len(self._too_long),
-            )
+                "are longer than the model takes as empty. Raise --data.max_source_length or max_target_length, or set "
+                "--data.too_long truncate.",
+                len(batches.too_long), batches.num_examples, len(self._too_long),
+            )  # fmt: skip
+        if self._cut or len(batches.cut):
+            logger.warning(
+                "Evaluation cuts %d of %d examples to a row for the loss, and %d sources to the %d tokens that the "
+                "model takes.",
+                len(batches.cut), batches.num_examples, len(self._cut), generator.max_source_length,
+            )  # fmt: skip
 
     def __call__(self, params: Any, *, progress: Callable[[int, int], None] | None = None) -> ValidationResult:
         """Evaluate parameters.
@@ -92,6 +101,8 @@ class Validation:
             hypotheses=hypotheses,
             skipped_losses=len(self.batches.too_long),
             skipped_sources=len(self._too_long),
+            cut_losses=len(self.batches.cut),
+            cut_sources=len(self._cut),
         )
 
     def losses(self, params: Any) -> dict[str, float]:

@@ -20,7 +20,8 @@ def test_figures_are_those_that_training_logged(seq2seq, trained, tmp_path, whic
     assert outcome.status == 0
     figures = json.loads((tmp_path / "figures").read_text())
     logged = validations(trained)
-    step = max(logged) if which == "latest" else max(logged, key=lambda step: (logged[step]["chrf"], -step))
+    best = max(logged, key=lambda step: (logged[step]["chrf"], -logged[step]["loss"], step))
+    step = max(logged) if which == "latest" else best
     assert (figures["step"], figures["split"], figures["examples"]) == (step, "validation", 12)
     for name in ("loss", "nll", "bleu", "chrf", "exact_match"):
         assert figures[name] == logged[step][name]
@@ -73,4 +74,15 @@ def test_a_long_source_is_scored_as_empty_and_counted(seq2seq, trained, workplac
     assert (figures["examples"], figures["skipped_losses"], figures["skipped_sources"]) == (2, 1, 1)
     assert figures["exact_match"] == 50.0
     assert "1 sources scored as empty" in outcome.output
-    assert "longer than the model takes" in outcome.errors
+    assert "longer than the model takes" in outcome.errors and "--data.too_long truncate" in outcome.errors
+
+    outcome = seq2seq(
+        "evaluate", trained, "--data.directory", text, "--json", tmp_path / "figures", "--data.too_long", "truncate",
+        "--output", tmp_path / "texts",
+    )  # fmt: skip
+    assert outcome.status == 0
+    figures = json.loads((tmp_path / "figures").read_text())
+    counted = ("skipped_losses", "skipped_sources", "cut_losses", "cut_sources")
+    assert [figures[name] for name in counted] == [0, 0, 1, 1]
+    assert "1 pairs cut for the loss, 1 sources for generation" in outcome.output
+    assert len((tmp_path / "texts").read_text().splitlines()[1]) > 5, "something was generated from its beginning"

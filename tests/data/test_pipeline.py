@@ -129,12 +129,27 @@ def test_selection_drops_or_truncates_counts_and_logs(tmp_path, caplog):
         examples, counts = select(store, source_config())
     assert examples.tolist() == [0, 2]
     assert counts == (5, 2, 2, 3, 0)
-    assert "dropped 3 of 5 examples" in caplog.text
+    [record] = [record for record in caplog.records if "dropped 3 of 5 examples" in record.getMessage()]
+    assert record.levelno == logging.WARNING
+    assert "--data.max_source_length 17 and --data.max_target_length 13" in record.getMessage()
+    assert "--data.too_long truncate" in record.getMessage()
     examples, counts = select(store, source_config(too_long="truncate"))
     assert examples.tolist() == [0, 1, 2, 3, 4]
     assert counts == (5, 2, 2, 0, 3)
     with pytest.raises(ValueError, match="all 5 examples are longer"):
         select(make_store(tmp_path, [(17, 1)] * 5), source_config())
+
+
+@pytest.mark.parametrize(("num_long", "warned"), [(0, False), (2, False), (3, True)])
+@pytest.mark.parametrize("too_long", ["drop", "truncate"])
+def test_more_than_a_hundredth_dropped_or_cut_is_a_warning(tmp_path, caplog, num_long, warned, too_long):
+    store = make_store(tmp_path, [(40, 3)] * num_long + [(3, 3)] * (200 - num_long))
+    with caplog.at_level(logging.INFO, logger="seq2seq_jax.data.pipeline"):
+        _, counts = select(store, source_config(too_long=too_long))
+    assert counts.is_noticeable == warned and counts.affected == num_long
+    assert [record.levelno == logging.WARNING for record in caplog.records] == [warned] * (num_long > 0)
+    if warned:
+        assert "3 of 200" in caplog.text and "--data.max_source_length 40 would keep 99%" in caplog.text
 
 
 def test_row_shapes():
@@ -276,10 +291,8 @@ def test_workers_and_new_processes_change_no_batch(tmp_path):
 def test_evaluation_has_every_example_once_in_order(tmp_path, packing):
     lengths = [*many_lengths(), (20, 4), (3, 13)]
     store = make_store(tmp_path, lengths)
-    # Truncation is for training: a shortened reference would be another task.
-    config = source_config(packing=packing, too_long="truncate")
-    batches = evaluation_batches(store, config, vocabulary=VOCABULARY, batch_tokens=96)
-    assert batches.too_long.tolist() == [700, 701]
+    batches = evaluation_batches(store, source_config(packing=packing), vocabulary=VOCABULARY, batch_tokens=96)
+    assert (batches.too_long.tolist(), batches.cut.tolist()) == ([700, 701], [])
     seen = []
     for batch, examples in batches:
         found = [
@@ -296,6 +309,19 @@ def test_evaluation_has_every_example_once_in_order(tmp_path, packing):
         seen.extend(examples.tolist())
     assert sorted(seen) == list(range(700))
     assert all(same(one, two) for (one, _), (two, _) in zip(batches, batches, strict=True))
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_evaluation_cuts_what_training_cuts(tmp_path, packing):
+    store = make_store(tmp_path, [(5, 5), (20, 4), (3, 13)])
+    config = source_config(packing=packing, too_long="truncate")
+    batches = evaluation_batches(store, config, vocabulary=VOCABULARY, batch_tokens=96)
+    assert (batches.too_long.tolist(), batches.cut.tolist()) == ([], [1, 2])
+    assert sorted(example for _, examples in batches for example in examples) == [0, 1, 2]
+    lengths = [int((side.segment_ids > 0).sum()) for batch, _ in batches for side in (batch.source, batch.target)]
+    assert sum(lengths) == (5 + 5) + (16 + 4) + (3 + 12)
+    ends = sum(int((side.tokens == END).sum()) for batch, _ in batches for side in (batch.source, batch.target))
+    assert ends == 6, "each side of each example ends in the end mark"
 
 
 def test_evaluation_is_shared_like_training(tmp_path):

@@ -112,6 +112,16 @@ def test_a_text_that_is_too_long_is_refused_with_its_line():
         generate.generate(params, texts)
 
 
+def test_a_text_that_is_too_long_is_cut_where_training_cuts():
+    whole, params = generator()
+    generate = Generator(whole.model, tokenizer(), CONFIG, max_source_length=8, mesh=whole.mesh, truncate=True)
+    assert generate.too_long(TEXTS) == [2, 4, 5, 7]
+    assert [len(ids) for ids in generate.encode(TEXTS)] == [4, 1, 8, 2, 8, 8, 2, 8]
+    assert generate.encode(["abcdefgh"]) == whole.encode(["abcdefg"])
+    [cut], [same] = generate.generate(params, ["abcdefgh"]), whole.generate(params, ["abcdefg"])
+    assert as_tuples(cut) == as_tuples(same)
+
+
 def test_progress_counts_the_sources():
     generate, params = generator()
     calls = []
