@@ -15,9 +15,13 @@ from seq2seq_jax.parallel.host_memory import keep_memory_between_steps
 WIDTH_OF_FILES = 120
 
 
+PLAIN = {"highlight": False, "markup": False, "emoji": False}
+"""Text is printed as it is: [brackets], :colons: and all."""
+
+
 def output() -> Console:
-    """Standard output, for text as it is; what is no terminal has a fixed width."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False, markup=False, emoji=False)
+    """Standard output; what is no terminal has a fixed width."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, **PLAIN)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> Table:
@@ -67,5 +71,5 @@ def run_script(main: Callable[[list[str]], None], *, keep_memory: bool = True) -
     try:
         main(sys.argv[1:])
     except ValueError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        Console(stderr=True, soft_wrap=True, **PLAIN).print(" ".join(str(error).split()))
         raise SystemExit(2) from None
