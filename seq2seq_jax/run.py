@@ -29,7 +29,7 @@ from seq2seq_jax.modules.precision import operand_dtype
 from seq2seq_jax.parallel.chips import peak_flops
 from seq2seq_jax.parallel.mesh import RULES, batch_shards, global_batch, rows_of_process
 from seq2seq_jax.parallel.processes import agree, first_process_first
-from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, logger
+from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RemovedCheckpoint, logger
 from seq2seq_jax.training.lock import locked
 from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, num_parameters
 from seq2seq_jax.training.validation import Validation
@@ -383,16 +383,20 @@ class Run:
             ValueError: there is no such checkpoint, or no good one.
         """
         with self.checkpoints(read_only=True) as checkpoints:
-            order = self._candidates(which, checkpoints)
             player = self.layout.players["model"]
             part = "params" if player.average is None else "average"
-            for step in order:
+            damaged: set[int] = set()
+            while order := [step for step in self._candidates(which, checkpoints) if step not in damaged]:
                 try:
-                    return checkpoints.restore(step, player.evaluated, subtree=("players", "model", part)), step
+                    return checkpoints.restore(order[0], player.evaluated, subtree=("players", "model", part)), order[0]
+                except RemovedCheckpoint:
+                    # Training goes on beside: there is another now.
+                    continue
                 except DamagedCheckpoint as error:
-                    logger.warning("Checkpoint %d of %s is damaged: %s.", step, self.directory, error)
+                    logger.warning("Checkpoint %d of %s is damaged: %s.", order[0], self.directory, error)
+                    damaged.add(order[0])
         raise ValueError(
-            f"{self.directory} has no good checkpoint: {order} cannot be used. Choose another, or train again."
+            f"{self.directory} has no good checkpoint: {sorted(damaged)} cannot be used. Choose another, or train again."
         )
 
     def _candidates(self, which: str, checkpoints: Checkpoints) -> list[int]:

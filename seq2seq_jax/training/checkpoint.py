@@ -40,6 +40,10 @@ class DamagedCheckpoint(Exception):
     """A checkpoint's content is not what was saved."""
 
 
+class RemovedCheckpoint(DamagedCheckpoint):
+    """A checkpoint is not there any more: training has removed it for a newer one while it was read."""
+
+
 class AnotherLayoutError(ValueError):
     """A checkpoint is whole, and its arrays are not those that this version (or this model) has."""
 
@@ -269,7 +273,7 @@ class Checkpoints:
             subtree: keys that lead from the state to that part.
 
         Raises:
-            DamagedCheckpoint: it cannot be read, or is not what was saved.
+            DamagedCheckpoint: it cannot be read, or is not what was saved; RemovedCheckpoint if it is gone.
             AnotherLayoutError: it is whole, and has other arrays than these.
         """
         sums = self._record(step)["checksums"]
@@ -287,6 +291,7 @@ class Checkpoints:
                 restored = restored[key]
             _check(restored, flat, stored)
         except Exception as error:
+            self._refuse_removed(step)
             reason = str(error).strip() if isinstance(error, DamagedCheckpoint) else _one_line(error)
             self._refuse_another_layout(step, prefix, flat, stored)
             raise DamagedCheckpoint(reason) from error
@@ -369,6 +374,8 @@ class Checkpoints:
         for step in self.steps():
             try:
                 rank = self.progress(step).rank
+            except RemovedCheckpoint:
+                continue
             except DamagedCheckpoint as error:
                 logger.warning("Checkpoint %d of %s is damaged: %s. Leaving it out.", step, self.directory, error)
                 continue
@@ -393,10 +400,15 @@ class Checkpoints:
             content, digest = record["content"], record["digest"]
             whole = hashlib.sha256(content.encode()).hexdigest() == digest
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            self._refuse_removed(step)
             raise DamagedCheckpoint(f"its record cannot be read ({error})") from error
         if not whole:
             raise DamagedCheckpoint("its record is not what was saved")
         return json.loads(content)
+
+    def _refuse_removed(self, step: int) -> None:
+        if not self._directory_of(step).exists():
+            raise RemovedCheckpoint("it was removed for a newer one while it was read")
 
     def _move_aside(self, step: int) -> None:
         if jax.process_index() == 0:

@@ -16,6 +16,7 @@ import pytest
 
 from seq2seq_jax.experiment import Experiment, from_json, load_config
 from seq2seq_jax.run import Run
+from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.lock import locked
 from seq2seq_jax.training.telemetry import read_records
 
@@ -160,6 +161,20 @@ def test_reading_falls_back_to_a_good_checkpoint(seq2seq, process, copy_of_run, 
     assert outcome.status == 0
     assert len([line for line in outcome.errors.splitlines() if "Checkpoint 120" in line and "damaged" in line]) == 1
     assert "checkpoint of step 90" in outcome.output
+
+
+def test_who_reads_beside_a_training_takes_what_there_is(seq2seq, copy_of_run, monkeypatch):
+    read = Checkpoints._read
+
+    def removed_by_training(checkpoints, step, nested):
+        if step == 120:
+            shutil.rmtree(copy_of_run / "checkpoints" / "00000120")
+        return read(checkpoints, step, nested)
+
+    monkeypatch.setattr(Checkpoints, "_read", removed_by_training)
+    outcome = seq2seq("generate", copy_of_run, "--checkpoint", "latest", stdin=b"two red cows\n")
+    assert (outcome.status, outcome.output) == (0, "es sind zwei rote Kühe im Haus\n")
+    assert "damaged" not in outcome.errors
 
 
 def test_what_reads_a_damaged_checkpoint_says_one_line(process, copy_of_run):

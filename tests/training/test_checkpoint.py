@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from seq2seq_jax.training.checkpoint import (
     Checkpoints,
     DamagedCheckpoint,
     Progress,
+    RemovedCheckpoint,
     checksum,
     checksum_of_part,
     checksums,
@@ -243,12 +245,14 @@ def test_a_link_that_would_be_no_better_is_refused(tmp_path, monkeypatch):
 
 def written_otherwise(monkeypatch, change):
     """Let each step be changed on the disk when Orbax has completed it."""
-    wait = orbax.checkpoint.CheckpointManager.wait_until_finished
+    wait, changed, one_at_a_time = orbax.checkpoint.CheckpointManager.wait_until_finished, set(), threading.Lock()
 
     def change_then_return(manager):
         wait(manager)
-        for path in pathlib.Path(manager.directory).glob("0*/state"):
-            change(path)
+        with one_at_a_time:
+            for path in set(pathlib.Path(manager.directory).glob("0*/state")) - changed:
+                changed.add(path)
+                change(path)
 
     monkeypatch.setattr(orbax.checkpoint.CheckpointManager, "wait_until_finished", change_then_return)
 
@@ -454,6 +458,25 @@ def test_names_that_orbax_does_not_find_are_damage(two_steps, tmp_path, old_and_
             checkpoints.restore(2, params, subtree=("players", "model", "params"))
     with Checkpoints(directory) as checkpoints:
         assert checkpoints.restore_newest(layout)[1].step == 1
+
+
+@pytest.mark.usefixtures("late_reads_are_quiet")
+def test_what_training_removes_while_it_is_read_is_gone_and_not_damaged(two_steps, tmp_path, monkeypatch, caplog):
+    original, _, layout = two_steps
+    directory = pathlib.Path(shutil.copytree(original, tmp_path / "checkpoints"))
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        read = checkpoints._read
+
+        def remove_first(step, nested):
+            shutil.rmtree(directory / "00000002")
+            return read(step, nested)
+
+        monkeypatch.setattr(checkpoints, "_read", remove_first)
+        with pytest.raises(RemovedCheckpoint, match="removed for a newer one"):
+            checkpoints.restore(2, layout)
+        monkeypatch.setattr(checkpoints, "steps", lambda: [1, 2])
+        assert checkpoints.best_first() == [1]
+    assert not caplog.messages
 
 
 def test_nothing_good_left_is_said(two_steps, tmp_path):
