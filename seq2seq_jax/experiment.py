@@ -135,6 +135,11 @@ MAY_CHANGE = (
 in `differences`)."""
 
 
+WRITTEN_BEFORE_THE_FIELD = {"TokenizerConfig": {"normalization": "nfkc"}}
+"""By class, what it means that experiment.json lacks a field: the value that was the only one before there was the
+field, where that is not its default now."""
+
+
 def find_config(name: str) -> Path:
     """The file of a config: a path, or a name such as multi30k/transformer_small.
 
@@ -356,6 +361,7 @@ def from_json(kind: Any, values: Any) -> Any:
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"{name} has no field {unknown[0]!r} in this version.")
+    values = WRITTEN_BEFORE_THE_FIELD.get(name, {}) | values
     fields = {field: from_json(hints[field], value) for field, value in values.items()}
     try:
         return candidates[name](**fields)

@@ -8,7 +8,7 @@ import itertools
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import jax
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.data.document_store import DocumentStore
 from seq2seq_jax.data.pipeline import evaluation_batches
-from seq2seq_jax.data.source import Corpus, DocumentCorpus, PairCorpus
+from seq2seq_jax.data.source import SPLITS, Corpus, DocumentCorpus, PairCorpus
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.evaluation.scores import default_metric, words_per_text
@@ -63,12 +63,21 @@ class Run:
     The parts that cost something (corpus, tokenizer, mesh, model) are made when they are first asked for.
     """
 
-    def __init__(self, directory: Path, experiment: Experiment, *, progress: PROGRESS = _no_progress):
+    def __init__(
+        self,
+        directory: Path,
+        experiment: Experiment,
+        *,
+        splits: Collection[str] = SPLITS,
+        progress: PROGRESS = _no_progress,
+    ):
         """Args:
+        splits: what is used of the data; no other split is looked for.
         progress: hears of work that takes a while.
         """
         self.directory = directory
         self.experiment = experiment
+        self.splits = splits
         self.progress = progress
 
     @classmethod
@@ -83,7 +92,12 @@ class Run:
 
     def with_parts(self, **parts: Any) -> "Run":
         """The same run, to be used with other parts of its experiment, such as `generation`."""
-        return Run(self.directory, dataclasses.replace(self.experiment, **parts), progress=self.progress)
+        experiment = dataclasses.replace(self.experiment, **parts)
+        return Run(self.directory, experiment, splits=self.splits, progress=self.progress)
+
+    def with_splits(self, *splits: str) -> "Run":
+        """The same run, to be used with no other splits of its data than these."""
+        return Run(self.directory, self.experiment, splits=splits, progress=self.progress)
 
     @contextlib.contextmanager
     def held(self, *, lost: Callable[[str], None]) -> Iterator[None]:
@@ -217,7 +231,7 @@ class Run:
     @functools.cached_property
     def corpus(self) -> Corpus:
         """The opened source."""
-        return self.experiment.data.open()
+        return self.experiment.data.open(self.splits)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -327,7 +341,8 @@ class Run:
     def store(self, split: str) -> TokenStore | DocumentStore:
         """Token ids of a split, encoded now if they are not in the cache."""
         if split not in self.corpus.splits:
-            raise ValueError(f"the data has no split {split!r}; it has {', '.join(sorted(self.corpus.splits))}.")
+            has = ", ".join(sorted(self.corpus.splits)) or "none of that name"
+            raise ValueError(f"the data has no split {split!r}; it has {has}. Name it with --data.{split}.")
         store = DocumentStore if isinstance(self.corpus, DocumentCorpus) else TokenStore
         with first_process_first():
             return store.open_or_build(
@@ -423,28 +438,53 @@ class Run:
     def _best_parameters(self) -> Any:
         return self.parameters()[0]
 
-    def hypotheses(self, texts: list[str]) -> list[list[Hypothesis]]:
+    def hypotheses(self, texts: str | Iterable[str]) -> list[list[Hypothesis]]:
         """The n best hypotheses (`generation.n_best`) for each text, with the best checkpoint.
+
+        Args:
+            texts: a list, tuple, array or other iterable of strings; one string is a list of one.
 
         Raises:
             ValueError: a text is longer than the model takes.
+            TypeError: there is something else than strings.
         """
-        return self.generator.generate(self._best_parameters, texts)
+        return self.generator.generate(self._best_parameters, _list_of_texts(texts, "texts"))
 
-    def generate(self, texts: list[str]) -> list[str]:
+    def generate(self, texts: str | Iterable[str]) -> list[str]:
         """The best text for each text, with the best checkpoint. See `hypotheses`."""
         return [best[0].text for best in self.hypotheses(texts)]
 
-    def align(self, sources: list[str], targets: list[str] | None = None) -> list[Alignment]:
+    def align(self, sources: str | Iterable[str], targets: str | Iterable[str] | None = None) -> list[Alignment]:
         """The attention between each source and its target, with the best checkpoint.
 
         Args:
+            sources: as for `hypotheses`.
             targets: as many texts; None = what `generate` gives.
 
         Raises:
             ValueError: the decoder has no attention, a text is longer than the model takes, or the numbers differ.
+            TypeError: there is something else than strings.
         """
-        return self.aligner.align(self._best_parameters, sources, targets)
+        targets = None if targets is None else _list_of_texts(targets, "targets")
+        return self.aligner.align(self._best_parameters, _list_of_texts(sources, "sources"), targets)
+
+
+def _list_of_texts(texts: Any, name: str) -> list[str]:
+    """Texts as a list of Python's strings.
+
+    Raises:
+        TypeError: it is neither a string nor an iterable of strings; the message names it and what came.
+    """
+    if isinstance(texts, str):
+        return [str(texts)]
+    if isinstance(texts, bytes | dict) or not isinstance(texts, Iterable):
+        raise TypeError(f"{name} must be strings, in a list or another iterable, not a {type(texts).__name__}.")
+    texts = list(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{index}] must be a string, not a {type(text).__name__}.")
+    # Those of an array are numpy's.
+    return list(map(str, texts))
 
 
 def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:

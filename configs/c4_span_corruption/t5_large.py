@@ -57,6 +57,7 @@ def experiment() -> Experiment:
         data=data,
         tokenizer=TokenizerConfig(
             kind="unigram",
+            normalization="nfkc",
             vocabulary_size=32_128,
             num_sentinels=100,
             character_coverage=0.9999,

@@ -21,7 +21,7 @@ def experiment() -> Experiment:
     stack = {"num_layers": 2, "model_dim": 128, "num_heads": 4, "hidden_dim": 512, "dropout": 0.0}
     return Experiment(
         data=Dates(max_source_length=96, max_target_length=36),
-        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=2_000),
+        tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=2_000),
         model=ModelConfig(
             encoder=TransformerEncoderConfig(**stack),
             decoder=TransformerDecoderConfig(**stack),

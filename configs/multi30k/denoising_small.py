@@ -46,7 +46,7 @@ def experiment() -> Experiment:
             test=("test_2016_flickr.en", "test_2016_flickr.de"),
             max_source_length=128,
         ),
-        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=8_000, num_sentinels=16),
+        tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=8_000, num_sentinels=16),
         model=ModelConfig(
             encoder=TransformerEncoderConfig(**stack),
             decoder=TransformerDecoderConfig(**stack),

@@ -38,7 +38,7 @@ def experiment() -> Experiment:
             max_source_length=128,
             max_target_length=132,
         ),
-        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=10_000),
+        tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=10_000),
         model=ModelConfig(
             encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack), precision="bfloat16"
         ),

@@ -36,7 +36,7 @@ def experiment() -> Experiment:
             max_source_length=64,
             max_target_length=66,
         ),
-        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=8_000),
+        tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=8_000),
         model=ModelConfig(
             encoder=TransformerEncoderConfig(**stack),
             decoder=TransformerDecoderConfig(**stack),

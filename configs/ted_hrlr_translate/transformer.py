@@ -23,6 +23,6 @@ def experiment() -> Experiment:
     return dataclasses.replace(
         named("own_text/transformer"),
         data=Catalogue(name="ted_hrlr_translate/pt_to_en", source="pt", target="en"),
-        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=8_000),
+        tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=8_000),
         model=ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)),
     )

@@ -48,7 +48,7 @@ def experiment() -> Experiment:
             window=131_072,
             max_examples_a_row=32,
         ),
-        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=37_000, character_coverage=0.9999),
+        tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=37_000, character_coverage=0.9999),
         model=ModelConfig(
             encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack), precision="bfloat16"
         ),

@@ -5,7 +5,7 @@ import hashlib
 import importlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.prepared import PreparedCorpus, PreparedDocuments, prepare_once, quiet, read_examples
-from seq2seq_jax.data.source import DocumentCorpus, PairCorpus, PairSource
+from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource
 from seq2seq_jax.data.store_files import remove_left_behind
 
 logger = logging.getLogger(__name__)
@@ -40,12 +40,13 @@ class _Dataset:
     """Test split, or a part of one; None = there is none."""
 
     @quiet()
-    def _open(self, corpus: type[AnyCorpus], fields: tuple[str, ...]) -> AnyCorpus:
+    def _open(self, corpus: type[AnyCorpus], fields: tuple[str, ...], splits: Collection[str]) -> AnyCorpus:
         """Some text fields, prepared if they are not there yet.
 
         Args:
             corpus: what they are read as.
             fields: their names.
+            splits: which of them.
 
         Raises:
             ValueError: see `Catalogue.open`.
@@ -65,7 +66,9 @@ class _Dataset:
             builder = self._builder()
         slices = {"train": self.train, "validation": self.validation, "test": self.test}
         examples = {
-            split: self._examples(builder, split, piece) for split, piece in slices.items() if piece is not None
+            split: self._examples(builder, split, piece)
+            for split, piece in slices.items()
+            if piece is not None and split in splits
         }
         # Names and sizes stand for the text, which may be too long to read at each start.
         content = {
@@ -90,7 +93,7 @@ class _Dataset:
             raise ValueError(
                 f"expected a split of {self.name} as {split}; got {piece!r}, and it has "
                 f"{', '.join(builder.info.splits)}: name one of these, or a part of one, as in "
-                "train[:90%], or None"
+                f"train[:90%]{'' if split == 'train' else ', or None'}"
             ) from error
 
     def _builder(self) -> tfds.core.DatasetBuilder:
@@ -145,14 +148,14 @@ class Catalogue(_Dataset, PairSource):
     target: str
     """Name of the target field ("de")."""
 
-    def open(self) -> PairCorpus:
+    def open(self, splits: Collection[str] = SPLITS) -> PairCorpus:
         """Download and prepare the dataset if it is not there yet, and open it.
 
         Raises:
             ValueError: the catalogue has no such dataset or configuration, the dataset has no such text field or
                 split, it is there in another format than array_record, or preparing it needs TensorFlow.
         """
-        return self._open(PreparedCorpus, (self.source, self.target))
+        return self._open(PreparedCorpus, (self.source, self.target), splits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,10 +168,10 @@ class CatalogueDocuments(_Dataset, Denoising):
     field: str = "text"
     """Name of the field."""
 
-    def open(self) -> DocumentCorpus:
+    def open(self, splits: Collection[str] = SPLITS) -> DocumentCorpus:
         """Download and prepare the dataset if it is not there yet, and open it.
 
         Raises:
             ValueError: see `Catalogue.open`.
         """
-        return self._open(PreparedDocuments, (self.field,))
+        return self._open(PreparedDocuments, (self.field,), splits)

@@ -5,13 +5,13 @@ import datetime
 import functools
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from babel import Locale
 from babel.dates import DateTimeFormat, DateTimePattern, get_date_format
 
 from seq2seq_jax.data.prepared import prepare_pairs
-from seq2seq_jax.data.source import PairCorpus, PairSource
+from seq2seq_jax.data.source import SPLITS, PairCorpus, PairSource
 
 LOCALES = tuple(
     "af ar az be bg ca cs cy da de el en en_GB es et eu fi fil fr he hi hr hu hy id is it ja ka kk ko lt lv mk mn ms "
@@ -49,8 +49,8 @@ class Dates(PairSource):
     test_examples: int = 2_000
     """Pairs to test on."""
 
-    def open(self) -> PairCorpus:
-        """Write the pairs as a dataset if that is not there yet, and open it.
+    def open(self, splits: Collection[str] = SPLITS) -> PairCorpus:
+        """Write the pairs of splits as a dataset if that is not there yet, and open it.
 
         Raises:
             ValueError: a split of no pairs, or more pairs in all than there are days in all locales.
@@ -68,8 +68,9 @@ class Dates(PairSource):
                 "smaller train_examples, validation_examples or test_examples"
             )
         draws = draw_pairs()
-        pairs = {split: [next(draws) for _ in range(size)] for split, size in sizes.items()}
-        read_splits = {split: functools.partial(iter, pairs[split]) for split in pairs}
+        last = max((position for position, split in enumerate(sizes) if split in splits), default=-1)
+        pairs = {split: [next(draws) for _ in range(sizes[split])] for split in list(sizes)[: last + 1]}
+        read_splits = {split: functools.partial(iter, pairs[split]) for split in pairs if split in splits}
         return prepare_pairs(read_splits, cache_directory=self.cache_directory)
 
 

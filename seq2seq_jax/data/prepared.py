@@ -108,7 +108,7 @@ def prepare_pairs(read_splits: Mapping[str, ReadPairs], *, cache_directory: str)
     once the first wins and the others read its dataset.
 
     Args:
-        read_splits: "train" and perhaps others; each is read once for the hash, and again if it has to be written.
+        read_splits: by name; each is read once for the hash, and again if it has to be written.
         cache_directory: the dataset goes to `datasets` below it; "~" is the home directory.
 
     Raises:

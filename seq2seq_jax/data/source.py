@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 SPLITS = ("train", "validation", "test")
@@ -35,8 +35,12 @@ class DataSource(abc.ABC):
         """Whether every row of a batch holds one example."""
 
     @abc.abstractmethod
-    def open(self) -> "Corpus":
-        """Prepare the dataset if it is not there yet, and open it."""
+    def open(self, splits: Collection[str] = SPLITS) -> "Corpus":
+        """Prepare the dataset if it is not there yet, and open it.
+
+        Args:
+            splits: what is needed of it; nothing else is looked for or read. Part of the fingerprint.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,8 +81,8 @@ class PairSource(DataSource):
         return not self.packing
 
     @abc.abstractmethod
-    def open(self) -> "PairCorpus":
-        """Prepare the dataset if it is not there yet, and open it."""
+    def open(self, splits: Collection[str] = SPLITS) -> "PairCorpus":
+        """See `DataSource.open`."""
 
 
 class Corpus(abc.ABC):
@@ -92,7 +96,7 @@ class Corpus(abc.ABC):
     @property
     @abc.abstractmethod
     def splits(self) -> dict[str, int]:
-        """Number of examples in each split; always has "train"."""
+        """Number of examples in each split that was opened."""
 
     @abc.abstractmethod
     def examples(self, split: str) -> Iterator[tuple[str, ...]]:

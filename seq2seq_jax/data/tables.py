@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from seq2seq_jax.data.prepared import prepare_pairs
-from seq2seq_jax.data.source import PairCorpus, PairSource
+from seq2seq_jax.data.source import SPLITS, PairCorpus, PairSource
 from seq2seq_jax.data.text_files import find_file, read_lines
 
 
@@ -31,8 +32,8 @@ class Table(PairSource):
     test: str | None = "test.jsonl"
     """Name of the test file; None = there is none."""
 
-    def open(self) -> PairCorpus:
-        """Write the pairs as a dataset if that is not there yet, and open it.
+    def open(self, splits: Collection[str] = SPLITS) -> PairCorpus:
+        """Write the pairs of splits as a dataset if that is not there yet, and open it.
 
         Training pairs with an empty side are left out and their number is logged.
 
@@ -41,91 +42,143 @@ class Table(PairSource):
                 a field, or has something other than text there.
         """
         read_splits = {
-            split: functools.partial(_reader(name), find_file(self.directory, name), self.source, self.target)
+            split: functools.partial(
+                _read_pairs, _reader(name), find_file(self.directory, name, split=split), (self.source, self.target)
+            )
             for split, name in (("train", self.train), ("validation", self.validation), ("test", self.test))
-            if name is not None
+            if name is not None and split in splits
         }
         return prepare_pairs(read_splits, cache_directory=self.cache_directory)
 
 
-def _reader(name: str) -> Callable[[Path, str, str], Iterator[tuple[str, str]]]:
-    suffix = Path(name.removesuffix(".gz")).suffix
-    if suffix not in _READERS:
+ReadFields = Callable[[Iterator[str], str, tuple[str, ...]], Iterator[tuple[str, ...]]]
+"""Takes lines, the name of their file for messages, and names of fields; gives the fields' texts of each example."""
+
+
+def _read_pairs(read: ReadFields, path: Path, fields: tuple[str, str]) -> Iterator[tuple[str, ...]]:
+    return read(read_lines(path), str(path), fields)
+
+
+def _reader(name: str) -> ReadFields:
+    suffix = suffix_of(name)
+    if suffix not in READERS:
         raise ValueError(
-            f"expected a file of the kind {' or '.join(_READERS)} (or the same with .gz); got {name!r}: "
+            f"expected a file of the kind {' or '.join(READERS)} (or the same with .gz); got {name!r}: "
             "convert or rename it"
         )
-    return _READERS[suffix]
+    return READERS[suffix]
 
 
-def read_tab_separated(path: Path, source: str, target: str) -> Iterator[tuple[str, str]]:
-    """The pairs of a file whose first line names its tab-separated fields.
+def suffix_of(name: str) -> str:
+    """The ending that tells what a file holds, gzipped or not."""
+    return Path(name.removesuffix(".gz")).suffix
+
+
+def read_tab_separated(lines: Iterator[str], name: str, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Some fields of lines of which the first names the tab-separated fields; blank last lines are passed over.
+
+    Args:
+        name: of the file, for messages.
 
     Raises:
-        ValueError: as read_lines does, or a field is missing, or a line has more or fewer fields than the first.
+        ValueError: as the lines do, or a field is missing, or a line has more or fewer fields than the first, or there
+            is none below it.
     """
-    lines = read_lines(path)
-    fields = next(lines).split("\t")
-    for field in (source, target):
-        if fields.count(field) != 1:
+    header = next(lines, "").split("\t")
+    for field in fields:
+        if header.count(field) != 1:
             raise ValueError(
-                f"expected the field {field!r} once in line 1 of {path}; that line names the fields "
-                f"{', '.join(fields)}: name one of these"
+                f"expected the field {field!r} once in line 1 of {name}; that line names the fields "
+                f"{', '.join(header)}: name one of these"
             )
-    source_column, target_column = fields.index(source), fields.index(target)
+    columns = [header.index(field) for field in fields]
     number = 1
-    for number, line in enumerate(lines, start=2):
+    # Of a single field, a line without a character is an empty text.
+    for number, line in enumerate(lines, start=2) if len(header) == 1 else _without_last_blanks(lines, first=2):
         values = line.split("\t")
-        if len(values) != len(fields):
+        if len(values) != len(header):
             raise ValueError(
-                f"expected {len(fields)} tab-separated fields in line {number} of {path}, as line 1 "
+                f"expected {len(header)} tab-separated fields in line {number} of {name}, as line 1 "
                 f"names; got {len(values)}: correct the line"
             )
-        yield values[source_column], values[target_column]
+        yield tuple(values[column] for column in columns)
     if number == 1:
         raise ValueError(
-            f"expected lines of text in {path} below the names of the fields; there are none: give a file with text"
+            f"expected lines of text in {name} below the names of the fields; there are none: give a file with text"
         )
 
 
-def read_json_lines(path: Path, source: str, target: str) -> Iterator[tuple[str, str]]:
-    """The pairs of a file with a JSON object a line.
+def read_json_lines(lines: Iterator[str], name: str, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Some fields of lines with a JSON object each; blank last lines are passed over.
+
+    Args:
+        name: of the file, for messages.
 
     Raises:
-        ValueError: as read_lines does, or a line is not an object that has both fields as strings.
+        ValueError: as the lines do, or a line is not an object that has the fields as strings.
     """
-    for number, line in enumerate(read_lines(path), start=1):
-        try:
-            example = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"expected a JSON object in line {number} of {path}; {error.msg} at character "
-                f"{error.pos + 1}: correct the line"
-            ) from error
-        if not isinstance(example, dict):
-            raise ValueError(
-                f"expected a JSON object in line {number} of {path}; got a {type(example).__name__}: "
-                'write {"field": "text", ...}'
-            )
-        for field in (source, target):
+    for number, line in _without_last_blanks(lines, first=1):
+        example = _json_object(line, number, name)
+        for field in fields:
             if field not in example:
                 raise ValueError(
-                    f"expected the field {field!r} in line {number} of {path}; it has "
+                    f"expected the field {field!r} in line {number} of {name}; it has "
                     f"{', '.join(example) or 'none'}: name a field that every line has"
                 )
             if not isinstance(example[field], str):
                 raise ValueError(
-                    f"expected a string as {field!r} in line {number} of {path}; got a "
+                    f"expected a string as {field!r} in line {number} of {name}; got a "
                     f"{type(example[field]).__name__}: name a field that holds text"
                 )
             try:
                 example[field].encode()
             except UnicodeEncodeError as error:
                 raise ValueError(
-                    f"expected Unicode text as {field!r} in line {number} of {path}; character "
+                    f"expected Unicode text as {field!r} in line {number} of {name}; character "
                     f"{error.start + 1} is half of a surrogate pair: correct the line"
                 ) from error
-        yield example[source], example[target]
+        yield tuple(example[field] for field in fields)
 
 
-_READERS = {".tsv": read_tab_separated, ".jsonl": read_json_lines}
+def _json_object(line: str, number: int, name: str) -> dict[str, Any]:
+    try:
+        example = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        what = (
+            f"{error.msg} at character {error.pos + 1}"
+            if isinstance(error, json.JSONDecodeError)
+            else "it nests too deeply, or holds too long a number"
+        )
+        raise ValueError(f"expected a JSON object in line {number} of {name}; {what}: correct the line") from error
+    if not isinstance(example, dict):
+        raise ValueError(
+            f"expected a JSON object in line {number} of {name}; got a {type(example).__name__}: "
+            'write {"field": "text", ...}'
+        )
+    return example
+
+
+def _without_last_blanks(lines: Iterator[str], *, first: int) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, from `first`; those of spaces alone at the end are left out, not those between."""
+    blanks = []
+    for number, line in enumerate(lines, start=first):
+        if not line.strip(" "):
+            blanks.append((number, line))
+            continue
+        yield from blanks
+        blanks.clear()
+        yield number, line
+
+
+READERS: dict[str, ReadFields] = {".tsv": read_tab_separated, ".jsonl": read_json_lines}
+"""By the ending of a file's name."""
+
+
+def fields_of(line: str) -> list[str]:
+    """Names of the fields if a line is a JSON object; none if it is not."""
+    if not line.lstrip().startswith("{"):
+        return []
+    try:
+        return list(json.loads(line))
+    except (ValueError, RecursionError):
+        return []

@@ -1,18 +1,16 @@
 """Text files: parallel ones, where line n of one translates (answers, sums up) line n of the other, and documents."""
 
-import codecs
 import dataclasses
 import functools
-import gzip
 import hashlib
 import itertools
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from seq2seq_jax.data.denoising import Denoising
+from seq2seq_jax.data.lines import decode_lines, open_text
 from seq2seq_jax.data.prepared import prepare_pairs
-from seq2seq_jax.data.source import DocumentCorpus, PairCorpus, PairSource
+from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +33,8 @@ class ParallelText(PairSource):
     test: str | None = "test"
     """Name of the test files; None = there are none."""
 
-    def open(self) -> PairCorpus:
-        """Write the pairs as a dataset if that is not there yet, and open it.
+    def open(self, splits: Collection[str] = SPLITS) -> PairCorpus:
+        """Write the pairs of splits as a dataset if that is not there yet, and open it.
 
         Training pairs with an empty side are left out and their number is logged.
 
@@ -46,11 +44,11 @@ class ParallelText(PairSource):
         read_splits = {
             split: functools.partial(
                 read_parallel,
-                find_file(self.directory, f"{name}.{self.source}"),
-                find_file(self.directory, f"{name}.{self.target}"),
+                find_file(self.directory, f"{name}.{self.source}", split=split),
+                find_file(self.directory, f"{name}.{self.target}", split=split),
             )
             for split, name in (("train", self.train), ("validation", self.validation), ("test", self.test))
-            if name is not None
+            if name is not None and split in splits
         }
         return prepare_pairs(read_splits, cache_directory=self.cache_directory)
 
@@ -68,17 +66,17 @@ class DocumentFiles(Denoising):
     test: tuple[str, ...] | None = ("test.txt",)
     """Names of the test files; None = there are none."""
 
-    def open(self) -> DocumentCorpus:
-        """Look the files through, and open them.
+    def open(self, splits: Collection[str] = SPLITS) -> DocumentCorpus:
+        """Look the files of splits through, and open them.
 
         Raises:
             ValueError: a file is missing, empty, not UTF-8 or not whole, or a split has no text.
         """
         return FileDocuments(
             {
-                split: [find_file(self.directory, name) for name in names]
+                split: [find_file(self.directory, name, split=split) for name in names]
                 for split, names in (("train", self.train), ("validation", self.validation), ("test", self.test))
-                if names is not None
+                if names is not None and split in splits
             }
         )
 
@@ -124,8 +122,8 @@ class FileDocuments(DocumentCorpus):
         return (line for line in lines if line.strip())
 
 
-def find_file(directory: str, name: str) -> Path:
-    """The path of a file, or of the same file gzipped.
+def find_file(directory: str, name: str, *, split: str) -> Path:
+    """The path of a file of a split, or of the same file gzipped.
 
     Raises:
         ValueError: there is neither, or no such directory.
@@ -137,34 +135,23 @@ def find_file(directory: str, name: str) -> Path:
     for candidate in names:
         if (folder / candidate).is_file():
             return folder / candidate
+    # Training has no use for a config without training text, so there None would be the name of a file.
+    hint = "" if split == "train" else f", or None (--data.{split} None) if there is no {split} split"
     raise ValueError(
-        f"expected {' or '.join(names)} in {folder}; there is no such file: name a file that is there, "
-        "or None for a split that you do not have"
+        f"expected {' or '.join(names)} in {folder}; there is no such file: name a file that is there{hint}"
     )
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, gunzipped if it ends in .gz, without their ends and without a byte order mark.
+    """The lines of a UTF-8 file; see `decode_lines`.
 
     Raises:
-        ValueError: no line, a line that is not UTF-8, or a damaged gzip file.
+        ValueError: no line, or as `decode_lines` does.
     """
     number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"expected UTF-8 text in {path}; line {number} is not ({error.reason} at byte "
-            f"{error.start}): convert the file to UTF-8"
-        ) from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"expected a whole gzip file in {path}; after line {number} came: {error}: copy or compress it again"
-        ) from error
+    with open_text(path) as file:
+        for number, line in enumerate(decode_lines(file, str(path)), start=1):
+            yield line
     if number == 0:
         raise ValueError(f"expected lines of text in {path}; the file is empty: give one with text")
 

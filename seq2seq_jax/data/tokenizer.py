@@ -11,12 +11,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import sentencepiece
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from seq2seq_jax.batch import Vocabulary
 
 PADDING_ID, UNKNOWN_ID, START_ID, END_ID = range(4)
 NUM_BYTES = 256
 SENTINEL = "<extra_id_{}>"
+SPACE = "▁"
+"""How SentencePiece writes a space in pieces."""
+UNKNOWN = "▅"
+"""What SentencePiece keeps to itself while it trains: it leaves out every line that has one."""
+STAND_IN = "\U0010fffd"
+"""A character for private use, in its place."""
 # SentencePiece holds its training text in memory. Of more text than this it draws a sample of this many sentences,
 # always the same: the sample's seed is a constant of the library.
 MAX_TRAINING_SENTENCES = 4_000_000
@@ -30,7 +37,7 @@ TARGET_FILE = "tokenizer.target.model"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """How text is cut into tokens. Text is NFKC-normalised, and runs of spaces become one."""
+    """How text is cut into tokens. Runs of spaces become one, and those at the ends are dropped."""
 
     kind: Literal["bpe", "unigram", "char"] = "bpe"
     """Byte-pair merges, a unigram language model's pieces, or single characters."""
@@ -43,6 +50,9 @@ class TokenizerConfig:
     """A character without a piece becomes its UTF-8 bytes, so that any text survives. Otherwise it is unknown."""
     character_coverage: float = 1.0
     """Share of the training text's characters that get a piece, in (0, 1]; the rarest go without."""
+    normalization: Literal["identity", "nfkc"] = "identity"
+    """What happens to text first: nothing, or Unicode's NFKC, after which no output has full-width punctuation,
+    fractions or superscripts ("，½²" is ",1⁄22")."""
     num_sentinels: int = 0
     """Sentinels <extra_id_0>, <extra_id_1>, ... (T5 has 100), pieces that text can spell; part of vocabulary_size."""
     training_examples: int | None = None
@@ -81,8 +91,8 @@ class Tokenizer:
             ValueError: a model cannot be read, or has other special ids than padding 0, unknown 1, start 2, end 3.
         """
         self._models = (source_model,) if target_model is None else (source_model, target_model)
-        processors = [_processor(model) for model in self._models]
-        self._source, self._target = processors[0], processors[-1]
+        codecs = [_Codec(model) for model in self._models]
+        self._source, self._target = codecs[0], codecs[-1]
 
     @classmethod
     def train(cls, examples: Iterable[tuple[str, ...]], config: TokenizerConfig) -> "Tokenizer":
@@ -135,8 +145,8 @@ class Tokenizer:
     def vocabulary(self) -> Vocabulary:
         """Sizes and special ids, as a model needs them."""
         return Vocabulary(
-            source_size=self._source.get_piece_size(),
-            target_size=self._target.get_piece_size(),
+            source_size=self._source.size,
+            target_size=self._target.size,
             joint=len(self._models) == 1,
             padding_id=PADDING_ID,
             start_id=START_ID,
@@ -167,28 +177,88 @@ class Tokenizer:
 
     def encode_documents(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text without an end id, as in a source; on all cores, without holding the interpreter."""
-        return self._source.encode(texts)
+        return self._source.encode(texts, add_eos=False)
 
     def decode_source(self, ids: Sequence[int]) -> str:
         """The text of source ids up to the first end id; padding and start ids are skipped."""
-        return _decode(self._source, ids)
+        return self._source.decode(ids)
 
     def decode_target(self, ids: Sequence[int]) -> str:
         """The text of target ids up to the first end id; padding and start ids are skipped."""
-        return _decode(self._target, ids)
+        return self._target.decode(ids)
 
     def source_pieces(self, ids: Sequence[int]) -> list[str]:
         """What each source id stands for: "▁" is a space, <0xC3> a byte, </s> the end id."""
-        return [self._source.id_to_piece(int(token)) for token in ids]
+        return self._source.pieces(ids)
 
     def target_pieces(self, ids: Sequence[int]) -> list[str]:
         """What each target id stands for, as in `source_pieces`."""
-        return [self._target.id_to_piece(int(token)) for token in ids]
+        return self._target.pieces(ids)
 
 
-def _decode(processor: sentencepiece.SentencePieceProcessor, ids: Sequence[int]) -> str:
-    # SentencePiece itself gives padding and start ids no text.
-    return processor.decode(list(itertools.takewhile(lambda token: token != END_ID, map(int, ids))))
+class _Codec:
+    """A SentencePiece model at work.
+
+    SentencePiece writes a space as "▁" (U+2581), so that it takes that character in a text for a space. Where text
+    stays as it is, the character becomes its bytes here; and where no piece has a "▁", a space its own byte, which
+    would be those of "▁" otherwise. Models that normalise text are as SentencePiece has them.
+    """
+
+    def __init__(self, model: bytes):
+        self._processor = _processor(model)
+        self._is_exact = ModelProto.FromString(model).normalizer_spec.name == "identity"
+        self._has_space = self._processor.piece_to_id(SPACE) != UNKNOWN_ID
+        self.size = self._processor.get_piece_size()
+        self.piece_to_id = self._processor.piece_to_id
+
+    def encode(self, texts: list[str], *, add_eos: bool) -> list[list[int]]:
+        if not self._is_exact:
+            return self._processor.encode(texts, add_eos=add_eos)
+        stand_ins = {index: self._stand_in(text) for index, text in enumerate(texts) if SPACE in text}
+        if stand_ins:
+            texts = list(texts)
+            for index, stand_in in stand_ins.items():
+                texts[index] = texts[index].replace(SPACE, stand_in)
+        encoded = self._processor.encode(texts, add_eos=add_eos)
+        if not self._has_space:
+            spelt, space = self._bytes(SPACE), self._bytes(" ")
+            encoded = [
+                _replaced(ids, spelt, space) if " " in text else ids for text, ids in zip(texts, encoded, strict=True)
+            ]
+        for index, stand_in in stand_ins.items():
+            encoded[index] = _replaced(encoded[index], self._bytes(stand_in), self._bytes(SPACE))
+        return encoded
+
+    def _stand_in(self, text: str) -> str:
+        """A private character that neither the text nor any piece has, so that it is spelt in bytes (or unknown)."""
+        candidates = map(chr, range(ord(STAND_IN), 0, -1))
+        return next(
+            character
+            for character in candidates
+            if character not in text and self._processor.piece_to_id(character) == UNKNOWN_ID
+        )
+
+    def _bytes(self, text: str) -> list[int]:
+        return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in text.encode()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        # SentencePiece itself gives padding and start ids no text.
+        return self._processor.decode(list(itertools.takewhile(lambda token: token != END_ID, map(int, ids))))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._processor.id_to_piece(int(token)) for token in ids]
+
+
+def _replaced(ids: list[int], old: list[int], new: list[int]) -> list[int]:
+    """Ids in which one sequence stands for another; unchanged where the model has no bytes."""
+    if UNKNOWN_ID in old:
+        return ids
+    result, index = [], 0
+    while index < len(ids):
+        found = ids[index : index + len(old)] == old
+        result += new if found else ids[index : index + 1]
+        index += len(old) if found else 1
+    return result
 
 
 def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
@@ -210,18 +280,28 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
 def _train(texts: Iterable[str], config: TokenizerConfig, what: str) -> bytes:
     """A serialised SentencePiece model of the texts; `what` names them in errors."""
     model = io.BytesIO()
+    has_unknown = False
+
+    def prepared() -> Iterator[str]:
+        nonlocal has_unknown
+        for text in texts:
+            if UNKNOWN in text:
+                has_unknown = True
+                text = text.replace(UNKNOWN, STAND_IN)
+            yield text
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=prepared(),
             model_writer=model,
             model_type=config.kind,
             vocab_size=config.vocabulary_size,
             hard_vocab_limit=config.kind != "char",
             byte_fallback=config.byte_fallback,
             character_coverage=config.character_coverage,
-            # Plain Unicode NFKC: SentencePiece's default also drops the joiners and direction marks that Persian,
-            # Indic and Hebrew text is spelt with.
-            normalization_rule_name="nfkc",
+            # Never SentencePiece's own default, which is NFKC but also drops the joiners and direction marks that
+            # Persian, Indic and Hebrew text is spelt with.
+            normalization_rule_name=config.normalization,
             # A word at the start is the same piece as in the middle; a character is so without help.
             add_dummy_prefix=config.kind != "char",
             input_sentence_size=MAX_TRAINING_SENTENCES,
@@ -238,7 +318,15 @@ def _train(texts: Iterable[str], config: TokenizerConfig, what: str) -> bytes:
         )
     except RuntimeError as error:
         raise _training_error(str(error), config, what) from error
-    return model.getvalue()
+    return _with_unknown(model.getvalue()) if has_unknown else model.getvalue()
+
+
+def _with_unknown(model: bytes) -> bytes:
+    """A model with the character for which `STAND_IN` stood while it was trained."""
+    proto = ModelProto.FromString(model)
+    for piece in proto.pieces:
+        piece.piece = piece.piece.replace(STAND_IN, UNKNOWN)
+    return proto.SerializeToString()
 
 
 def _training_error(message: str, config: TokenizerConfig, what: str) -> Exception:

@@ -32,11 +32,16 @@ AWKWARD = [
 ]
 
 
+NORMALIZED = {"identity": lambda text: text, "nfkc": lambda text: unicodedata.normalize("NFKC", text)}
+
+
 @pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("normalization", NORMALIZED)
 @pytest.mark.parametrize(("kind", "size"), [("bpe", 900), ("unigram", 800), ("char", 2000)])
-def test_text_survives_the_round_trip_nfkc_normalised(kind, size, joint):
+def test_text_survives_the_round_trip_normalised_as_configured(kind, size, normalization, joint):
     pairs = [(source, source[::-1]) for source, _ in date_pairs()]
-    tokenizer = Tokenizer.train(pairs, TokenizerConfig(kind=kind, vocabulary_size=size, joint=joint))
+    config = TokenizerConfig(kind=kind, vocabulary_size=size, normalization=normalization, joint=joint)
+    tokenizer = Tokenizer.train(pairs, config)
     texts = [text for pair in pairs for text in pair if text == text.strip()] + AWKWARD
     for encode, decode in (
         (tokenizer.encode_source, tokenizer.decode_source),
@@ -44,12 +49,59 @@ def test_text_survives_the_round_trip_nfkc_normalised(kind, size, joint):
     ):
         encoded = encode(texts)
         assert all(ids[-1] == tokenizer.vocabulary.end_id for ids in encoded)
-        assert [decode(ids) for ids in encoded] == [unicodedata.normalize("NFKC", text) for text in texts]
+        assert [decode(ids) for ids in encoded] == [NORMALIZED[normalization](text) for text in texts]
+
+
+# Bars as people draw them; "▁" is how SentencePiece writes a space, "▅" what it keeps to itself.
+BARS = ["▁▂▃▄▅▆▇█", "▁", "▅▅ ▅", "low ▁▁ high", "▁ ▁", "a▅ b▁", "\U0010fffd▁\U0010fffc"]
+
+
+@pytest.mark.parametrize("byte_fallback", [True, False])
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+def test_characters_that_sentencepiece_uses_itself_survive(kind, byte_fallback, tmp_path):
+    lines = ["▁▂▃▄▅▆▇█", "▅ low high", "a b"]
+    size = (256 if byte_fallback else 0) + 30
+    config = TokenizerConfig(kind=kind, vocabulary_size=size, byte_fallback=byte_fallback)
+    trained = Tokenizer.train([(line, line) for line in lines], config)
+    trained.save(tmp_path)
+    for tokenizer in (trained, Tokenizer.load(tmp_path)):
+        assert "▅" in tokenizer.source_pieces(range(tokenizer.vocabulary.source_size))
+        if byte_fallback:
+            assert [tokenizer.decode_source(ids) for ids in tokenizer.encode_source(BARS)] == BARS
+            assert [tokenizer.decode_target(ids) for ids in tokenizer.encode_documents(BARS)] == BARS
+        else:
+            assert tokenizer.decode_source(tokenizer.encode_source(["a▅▅ b"])[0]) == "a▅▅ b"
+
+
+def test_a_neighbour_with_a_bar_changes_no_ids():
+    tokenizer = Tokenizer.train([("a bc", "cb a")], TokenizerConfig(kind="char"))
+    alone, beside = tokenizer.encode_source(["a b"]), tokenizer.encode_source(["a b", "▁"])
+    assert beside == [alone[0], [*tokenizer.encode_source(["▁"])[0]]]
+    assert tokenizer.source_pieces(beside[1]) == ["<0xE2>", "<0x96>", "<0x81>", "</s>"]
+
+
+def test_a_space_survives_where_training_had_none():
+    tokenizer = Tokenizer.train([("日本", "本")], TokenizerConfig(kind="char"))
+    assert [tokenizer.decode_source(ids) for ids in tokenizer.encode_source(["日 本", "▁ ▁"])] == ["日 本", "▁ ▁"]
+
+
+def test_lines_of_reserved_characters_alone_are_text():
+    tokenizer = Tokenizer.train([("▅▅", "▅ ▅")], TokenizerConfig(kind="char"))
+    assert tokenizer.source_pieces(tokenizer.encode_source(["▅ ▅"])[0]) == ["▅", "▁", "▅", "</s>"]
+
+
+def test_normalisation_changes_no_piece_of_text_that_is_normal():
+    pairs = [(f"{number} dogs", f"{number} Hunde") for number in range(200)]
+    texts = [text for pair in pairs for text in pair]
+    exact, normal = (
+        Tokenizer.train(pairs, TokenizerConfig(vocabulary_size=290, normalization=each)) for each in NORMALIZED
+    )
+    assert exact.encode_source(texts) == normal.encode_source(texts)
 
 
 def test_each_side_has_its_own_model_when_not_joint():
     pairs = date_pairs()
-    config = TokenizerConfig(kind="char", joint=False, byte_fallback=False)
+    config = TokenizerConfig(kind="char", joint=False, byte_fallback=False, normalization="nfkc")
     tokenizer = Tokenizer.train(pairs, config)
     # Ten digits and the hyphen, after the four special ids.
     assert tokenizer.vocabulary.target_size == 4 + 11
