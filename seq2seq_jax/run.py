@@ -341,8 +341,7 @@ class Run:
     def store(self, split: str) -> TokenStore | DocumentStore:
         """Token ids of a split, encoded now if they are not in the cache."""
         if split not in self.corpus.splits:
-            has = ", ".join(sorted(self.corpus.splits)) or "none of that name"
-            raise ValueError(f"the data has no split {split!r}; it has {has}. Name it with --data.{split}.")
+            raise ValueError(f"the data has no split {split!r}. Name it with --data.{split}, or use another split.")
         store = DocumentStore if isinstance(self.corpus, DocumentCorpus) else TokenStore
         with first_process_first():
             return store.open_or_build(
@@ -448,7 +447,7 @@ class Run:
             ValueError: a text is longer than the model takes.
             TypeError: there is something else than strings.
         """
-        return self.generator.generate(self._best_parameters, _list_of_texts(texts, "texts"))
+        return self.generator.generate(self._best_parameters, list_of_texts(texts, "texts"))
 
     def generate(self, texts: str | Iterable[str]) -> list[str]:
         """The best text for each text, with the best checkpoint. See `hypotheses`."""
@@ -465,11 +464,11 @@ class Run:
             ValueError: the decoder has no attention, a text is longer than the model takes, or the numbers differ.
             TypeError: there is something else than strings.
         """
-        targets = None if targets is None else _list_of_texts(targets, "targets")
-        return self.aligner.align(self._best_parameters, _list_of_texts(sources, "sources"), targets)
+        targets = None if targets is None else list_of_texts(targets, "targets")
+        return self.aligner.align(self._best_parameters, list_of_texts(sources, "sources"), targets)
 
 
-def _list_of_texts(texts: Any, name: str) -> list[str]:
+def list_of_texts(texts: Any, name: str) -> list[str]:
     """Texts as a list of Python's strings.
 
     Raises:

@@ -53,6 +53,12 @@ def test_a_config_comes_back_from_json(loaded):
     assert differences(from_json(Experiment, to_json(experiment)), experiment) == {}
 
 
+def test_text_is_normalised_where_scores_were_measured_so(loaded):
+    experiment, _, name = loaded
+    own = name.partition("/")[0] in ("own_text", "own_table")
+    assert experiment.tokenizer.normalization == ("identity" if own else "nfkc")
+
+
 def test_the_parts_of_a_config_fit(loaded):
     experiment, _, _ = loaded
     steps = experiment.training.steps

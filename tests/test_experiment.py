@@ -99,6 +99,12 @@ def test_json_of_another_version_is_refused(spoil, said):
         from_json(Experiment, values)
 
 
+def test_a_tokenizer_of_before_there_was_a_choice_normalises():
+    values = to_json(experiment())
+    assert values["tokenizer"].pop("normalization") == "identity", "the default of today"
+    assert from_json(Experiment, values).tokenizer == TokenizerConfig(normalization="nfkc")
+
+
 def test_flatten_has_a_dotted_name_for_every_value():
     flat = flatten(VARIANTS["text"])
     assert flat["data.class"] == "ParallelText"

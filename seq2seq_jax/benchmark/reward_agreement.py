@@ -195,7 +195,9 @@ def main(arguments: list[str]) -> None:
     """
     chosen = override(AgreementArguments(), arguments, program=PROGRAM, description=DESCRIPTION)
     english, german = (_lines(Path(chosen.directory) / f"train.{language}") for language in ("en", "de"))
-    tokenizer = Tokenizer.train(zip(english, german, strict=True), TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=8_000))
+    tokenizer = Tokenizer.train(
+        zip(english, german, strict=True), TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=8_000)
+    )
     reward = jax.jit(RewardConfig(**dict.fromkeys(LIBRARIES, 1.0)).build(tokenizer))
     rng = np.random.default_rng(chosen.seed)
     texts = {"train, corrupted": ([corrupt(text, rng) for text in german], german)}

@@ -1,5 +1,6 @@
 """`seq2seq align`: heat maps of attention, a picture for a line."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from seq2seq_jax.commands.console import Display, split_first
-from seq2seq_jax.commands.generate import read_lines
+from seq2seq_jax.commands.generate import max_line_bytes, read_sources
+from seq2seq_jax.commands.outputs import OutputFile, open_outputs, refuse_unwritable_directory
+from seq2seq_jax.data.lines import open_input
 from seq2seq_jax.evaluation.heat_maps import characters_without_a_font, plot_attention
 from seq2seq_jax.experiment import override
 from seq2seq_jax.generation.alignment import Alignment
@@ -31,9 +34,11 @@ class AlignArguments:
     """Command line of `seq2seq align`."""
 
     input: str | None = None
-    """File of sources, one a line; None = standard input."""
+    """File or pipe with sources, one per line, plain or gzipped; None or - = standard input."""
+    field: str | None = None
+    """The input has named fields, and this one holds the source; see `seq2seq generate`."""
     target: str | None = None
-    """File of as many targets, aligned as they are given; None = what the model's search finds."""
+    """File of as many targets, one per line, aligned as they are given; None = what the model's search finds."""
     output: str | None = None
     """Directory for the pictures, 0001.png for the first line and so on, or a .png file if there is one line;
     None = plots/attention in RUN."""
@@ -55,7 +60,7 @@ class AlignArguments:
 def run(arguments: list[str]) -> None:
     """Parse the command line, align, draw, say where the pictures are."""
     directory, rest = split_first(arguments, name="the directory of a RUN", command="align")
-    with Display() as display:
+    with contextlib.ExitStack() as outputs, Display() as display:
         run = None if directory is None else Run.open(directory, progress=display.progress)
         chosen = override(
             AlignArguments()
@@ -66,18 +71,26 @@ def run(arguments: list[str]) -> None:
             description=DESCRIPTION,
         )
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
-        sources = read_lines(chosen.input)
+        with open_input(chosen.input, max_bytes=max_line_bytes(run)) as given:
+            sources = list(read_sources(given, chosen.field, run))
         if not sources:
-            raise ValueError(f"{chosen.input or 'standard input'} has no lines. Give a source a line.")
-        targets = None if chosen.target is None else read_lines(chosen.target)
+            raise ValueError(f"{given.name} has no lines. Give one source per line.")
+        targets = None
+        if chosen.target is not None:
+            with open_input(chosen.target, max_bytes=max_line_bytes(run)) as given:
+                targets = list(given.lines())
         paths = _paths(chosen.output, run.directory, len(sources))
+        refuse_unwritable_directory(paths[0].parent)
+        (json_file,) = outputs.enter_context(
+            open_outputs(("--json", chosen.json), inputs=[chosen.input, chosen.target])
+        )
         params, _ = run.parameters(chosen.checkpoint)
         num_layers, num_heads = run.aligner.layers_and_heads(params)
         layer = _index("layer", chosen.layer, num_layers)
         head = _index("head", chosen.head, num_heads)
         alignments = run.aligner.align(params, sources, targets, progress=display.progress)
-        if chosen.json is not None:
-            _write_json(alignments, Path(chosen.json))
+        if json_file is not None:
+            _write_json(alignments, json_file)
         title = f"Attention, {_named('layer', layer, num_layers)}, {_named('head', head, num_heads)}"
         for number, (alignment, path) in enumerate(zip(alignments, paths, strict=True), 1):
             plot_attention(
@@ -139,10 +152,9 @@ def _named(name: str, index: int | None, number: int) -> str:
     return f"one {name}" if number == 1 else f"mean of {number} {name}s"
 
 
-def _write_json(alignments: Iterable[Alignment], path: Path) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for alignment in alignments:
-            file.write(json.dumps(_record(alignment), ensure_ascii=False) + "\n")
+def _write_json(alignments: Iterable[Alignment], file: OutputFile) -> None:
+    for alignment in alignments:
+        file.write(json.dumps(_record(alignment), ensure_ascii=False) + "\n")
 
 
 def _record(alignment: Alignment) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from seq2seq_jax.commands.console import Display, split_first
+from seq2seq_jax.commands.outputs import refuse_unwritable_directory
 from seq2seq_jax.experiment import override, split_names
 from seq2seq_jax.run import Run, refuse_another_model
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
@@ -43,6 +44,7 @@ def run(arguments: list[str]) -> None:
     output = Path(chosen.output)
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} exists and is not empty. Give a new directory.")
+    refuse_unwritable_directory(output)
     with Display() as display:
         runs = [Run.open(directory) for directory in (first, *others)]
         for other in runs[1:]:

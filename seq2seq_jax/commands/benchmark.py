@@ -18,6 +18,7 @@ from seq2seq_jax.benchmark.peers.__main__ import main as compare_with_peers
 from seq2seq_jax.benchmark.training import TrainingFigures, TrainingPrograms, measure_training
 from seq2seq_jax.benchmark.workload import Workload, prepared
 from seq2seq_jax.commands.console import Display, split_first
+from seq2seq_jax.commands.outputs import refuse_unwritable
 from seq2seq_jax.experiment import Experiment, choose, differences, to_json
 
 DESCRIPTION = """\
@@ -103,6 +104,7 @@ def run(arguments: list[str]) -> None:
         description=DESCRIPTION,
         init_from=None,
     )
+    refuse_unwritable(chosen.json)
     old = None if chosen.compare is None else comparison.read(chosen.compare)
     axes = sweep.parse(chosen.sweep, chosen.experiment)
     figures: dict[str, Any] = {

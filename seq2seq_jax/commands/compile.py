@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from seq2seq_jax.commands.console import Display, columns, duration, split_first, table
+from seq2seq_jax.commands.outputs import refuse_unwritable
 from seq2seq_jax.compilation.cost import ASSUMPTIONS
 from seq2seq_jax.compilation.programs import StepName, build_step
 from seq2seq_jax.compilation.report import UNKNOWN_OF_GPUS, StepReport, compile_step
@@ -56,6 +57,7 @@ def run(arguments: list[str]) -> None:
     )
     if chosen.topology is None:
         raise ValueError(f"--topology is required. {HINT}")
+    refuse_unwritable(chosen.json)
     topology = Topology.parse(chosen.topology)
     meshes = [mesh_of(sizes) for sizes in chosen.sweep] or [chosen.experiment.mesh]
     topology.prepare()

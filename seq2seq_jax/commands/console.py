@@ -1,7 +1,9 @@
 """What commands show a person: progress bars in a terminal, plain lines elsewhere, tables."""
 
+import contextlib
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -14,6 +16,7 @@ from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 10.0
 WIDTH_OF_FILES = 120
+BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 def plain(**options: Any) -> Console:
@@ -65,6 +68,12 @@ class Display:
         if self.live:
             self._bars.stop()
 
+    def end_bars(self) -> None:
+        """No bars from here on: results go to the same terminal."""
+        if self.live:
+            self.live = False
+            self._bars.stop()
+
     def progress(self, what: str, done: int, total: int, figures: str = "") -> None:
         """Show how far something is; a bar in a terminal, else a line now and then and at the end."""
         if self.live:
@@ -108,6 +117,16 @@ def end_at_once(message: str, status: int) -> NoReturn:
     """End this process with a line on standard error, from any thread, whatever its main one hangs in or waits for."""
     _say(message)
     os._exit(status)
+
+
+def end_quietly() -> NoReturn:
+    """End this process as one does whose reader has gone, such as `head`: without a word, with a shell's status for it.
+
+    What is still to be written goes nowhere, so that Python does not complain of it in the end.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(BROKEN_PIPE)
 
 
 def _say(message: str) -> None:

@@ -1,16 +1,17 @@
 """`seq2seq evaluate`: loss and scores of a run on a split of its data."""
 
+import contextlib
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any, Literal
 
 from seq2seq_jax.commands.console import Display, split_first, table
 from seq2seq_jax.commands.generate import as_line
+from seq2seq_jax.commands.outputs import open_outputs
 from seq2seq_jax.data.dates import Dates
-from seq2seq_jax.data.source import DataSource, PairCorpus
+from seq2seq_jax.data.source import DataSource, PairCorpus, PairSource
 from seq2seq_jax.evaluation.scores import WORDS_OF_BLEU
-from seq2seq_jax.experiment import override
+from seq2seq_jax.experiment import override, to_json
 from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.parallel.mesh import MeshConfig
 from seq2seq_jax.run import Run
@@ -42,6 +43,17 @@ class EvaluateArguments:
 def run(arguments: list[str]) -> None:
     """Parse the command line, evaluate, print a table."""
     directory, rest = split_first(arguments, name="the directory of a RUN", command="evaluate")
+    with contextlib.ExitStack() as outputs:
+        figures = _evaluate(directory, rest, outputs)
+        table([*score_rows(figures), tokenizer_row(figures["tokenizer"])], title=figures["run"])
+
+
+def _evaluate(directory: str | None, rest: list[str], outputs: contextlib.ExitStack) -> dict[str, Any]:
+    """Evaluate, write the files that are asked for, and give the figures.
+
+    Args:
+        outputs: closes the files, and fails if one could not be written.
+    """
     with Display() as display:
         run = None if directory is None else Run.open(directory, progress=display.progress)
         chosen = override(
@@ -54,19 +66,26 @@ def run(arguments: list[str]) -> None:
             program="seq2seq evaluate RUN",
             description=DESCRIPTION,
         )
+        # Of data that has moved, or is another test set, nothing else need be there.
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh, data=chosen.data)
-        if chosen.output is not None and not isinstance(run.corpus, PairCorpus):
+        run = run.with_splits(chosen.split)
+        if chosen.output is not None and not isinstance(chosen.data, PairSource):
             raise ValueError("--output has no use: documents have no sources to generate from. Leave it out.")
+        text_file, json_file = outputs.enter_context(open_outputs(("--output", chosen.output), ("--json", chosen.json)))
         params, step = run.parameters(chosen.checkpoint)
         validation = run.validation(chosen.split)
         result = validation(params, progress=lambda done, total: display.progress(chosen.split, done, total))
-        if chosen.output is not None:
+        if text_file is not None:
             texts = [as_line(best[0].text) if best else "" for best in result.hypotheses]
-            Path(chosen.output).write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-        figures = {"run": str(run.directory), **figures_of(result, split=chosen.split, step=step)}
-        if chosen.json is not None:
-            Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    table(score_rows(figures), title=str(run.directory))
+            text_file.write("".join(f"{text}\n" for text in texts))
+        figures = {
+            "run": str(run.directory),
+            **figures_of(result, split=chosen.split, step=step),
+            "tokenizer": to_json(run.experiment.tokenizer),
+        }
+        if json_file is not None:
+            json_file.write(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    return figures
 
 
 def figures_of(result: ValidationResult, *, split: str, step: int) -> dict[str, Any]:
@@ -85,6 +104,7 @@ def figures_of(result: ValidationResult, *, split: str, step: int) -> dict[str, 
         "skipped_sources": result.skipped_sources,
         "cut_losses": result.cut_losses,
         "cut_sources": result.cut_sources,
+        "blank_sources": result.blank_sources,
     }
 
 
@@ -117,4 +137,16 @@ def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     if figures["cut_losses"] or figures["cut_sources"]:
         cut = f"{figures['cut_losses']:,} pairs cut for the loss, {figures['cut_sources']:,} sources for generation"
         rows.append(("too long", f"{cut} (data.too_long truncate)"))
+    if figures["blank_sources"]:
+        rows.append(("blank", f"{figures['blank_sources']} sources without text, and so are their outputs"))
     return rows
+
+
+def tokenizer_row(tokenizer: dict[str, Any]) -> tuple[str, str]:
+    """Row of a table of what the model's text is made of.
+
+    Args:
+        tokenizer: its config as JSON.
+    """
+    text = {"identity": "text as it is (normalization identity)", "nfkc": "text normalised to NFKC"}
+    return "tokenizer", f"{tokenizer['kind']}, {tokenizer['vocabulary_size']:,}, {text[tokenizer['normalization']]}"

@@ -7,7 +7,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-from seq2seq_jax.commands.console import is_one_of_several, stop
+from seq2seq_jax.commands.console import end_quietly, is_one_of_several, stop
 from seq2seq_jax.parallel.gpu_flags import set_flags
 from seq2seq_jax.parallel.host_memory import keep_memory_between_steps
 
@@ -28,10 +28,22 @@ Each command has --help; `seq2seq train CONFIG --help` lists every field of the 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line as `_run` does; ends quietly when what reads standard output has gone."""
+    try:
+        try:
+            _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        end_quietly()
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     """Run the command line; does not return.
 
     Exit status: 0, 1 when training diverged or another process was lost, 2 for a mistake of the user's, 130 when
-    interrupted.
+    interrupted, 141 when what reads the results has gone.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -63,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         commands[name].run(rest)
+    except BrokenPipeError:
+        # An OSError, but nothing to mend.
+        raise
     except (NonFiniteLossError, PeerLostError) as error:
         stop(str(error), 1)
     except ValueError as error:
@@ -71,8 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stop(str(error), 2)
     except OSError as error:
         stop(f"{error}. What was complete before is untouched; mend this and run the same command again.", 2)
-    except KeyboardInterrupt:
-        stop("interrupted. The same command continues from the last checkpoint.", 130)
+    except KeyboardInterrupt as interrupt:
+        then = " The same command continues from the last checkpoint." if name == "train" else ""
+        stop(str(interrupt) or f"interrupted.{then}", 130)
     except Exception:
         if not is_one_of_several():
             raise

@@ -12,11 +12,12 @@ import jax
 import tyro
 
 from seq2seq_jax.commands.console import Display, duration, end_at_once, split_first, table
-from seq2seq_jax.commands.evaluate import figures_of, score_rows
+from seq2seq_jax.commands.evaluate import figures_of, score_rows, tokenizer_row
+from seq2seq_jax.commands.outputs import refuse_unwritable
 from seq2seq_jax.data.packing import Anchor
 from seq2seq_jax.data.pipeline import SelectionCounts, training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
-from seq2seq_jax.experiment import Experiment, choose, run_directory
+from seq2seq_jax.experiment import Experiment, choose, run_directory, to_json
 from seq2seq_jax.parallel.mesh import bytes_per_device
 from seq2seq_jax.parallel.processes import Job, Preempted, ProcessesConfig, preemptible, started
 from seq2seq_jax.run import Run
@@ -71,6 +72,8 @@ def run(arguments: list[str]) -> None:
     with meeting as placement, Display(speaks=jax.process_index() == 0) as display:
         if placement is not None:
             display.line(f"{jax.process_count()} processes, found by {placement.origin}")
+        if jax.process_index() == 0:
+            refuse_unwritable(chosen.json)
         run = Run(directory, chosen.experiment, progress=display.progress)
         job = Job(stall_timeout=chosen.processes.stall_timeout, end=lambda reason: end_at_once(reason, 1))
         mesh = run.mesh
@@ -281,6 +284,7 @@ def _figures(
     spent = ledger.read()
     figures = {
         "run": str(run.directory),
+        "tokenizer": to_json(run.experiment.tokenizer),
         "steps": progress.step,
         "seconds": sum(spent.values()) - spent["restarts"],
         "goodput": goodput(spent),
@@ -318,6 +322,7 @@ def _rows(figures: dict[str, Any], directory: Path) -> list[tuple[str, str]]:
             ("goodput", _told_of_time(figures["seconds_by_cause"])),
         ]
     return rows + [
+        tokenizer_row(figures["tokenizer"]),
         ("checkpoints", str(directory / "checkpoints")),
         ("metrics", str(directory / "metrics.jsonl")),
         ("TensorBoard", f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}"),

@@ -26,9 +26,7 @@ BLOCK_BYTES = 2**16
 
 def is_blank(text: str) -> bool:
     """Whether nothing of a text can be seen: it has no character, or spaces, controls and zero-width ones alone."""
-    return not text or all(
-        character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text
-    )
+    return not text or all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)
 
 
 def decode_lines(file: io.BufferedIOBase, name: str, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:
@@ -98,8 +96,8 @@ class Input(NamedTuple):
 
     name: str
     """For messages: the path, or "standard input"."""
-    lines: Iterator[str]
-    """See `decode_lines`."""
+    lines: Callable[[], Iterator[str]]
+    """Gives the lines (see `decode_lines`) from the first; those of a pipe or terminal once."""
     more_has_come: Callable[[], bool]
     """Whether another line is there, or comes within `PATIENCE`; for a file it always is."""
     may_wait: bool
@@ -121,9 +119,6 @@ def open_input(path: str | None, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator
     with contextlib.ExitStack() as opened:
         if path in (None, "-"):
             name, file = STANDARD_INPUT, _standard_input()
-            if file.seekable():
-                # So that it can be gone through again.
-                opened.callback(file.seek, file.tell())
         else:
             name = path
             try:
@@ -136,11 +131,17 @@ def open_input(path: str | None, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator
         if stat.S_ISDIR(mode):
             raise ValueError(f"{name} is a directory. Give lines of text, or name a file.")
         if stat.S_ISREG(mode):
-            yield Input(name, _gunzipped_lines(file, name, max_bytes), lambda: True, may_wait=False)
+            start = file.tell()
+
+            def lines() -> Iterator[str]:
+                file.seek(start)
+                return _gunzipped_lines(file, name, max_bytes)
+
+            yield Input(name, lines, lambda: True, may_wait=False)
         else:
             arriving = _Arriving(file.fileno())
-            file = io.BufferedReader(arriving, BLOCK_BYTES)
-            yield Input(name, _gunzipped_lines(file, name, max_bytes), _Patience(arriving, file), may_wait=True)
+            lines_once = _gunzipped_lines(arriving, name, max_bytes)
+            yield Input(name, lambda: lines_once, arriving.more_has_come, may_wait=True)
 
 
 def _standard_input() -> io.BufferedIOBase:
@@ -159,7 +160,7 @@ def _mode(file: io.BufferedIOBase) -> int:
 
 def _gunzipped_lines(file: io.BufferedIOBase, name: str, max_bytes: int) -> Iterator[str]:
     # Not before a line is asked for: a look at a pipe waits for what comes.
-    if isinstance(file, io.BufferedReader):
+    if isinstance(file, io.BufferedReader | _Arriving):
         start = file.peek(2)[:2]
     else:
         start = file.read(2)
@@ -169,43 +170,54 @@ def _gunzipped_lines(file: io.BufferedIOBase, name: str, max_bytes: int) -> Iter
     yield from decode_lines(file, name, max_bytes=max_bytes)
 
 
-class _Arriving(io.RawIOBase):
-    """The bytes of a pipe or terminal as they come.
-
-    Attributes:
-        patience: seconds to wait for the next ones, after which there are none for now; None = until they come.
-        ended: whether the end was reached. It is asked for once: a terminal would go on after it.
-    """
+class _Arriving(io.BufferedIOBase):
+    """The bytes of a pipe or terminal as they come; unlike a BufferedReader it can look for more without waiting."""
 
     def __init__(self, descriptor: int):
         self._descriptor = descriptor
-        self.patience: float | None = None
-        self.ended = False
+        self._buffer = bytearray()
+        # The end is reached once: a terminal would go on after it.
+        self._ended = False
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int | None:
-        if self.ended:
-            return 0
-        if self.patience is not None and not select.select([self._descriptor], [], [], self.patience)[0]:
-            return None
-        data = os.read(self._descriptor, len(buffer))
-        self.ended = not data
-        buffer[: len(data)] = data
-        return len(data)
+    def _read_more(self) -> None:
+        data = os.read(self._descriptor, BLOCK_BYTES)
+        self._ended = not data
+        self._buffer += data
 
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
 
-class _Patience:
-    """Whether another whole line has come, or the end."""
+    def peek(self, size: int = 0) -> bytes:
+        """The next bytes, at least this many unless the end comes before."""
+        while len(self._buffer) < size and not self._ended:
+            self._read_more()
+        return bytes(self._buffer[:size])
 
-    def __init__(self, arriving: _Arriving, buffered: io.BufferedReader):
-        self._arriving, self._buffered = arriving, buffered
+    def read(self, size: int | None = -1) -> bytes:
+        whole = size is None or size < 0
+        while not self._ended and (whole or not self._buffer):
+            self._read_more()
+        return self._take(len(self._buffer) if whole else size)
 
-    def __call__(self) -> bool:
-        self._arriving.patience = PATIENCE
-        try:
-            # Reads at most once, and only if nothing is left of what was read before.
-            return b"\n" in self._buffered.peek() or self._arriving.ended
-        finally:
-            self._arriving.patience = None
+    def readline(self, size: int | None = -1) -> bytes:
+        limit = sys.maxsize if size is None or size < 0 else size
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0 and len(self._buffer) < limit and not self._ended:
+            searched = len(self._buffer)
+            self._read_more()
+        return self._take(min(limit, end + 1 if end >= 0 else len(self._buffer)))
+
+    def more_has_come(self) -> bool:
+        """Whether a whole line, or the end, is there or comes within `PATIENCE` after what came before."""
+        searched = 0
+        while self._buffer.find(b"\n", searched) < 0 and len(self._buffer) <= MAX_LINE_BYTES and not self._ended:
+            searched = len(self._buffer)
+            if not select.select([self._descriptor], [], [], PATIENCE)[0]:
+                return False
+            self._read_more()
+        return True

@@ -137,6 +137,8 @@ def prepare_pairs(read_splits: Mapping[str, ReadPairs], *, cache_directory: str)
             )
         num_pairs[split] = num_kept
     fingerprint = content.hexdigest()
+    if not num_pairs:
+        return PreparedCorpus({}, fingerprint=fingerprint, fields=("source", "target"))
 
     directory = Path(cache_directory).expanduser() / "datasets"
 

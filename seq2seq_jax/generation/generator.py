@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.pipeline import source_batches
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search, length_limits
@@ -73,13 +74,15 @@ class Generator:
 
     def too_long(self, texts: Iterable[str]) -> list[int]:
         """Indices of the texts that have more tokens than the model takes."""
-        encoded = self.tokenizer.encode_source(list(texts))
+        encoded = self._encode(list(texts))
         return [index for index, ids in enumerate(encoded) if len(ids) > self.max_source_length]
 
     def generate(
         self, params: Any, texts: list[str], *, progress: Callable[[int, int], None] | None = None
     ) -> list[list[Hypothesis]]:
-        """The n best texts for each source, in order, best first.
+        """The n best texts for each source, in order, best first; for a blank source the empty text alone.
+
+        Nothing is searched for a blank source: a model that never saw one makes something up.
 
         Args:
             progress: called with (sources done, sources in all) after each batch.
@@ -87,7 +90,8 @@ class Generator:
         Raises:
             ValueError: a text is longer than the model takes; the message names its line, counted from 1.
         """
-        return self._each(params, texts, self._hypotheses, progress)
+        empty = [Hypothesis(text="", score=0.0, log_probability=0.0, num_tokens=1)]
+        return self._each(params, texts, self._hypotheses, empty, progress)
 
     def best_tokens(
         self, params: Any, texts: list[str], *, progress: Callable[[int, int], None] | None = None
@@ -96,7 +100,7 @@ class Generator:
 
         Text made of them need not be cut into the same tokens again.
         """
-        return self._each(params, texts, _best_tokens, progress)
+        return self._each(params, texts, _best_tokens, [self.tokenizer.vocabulary.end_id], progress)
 
     def best_tokens_of(self, params: Any, encoded: list[list[int]]) -> list[list[int]]:
         """What `best_tokens` gives, of source ids that end in the end id."""
@@ -105,22 +109,41 @@ class Generator:
             taken |= {int(index): _best_tokens(result, row) for row, index in enumerate(indices)}
         return [taken[index] for index in range(len(encoded))]
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """Source ids of each text, ending in the end id.
+    def encode(self, texts: list[str], *, first_line: int = 1) -> list[list[int]]:
+        """Source ids of each text, ending in the end id; those of the empty text for a blank one.
+
+        Args:
+            first_line: number of the first text, for the message.
 
         Raises:
-            ValueError: a text is longer than the model takes; the message names its line, counted from 1.
+            ValueError: a text is longer than the model takes; the message names its line.
         """
-        encoded = self.tokenizer.encode_source(texts)
+        encoded = self._encode(texts)
         if self.truncate:
             longest = self.max_source_length
             return [ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]] for ids in encoded]
-        for line, ids in enumerate(encoded, 1):
+        for line, (text, ids) in enumerate(zip(texts, encoded, strict=True), first_line):
             if len(ids) > self.max_source_length:
+                more = "more than " if len(text) > self._longest_text else ""
                 raise ValueError(
-                    f"line {line} has {len(ids)} tokens, and the model takes {self.max_source_length} "
-                    "(data.max_source_length, end mark included). Split the line; nothing was generated."
+                    f"line {line} has {more}{len(ids)} tokens, and the model takes {self.max_source_length} "
+                    "(data.max_source_length, end mark included). Split the line."
                 )
+        return encoded
+
+    @property
+    def _longest_text(self) -> int:
+        """Characters of which a text is encoded in one go: far more than have ever fitted the model's tokens."""
+        return 64 * self.max_source_length
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Source ids of each text; of one far too long those of its beginning, since all take memory without bound."""
+        texts = ["" if is_blank(text) else text for text in texts]
+        encoded = self.tokenizer.encode_source([text[: self._longest_text] for text in texts])
+        for index, text in enumerate(texts):
+            # Text that is mostly spaces may yet be short. The last tokens depend on where the text was cut.
+            if len(text) > self._longest_text and len(encoded[index]) <= self.max_source_length + 16:
+                [encoded[index]] = self.tokenizer.encode_source([text])
         return encoded
 
     def _each(
@@ -128,15 +151,18 @@ class Generator:
         params: Any,
         texts: list[str],
         take: Callable[[SearchResult, int], Result],
+        of_blank: Result,
         progress: Callable[[int, int], None] | None,
     ) -> list[Result]:
-        """What `take(result, row)` makes of the search for each source, in order."""
+        """What `take(result, row)` makes of the search for each source, in order, and `of_blank` for a blank one."""
+        encoded = self.encode(texts)
+        searched = [index for index, text in enumerate(texts) if not is_blank(text)]
         taken: dict[int, Result] = {}
-        for indices, result in self._search_all(params, self.encode(texts)):
-            taken |= {int(index): take(result, row) for row, index in enumerate(indices)}
+        for indices, result in self._search_all(params, [encoded[index] for index in searched]):
+            taken |= {searched[index]: take(result, row) for row, index in enumerate(indices)}
             if progress is not None:
-                progress(len(taken), len(texts))
-        return [taken[index] for index in range(len(texts))]
+                progress(len(texts) - len(searched) + len(taken), len(texts))
+        return [taken.get(index, of_blank) for index in range(len(texts))]
 
     def _search_all(self, params: Any, encoded: list[list[int]]) -> Iterator[tuple[np.ndarray, SearchResult]]:
         """Search batch after batch, the next one already running while one is fetched."""

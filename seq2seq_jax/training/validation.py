@@ -9,6 +9,7 @@ import jax
 from jaxtyping import Array
 
 from seq2seq_jax.batch import Batch
+from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.pipeline import EvaluationBatches
 from seq2seq_jax.evaluation.scores import Scores, corpus_scores
 from seq2seq_jax.generation.generator import Generator, Hypothesis
@@ -30,6 +31,7 @@ class ValidationResult:
         skipped_losses: examples with a side longer than a row, which the losses leave out.
         skipped_sources: sources longer than the model takes; scored as the empty text.
         cut_losses, cut_sources: those that are cut to what the model takes instead.
+        blank_sources: sources without text, whose hypothesis is the empty text.
     """
 
     examples: int
@@ -40,6 +42,7 @@ class ValidationResult:
     skipped_sources: int
     cut_losses: int
     cut_sources: int
+    blank_sources: int
 
 
 class Validation:
@@ -103,6 +106,7 @@ class Validation:
             skipped_sources=len(self._too_long),
             cut_losses=len(self.batches.cut),
             cut_sources=len(self._cut),
+            blank_sources=sum(is_blank(source) for source, _ in self.pairs),
         )
 
     def losses(self, params: Any) -> dict[str, float]:

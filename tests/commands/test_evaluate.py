@@ -1,10 +1,12 @@
 """What `evaluate` finds is what training logged."""
 
 import json
+import pathlib
 
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
+from seq2seq_jax.run import Run
 from seq2seq_jax.training.telemetry import read_records
 
 
@@ -86,3 +88,68 @@ def test_a_long_source_is_scored_as_empty_and_counted(seq2seq, trained, workplac
     assert [figures[name] for name in counted] == [0, 0, 1, 1]
     assert "1 pairs cut for the loss, 1 sources for generation" in outcome.output
     assert len((tmp_path / "texts").read_text().splitlines()[1]) > 5, "something was generated from its beginning"
+
+
+def only_test_files(workplace, directory, sources=None):
+    """A directory with the test files alone, and other sources if they are given."""
+    directory.mkdir()
+    for name in ("test.en", "test.de"):
+        (directory / name).write_bytes((workplace / "text" / name).read_bytes())
+    if sources is not None:
+        (directory / "test.en").write_text("".join(f"{source}\n" for source in sources), encoding="utf-8")
+    return directory
+
+
+@pytest.mark.parametrize("names", [[], ["--data.train", "None", "--data.validation", "None"]])
+def test_the_files_of_the_split_are_enough(seq2seq, trained, workplace, tmp_path, names):
+    whole = seq2seq("evaluate", trained, "--json", tmp_path / "whole")
+    assert whole.status == 0
+    directory = only_test_files(workplace, tmp_path / "text")
+    outcome = seq2seq("evaluate", trained, "--data.directory", directory, *names, "--json", tmp_path / "figures")
+    assert outcome.status == 0
+    assert json.loads((tmp_path / "figures").read_text()) == json.loads((tmp_path / "whole").read_text())
+    assert "tokenizer" in outcome.output and "text as it is (normalization identity)" in outcome.output
+    missing = seq2seq("evaluate", trained, "--data.directory", directory, "--split", "train")
+    assert missing.status == 2
+    assert "train.en" in missing.error_line and "None" not in missing.error_line
+    none = seq2seq("evaluate", trained, "--data.directory", directory, "--data.test", "None")
+    assert none.status == 2
+    assert "the data has no split 'test'" in none.error_line and "--data.test" in none.error_line
+
+
+def test_blank_sources_are_scored_as_the_empty_text_and_counted(seq2seq, trained, workplace, tmp_path):
+    sources = ["two red cows", "", "\u200b", *["six white dogs"] * 9]
+    directory = only_test_files(workplace, tmp_path / "text", sources)
+    outcome = seq2seq(
+        "evaluate",
+        trained,
+        "--data.directory",
+        directory,
+        "--output",
+        tmp_path / "texts",
+        "--json",
+        tmp_path / "figures",
+    )
+    assert outcome.status == 0
+    texts = (tmp_path / "texts").read_text(encoding="utf-8").split("\n")
+    assert [not text for text in texts] == [False, True, True, *[False] * 9, True]
+    assert json.loads((tmp_path / "figures").read_text())["blank_sources"] == 2
+    assert "2 sources without text" in outcome.output
+
+
+@pytest.mark.parametrize("option", ["--output", "--json"])
+def test_outputs_are_refused_before_the_work(seq2seq, trained, tmp_path, monkeypatch, option):
+    monkeypatch.setattr(Run, "parameters", lambda *arguments: pytest.fail("worked"))
+    outcome = seq2seq("evaluate", trained, option, tmp_path / "none" / "file")
+    assert outcome.status == 2
+    assert f"{option} {tmp_path / 'none' / 'file'} cannot be written" in outcome.error_line
+
+
+def test_scores_are_shown_though_a_file_cannot_be_written(seq2seq, trained, tmp_path):
+    if not pathlib.Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    outcome = seq2seq("evaluate", trained, "--output", "/dev/full", "--json", tmp_path / "figures")
+    assert outcome.status == 2
+    assert "No space left on device: '/dev/full'" in outcome.errors.splitlines()[-1]
+    figures = json.loads((tmp_path / "figures").read_text())
+    assert f"{figures['chrf']:.2f}" in outcome.output

@@ -78,7 +78,7 @@ def test_a_mistake_that_only_the_text_shows(seq2seq, tmp_path, arguments, said):
     [
         ({"train.en": None}, ["train.en", "no such file"]),
         ({"val.de": b""}, ["val.de", "the file is empty"]),
-        ({"train.de": b"eins\nzwei\n\xff drei\n"}, ["train.de", "line 3 is not"]),
+        ({"train.de": b"eins\nzwei\n\xff drei\n"}, ["line 3 of", "train.de is not UTF-8"]),
         ({"test.en": b"one\ntwo\nthree\n"}, ["test.en", "test.de", "3 and 12"]),
         ({"train.en.gz": b"no gzip", "train.en": None}, ["train.en.gz", "whole gzip file"]),
     ],
@@ -196,7 +196,7 @@ def test_another_tokenizer_than_the_runs(seq2seq, copy_of_run, unchanged):
         (["generate", "text"], ["text is not a run directory"]),
         (["evaluate", "nowhere"], ["nowhere is not a run directory"]),
         (["evaluate", "RUN", "--split", "dev"], ["'dev'", "--split", "train", "validation", "test"]),
-        (["evaluate", "RUN", "--data.train", "nothing"], ["nothing.en", "no such file"]),
+        (["evaluate", "RUN", "--data.test", "nothing"], ["nothing.en", "no such file", "or None (--data.test None)"]),
         (["average", "RUN"], ["--output is required"]),
         (["average", "RUN", "--output", "text"], ["text exists and is not empty"]),
         (["average", "RUN", "--output", "new", "--last", "99"], ["--last must lie between 1 and", "99"]),

@@ -1,5 +1,6 @@
 """Parallel text, documents and tables: what is read is what was written, and each fault of a file is named."""
 
+import dataclasses
 import gzip
 import json
 import logging
@@ -144,6 +145,7 @@ def test_preparation_is_silent(open_text, capfd):
         ({"train_en": b"a\nb\n\xe4\n", "train_de": "a\nb\nc\n"}, ["train.en", "line 3", "UTF-8"]),
         ({"train_en": "a\nb\nc\nd\n", "train_de": "a\n"}, ["train.en", "train.de", "4 and 1"]),
         ({"train_en": "a\n", "train_de": "a\nb\nc"}, ["train.en", "train.de", "1 and 3"]),
+        ({"train_en": "a\rb\rc\r", "train_de": "d\re\rf\r"}, ["train.en", "2 carriage returns", "CR alone"]),
     ],
 )
 def test_a_fault_of_parallel_files_is_named(open_text, tmp_path, contents, named):
@@ -186,6 +188,48 @@ def test_tables_are_read_by_field(open_table):
     assert list(corpus.pairs("validation")) == [('"so"', '"quoted'), ("b", "")]
 
 
+def test_blank_last_lines_of_a_table_are_no_examples(open_table):
+    corpus = open_table(
+        {
+            "train_jsonl": GOOD + "\n  \r\n",
+            "val_tsv": "body\tsubject\na\tb\n\t\n\n",
+        },
+        validation="val.tsv",
+    )
+    assert list(corpus.pairs("train")) == [("a", "b")]
+    assert list(corpus.pairs("validation")) == [("a", "b"), ("", "")], "empty fields are an example"
+
+
+def test_byte_order_marks_of_joined_files_are_no_text(open_text):
+    mark = "\ufeff"
+    corpus = open_text({"train_en": f"{mark}{mark}one\n{mark}two\n", "train_de": f"{mark}eins\n{mark}zwei\n"})
+    assert list(corpus.pairs("train")) == [("one", "eins"), ("two", "zwei")]
+
+
+def test_gzip_is_known_by_its_content(open_text):
+    corpus = open_text({"train_en": gzip.compress(b"one\ntwo\n"), "train_de": "eins\nzwei\n"})
+    assert list(corpus.pairs("train")) == [("one", "eins"), ("two", "zwei")]
+
+
+@pytest.mark.parametrize("source", ["text", "table", "documents"])
+def test_no_other_split_is_looked_for_than_is_asked_for(tmp_path, source):
+    write_files(tmp_path / "text", test_en="a\n", test_de="b\n", test_jsonl=GOOD)
+    settings = {"directory": str(tmp_path / "text"), "cache_directory": str(tmp_path / "cache")}
+    data = {
+        "text": ParallelText(source="en", target="de", **settings),
+        "table": Table(source="body", target="subject", **settings),
+        "documents": DocumentFiles(test=("test.en",), **settings),
+    }[source]
+    corpus = data.open(["test"])
+    assert corpus.splits == {"test": 1}
+    assert next(corpus.examples("test"))[0] == "a"
+    for split, hint in (("train", False), ("validation", True)):
+        with pytest.raises(ValueError, match="no such file") as error:
+            data.open([split])
+        assert ("None" in one_line(error)) == hint, "without training text there is no training"
+    assert dataclasses.replace(data, validation=None).open(["validation"]).splits == {}
+
+
 GOOD = '{"body": "a", "subject": "b"}\n'
 
 
@@ -199,6 +243,9 @@ GOOD = '{"body": "a", "subject": "b"}\n'
         ("train.tsv", "subject\tbody\n", ["below the names"]),
         ("train.tsv", b"subject\tbody\na\t\xff\n", ["line 2", "UTF-8"]),
         ("train.jsonl", "", ["empty"]),
+        ("train.jsonl", GOOD + "\n" + GOOD, ["line 2", "JSON object"]),
+        ("train.jsonl", GOOD + "[" * 100_000, ["line 2", "nests too deeply"]),
+        ("train.jsonl", GOOD + '{"body": ' + "1" * 5000 + "}", ["line 2", "too long a number"]),
         ("train.jsonl", GOOD + '{"body": "a", "subject": }\n', ["line 2", "character 26"]),
         ("train.jsonl", GOOD + '{"body": "a", "title": "b"}\n', ["'subject'", "line 2", "body, title"]),
         ("train.jsonl", GOOD + '{"body": "a", "subject": 3}\n', ["'subject'", "line 2", "int"]),

@@ -10,7 +10,7 @@ from architectures import parameters, transformer
 from batches import batch
 
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
-from seq2seq_jax.generation.generator import Generator
+from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.parallel.mesh import MeshConfig
 
@@ -65,8 +65,25 @@ def test_results_are_those_of_the_texts_in_order():
     assert len({tuple(as_tuples(best)) for best in generated()}) == len(TEXTS)
 
 
+def test_a_blank_source_has_the_empty_text_alone_and_changes_no_other():
+    generate, params = generator()
+    blanks = ["", " ", "\t", "\u00a0\u3000", "\u200b", "\ufeff\u2060\u00ad", "\u2028\x0c\r", " " * 4000, "\u200b" * 99]
+    texts = [text for pair in zip(blanks, TEXTS * 2, strict=False) for text in pair]
+    results = generate.generate(params, texts)
+    empty = Hypothesis(text="", score=0.0, log_probability=0.0, num_tokens=1)
+    assert [best for best, text in zip(results, texts, strict=True) if text in blanks] == [[empty]] * (
+        len(blanks) + texts[1::2].count("")
+    )
+    alone = generate.generate(params, texts[1::2])
+    assert results[1::2] == alone
+    assert generate.best_tokens(params, ["\u200b", "a"])[0] == [tokenizer().vocabulary.end_id]
+    assert generate.too_long(blanks) == []
+
+
 def test_the_n_best_are_different_and_the_best_comes_first():
-    for best in generated():
+    for text, best in zip(TEXTS, generated(), strict=True):
+        if text == "":
+            continue
         assert len(best) == 2
         assert best[0].score >= best[1].score
         assert best[0] != best[1]
@@ -90,7 +107,7 @@ def test_log_probabilities_are_those_of_teacher_forcing(monkeypatch):
     hypotheses = generate.generate(params, TEXTS)
     pairs, expected = [], []
     for text, best in zip(TEXTS, hypotheses, strict=True):
-        for each in best:
+        for each in best if text else ():
             tokens = list(map(int, each.text.split()))[: each.num_tokens]
             assert tokens[-1] == tokenizer().vocabulary.end_id
             assert tokenizer().vocabulary.end_id not in tokens[:-1]
@@ -120,6 +137,20 @@ def test_a_text_that_is_too_long_is_cut_where_training_cuts():
     assert generate.encode(["abcdefgh"]) == whole.encode(["abcdefg"])
     [cut], [same] = generate.generate(params, ["abcdefgh"]), whole.generate(params, ["abcdefg"])
     assert as_tuples(cut) == as_tuples(same)
+
+
+def test_a_text_without_end_is_refused_by_its_beginning(monkeypatch):
+    generate, _ = generator()
+    lengths = []
+    encode = Tokenizer.encode_source
+    monkeypatch.setattr(
+        Tokenizer, "encode_source", lambda self, texts: lengths.extend(map(len, texts)) or encode(self, texts)
+    )
+    with pytest.raises(ValueError, match="line 2 has more than 2049 tokens, and the model takes 32 "):
+        generate.encode(["abc", "a" * 5_000_000])
+    assert max(lengths) == 64 * 32
+    # Spaces are no tokens, so that a long text may be short.
+    assert generate.encode(["a" + " " * 100_000 + "b"]) == generate.encode(["a b"])
 
 
 def test_progress_counts_the_sources():
