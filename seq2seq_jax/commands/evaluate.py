@@ -9,7 +9,7 @@ from seq2seq_jax.commands.console import Display, split_first, table
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import open_outputs
 from seq2seq_jax.data.dates import Dates
-from seq2seq_jax.data.source import DataSource, PairCorpus, PairSource
+from seq2seq_jax.data.source import DataSource, PairSource
 from seq2seq_jax.evaluation.scores import WORDS_OF_BLEU
 from seq2seq_jax.experiment import override, to_json
 from seq2seq_jax.generation.search import GenerationConfig
