@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -124,6 +124,7 @@ class Experiment:
 MAY_CHANGE = (
     "data.directory",
     "data.cache_directory",
+    "data.verify",
     "data.workers",
     "data.prefetch",
     "mesh",
@@ -253,6 +254,12 @@ def split_names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, list(arguments[len(names) :])
 
 
+def is_given(field: str, arguments: Sequence[str]) -> bool:
+    """Whether a command line sets a field, whatever the value is."""
+    options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    return field in (option.removeprefix("--").replace("-", "_") for option in options)
+
+
 def override(experiment: Any, arguments: Sequence[str], *, program: str, description: str = "") -> Any:
     """A config dataclass with fields replaced by command-line arguments (--part.field value).
 
@@ -350,23 +357,81 @@ def from_json(kind: Any, values: Any) -> Any:
     Raises:
         ValueError: the values are not those of this version's config.
     """
-    if not isinstance(values, dict):
-        return tuple(values) if isinstance(values, list) else values
+    return _from_json(kind, values, place="")
+
+
+def _from_json(kind: Any, values: Any, *, place: str) -> Any:
+    """See from_json; `place` is the dotted name of the part."""
+    where = place or "the experiment"
     candidates = {candidate.__name__: candidate for candidate in _dataclasses_of(kind)}
+    if not candidates or (values is None and type(None) in typing.get_args(kind)):
+        value = _tuples(values)
+        if not _fits(kind, value):
+            raise ValueError(f"{where} must be {_described(kind)}, and is {values!r}.")
+        return value
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be the fields of {' or '.join(candidates)}, and is {values!r}.")
     values = dict(values)
-    name = values.pop("class", next(iter(candidates), None))
+    name = values.pop("class", next(iter(candidates)))
     if name not in candidates:
         raise ValueError(f"a config of class {name!r} is not known to this version; known: {sorted(candidates)}.")
     hints = typing.get_type_hints(candidates[name])
-    unknown = sorted(set(values) - set(hints))
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(candidates[name])})
     if unknown:
         raise ValueError(f"{name} has no field {unknown[0]!r} in this version.")
     values = WRITTEN_BEFORE_THE_FIELD.get(name, {}) | values
-    fields = {field: from_json(hints[field], value) for field, value in values.items()}
+    fields = {
+        field: _from_json(hints[field], value, place=f"{place}.{field}".removeprefix("."))
+        for field, value in values.items()
+    }
     try:
         return candidates[name](**fields)
     except TypeError as error:
         raise ValueError(f"the values of {name} are not those of this version: {error}.") from error
+
+
+def _tuples(values: Any) -> Any:
+    """JSON lists as tuples, which configs have in their place."""
+    return tuple(map(_tuples, values)) if isinstance(values, list) else values
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value that came from JSON is of a type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(argument, value) for argument in arguments)
+    if origin is typing.Annotated:
+        return _fits(arguments[0], value)
+    if origin is Literal:
+        # Not `in` alone: True equals 1.
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = [arguments[0]] * len(value) if arguments[-1:] == (...,) else arguments
+        return len(kinds) == len(value) and all(map(_fits, kinds, value))
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def _described(hint: Any) -> str:
+    """A type as a user reads it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_described, arguments))
+    if origin is typing.Annotated:
+        return _described(arguments[0])
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return "a list"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    return names.get(hint, str(hint))
 
 
 def _dataclasses_of(hint: Any) -> list[type]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -18,20 +19,30 @@ import jax
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.data.document_store import DocumentStore
 from seq2seq_jax.data.pipeline import evaluation_batches
-from seq2seq_jax.data.source import SPLITS, Corpus, DocumentCorpus, PairCorpus
+from seq2seq_jax.data.source import DEFAULT_CACHE_DIRECTORY, SPLITS, Corpus, DocumentCorpus, PairCorpus
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.evaluation.scores import default_metric, words_per_text
 from seq2seq_jax.experiment import Experiment, differences, flatten, from_json, to_json
+from seq2seq_jax.files import write_whole
 from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.modules.precision import operand_dtype
+from seq2seq_jax.objectives.objective import Objective
 from seq2seq_jax.parallel.chips import peak_flops
 from seq2seq_jax.parallel.mesh import RULES, batch_shards, global_batch, rows_of_process
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RemovedCheckpoint, logger
 from seq2seq_jax.training.lock import locked
-from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, num_parameters
+from seq2seq_jax.training.step import (
+    TrainState,
+    Update,
+    build_loss,
+    build_update,
+    initial_state,
+    num_parameters,
+    parameter_layout,
+)
 from seq2seq_jax.training.validation import Validation
 
 NOT_ARCHITECTURE = (
@@ -48,6 +59,9 @@ nothing of what a parameter means."""
 
 REFERENCES_LOOKED_AT = 1000
 """References from which the metric for a run is chosen."""
+
+DIRECTORIES = ("cache_directory", "directory")
+"""Fields of a run's data that name directories."""
 
 PROGRESS = Callable[[str, int, int], None]
 """Takes (what is done, how many are done, of how many)."""
@@ -70,34 +84,71 @@ class Run:
         *,
         splits: Collection[str] = SPLITS,
         progress: PROGRESS = _no_progress,
+        tokenizer_fingerprint: str | None = None,
+        read_only: Collection[str] = (),
+        trusts_code: bool = True,
     ):
         """Args:
         splits: what is used of the data; no other split is looked for.
         progress: hears of work that takes a while.
+        tokenizer_fingerprint: of the tokenizer that belongs to the run; None = whatever lies in the directory.
+        read_only: fields of the experiment's data whose directories nothing is written to, see DataSource.open.
+        trusts_code: whether functions from outside the package that the experiment names may be imported.
         """
         self.directory = directory
         self.experiment = experiment
         self.splits = splits
         self.progress = progress
+        self._tokenizer_fingerprint = tokenizer_fingerprint
+        self._read_only = tuple(read_only)
+        self._trusts_code = trusts_code
 
     @classmethod
-    def open(cls, directory: str | Path, *, progress: PROGRESS = _no_progress) -> "Run":
-        """An existing run.
+    def open(cls, directory: str | Path, *, progress: PROGRESS = _no_progress, trust_code: bool = False) -> "Run":
+        """An existing run, which may come from somebody else.
+
+        Nothing that it names is imported, and none of the directories that it names is written to.
+
+        Args:
+            trust_code: import functions from outside the package that the run names, where they are needed.
 
         Raises:
-            ValueError: the directory is not that of a run.
+            ValueError: the directory is not that of a run, or its description is damaged.
         """
         directory = Path(directory)
-        return cls(directory, from_json(Experiment, _read_description(directory)["experiment"]), progress=progress)
+        experiment, description = _read_description(directory)
+        return cls(
+            directory,
+            experiment,
+            progress=progress,
+            tokenizer_fingerprint=description["fingerprints"]["tokenizer"],
+            read_only=DIRECTORIES,
+            trusts_code=trust_code,
+        )
 
-    def with_parts(self, **parts: Any) -> "Run":
-        """The same run, to be used with other parts of its experiment, such as `generation`."""
-        experiment = dataclasses.replace(self.experiment, **parts)
-        return Run(self.directory, experiment, splits=self.splits, progress=self.progress)
+    def with_parts(self, *, written: Collection[str] = (), **parts: Any) -> "Run":
+        """The same run, to be used with other parts of its experiment, such as `generation`.
+
+        Args:
+            written: fields of the data (cache_directory, directory) whose directories may be written to after all.
+        """
+        read_only = [name for name in self._read_only if name not in written]
+        return self._like(dataclasses.replace(self.experiment, **parts), splits=self.splits, read_only=read_only)
 
     def with_splits(self, *splits: str) -> "Run":
         """The same run, to be used with no other splits of its data than these."""
-        return Run(self.directory, self.experiment, splits=splits, progress=self.progress)
+        return self._like(self.experiment, splits=splits, read_only=self._read_only)
+
+    def _like(self, experiment: Experiment, *, splits: Collection[str], read_only: Collection[str]) -> "Run":
+        return Run(
+            self.directory,
+            experiment,
+            splits=splits,
+            progress=self.progress,
+            tokenizer_fingerprint=self._tokenizer_fingerprint,
+            read_only=read_only,
+            trusts_code=self._trusts_code,
+        )
 
     @contextlib.contextmanager
     def held(self, *, lost: Callable[[str], None]) -> Iterator[None]:
@@ -151,22 +202,21 @@ class Run:
 
     def _begin(self, config_name: str, versions: dict[str, str], commit: str | None) -> None:
         facts = {"data": self.corpus.fingerprint}
-        if (self.directory / "experiment.json").exists():
-            description = _read_description(self.directory)
-            refuse_differences(from_json(Experiment, description["experiment"]), self.experiment, self.directory)
-            if description["fingerprints"]["data"] != facts["data"]:
+        if (self.directory / DESCRIPTION_FILE).exists():
+            experiment, description = _read_description(self.directory)
+            refuse_differences(experiment, self.experiment, self.directory)
+            fingerprints = description["fingerprints"]
+            if fingerprints["data"] != facts["data"]:
                 raise ValueError(
                     f"the text in {getattr(self.experiment.data, 'directory', 'the dataset')} is not that which "
                     f"{self.directory} was trained on. Restore it, or train in another --run-dir."
                 )
-            facts["tokenizer"] = self.tokenizer.fingerprint
-            if description["fingerprints"]["tokenizer"] != facts["tokenizer"]:
-                raise ValueError(f"the tokenizer in {self.directory} was changed. Restore it, or begin a new run.")
+            self._tokenizer_fingerprint = fingerprints["tokenizer"]
         else:
             tokenizer = self._train_tokenizer() if self.origin is None else self.origin[0].tokenizer
             self.directory.mkdir(parents=True, exist_ok=True)
             tokenizer.save(self.directory)
-            facts["tokenizer"] = self.tokenizer.fingerprint
+        facts["tokenizer"] = self.tokenizer.fingerprint
         description = {
             "config": config_name,
             "experiment": to_json(self.experiment),
@@ -175,14 +225,12 @@ class Run:
             "commit": commit,
             "devices": sorted({device.device_kind for device in jax.devices()}),
         }
-        unfinished = self.directory / "experiment.json.tmp"
-        unfinished.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        unfinished.replace(self.directory / "experiment.json")
+        write_description(self.directory, description)
 
     def _metric(self) -> str:
         """What training.select_by None stands for: what the run was begun with, or what fits its references."""
-        if (self.directory / "experiment.json").is_file():
-            begun = _read_description(self.directory)["experiment"]["training"]["select_by"]
+        if (self.directory / DESCRIPTION_FILE).is_file():
+            begun = _read_description(self.directory, tells=False)[0].training.select_by
             if begun is not None:
                 return begun
         if not isinstance(self.corpus, PairCorpus):
@@ -231,12 +279,16 @@ class Run:
     @functools.cached_property
     def corpus(self) -> Corpus:
         """The opened source."""
-        return self.experiment.data.open(self.splits)
+        return self.experiment.data.open(self.splits, read_only=self._read_only)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer."""
-        return Tokenizer.load(self.directory)
+        """The run's tokenizer.
+
+        Raises:
+            ValueError: there is none in the directory, or it is not the one that the run was trained with.
+        """
+        return Tokenizer.load(self.directory, fingerprint=self._tokenizer_fingerprint)
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -262,8 +314,28 @@ class Run:
 
     @functools.cached_property
     def objective(self) -> Any:
-        """The objective for the model."""
+        """The objective for the model.
+
+        Raises:
+            ValueError: it takes code that is not trusted.
+        """
+        code = self.experiment.objective.foreign_code
+        if code is not None and not self._trusts_code:
+            raise ValueError(
+                f"{self.directory} names the function {code}, which would be imported and executed. If you trust it, "
+                "say so: --trust-code True."
+            )
         return self.experiment.objective.build(self.model, self.tokenizer)
+
+    @functools.cached_property
+    def evaluation_objective(self) -> Objective:
+        """What evaluates parameters; imports no code from outside the package."""
+        return self.experiment.objective.build_evaluation(self.model)
+
+    @functools.cached_property
+    def parameter_layout(self) -> Any:
+        """Shapes and shardings of the model's parameters."""
+        return parameter_layout(self.evaluation_objective, mesh=self.mesh)
 
     @functools.cached_property
     def optimizers(self) -> dict[str, Any]:
@@ -343,12 +415,20 @@ class Run:
         if split not in self.corpus.splits:
             raise ValueError(f"the data has no split {split!r}. Name it with --data.{split}, or use another split.")
         store = DocumentStore if isinstance(self.corpus, DocumentCorpus) else TokenStore
+        data = self.experiment.data
+        foreign = "cache_directory" in self._read_only
+        own, written = (
+            Path(directory).expanduser() / "token_stores"
+            for directory in (data.cache_directory, DEFAULT_CACHE_DIRECTORY if foreign else data.cache_directory)
+        )
         with first_process_first():
             return store.open_or_build(
-                Path(self.experiment.data.cache_directory).expanduser() / "token_stores",
+                written,
                 self.corpus,
                 split,
                 self.tokenizer,
+                verify=data.verify,
+                found_in=own if foreign else None,
                 progress=lambda done, total: self.progress(f"encoding {split}", done, total),
             )
 
@@ -365,7 +445,7 @@ class Run:
         return Validation(
             list(self.corpus.pairs(split)) if isinstance(self.corpus, PairCorpus) else None,
             batches,
-            compute_loss=build_loss(self.objective, mesh=self.mesh, layout=self.layout),
+            compute_loss=build_loss(self.evaluation_objective, mesh=self.mesh, layout=self.parameter_layout),
             place=self.place,
             generator=self.generator,
         )
@@ -397,12 +477,12 @@ class Run:
             ValueError: there is no such checkpoint, or no good one.
         """
         with self.checkpoints(read_only=True) as checkpoints:
-            player = self.layout.players["model"]
-            part = "params" if player.average is None else "average"
+            part = "params" if self.experiment.optimizer.ema_decay is None else "average"
             damaged: set[int] = set()
             while order := [step for step in self._candidates(which, checkpoints) if step not in damaged]:
+                subtree = ("players", "model", part)
                 try:
-                    return checkpoints.restore(order[0], player.evaluated, subtree=("players", "model", part)), order[0]
+                    return checkpoints.restore(order[0], self.parameter_layout, subtree=subtree), order[0]
                 except RemovedCheckpoint:
                     # Training goes on beside: there is another now.
                     continue
@@ -554,16 +634,57 @@ def _told(changed: dict[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{name} is {before!r} there and {after!r} here" for name, (before, after) in changed.items())
 
 
-def _read_description(directory: Path) -> dict[str, Any]:
-    path = directory / "experiment.json"
+DESCRIPTION_FILE = "experiment.json"
+
+
+def write_description(directory: Path, description: dict[str, Any]) -> None:
+    """Write what a run is to experiment.json, with a digest of it.
+
+    Args:
+        description: JSON values: `config`, `experiment`, `fingerprints` of `data` and `tokenizer`, and what else there
+            is to say.
+    """
+    signed = description | {"sha256": _description_digest(description)}
+    write_whole(directory / DESCRIPTION_FILE, json.dumps(signed, indent=2, ensure_ascii=False) + "\n")
+
+
+def _description_digest(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def read_description(directory: Path, *, tells: bool = True) -> dict[str, Any]:
+    """What `write_description` wrote; a change since then is logged.
+
+    Args:
+        tells: False = another reading of the same file logs it.
+
+    Raises:
+        ValueError: the directory is not that of a run, or the file is damaged.
+    """
+    path = directory / DESCRIPTION_FILE
     if not path.is_file():
         raise ValueError(f"{directory} is not a run directory: it has no experiment.json. Give what train printed.")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        description["experiment"], description["fingerprints"]  # noqa: B018
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        digest = description.pop("sha256", None)
+        facts = [description["experiment"], *(description["fingerprints"][name] for name in ("data", "tokenizer"))]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}). Restore it.") from error
+    if not all(isinstance(fact, str) for fact in facts[1:]):
+        raise ValueError(f"{path} cannot be read: its fingerprints must be texts, and are {facts[1:]}. Restore it.")
+    # Runs of earlier versions have no digest.
+    if tells and digest is not None and digest != _description_digest(description):
+        logger.warning("%s was edited or damaged after it was written. What it says now is used.", path)
     return description
+
+
+def _read_description(directory: Path, *, tells: bool = True) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment of a run, and all that its description says. See `read_description`."""
+    description = read_description(directory, tells=tells)
+    try:
+        return from_json(Experiment, description["experiment"]), description
+    except ValueError as error:
+        raise ValueError(f"{directory / DESCRIPTION_FILE}: {error} Restore it, or correct the value.") from error
 
 
 def _versions() -> dict[str, str]:

@@ -1,8 +1,6 @@
 """`seq2seq average`: the mean of checkpoints, of one run or of several, as a run of its own."""
 
 import dataclasses
-import json
-import shutil
 from pathlib import Path
 
 import jax
@@ -10,7 +8,7 @@ import jax
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.outputs import refuse_unwritable_directory
 from seq2seq_jax.experiment import override, split_names
-from seq2seq_jax.run import Run, refuse_another_model
+from seq2seq_jax.run import Run, read_description, refuse_another_model, write_description
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 
 DESCRIPTION = """\
@@ -30,6 +28,8 @@ class AverageArguments:
     """Newest checkpoints of each run to average; None = all that it has."""
     checkpoint: str | None = None
     """One checkpoint of each run instead: best, latest or a step."""
+    trust_code: bool = False
+    """Import the function that the first RUN names as its reward, which is executed then; needed where there is one."""
 
 
 def run(arguments: list[str]) -> None:
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"{output} exists and is not empty. Give a new directory.")
     refuse_unwritable_directory(output)
     with Display() as display:
-        runs = [Run.open(directory) for directory in (first, *others)]
+        runs = [Run.open(directory, trust_code=chosen.trust_code) for directory in (first, *others)]
         for other in runs[1:]:
             refuse_another_model(other.experiment, runs[0].experiment, str(other.directory))
             if other.tokenizer.fingerprint != runs[0].tokenizer.fingerprint:
@@ -94,12 +94,9 @@ def _write(run: Run, taken: dict[Path, list[int]], mean: object, output: Path) -
     player = player.replace(params=mean, average=None if player.average is None else mean)
     state = state.replace(players={**state.players, "model": player})
     output.mkdir(parents=True, exist_ok=True)
-    for path in run.directory.glob("tokenizer*.model"):
-        shutil.copy(path, output)
-    description = json.loads((run.directory / "experiment.json").read_text(encoding="utf-8"))
-    description["averaged"] = [{"run": str(directory), "steps": steps} for directory, steps in taken.items()]
-    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    (output / "experiment.json").write_text(text, encoding="utf-8")
+    run.tokenizer.save(output)
+    averaged = [{"run": str(directory), "steps": steps} for directory, steps in taken.items()]
+    write_description(output, read_description(run.directory) | {"averaged": averaged})
     with Checkpoints(output / "checkpoints") as written:
         written.save(state, Progress(step=newest, score=None, loop={}))
         written.wait()

@@ -11,10 +11,10 @@ from seq2seq_jax.commands.outputs import open_outputs
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.source import DataSource, PairSource
 from seq2seq_jax.evaluation.scores import WORDS_OF_BLEU
-from seq2seq_jax.experiment import override, to_json
+from seq2seq_jax.experiment import is_given, override, to_json
 from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.parallel.mesh import MeshConfig
-from seq2seq_jax.run import Run
+from seq2seq_jax.run import DIRECTORIES, Run
 from seq2seq_jax.training.validation import ValidationResult
 
 DESCRIPTION = "Loss, BLEU, chrF and exact match of RUN, the directory of a run, on a split of its data."
@@ -67,7 +67,8 @@ def _evaluate(directory: str | None, rest: list[str], outputs: contextlib.ExitSt
             description=DESCRIPTION,
         )
         # Of data that has moved, or is another test set, nothing else need be there.
-        run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh, data=chosen.data)
+        given = [name for name in DIRECTORIES if is_given(f"data.{name}", rest)]
+        run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh, data=chosen.data, written=given)
         run = run.with_splits(chosen.split)
         if chosen.output is not None and not isinstance(chosen.data, PairSource):
             raise ValueError("--output has no use: documents have no sources to generate from. Leave it out.")

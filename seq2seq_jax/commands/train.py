@@ -18,6 +18,7 @@ from seq2seq_jax.data.packing import Anchor
 from seq2seq_jax.data.pipeline import SelectionCounts, training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
 from seq2seq_jax.experiment import Experiment, choose, run_directory, to_json
+from seq2seq_jax.files import write_whole
 from seq2seq_jax.parallel.mesh import bytes_per_device
 from seq2seq_jax.parallel.processes import Job, Preempted, ProcessesConfig, preemptible, started
 from seq2seq_jax.run import Run
@@ -107,7 +108,7 @@ def _leave_marker(run: Run) -> int:
         step = max(checkpoints.steps(), default=0)
     if jax.process_index() == 0:
         run.directory.mkdir(parents=True, exist_ok=True)
-        (run.directory / MARKER).write_text(f"{step}\n")
+        write_whole(run.directory / MARKER, f"{step}\n")
     return step
 
 
@@ -181,7 +182,7 @@ class _Report:
         ]
         directory = self.run.directory / "samples"
         directory.mkdir(exist_ok=True)
-        (directory / f"step={step:08d}.txt").write_text("\n".join(triples), encoding="utf-8")
+        write_whole(directory / f"step={step:08d}.txt", "\n".join(triples))
         self.display.line("\n".join(triples[: self.run.experiment.training.samples]).rstrip())
 
     def plot(self) -> None:
@@ -229,7 +230,9 @@ def _train(
             process_count=run.rows_of_process[1],
             anchor=None if anchor is None else Anchor(*anchor),
         )
-        kept = RecordFiles(run.directory, after_step=progress.step) if is_first else contextlib.nullcontext()
+        kept = contextlib.nullcontext()
+        if is_first:
+            kept = RecordFiles(run.directory, after_step=progress.step, checksums=progress.loop.get("records"))
         with contextlib.closing(batches), kept as files:
             report = _Report(run, display, files)
 
@@ -254,6 +257,7 @@ def _train(
                 job=job,
                 peak_flops=run.peak_flops,
                 after_step=report.step,
+                recorded=lambda: None if files is None else files.checksums,
             )
             # Not before: what another process encodes first may take hours.
             with job:

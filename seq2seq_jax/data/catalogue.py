@@ -40,18 +40,23 @@ class _Dataset:
     """Test split, or a part of one; None = there is none."""
 
     @quiet()
-    def _open(self, corpus: type[AnyCorpus], fields: tuple[str, ...], splits: Collection[str]) -> AnyCorpus:
+    def _open(
+        self, corpus: type[AnyCorpus], fields: tuple[str, ...], splits: Collection[str], *, read_only: bool
+    ) -> AnyCorpus:
         """Some text fields, prepared if they are not there yet.
 
         Args:
             corpus: what they are read as.
             fields: their names.
             splits: which of them.
+            read_only: prepare nothing in `directory`, but where tensorflow-datasets keeps its datasets.
 
         Raises:
             ValueError: see `Catalogue.open`.
         """
         builder = self._builder()
+        if read_only and self.directory is not None and not builder.is_prepared():
+            return dataclasses.replace(self, directory=None)._open(corpus, fields, splits, read_only=False)
         features = builder.info.features
         named = features.items() if isinstance(features, tfds.features.FeaturesDict) else ()
         texts = sorted(name for name, feature in named if isinstance(feature, tfds.features.Text))
@@ -78,7 +83,7 @@ class _Dataset:
             "splits": {split: [slices[split], len(examples[split])] for split in examples},
         }
         fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        return corpus(examples, fingerprint=fingerprint, fields=fields)
+        return corpus(examples, fingerprint=fingerprint, fields=fields, place=Path(builder.data_dir))
 
     def _examples(self, builder: tfds.core.DatasetBuilder, split: str, piece: str) -> Sequence[dict[str, Any]]:
         try:
@@ -148,14 +153,14 @@ class Catalogue(_Dataset, PairSource):
     target: str
     """Name of the target field ("de")."""
 
-    def open(self, splits: Collection[str] = SPLITS) -> PairCorpus:
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
         """Download and prepare the dataset if it is not there yet, and open it.
 
         Raises:
             ValueError: the catalogue has no such dataset or configuration, the dataset has no such text field or
                 split, it is there in another format than array_record, or preparing it needs TensorFlow.
         """
-        return self._open(PreparedCorpus, (self.source, self.target), splits)
+        return self._open(PreparedCorpus, (self.source, self.target), splits, read_only="directory" in read_only)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,10 +173,10 @@ class CatalogueDocuments(_Dataset, Denoising):
     field: str = "text"
     """Name of the field."""
 
-    def open(self, splits: Collection[str] = SPLITS) -> DocumentCorpus:
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> DocumentCorpus:
         """Download and prepare the dataset if it is not there yet, and open it.
 
         Raises:
             ValueError: see `Catalogue.open`.
         """
-        return self._open(PreparedDocuments, (self.field,), splits)
+        return self._open(PreparedDocuments, (self.field,), splits, read_only="directory" in read_only)

@@ -49,7 +49,7 @@ class Dates(PairSource):
     test_examples: int = 2_000
     """Pairs to test on."""
 
-    def open(self, splits: Collection[str] = SPLITS) -> PairCorpus:
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
         """Write the pairs of splits as a dataset if that is not there yet, and open it.
 
         Raises:
@@ -71,7 +71,12 @@ class Dates(PairSource):
         last = max((position for position, split in enumerate(sizes) if split in splits), default=-1)
         pairs = {split: [next(draws) for _ in range(sizes[split])] for split in list(sizes)[: last + 1]}
         read_splits = {split: functools.partial(iter, pairs[split]) for split in pairs if split in splits}
-        return prepare_pairs(read_splits, cache_directory=self.cache_directory)
+        return prepare_pairs(
+            read_splits,
+            cache_directory=self.cache_directory,
+            verify=self.verify,
+            read_only="cache_directory" in read_only,
+        )
 
 
 def draw_pairs() -> Iterator[tuple[str, str]]:

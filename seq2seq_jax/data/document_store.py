@@ -1,5 +1,6 @@
 """A split of documents as token ids on disk: encoded once, memory-mapped by every later run and process."""
 
+import functools
 import itertools
 import logging
 import os
@@ -10,10 +11,18 @@ import numpy as np
 from jaxtyping import UInt
 
 from seq2seq_jax.data.source import DocumentCorpus
-from seq2seq_jax.data.store_files import digest, map_array, open_or_build, read_header, token_dtype, write_header
+from seq2seq_jax.data.store_files import (
+    Verification,
+    digest,
+    map_array,
+    open_or_build,
+    read_header,
+    token_dtype,
+    write_header,
+)
 from seq2seq_jax.data.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DOCUMENTS_AT_ONCE = 2048
 TOKENS_FILE = "tokens"
 
@@ -33,14 +42,14 @@ class DocumentStore:
 
     tokens: UInt[np.ndarray, " tokens"]
 
-    def __init__(self, directory: str | os.PathLike):
+    def __init__(self, directory: str | os.PathLike, *, verify: Verification = "always"):
         """Map the store that `open_or_build` made in a directory.
 
         Raises:
-            DamagedStoreError: a file is missing or cut short, or the header altered.
+            DamagedStoreError: a file is missing, cut short or altered.
         """
         self.directory = pathlib.Path(directory)
-        header = read_header(self.directory)
+        header = read_header(self.directory, verify=verify)
         self.key = header["key"]
         self.tokens = map_array(self.directory, TOKENS_FILE, header)
         self._num_documents = header["documents"]
@@ -53,13 +62,17 @@ class DocumentStore:
         split: str,
         tokenizer: Tokenizer,
         *,
+        verify: Verification = "always",
+        found_in: pathlib.Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> "DocumentStore":
-        """The store of a split below `directory`; encoded now if it is not there whole, in memory of a fixed size.
+        """The store of a split below `directory`; encoded now if it is not there complete, in memory of a fixed size.
 
         Safe with several processes: each builds under a name of its own, and the first to finish is kept.
 
         Args:
+            verify: when the files are compared with their digests.
+            found_in: see `store_files.open_or_build`.
             progress: called with (documents encoded, documents in all) now and then; not called for a store that is
                 there already.
 
@@ -68,10 +81,11 @@ class DocumentStore:
         """
         key = digest("documents", corpus.fingerprint, split, tokenizer.fingerprint, FORMAT_VERSION)
         return open_or_build(
-            cls,
+            functools.partial(cls, verify=verify),
             pathlib.Path(directory).expanduser(),
             key,
             lambda path: _build(path, corpus, split, tokenizer, key, progress),
+            found_in=found_in,
         )
 
     def __len__(self) -> int:
@@ -79,7 +93,12 @@ class DocumentStore:
         return self._num_documents
 
     def __reduce__(self):
-        return DocumentStore, (self.directory,)
+        return _open_again, (self.directory,)
+
+
+def _open_again(directory: pathlib.Path) -> DocumentStore:
+    """The store in a worker, whose parent has verified it."""
+    return DocumentStore(directory, verify="never")
 
 
 def _build(
@@ -104,8 +123,8 @@ def _build(
                 progress(num_documents, corpus.splits[split])
     if not num_tokens:
         raise ValueError(f"the split {split!r} has no text: expected some, check the source's files")
-    files = {TOKENS_FILE: {"dtype": dtype.name, "length": num_tokens}}
+    dtypes = {TOKENS_FILE: dtype.name}
     write_header(
-        path, {"format": FORMAT_VERSION, "key": key, "split": split, "documents": num_documents, "files": files}
+        path, {"format": FORMAT_VERSION, "key": key, "split": split, "documents": num_documents, "dtypes": dtypes}
     )
     logger.info("encoded %d documents of the split %s: %d tokens", num_documents, split, num_tokens)

@@ -9,20 +9,30 @@ import io
 import itertools
 import logging
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from seq2seq_jax.data.source import SPLITS, Corpus, DocumentCorpus, PairCorpus
-from seq2seq_jax.data.store_files import remove_left_behind, unfinished_directory
+from seq2seq_jax.data.source import DEFAULT_CACHE_DIRECTORY, SPLITS, Corpus, DocumentCorpus, PairCorpus
+from seq2seq_jax.data.store_files import (
+    DamagedStoreError,
+    Verification,
+    digest,
+    open_or_build,
+    read_header,
+    remove_left_behind,
+    write_header,
+)
 
 logger = logging.getLogger(__name__)
 
 ReadPairs = Callable[[], Iterator[tuple[str, str]]]
 """Gives the (source, target) pairs of one split, from the first, each time it is called."""
 
+FORMAT_VERSION = 1
 PAIRS_PER_READ = 4096
 PAIRS_PER_SHARD = 500_000
 """tensorflow-datasets holds one shard in memory while it writes it."""
@@ -40,6 +50,7 @@ class _PreparedTexts(Corpus):
         examples: of each split, as `read_examples` gives them.
         fingerprint: hex digest of the content.
         fields: names of the fields.
+        place: where the dataset is, for messages.
     """
 
     def __init__(
@@ -48,8 +59,10 @@ class _PreparedTexts(Corpus):
         *,
         fingerprint: str,
         fields: tuple[str, ...],
+        place: Path,
     ):
         self._examples = dict(examples)
+        self._place = place
         self._fingerprint = fingerprint
         self._fields = fields
 
@@ -77,6 +90,12 @@ class _PreparedTexts(Corpus):
             except TypeError:
                 # What tfds.testing.mock_data gives in its place reads single examples alone, and strings.
                 batch = [examples[index] for index in indices]
+            except Exception as error:
+                # array_record raises what it finds in its own C++, without the name of the file.
+                raise ValueError(
+                    f"{self._place} cannot be read, examples {start} to {indices[-1]} are damaged "
+                    f"({_first_line(error)}): delete that directory, and it is prepared again"
+                ) from error
             for example in batch:
                 yield tuple(_text(example[field]) for field in self._fields)
 
@@ -99,20 +118,28 @@ def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
-def prepare_pairs(read_splits: Mapping[str, ReadPairs], *, cache_directory: str) -> PreparedCorpus:
+def prepare_pairs(
+    read_splits: Mapping[str, ReadPairs],
+    *,
+    cache_directory: str,
+    verify: Verification = "always",
+    read_only: bool = False,
+) -> PreparedCorpus:
     """Write pairs of text as a dataset, or find the one that holds the same text, and open it.
 
     Training pairs with an empty side (white space alone) are left out and their number is logged; the other splits
-    keep theirs, so that outputs match inputs line for line. A dataset gets its final name only when it is whole, by
+    keep theirs, so that outputs match inputs line for line. A dataset gets its final name only when it is complete, by
     one rename: what an interrupted preparation leaves is never read, and of processes that prepare the same text at
-    once the first wins and the others read its dataset.
+    once the first wins and the others read its dataset. One whose files are not what was written is prepared again.
 
     Args:
         read_splits: by name; each is read once for the hash, and again if it has to be written.
         cache_directory: the dataset goes to `datasets` below it; "~" is the home directory.
+        verify: when the files are compared with their digests.
+        read_only: write nothing to cache_directory; what is not there goes to DEFAULT_CACHE_DIRECTORY.
 
     Raises:
-        ValueError: every training pair has an empty side, or the dataset in the cache is damaged.
+        ValueError: every training pair has an empty side.
     """
     read_splits = {split: read_splits[split] for split in SPLITS if split in read_splits}
     content = hashlib.sha256()
@@ -138,34 +165,35 @@ def prepare_pairs(read_splits: Mapping[str, ReadPairs], *, cache_directory: str)
         num_pairs[split] = num_kept
     fingerprint = content.hexdigest()
     if not num_pairs:
-        return PreparedCorpus({}, fingerprint=fingerprint, fields=("source", "target"))
+        return PreparedCorpus({}, fingerprint=fingerprint, fields=("source", "target"), place=Path(cache_directory))
 
-    directory = Path(cache_directory).expanduser() / "datasets"
+    def build(directory: Path) -> None:
+        logger.info("writing %s pairs to %s", num_pairs, directory.parent)
+        # Earlier versions had no place of their own for what was unfinished.
+        remove_left_behind(written.glob("pairs_of_text/*/incomplete.*"))
+        prepare_once(_PairsOfText(read_splits, num_pairs=num_pairs, directory=directory))
+        # tensorflow-datasets makes it for any dataset.
+        shutil.rmtree(directory / "downloads", ignore_errors=True)
+        write_header(directory, {"format": FORMAT_VERSION, "fingerprint": fingerprint, "pairs": num_pairs})
 
-    def open_builder(directory: Path) -> _PairsOfText:
-        return _PairsOfText(read_splits, num_pairs=num_pairs, fingerprint=fingerprint, directory=directory)
+    def open_(directory: Path) -> PreparedCorpus:
+        if read_header(directory, verify=verify)["pairs"] != num_pairs:
+            raise DamagedStoreError(f"{directory} holds other pairs")
+        builder = _PairsOfText(read_splits, num_pairs=num_pairs, directory=directory)
+        examples = {split: read_examples(builder, split) for split in num_pairs}
+        return PreparedCorpus(examples, fingerprint=fingerprint, fields=("source", "target"), place=directory)
 
+    own, written = (
+        Path(directory).expanduser() / "datasets"
+        for directory in (cache_directory, DEFAULT_CACHE_DIRECTORY if read_only else cache_directory)
+    )
     with quiet():
-        path = Path(open_builder(directory).data_dir)
-        if not path.exists():
-            logger.info("writing %s pairs to %s", num_pairs, path)
-            # tensorflow-datasets has a place of its own for what is unfinished, and leaves it there when it is killed.
-            remove_left_behind(path.parent.glob("incomplete.*"))
-            with unfinished_directory(directory, fingerprint) as unfinished:
-                builder = open_builder(unfinished)
-                prepare_once(builder)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with _unless_there(path):
-                    Path(builder.data_dir).rename(path)
-        # What the directory holds now, whoever wrote it.
-        builder = open_builder(directory)
-    if {split: info.num_examples for split, info in builder.info.splits.items()} != num_pairs:
-        raise ValueError(
-            f"expected a dataset of {num_pairs} pairs in {builder.data_dir}; it holds other pairs: "
-            "delete that directory and start again"
-        )
-    examples = {split: read_examples(builder, split) for split in num_pairs}
-    return PreparedCorpus(examples, fingerprint=fingerprint, fields=("source", "target"))
+        key = digest("pairs", fingerprint, FORMAT_VERSION)
+        return open_or_build(open_, written, key, build, found_in=own if read_only else None)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def prepare_once(builder: tfds.core.DatasetBuilder) -> None:
@@ -209,7 +237,7 @@ def quiet() -> Iterator[None]:
 
 
 class _PairsOfText(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """The dataset of one text: the name of its configuration is the text's hash.
+    """The dataset of one text, alone in its directory.
 
     A ShardBasedBuilder writes in the order that it reads. A GeneratorBasedBuilder would collect each split first, and
     needs TensorFlow for one that is larger than a gigabyte.
@@ -220,13 +248,10 @@ class _PairsOfText(tfds.core.ShardBasedBuilder, skip_registration=True):
     # Nothing is downloaded, so there are no checksums to be looked for beside the code.
     code_path = None
 
-    def __init__(
-        self, read_splits: Mapping[str, ReadPairs], *, num_pairs: Mapping[str, int], fingerprint: str, directory: Path
-    ):
+    def __init__(self, read_splits: Mapping[str, ReadPairs], *, num_pairs: Mapping[str, int], directory: Path):
         self._read_splits = read_splits
         self._num_pairs = num_pairs
-        config = tfds.core.BuilderConfig(name=fingerprint, version=self.VERSION)
-        super().__init__(data_dir=directory, config=config, file_format="array_record")
+        super().__init__(data_dir=directory, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict({"source": tfds.features.Text(), "target": tfds.features.Text()})

@@ -6,14 +6,18 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 SPLITS = ("train", "validation", "test")
+DEFAULT_CACHE_DIRECTORY = "~/.cache/seq2seq_jax"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSource(abc.ABC):
     """Where text comes from and how it becomes rows."""
 
-    cache_directory: str = "~/.cache/seq2seq_jax"
+    cache_directory: str = DEFAULT_CACHE_DIRECTORY
     """Where prepared datasets and token stores are kept and found again."""
+    verify: Literal["always", "once"] = "always"
+    """When the files in cache_directory are compared with their digests, which reads all of them: whenever they are
+    opened, or only after one has changed (size, time of change, inode)."""
     workers: int = 0
     """Processes that assemble batches; 0 = a thread of the training process. Changes no batch."""
     prefetch: int = 4
@@ -35,11 +39,13 @@ class DataSource(abc.ABC):
         """Whether every row of a batch holds one example."""
 
     @abc.abstractmethod
-    def open(self, splits: Collection[str] = SPLITS) -> "Corpus":
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> "Corpus":
         """Prepare the dataset if it is not there yet, and open it.
 
         Args:
             splits: what is needed of it; nothing else is looked for or read. Part of the fingerprint.
+            read_only: names of fields (cache_directory, directory) whose directories nothing is written to; what is
+                not there is prepared in the default directory instead.
         """
 
 
@@ -81,7 +87,7 @@ class PairSource(DataSource):
         return not self.packing
 
     @abc.abstractmethod
-    def open(self, splits: Collection[str] = SPLITS) -> "PairCorpus":
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> "PairCorpus":
         """See `DataSource.open`."""
 
 

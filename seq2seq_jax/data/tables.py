@@ -32,7 +32,7 @@ class Table(PairSource):
     test: str | None = "test.jsonl"
     """Name of the test file; None = there is none."""
 
-    def open(self, splits: Collection[str] = SPLITS) -> PairCorpus:
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
         """Write the pairs of splits as a dataset if that is not there yet, and open it.
 
         Training pairs with an empty side are left out and their number is logged.
@@ -48,7 +48,12 @@ class Table(PairSource):
             for split, name in (("train", self.train), ("validation", self.validation), ("test", self.test))
             if name is not None and split in splits
         }
-        return prepare_pairs(read_splits, cache_directory=self.cache_directory)
+        return prepare_pairs(
+            read_splits,
+            cache_directory=self.cache_directory,
+            verify=self.verify,
+            read_only="cache_directory" in read_only,
+        )
 
 
 ReadFields = Callable[[Iterator[str], str, tuple[str, ...]], Iterator[tuple[str, ...]]]

@@ -33,7 +33,7 @@ class ParallelText(PairSource):
     test: str | None = "test"
     """Name of the test files; None = there are none."""
 
-    def open(self, splits: Collection[str] = SPLITS) -> PairCorpus:
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
         """Write the pairs of splits as a dataset if that is not there yet, and open it.
 
         Training pairs with an empty side are left out and their number is logged.
@@ -50,7 +50,12 @@ class ParallelText(PairSource):
             for split, name in (("train", self.train), ("validation", self.validation), ("test", self.test))
             if name is not None and split in splits
         }
-        return prepare_pairs(read_splits, cache_directory=self.cache_directory)
+        return prepare_pairs(
+            read_splits,
+            cache_directory=self.cache_directory,
+            verify=self.verify,
+            read_only="cache_directory" in read_only,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,7 @@ class DocumentFiles(Denoising):
     test: tuple[str, ...] | None = ("test.txt",)
     """Names of the test files; None = there are none."""
 
-    def open(self, splits: Collection[str] = SPLITS) -> DocumentCorpus:
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> DocumentCorpus:
         """Look the files of splits through, and open them.
 
         Raises:

@@ -1,10 +1,10 @@
 """A split as token ids on disk: encoded once, memory-mapped by every later run and process."""
 
+import functools
 import itertools
 import logging
 import os
 import pathlib
-import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Int, UInt
 
 from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.data.store_files import (
-    DamagedStoreError,
+    Verification,
     digest,
     map_array,
     open_or_build,
@@ -22,7 +22,7 @@ from seq2seq_jax.data.store_files import (
 )
 from seq2seq_jax.data.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CHUNK_PAIRS = 8192
 SIDES = ("source", "target")
 
@@ -51,23 +51,18 @@ class TokenStore:
     source_offsets: Int[np.ndarray, " examples_and_end"]
     target_offsets: Int[np.ndarray, " examples_and_end"]
 
-    def __init__(self, directory: str | os.PathLike):
+    def __init__(self, directory: str | os.PathLike, *, verify: Verification = "always"):
         """Map the store that `open_or_build` made in a directory.
 
         Raises:
             DamagedStoreError: a file is missing, cut short or altered.
         """
         self.directory = pathlib.Path(directory)
-        header = read_header(self.directory)
+        header = read_header(self.directory, verify=verify)
         self.key = header["key"]
         for side in SIDES:
-            tokens = map_array(self.directory, f"{side}.tokens", header)
             offsets = map_array(self.directory, f"{side}.offsets", header)
-            # Every length comes from the offsets, so they are checked byte by byte; the tokens by their size alone,
-            # because they can be larger than memory.
-            if zlib.crc32(offsets) != header["files"][f"{side}.offsets"]["crc32"] or offsets[-1] != len(tokens):
-                raise DamagedStoreError(f"{self.directory}: {side}.offsets is not what was written")
-            setattr(self, f"{side}_tokens", tokens)
+            setattr(self, f"{side}_tokens", map_array(self.directory, f"{side}.tokens", header))
             setattr(self, f"{side}_offsets", offsets)
             setattr(self, f"{side}_lengths", np.diff(offsets).astype(np.int32))
 
@@ -79,13 +74,17 @@ class TokenStore:
         split: str,
         tokenizer: Tokenizer,
         *,
+        verify: Verification = "always",
+        found_in: pathlib.Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> "TokenStore":
-        """The store of a split below `directory`; encoded now if it is not there whole.
+        """The store of a split below `directory`; encoded now if it is not there complete.
 
         Safe with several processes: each builds under a name of its own, and the first to finish is kept.
 
         Args:
+            verify: when the files are compared with their digests.
+            found_in: see `store_files.open_or_build`.
             progress: called with (pairs encoded, pairs in all) after every chunk; not called for a store that is
                 there already.
 
@@ -94,17 +93,18 @@ class TokenStore:
         """
         key = digest(corpus.fingerprint, split, tokenizer.fingerprint, FORMAT_VERSION)
         return open_or_build(
-            cls,
+            functools.partial(cls, verify=verify),
             pathlib.Path(directory).expanduser(),
             key,
             lambda path: _build(path, corpus, split, tokenizer, key, progress),
+            found_in=found_in,
         )
 
     def __len__(self) -> int:
         return len(self.source_lengths)
 
     def __reduce__(self):
-        return TokenStore, (self.directory,)
+        return _open_again, (self.directory,)
 
     def source(self, index: int | np.integer) -> UInt[np.ndarray, " length"]:
         """Source ids of an example, ending in the end id."""
@@ -113,6 +113,11 @@ class TokenStore:
     def target(self, index: int | np.integer) -> UInt[np.ndarray, " length"]:
         """Target ids of an example, ending in the end id."""
         return self.target_tokens[self.target_offsets[index] : self.target_offsets[index + 1]]
+
+
+def _open_again(directory: pathlib.Path) -> TokenStore:
+    """The store in a worker, whose parent has verified it."""
+    return TokenStore(directory, verify="never")
 
 
 def _build(
@@ -142,14 +147,15 @@ def _build(
                 progress(num_done, corpus.splits[split])
     if not num_done:
         raise ValueError(f"the split {split!r} has no pairs: expected at least one, check the source's files")
-    files = {}
+    dtype_of = {f"{side}.tokens": dtypes[side].name for side in SIDES}
+    num_tokens = {}
     for side in SIDES:
         offsets = np.concatenate([np.zeros(1, "<i8"), np.cumsum(np.concatenate(lengths[side]))]).astype("<i8")
         offsets.tofile(path / f"{side}.offsets")
-        files[f"{side}.offsets"] = {"dtype": "int64", "length": len(offsets), "crc32": zlib.crc32(offsets)}
-        files[f"{side}.tokens"] = {"dtype": dtypes[side].name, "length": int(offsets[-1])}
-    write_header(path, {"format": FORMAT_VERSION, "key": key, "split": split, "examples": num_done, "files": files})
+        dtype_of[f"{side}.offsets"] = "int64"
+        num_tokens[side] = int(offsets[-1])
+    write_header(path, {"format": FORMAT_VERSION, "key": key, "split": split, "examples": num_done, "dtypes": dtype_of})
     logger.info(
         "encoded %d pairs of the split %s: %d source and %d target tokens",
-        num_done, split, files["source.tokens"]["length"], files["target.tokens"]["length"],
+        num_done, split, num_tokens["source"], num_tokens["target"],
     )  # fmt: skip

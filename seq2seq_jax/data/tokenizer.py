@@ -14,6 +14,7 @@ import sentencepiece
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from seq2seq_jax.batch import Vocabulary
+from seq2seq_jax.files import write_whole
 
 PADDING_ID, UNKNOWN_ID, START_ID, END_ID = range(4)
 NUM_BYTES = 256
@@ -122,21 +123,29 @@ class Tokenizer:
         directory.mkdir(parents=True, exist_ok=True)
         names = (JOINT_FILE,) if len(self._models) == 1 else (SOURCE_FILE, TARGET_FILE)
         for name, model in zip(names, self._models, strict=True):
-            unfinished = directory / f".{name}.{os.getpid()}"
-            unfinished.write_bytes(model)
-            unfinished.replace(directory / name)
+            write_whole(directory / name, model)
 
     @classmethod
-    def load(cls, directory: str | os.PathLike) -> "Tokenizer":
+    def load(cls, directory: str | os.PathLike, *, fingerprint: str | None = None) -> "Tokenizer":
         """The tokenizer that `save` wrote to a directory.
 
+        Args:
+            fingerprint: that it must have; None = any.
+
         Raises:
-            ValueError: there is none, or it cannot be read.
+            ValueError: there is none, it cannot be read, or it is another one.
         """
         directory = pathlib.Path(directory)
         for names in ((JOINT_FILE,), (SOURCE_FILE, TARGET_FILE)):
             if all((directory / name).is_file() for name in names):
-                return cls(*((directory / name).read_bytes() for name in names))
+                models = [(directory / name).read_bytes() for name in names]
+                # Compared before SentencePiece reads it, which can end the process on a damaged model.
+                if fingerprint is not None and _fingerprint(models) != fingerprint:
+                    raise ValueError(
+                        f"{' or '.join(names)} in {directory} was changed or damaged: it is not the tokenizer that "
+                        "the run was trained with. Restore it from a backup, or from a run with the same tokenizer."
+                    )
+                return cls(*models)
         raise ValueError(
             f"no tokenizer in {directory}: expected {JOINT_FILE}, or {SOURCE_FILE} and {TARGET_FILE}; train one first"
         )
@@ -164,8 +173,7 @@ class Tokenizer:
     @property
     def fingerprint(self) -> str:
         """Hex digest: equal fingerprints encode every text alike."""
-        digests = (hashlib.sha256(model).digest() for model in self._models)
-        return hashlib.sha256(b"".join(digests)).hexdigest()
+        return _fingerprint(self._models)
 
     def encode_source(self, texts: list[str]) -> list[list[int]]:
         """Ids of each source text, ending in the end id; on all cores, without holding the interpreter."""
@@ -194,6 +202,10 @@ class Tokenizer:
     def target_pieces(self, ids: Sequence[int]) -> list[str]:
         """What each target id stands for, as in `source_pieces`."""
         return self._target.pieces(ids)
+
+
+def _fingerprint(models: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(model).digest() for model in models)).hexdigest()
 
 
 class _Codec:

@@ -1,6 +1,7 @@
 """Heat maps of attention: which source tokens each target token attended to."""
 
 import functools
+import io
 import math
 import os
 import pathlib
@@ -12,6 +13,8 @@ from jaxtyping import Float
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from seq2seq_jax.files import write_whole
 
 _DPI = 120
 _MARGIN, _HEADER_GAP = 0.2, 0.1  # inches, as all lengths here
@@ -44,7 +47,9 @@ def plot_attention(
     figure = attention_heat_map(
         weights, source_tokens=source_tokens, target_tokens=target_tokens, title=title, texts=texts
     )
-    figure.savefig(path, format="png")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_whole(path, picture.getvalue())
 
 
 def attention_heat_map(

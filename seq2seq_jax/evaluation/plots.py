@@ -1,6 +1,7 @@
 """Pictures of a training run, drawn from the records of its metrics.jsonl."""
 
 import dataclasses
+import io
 import math
 import os
 import pathlib
@@ -9,6 +10,8 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from seq2seq_jax.files import write_whole
 
 _WIDTH = 10.0  # inches, of 100 pixels
 _PANEL_HEIGHT = 4.0  # inches
@@ -117,7 +120,9 @@ def plot_learning_curves(records: list[dict], path: str | os.PathLike) -> None:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    learning_curves(records).savefig(path, format="png")
+    picture = io.BytesIO()
+    learning_curves(records).savefig(picture, format="png")
+    write_whole(path, picture.getvalue())
 
 
 def learning_curves(records: list[dict]) -> Figure:

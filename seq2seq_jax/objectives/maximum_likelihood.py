@@ -77,6 +77,15 @@ class MaximumLikelihoodConfig:
         }[self.sampling_schedule]()
         return self.sampling_limit * grown
 
+    @property
+    def foreign_code(self) -> str | None:
+        """What `build` imports from outside the package: nothing."""
+        return None
+
+    def build_evaluation(self, model: EncoderDecoder) -> "MaximumLikelihood":
+        """What evaluates parameters of a model that was trained with this objective; imports no foreign code."""
+        return MaximumLikelihood(self, model)
+
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "MaximumLikelihood":
         """The objective for a model; of the tokenizer it has no need."""
         return MaximumLikelihood(self, model)

@@ -27,7 +27,7 @@ from seq2seq_jax.objectives.estimators import (
     Reinforce,
     SelfCritical,
 )
-from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig, cross_entropy
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihood, MaximumLikelihoodConfig, cross_entropy
 from seq2seq_jax.objectives.objective import Objective, Params, Total
 from seq2seq_jax.rewards.reward import RewardConfig
 from seq2seq_jax.rewards.sizes import pad_to
@@ -115,6 +115,18 @@ class PolicyGradientConfig:
                 "from the policy, so its ratio means nothing. Set it to False, or clip to None."
             )
 
+    @property
+    def foreign_code(self) -> str | None:
+        """What `build` imports from outside the package, "module:function"; None = nothing."""
+        return self.reward.function
+
+    def build_evaluation(self, model: EncoderDecoder) -> MaximumLikelihood:
+        """What evaluates parameters of a model that was trained with this objective: the likelihood of references.
+
+        Imports no foreign code.
+        """
+        return MaximumLikelihoodConfig(label_smoothing=self.label_smoothing).build(model)
+
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer) -> "PolicyGradient":
         """The objective for a model.
 
@@ -144,7 +156,7 @@ class PolicyGradient(Objective):
         self.updates = config.estimator.updates
         self._baseline = config.estimator.baseline
         self.players = ("model", "baseline") if self._baseline == "learned" else ("model",)
-        self._likelihood = MaximumLikelihoodConfig(label_smoothing=config.label_smoothing).build(model)
+        self._likelihood = config.build_evaluation(model)
 
     def initialize(self, player: str, key: jax.Array) -> Params:
         """See Objective.initialize. The baseline starts as 0 everywhere."""

@@ -167,6 +167,7 @@ class Loop:
         job: Job,
         peak_flops: float | None,
         after_step: Callable[[int, float], None] = lambda step, loss: None,
+        recorded: Callable[[], Any] = lambda: None,
     ):
         """Args:
         place: puts a host batch on the devices.
@@ -177,6 +178,7 @@ class Loop:
         job: the processes that run this loop.
         peak_flops: FLOPs a second of all devices together, which MFU is a share of; None = not known.
         after_step: takes (updates done, loss) of each step, one step late.
+        recorded: what tells later whether the records so far are complete, JSON; None = nothing is known.
         """
         self.config = config
         self.update = update
@@ -189,6 +191,7 @@ class Loop:
         self.job = job
         self.peak_flops = peak_flops
         self.after_step = after_step
+        self.recorded = recorded
 
     def run(
         self, state: TrainState, progress: Progress, batches: Iterator[Batch], *, anchor: Callable[[], Any]
@@ -294,6 +297,7 @@ class Loop:
                             "seconds": ledger.read(),
                             "saved_at": time.time(),
                             "anchor": anchor(),
+                            "records": self.recorded(),
                         },
                     )
                     self.checkpoints.save(state, progress)

@@ -124,12 +124,24 @@ def initial_state(
     def build(given: dict[str, Params] | None = None) -> TrainState:
         return make(given or {})
 
-    described = jax.tree.map(
+    return build, _described(shapes, layout)
+
+
+def parameter_layout(objective: Objective, *, mesh: Mesh) -> Params:
+    """Shapes, dtypes and shardings (ShapeDtypeStruct leaves) of the first player's parameters, which cost nothing."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        shapes = jax.eval_shape(lambda: objective.initialize(objective.players[0], run_key(0)))
+        layout = shardings(mesh, shapes)
+    return _described(shapes, layout)
+
+
+def _described(shapes: Any, layout: Any) -> Any:
+    """Unboxed shapes and dtypes with their shardings."""
+    return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         _unboxed(shapes),
         layout,
     )
-    return build, described
 
 
 def _is_boxed(leaf: Any) -> bool:
@@ -291,12 +303,16 @@ def build_update(
     )
 
 
-def build_loss(objective: Objective, *, mesh: Mesh, layout: TrainState) -> OnMesh:
-    """(params of the first player, batch) -> totals of `Objective.evaluate`: the loss and what goes with it; jitted."""
+def build_loss(objective: Objective, *, mesh: Mesh, layout: Params) -> OnMesh:
+    """(params of the first player, batch) -> totals of `Objective.evaluate`: the loss and what goes with it; jitted.
+
+    Args:
+        layout: shapes and shardings of the parameters, see `parameter_layout`.
+    """
 
     def totals(params: Params, batch: Batch) -> dict[str, Total]:
         loss, logged = objective.evaluate(params, batch)
         return {"loss": loss, **logged}
 
-    params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout.players[objective.players[0]].params)
+    params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout)
     return OnMesh(totals, mesh, in_shardings=(params_sharding, batch_sharding(mesh)), out_shardings=replicated(mesh))

@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def test_fingerprint_is_that_of_the_text_alone(open_text, open_table):
 def test_changed_files_are_prepared_anew_and_equal_ones_are_reused(open_text, tmp_path, monkeypatch):
     open_text({"train_en": "a\n", "train_de": "b\n"})
     assert list(open_text({"train_de": "c\n"}).pairs("train")) == [("a", "c")]
-    assert len(list((tmp_path / "cache/datasets/pairs_of_text").iterdir())) == 2
+    assert len(list((tmp_path / "cache/datasets").iterdir())) == 2
 
     def refuse(*arguments, **keywords):
         raise AssertionError("prepared again")
@@ -288,8 +289,8 @@ def test_processes_that_prepare_at_once_all_get_the_dataset(tmp_path):
     for process in processes:
         output, errors = process.communicate(timeout=60)
         assert (process.returncode, output.strip()) == (0, "20000"), errors
-    (dataset,) = (tmp_path / "cache/datasets/pairs_of_text").iterdir()
-    assert [path.name for path in dataset.iterdir()] == ["1.0.0"]
+    (dataset,) = (tmp_path / "cache/datasets").iterdir()
+    assert sorted(path.name for path in dataset.iterdir()) == ["header.json", "pairs_of_text"]
 
 
 def test_the_slower_of_two_preparations_reads_the_dataset_of_the_faster(tmp_path):
@@ -325,26 +326,43 @@ def test_what_an_interrupted_preparation_leaves_is_not_used_and_is_removed(open_
     process = start(killed + PREPARE, str(tmp_path / "text"), str(tmp_path / "cache"))
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert list((tmp_path / "cache/datasets").rglob("*incomplete*"))
+    (left,) = (tmp_path / "cache/datasets").iterdir()
+    assert ".unfinished." in left.name
     # As an older version left it, which had no place of its own for what is unfinished.
-    [left] = (tmp_path / "cache/datasets").iterdir()
-    [dataset] = left.glob("pairs_of_text/*")
-    old = tmp_path / "cache/datasets/pairs_of_text" / dataset.name / "incomplete.ABC_1.0.0"
+    old = tmp_path / "cache/datasets/pairs_of_text/0123" / "incomplete.ABC_1.0.0"
     old.mkdir(parents=True)
     os.utime(old, (0, 0))
     assert list(open_text({}).pairs("train")) == [(str(n), str(n)) for n in range(2000)]
-    assert [path.name for path in (tmp_path / "cache/datasets").iterdir()] == ["pairs_of_text"]
-    assert [path.name for path in (tmp_path / "cache/datasets/pairs_of_text").glob("*/*")] == ["1.0.0"]
+    assert not left.exists() and not old.exists()
 
 
-def test_a_damaged_dataset_is_refused(open_text, tmp_path):
-    files = {"train_en": "a\n", "train_de": "b\n"}
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b""),
+        pathlib.Path.unlink,
+    ],
+    ids=["flipped", "cut", "emptied", "removed"],
+)
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "*.array_record*", "header.json"])
+def test_a_damaged_dataset_is_prepared_again(open_text, tmp_path, caplog, name, damage):
+    files = {"train_en": "a\nb\n", "train_de": "c\nd\n"}
     open_text(files)
-    (info,) = (tmp_path / "cache").rglob("dataset_info.json")
-    info.unlink()
-    with pytest.raises(ValueError, match="delete that directory") as error:
-        open_text(files)
-    assert str(info.parent) in one_line(error)
+    (path,) = (tmp_path / "cache").rglob(name)
+    whole = path.read_bytes()
+    damage(path)
+    assert list(open_text(files).pairs("train")) == [("a", "c"), ("b", "d")]
+    assert any(str(path) in message and "is damaged" in message for message in caplog.messages)
+    assert name == "header.json" or path.read_bytes() == whole
+    assert len(list((tmp_path / "cache/datasets").iterdir())) == 1
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from seq2seq_jax.batch import Vocabulary
-from seq2seq_jax.data import token_store
+from seq2seq_jax.data import store_files, token_store
 from seq2seq_jax.data.source import PairCorpus
-from seq2seq_jax.data.token_store import DamagedStoreError, TokenStore
+from seq2seq_jax.data.store_files import DamagedStoreError
+from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+from seq2seq_jax.files import file_digest
 
 
 class FakeCorpus(PairCorpus):
@@ -111,29 +113,69 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [
-        ("source.tokens", cut),
-        ("target.offsets", cut),
-        ("source.offsets", flip),
-        ("header.json", cut),
-        ("header.json", flip),
-        ("target.tokens", lambda path: path.unlink()),
-        ("header.json", lambda path: path.unlink()),
-    ],
-)
-def test_a_damaged_store_is_noticed_and_built_again(tmp_path, tokenizer, name, damage):
+def empty(path):
+    path.write_bytes(b"")
+
+
+def remove(path):
+    path.unlink()
+
+
+FILES = ("header.json", "source.tokens", "source.offsets", "target.tokens", "target.offsets")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty, remove])
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("verify", ["always", "once"])
+def test_a_damaged_store_is_noticed_and_built_again(tmp_path, tokenizer, name, damage, verify):
     corpus = FakeCorpus()
-    store = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer)
+    store = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer, verify=verify)
     expected = [store.source(index).tolist() for index in range(len(store))]
     damage(store.directory / name)
     with pytest.raises(DamagedStoreError):
-        TokenStore(store.directory)
-    again = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer)
+        TokenStore(store.directory, verify=verify)
+    again = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer, verify=verify)
     assert corpus.num_reads == 2
     assert [again.source(index).tolist() for index in range(len(again))] == expected
     assert [path.name for path in tmp_path.iterdir()] == [store.key]
+
+
+def test_once_reads_only_what_has_changed(tmp_path, tokenizer, monkeypatch):
+    store = TokenStore.open_or_build(tmp_path, FakeCorpus(), "train", tokenizer, verify="once")
+    read = []
+
+    def digest(path):
+        read.append(path.name)
+        return file_digest(path)
+
+    monkeypatch.setattr(store_files, "file_digest", digest)
+    TokenStore(store.directory, verify="once")
+    assert read == []
+    # As a copy of the file would be, with the same content.
+    data = (store.directory / "source.tokens").read_bytes()
+    (store.directory / "source.tokens").unlink()
+    (store.directory / "source.tokens").write_bytes(data)
+    TokenStore(store.directory, verify="once")
+    assert read == ["source.tokens"]
+    read.clear()
+    TokenStore(store.directory, verify="always")
+    assert sorted(read) == sorted(set(FILES) - {"header.json"})
+    read.clear()
+    pickle.loads(pickle.dumps(store))
+    assert read == [], "a worker takes what its parent has verified"
+
+
+def test_a_store_that_may_only_be_read_is_used_and_never_written(tmp_path, tokenizer):
+    foreign, own = tmp_path / "foreign", tmp_path / "own"
+    corpus = FakeCorpus()
+    made = TokenStore.open_or_build(foreign, corpus, "train", tokenizer)
+    found = TokenStore.open_or_build(own, corpus, "train", tokenizer, found_in=foreign)
+    assert found.directory == made.directory and not own.exists() and corpus.num_reads == 1
+    flip(made.directory / "target.tokens")
+    before = {path: path.read_bytes() for path in made.directory.iterdir()}
+    again = TokenStore.open_or_build(own, corpus, "train", tokenizer, found_in=foreign)
+    assert again.directory == own / made.key
+    assert {path: path.read_bytes() for path in made.directory.iterdir()} == before
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path, tokenizer, small_chunks):

@@ -393,7 +393,7 @@ def test_initial_parameters_follow_from_the_seed_and_differ_between_players():
 
 def test_the_loss_without_training_has_no_dropout():
     _, _, layout, objective = model_training(dropout=0.5)
-    compute_loss = build_loss(objective, mesh=one_device(), layout=layout)
+    compute_loss = build_loss(objective, mesh=one_device(), layout=layout.players["model"].params)
     params = parameters(objective.model)
     totals, again = compute_loss(params, MODEL_ROWS), compute_loss(params, MODEL_ROWS)
     assert float(totals["loss"].sum) == float(again["loss"].sum)

@@ -5,6 +5,7 @@ import math
 import struct
 import time
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from seq2seq_jax.training.telemetry import RecordFiles, read_records
@@ -68,6 +69,64 @@ def test_a_continued_run_drops_the_records_after_its_checkpoint(tmp_path):
     records = read_records(tmp_path / "metrics.jsonl")
     assert [(record["step"], record["loss"]) for record in records] == [(2, 0.5), (4, 0.25), (5, 9.0)]
     assert [path.name for path in tmp_path.glob("metrics*")] == ["metrics.jsonl"]
+
+
+def lose_a_quote(lines):
+    return [lines[0], lines[1].replace('"', "", 1), *lines[2:]]
+
+
+def damage_a_key(lines):
+    return [lines[0], lines[1].replace("loss", "lass"), *lines[2:]]
+
+
+def change_a_digit(lines):
+    return [lines[0], lines[1].replace("0.5", "0.6"), *lines[2:]]
+
+
+def remove_a_line(lines):
+    return [lines[0], *lines[2:]]
+
+
+@pytest.mark.parametrize("damage", [lose_a_quote, damage_a_key, change_a_digit, remove_a_line, None])
+def test_a_record_that_is_missing_is_said_and_what_was_found_is_kept(tmp_path, caplog, damage):
+    path = tmp_path / "metrics.jsonl"
+    with RecordFiles(tmp_path, after_step=0) as files:
+        for step in (1, 2, 3):
+            files.write(train_record(step))
+        saved = list(files.checksums)
+        files.write(train_record(4))
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_text("".join(f"{line}\n" for line in damage(path.read_text().splitlines())))
+    found = None if damage is None else path.read_bytes()
+    with RecordFiles(tmp_path, after_step=3, checksums=saved) as files:
+        assert [record["step"] for record in files.records] == ([] if damage is None else [1, 3])
+    [said] = caplog.messages
+    assert f"lacks {3 if damage is None else 1} of its 3 records up to step 3" in said
+    if found is not None:
+        assert (tmp_path / "damaged" / "metrics.jsonl-0").read_bytes() == found
+        assert "damaged/metrics.jsonl-0" in said
+
+
+def test_records_that_are_complete_are_continued_without_a_word(tmp_path, caplog):
+    with RecordFiles(tmp_path, after_step=0) as files:
+        for step in (1, 2):
+            files.write(train_record(step))
+        saved = list(files.checksums)
+        files.write(train_record(3))
+    with RecordFiles(tmp_path, after_step=2, checksums=saved) as files:
+        assert files.checksums == saved and [record["step"] for record in files.records] == [1, 2]
+    assert not caplog.messages and not (tmp_path / "damaged").exists()
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "1", '{"kind": "train"}', '{"kind": 1, "step": 2}', "\udcff", "[" * 10**5])
+def test_lines_that_are_no_records_are_left_out_and_said(tmp_path, caplog, line):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps(train_record(1)), line, json.dumps(train_record(3))]
+    path.write_text("".join(f"{each}\n" for each in lines), errors="surrogateescape")
+    assert [record["step"] for record in read_records(path)] == [1, 3]
+    assert "1 lines are damaged and left out, the first is line 2" in caplog.text
 
 
 def test_tensorboard_has_the_finite_figures(tmp_path):
