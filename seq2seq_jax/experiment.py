@@ -368,7 +368,8 @@ def _from_json(kind: Any, values: Any, *, place: str) -> Any:
         value = _tuples(values)
         if not _fits(kind, value):
             raise ValueError(f"{where} must be {_described(kind)}, and is {values!r}.")
-        return value
+        # JSON may have a number without a fraction as a whole one.
+        return float(value) if type(value) is int and not _fits_exactly(kind, value) else value
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be the fields of {' or '.join(candidates)}, and is {values!r}.")
     values = dict(values)
@@ -414,9 +415,14 @@ def _fits(hint: Any, value: Any) -> bool:
         return len(kinds) == len(value) and all(map(_fits, kinds, value))
     if hint is None or hint is type(None):
         return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and type(value) is int:
+        return abs(value) <= 2**53
     return type(value) is hint
+
+
+def _fits_exactly(hint: Any, value: int) -> bool:
+    """Whether a whole number may stay one."""
+    return any(_fits(option, value) for option in typing.get_args(hint) or (hint,) if option is not float)
 
 
 def _described(hint: Any) -> str:

@@ -20,6 +20,7 @@ from seq2seq_jax.experiment import (
     find_config,
     flatten,
     from_json,
+    is_given,
     load_config,
     override,
     run_directory,
@@ -134,7 +135,7 @@ def test_differences_name_old_and_new_values():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("data.cache_directory", "elsewhere"), ("data.workers", 3), ("data.prefetch", 9), ("mesh.data", 1),
+        ("data.cache_directory", "elsewhere"), ("data.verify", "once"), ("data.workers", 3), ("data.prefetch", 9), ("mesh.data", 1),
         ("training.log_every", 7), ("training.samples", 0), ("training.keep_latest", 5),
     ],
 )  # fmt: skip
@@ -313,3 +314,55 @@ def test_a_config_is_loaded_with_its_docstring(tmp_path):
     loaded, description = load_config(path)
     assert description == "What to expect: 42."
     assert loaded == load_config(find_config("dates/transformer"))[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("model.encoder.norm_position", "pr%", "model.encoder.norm_position must be one of pre, post, and is 'pr%'"),
+        ("model.precision", "floqt32", "model.precision must be one of .*float32.*, and is 'floqt32'"),
+        ("training.batch_tokens", "64", "training.batch_tokens must be a whole number, and is '64'"),
+        ("training.batch_tokens", 64.0, "training.batch_tokens must be a whole number, and is 64.0"),
+        ("training.batch_tokens", True, "training.batch_tokens must be a whole number, and is True"),
+        ("training.patience", "2", "training.patience must be a whole number or null, and is '2'"),
+        ("optimizer.learning_rate", "0.1", "optimizer.learning_rate must be a number, and is '0.1'"),
+        ("optimizer.learning_rate", False, "optimizer.learning_rate must be a number, and is False"),
+        ("data.packing", 1, "data.packing must be true or false, and is 1"),
+        ("data.cache_directory", 3, "data.cache_directory must be a text, and is 3"),
+        ("data.bucket_lengths", ["4"], "data.bucket_lengths must be a list, and is"),
+        ("data.bucket_lengths", 4, "data.bucket_lengths must be a list, and is 4"),
+        ("data.workers", {"class": "Dates"}, "data.workers must be a whole number, and is"),
+        ("mesh", 4, "mesh must be the fields of MeshConfig, and is 4"),
+        ("model.encoder", [], "model.encoder must be the fields of TransformerEncoderConfig or .*, and is"),
+        ("data.class", "max_source_length", "class 'max_source_length' is not known"),
+        ("data.class", 5, "class 5 is not known"),
+        ("model.encoder.position_limit", 5, "has no field 'position_limit'"),
+    ],
+)
+def test_json_values_are_of_their_types(name, value, said):
+    values = to_json(experiment())
+    *parts, last = name.split(".")
+    part = values
+    for each in parts:
+        part = part[each]
+    part[last] = value
+    with pytest.raises(ValueError, match=said):
+        from_json(Experiment, values)
+
+
+def test_json_has_whole_numbers_where_numbers_may_be():
+    values = to_json(experiment())
+    values["optimizer"]["learning_rate"] = 1
+    assert from_json(Experiment, values).optimizer.learning_rate == 1
+
+
+@pytest.mark.parametrize("values", [None, 1, "text", []])
+def test_json_that_is_no_experiment(values):
+    with pytest.raises(ValueError, match="the experiment must be the fields of Experiment, and is"):
+        from_json(Experiment, values)
+
+
+def test_what_a_command_line_sets():
+    arguments = ["--data.cache-directory", "x", "--data.directory=y", "data.workers", "--data.trains"]
+    assert is_given("data.cache_directory", arguments) and is_given("data.directory", arguments)
+    assert not is_given("data.workers", arguments) and not is_given("data.train", arguments)

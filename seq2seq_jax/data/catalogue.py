@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
 
 from seq2seq_jax.data.denoising import Denoising
-from seq2seq_jax.data.prepared import PreparedCorpus, PreparedDocuments, prepare_once, quiet, read_examples
+from seq2seq_jax.data.prepared import PreparedCorpus, PreparedDocuments, first_line, prepare_once, quiet, read_examples
 from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource
 from seq2seq_jax.data.store_files import remove_left_behind
 
@@ -69,6 +70,7 @@ class _Dataset:
         if not builder.is_prepared():
             self._prepare(builder)
             builder = self._builder()
+        _check_numbers_of_examples(builder)
         slices = {"train": self.train, "validation": self.validation, "test": self.test}
         examples = {
             split: self._examples(builder, split, piece)
@@ -121,6 +123,12 @@ class _Dataset:
                 f"{self.name!r}: name one of the configurations {configurations or '(none)'}, and leave "
                 "out the version"
             ) from error
+        except Exception as error:
+            # What the parsers of its files raise has many types.
+            raise ValueError(
+                f"expected {self.name} in {directory or 'the directory of tensorflow-datasets'}; its dataset_info.json "
+                f"or features.json cannot be read ({first_line(error)}): delete the dataset, and it is prepared again"
+            ) from error
 
     def _prepare(self, builder: tfds.core.DatasetBuilder) -> None:
         logger.info("downloading and preparing %s in %s", self.name, builder.data_dir)
@@ -138,6 +146,30 @@ class _Dataset:
                 f"installed: install it for this once, or run `tfds build {self.name} "
                 "--file_format=array_record` where it is, and name that directory"
             ) from error
+
+
+def _check_numbers_of_examples(builder: tfds.core.DatasetBuilder) -> None:
+    """Compare the examples that dataset_info.json counts in each file with those that the file holds.
+
+    Raises:
+        ValueError: they differ.
+    """
+    for split in builder.info.splits.values():
+        for path, expected in zip(split.filepaths, split.shard_lengths, strict=True):
+            # The mock of tensorflow-datasets has no files, and other formats are refused later.
+            if "array_record" not in Path(path).name or not Path(path).is_file():
+                continue
+            try:
+                found = ArrayRecordReader(str(path)).num_records()
+            except Exception as error:
+                raise ValueError(
+                    f"{path} cannot be read ({first_line(error)}): delete {builder.data_dir}, and it is prepared again"
+                ) from error
+            if found != expected:
+                raise ValueError(
+                    f"{path} holds {found} examples, and dataset_info.json beside it counts {expected}: delete "
+                    f"{builder.data_dir}, and it is prepared again"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -94,7 +94,7 @@ class _PreparedTexts(Corpus):
                 # array_record raises what it finds in its own C++, without the name of the file.
                 raise ValueError(
                     f"{self._place} cannot be read, examples {start} to {indices[-1]} are damaged "
-                    f"({_first_line(error)}): delete that directory, and it is prepared again"
+                    f"({first_line(error)}): delete that directory, and it is prepared again"
                 ) from error
             for example in batch:
                 yield tuple(_text(example[field]) for field in self._fields)
@@ -192,7 +192,8 @@ def prepare_pairs(
         return open_or_build(open_, written, key, build, found_in=own if read_only else None)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type, for a message of one line."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 

@@ -95,6 +95,36 @@ def test_a_mistake_is_named(talks, fields, named):
     assert all(part in message for part in named)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("dataset_info.json", lambda data: data[:-1]),
+        ("dataset_info.json", lambda data: b""),
+        ("dataset_info.json", lambda data: data.replace(b'"', b"\xff", 1)),
+        ("dataset_info.json", lambda data: data.replace(b'"20"', b'"10"', 1)),
+        ("*train.array_record*", lambda data: data[: len(data) // 2]),
+        ("*train.array_record*", lambda data: b""),
+        ("*train.array_record*", lambda data: data[:200] + bytes(64) + data[264:]),
+    ],
+    ids=["info cut", "info emptied", "info not UTF-8", "info miscounts", "records cut", "records emptied", "records 0"],
+)
+def test_damage_is_one_line_that_names_the_place(talks, tmp_path, name, change):
+    talks().open()
+    (path,) = (tmp_path / "tfds").rglob(name)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError) as error:
+        list(talks().open().pairs("train"))
+    message = str(error.value)
+    assert "\n" not in message and str(tmp_path / "tfds") in message and "prepared again" in message
+
+
+def test_a_directory_that_may_only_be_read_is_not_written_to(talks, tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "default"))
+    corpus = talks().open(read_only=("directory",))
+    assert corpus.splits["train"] == 20
+    assert not (tmp_path / "tfds").exists()
+
+
 def test_another_format_is_refused(talks, tmp_path):
     talks().open()
     (info,) = (tmp_path / "tfds").rglob("dataset_info.json")

@@ -1,0 +1,10 @@
+"""What damage, kills, full disks and other processes do to a run: campaigns that count, each with a negative control.
+
+python -m studies.reliability kills --count 100
+python -m studies.reliability damage
+python -m studies.reliability full_disk
+python -m studies.reliability writers
+python -m studies.reliability readers
+
+The aim of each is 0 results that differ without a word, and 0 tracebacks. docs/results/reliability.md has the figures.
+"""
