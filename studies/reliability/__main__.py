@@ -1,6 +1,7 @@
 """`python -m studies.reliability CAMPAIGN`: runs a campaign, prints its table; status 1 if anything was wrong."""
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
     parser.add_argument("--only", default="", help="damage only files whose name contains this")
     chosen = parser.parse_args()
+    os.environ.setdefault("STUDY_PRIORITY", "19")
     with tempfile.TemporaryDirectory(prefix="reliability-") as name:
         directory = Path(name)
         match chosen.campaign:

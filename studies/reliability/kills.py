@@ -67,22 +67,23 @@ def run(directory: Path, *, count: int, seed: int) -> tuple[str, bool]:
     """The campaign: a report, and whether it went well."""
     rng = random.Random(seed)
     whole = make(directory / "whole")
-    status, log, _ = train(whole, kill_after=None)
+    status, log, usual = train(whole, kill_after=None)
     if status != 0:
         raise RuntimeError(f"the reference could not be trained: {log.decode()}")
     reference = facts_of_run(whole / "run")
     kills, runs, phases, wrong, tracebacks, left = 0, 0, Counter(), [], 0, []
-    usual = 20.0
     while kills < count:
         runs += 1
         victim = make(directory / f"victim{runs}")
         status, again = None, rng.random() < 0.5
         while True:
-            status, log, seconds = train(victim, kill_after=rng.uniform(0.0, 1.1 * usual))
+            limit = rng.uniform(0.0, 1.1 * usual) if kills < count else None
+            status, log, seconds = train(victim, kill_after=limit)
             tracebacks += has_traceback(log.decode(errors="replace"))
             if status < 0:
                 kills += 1
                 phases[phase(log)] += 1
+                print(f"{kills} kills, after {seconds:.1f} s, {phase(log)}", flush=True)
                 continue
             usual = 0.5 * usual + 0.5 * seconds
             if status != 0:

@@ -80,9 +80,10 @@ def start(arguments: Sequence[str], *, cwd: Path, log: Path) -> subprocess.Popen
 
 
 def yield_to_others(pid: int) -> None:
-    """Give a process that leads its session a low priority, where the system groups processes by session."""
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(os.environ.get("STUDY_PRIORITY", "19"))
+    """Give a process that leads its session the niceness STUDY_PRIORITY, where the system groups processes so."""
+    if "STUDY_PRIORITY" in os.environ:
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/autogroup").write_text(os.environ["STUDY_PRIORITY"])
 
 
 @dataclasses.dataclass(frozen=True)
