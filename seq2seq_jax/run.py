@@ -24,7 +24,7 @@ from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.evaluation.scores import default_metric, words_per_text
 from seq2seq_jax.experiment import Experiment, differences, flatten, from_json, to_json
-from seq2seq_jax.files import write_whole
+from seq2seq_jax.files import remove_unfinished, write_whole
 from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.modules.precision import operand_dtype
@@ -212,6 +212,8 @@ class Run:
                     f"{self.directory} was trained on. Restore it, or train in another --run-dir."
                 )
             self._tokenizer_fingerprint = fingerprints["tokenizer"]
+            for place in (self.directory, self.directory / "samples", self.directory / "plots"):
+                remove_unfinished(place)
         else:
             tokenizer = self._train_tokenizer() if self.origin is None else self.origin[0].tokenizer
             self.directory.mkdir(parents=True, exist_ok=True)

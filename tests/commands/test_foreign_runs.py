@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from seq2seq_jax.run import Run
+from seq2seq_jax.training.checkpoint import Checkpoints
 
 TEXT = b"two red cows\nsix white dogs\n"
 TRAIN = ("train", "tiny/transformer", "--training.seed", "3")
@@ -181,3 +182,21 @@ def test_records_that_are_lost_are_said_when_a_run_goes_on(seq2seq, copy_of_run,
     outcome = seq2seq(*TRAIN, "--run_dir", copy_of_run)
     assert outcome.status == 0
     assert f"lacks {8 if damage == 'gone' else 1} of its 8 records up to step 120" in outcome.errors
+
+
+def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_called_damaged(copy_of_run, monkeypatch, caplog):
+    """The reader chooses the newest; before it is read, it is gone and a newer one is there."""
+    checkpoints = copy_of_run / "checkpoints"
+    newer = shutil.copytree(checkpoints / "00000120", copy_of_run / "newer")
+    restore, asked = Checkpoints.restore, []
+
+    def restore_late(self, step, layout, **options):
+        asked.append(step)
+        if len(asked) == 1:
+            newer.rename(checkpoints / "00000150")
+            shutil.rmtree(checkpoints / "00000120")
+        return restore(self, step, layout, **options)
+
+    monkeypatch.setattr(Checkpoints, "restore", restore_late)
+    assert Run.open(copy_of_run).parameters("latest")[1] == 150
+    assert asked == [120, 150] and not caplog.messages
