@@ -38,7 +38,8 @@ prepare_environment() {
     wanted=$(cat requirements.txt pyproject.toml | cksum)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing (a minute or two) ..." >&2
-        pip install --quiet --disable-pip-version-check -e ".${extra:+[$extra]}"
+        # The versions that are tested; those in pyproject.toml are ranges.
+        pip install --quiet --disable-pip-version-check -r requirements.txt -e ".${extra:+[$extra]}"
         local chip jax
         chip=$(accelerator)
         if [ -n "$chip" ]; then

@@ -6,6 +6,8 @@ texts = seq2seq_jax.load("runs/dates/transformer/default/seed=0").generate(["de:
 
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from seq2seq_jax.run import Run
 

@@ -144,7 +144,7 @@ field, where that is not its default now."""
 def find_config(name: str) -> Path:
     """The file of a config: a path, or a name such as multi30k/transformer_small.
 
-    Names are looked for in configs/ of the current directory, then in configs/ beside the package.
+    Names are looked for in configs/ of the current directory, then among the configs of this project.
 
     Raises:
         ValueError: there is no such file.
@@ -165,7 +165,10 @@ def find_config(name: str) -> Path:
 
 
 def _shipped_configs() -> Path:
-    return Path(__file__).resolve().parent.parent / "configs"
+    """The directory of this project's configs: inside an installed package, and beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def config_name(path: Path) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from seq2seq_jax import __version__
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.data.document_store import DocumentStore
 from seq2seq_jax.data.pipeline import evaluation_batches
@@ -692,17 +693,19 @@ def _read_description(directory: Path, *, tells: bool = True) -> tuple[Experimen
 def _versions() -> dict[str, str]:
     """Versions of the libraries that a run's numbers depend on."""
     names = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "sacrebleu")
-    return {name: importlib.metadata.version(name) for name in names}
+    return {"seq2seq_jax": __version__} | {name: importlib.metadata.version(name) for name in names}
 
 
 def commit_of_code() -> str | None:
-    """The commit of the code that runs, if it lies in a git checkout and there is a git to ask."""
+    """The commit of the code that runs, if it is tracked by git and there is a git to ask."""
     if shutil.which("git") is None:
         return None
-    found = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or None
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    # An installed package may lie in an environment that lies in the checkout of another project.
+    if git("ls-files", "--error-unmatch", Path(__file__).name).returncode:
+        return None
+    return git("describe", "--always", "--dirty", "--abbrev=40").stdout.strip() or None

@@ -1,5 +1,7 @@
 """What a run writes about itself."""
 
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,18 @@ def test_what_is_no_text_is_named(texts, said):
     """Without the checks of signatures, which the tests alone have."""
     with pytest.raises(TypeError, match=said):
         run.list_of_texts(texts, "sources")
+
+
+def test_code_in_an_environment_inside_another_project_has_no_commit(monkeypatch, tmp_path):
+    """As in a .venv of a project with a commit of its own, where git would find that."""
+    package = tmp_path / ".venv" / "seq2seq_jax"
+    package.mkdir(parents=True)
+    (package / "run.py").touch()
+    (tmp_path / "other.py").touch()
+    author = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    for command in (["init", "--quiet"], ["add", "other.py"], [*author, "commit", "--quiet", "-m", "theirs"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    monkeypatch.setattr(run, "__file__", str(package / "run.py"))
+    assert run.commit_of_code() is None
+    subprocess.run(["git", "-C", str(tmp_path), "add", str(package / "run.py")], check=True)
+    assert run.commit_of_code().endswith("-dirty")

@@ -27,6 +27,13 @@ def prepare(machine, **environment):
     return [call[-1] for call in machine.calls]
 
 
+def test_the_tested_versions_are_installed(machine):
+    prepare(machine)
+    assert machine.calls == [
+        ["pip", "install", "--quiet", "--disable-pip-version-check", "-r", "requirements.txt", "-e", "."]
+    ]
+
+
 def test_what_is_said_is_installed_and_only_once(machine):
     assert prepare(machine, ACCELERATOR="tpu") == [".", "jax[tpu]==0.10.2"]
     assert prepare(machine, ACCELERATOR="tpu") == [".", "jax[tpu]==0.10.2"]
