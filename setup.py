@@ -1,4 +1,4 @@
-"""What pyproject.toml has no words for: configs/ lies beside the package in the repository, and inside it in a wheel."""
+"""What pyproject.toml cannot say: configs/ lies beside the package in the repository, and inside it in a wheel."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ CONFIGS = sorted(Path("configs").glob("*/*.py"))
 
 
 class BuildWithConfigs(build_py):
-    """Builds the package, and copies configs/DATASET/NAME.py to seq2seq_jax/configs/DATASET/NAME.py of what is built."""
+    """Builds the package, and copies configs/DATASET/NAME.py to seq2seq_jax/configs of what is built."""
 
     def run(self) -> None:
         super().run()

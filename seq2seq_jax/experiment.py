@@ -132,8 +132,8 @@ MAY_CHANGE = (
     "training.samples",
     "training.keep_latest",
 )
-"""Fields that may differ when a run is continued, since they change no number that it computes (but see `training.steps`
-in `differences`)."""
+"""Fields that may differ when a run is continued, since they change no number that it computes (but see
+`training.steps` in `differences`)."""
 
 
 WRITTEN_BEFORE_THE_FIELD = {"TokenizerConfig": {"normalization": "nfkc"}}

@@ -376,7 +376,7 @@ class Run:
         params, step = origin.parameters(which)
         sizes = ", ".join(f"{name} {num_parameters(part):,}" for name, part in params.items())
         logger.info("Starting from step %d of %s: %s parameters.", step, origin.directory, sizes)
-        return build({self.objective.players[0]: params})
+        return build({self.objective.players[0]: params})  # pyright: ignore[reportCallIssue]
 
     @functools.cached_property
     def learning_rate(self) -> Callable[[int], float]:

@@ -123,7 +123,7 @@ ARCHITECTURES = {
             scan_layers=True,
             attention_kernel="blocked",
             **RELATIVE,
-        )  # fmt: skip
+        )
     ),
     "post_norm_scanned": Architecture(
         config=transformer(norm_position="post", normalization="rms", num_kv_heads=1, scan_layers=True, remat="full")

@@ -136,7 +136,7 @@ def test_lengths_may_be_arrays():
     config = TRANSFORMERS["plain"]
     sources, targets = np.array([3, 8]), np.array([5, 2])
     found = config.forward_flops(sources, targets, vocabulary=VOCABULARY)
-    alone = [config.forward_flops(int(s), int(t), vocabulary=VOCABULARY) for s, t in zip(sources, targets)]
+    alone = [config.forward_flops(int(s), int(t), vocabulary=VOCABULARY) for s, t in zip(sources, targets, strict=True)]
     np.testing.assert_allclose(found, alone)
 
 

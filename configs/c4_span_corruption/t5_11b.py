@@ -3,7 +3,7 @@ parameters.
 
 Parameters and Adafactor's state are divided over all chips (mesh.fsdp), as rows are; to divide heads and hidden dims
 too: --mesh.tensor N. Data, batches, steps and what to expect are those of c4_span_corruption/t5_large. Not measured;
-launch/README.md has what a step takes on TPUs, as compiled.
+docs/results/tpu_estimates.md has the cost of a step on TPUs, as compiled.
 
     seq2seq compile c4_span_corruption/t5_11b --topology v5p:8x8x16 --mesh.fsdp 256 --mesh.tensor 4
     seq2seq train c4_span_corruption/t5_11b --data.directory DIR

@@ -4,9 +4,10 @@
 out in spans of 3 on average: 512 source and 114 target tokens a row. The paper's last setting (section 3.7): a million
 steps of 2,048 rows, about a trillion tokens; Adafactor at 1 / sqrt(max(step, 10,000)), where this config rises to 0.01
 along a line in those 10,000 steps; no dropout, as its authors found better for pre-training afterwards (notes to T5
-1.1). Parameters and Adafactor's state are divided over all chips (mesh.fsdp), as rows are. Vocabulary of 32,000 pieces and 100 sentinels there; 32,128 here, the
-sentinels and 256 bytes counted, trained on the first half a million documents. The paper names no loss to expect. Not
-measured here: C4 could not be downloaded; the same data source trains multi30k/denoising_small, which is measured.
+1.1). Parameters and Adafactor's state are divided over all chips (mesh.fsdp), as rows are. Vocabulary of 32,000 pieces
+and 100 sentinels there; 32,128 here, the sentinels and 256 bytes counted, trained on the first half a million
+documents. The paper names no loss to expect. Not measured here: C4 could not be downloaded; the same data source trains
+multi30k/denoising_small, which is measured.
 
 C4 (365 million documents, 806 GB of text) is prepared once with TensorFlow and Apache Beam, or converted from the
 tfrecord files that others have prepared (neither was tried here); reading it needs neither:
@@ -16,7 +17,8 @@ tfrecord files that others have prepared (neither was tried here); reading it ne
         --out_dir DIR/c4/en/3.1.0
     seq2seq train c4_span_corruption/t5_large --data.directory DIR
 
-configs/README.md says what encoding it takes, once for all runs; launch/README.md what a step takes on TPUs, as compiled:
+docs/results/span_corruption.md has the time of encoding, once for all runs; docs/results/tpu_estimates.md the cost of a
+step on TPUs, as compiled:
 
     seq2seq compile c4_span_corruption/t5_large --topology v5e:16x16
 """

@@ -48,7 +48,7 @@ def read(path: str) -> dict[str, Any]:
     try:
         figures = json.loads(Path(path).read_text(encoding="utf-8"))
         spreads = [_spread(each) for each in figures["measurements"].values()]
-        figures["environment"], figures["experiment"]  # noqa: B018
+        _ = figures["environment"], figures["experiment"]
     except OSError as error:
         raise ValueError(f"--compare {path} cannot be read: {error.strerror}. Give a file of --json.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

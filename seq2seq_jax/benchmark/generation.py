@@ -1,7 +1,8 @@
 """Generation of an experiment's model, timed: greedy and with its beam, for batches of several sizes."""
 
 import dataclasses
-from collections.abc import Callable, Sequence as Items
+from collections.abc import Callable
+from collections.abc import Sequence as Items
 from typing import Any
 
 import jax

@@ -191,7 +191,7 @@ def _convolution_flops(instruction: Instruction, computation: Computation) -> fl
     spatial = [label for label in result_labels if label.isdigit()]
 
     def of_dims(name, default):
-        return [part for part in fields[name].split("x")] if name in fields else [default] * len(spatial)
+        return fields[name].split("x") if name in fields else [default] * len(spatial)
 
     positions = 1
     options = zip(

@@ -54,7 +54,7 @@ class ArrayShape:
         tile = re.match(r"T\(([\d,]+)\)", tiles)
         if tile and dims:
             sizes = [int(size) for size in tile[1].split(",")]
-            for dim, size in zip(map(int, order.split(",")), reversed(sizes)):
+            for dim, size in zip(map(int, order.split(",")), reversed(sizes), strict=False):
                 dims[dim] = -(-dims[dim] // size) * size
         return math.prod(dims) * self._bytes_each
 

@@ -108,8 +108,8 @@ class DateFormat:
 
     def __init__(self, locale: Locale, pattern: DateTimePattern):
         self.pattern = pattern.pattern
-        self._template = _FIELD.sub("%s", pattern.format)
-        fields = _FIELD.findall(pattern.format)
+        self._template = _FIELD.sub("%s", str(pattern.format))
+        fields = _FIELD.findall(str(pattern.format))
         self._tables = [(_COMPONENTS[field[0]], _field_texts(locale, field)) for field in fields]
 
     def write(self, date: datetime.date) -> str:

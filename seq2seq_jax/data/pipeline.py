@@ -391,7 +391,8 @@ def training_batches(
 
 def _end_with_parent(worker: int, count: int) -> None:
     """Let a worker end when the training process does, and not before: one that was killed has told nobody, and one
-    that is told of a pre-emption, as a launcher tells all processes, still needs its workers."""
+    that is told of a pre-emption, as a launcher tells all processes, still needs its workers.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def watch() -> None:

@@ -40,7 +40,7 @@ PAIRS_PER_SHARD = 500_000
 
 def read_examples(builder: tfds.core.DatasetBuilder, piece: str) -> Sequence[dict[str, Any]]:
     """The examples of a split, or of a part of one such as "train[:90%]", of a dataset that was prepared."""
-    return builder.as_data_source(split=piece, file_format="array_record")
+    return builder.as_data_source(split=piece, file_format="array_record")  # pyright: ignore[reportCallIssue]
 
 
 class _PreparedTexts(Corpus):

@@ -86,7 +86,8 @@ def _segment_lengths(
     words: UInt64[np.ndarray, "chunks items"], num_segments: int
 ) -> Int[np.ndarray, "chunks segments"]:
     """Lengths of the segments into which each row of items falls, none empty: the first item begins one, and so do
-    those of the others with the smallest words."""
+    those of the others with the smallest words.
+    """
     num_chunks, num_items = words.shape
     starts = np.zeros((num_chunks, num_segments), np.int64)
     if num_segments > 1:

@@ -114,7 +114,7 @@ class RecurrentEncoder(nn.Module):
                         reverse=config.reverse_source if len(directions) == 1 else reverse,
                         deterministic=deterministic,
                     )
-                    for layer, reverse in zip(directions, (False, True))
+                    for layer, reverse in zip(directions, (False, True), strict=False)
                 ],
                 axis=-1,
             )

@@ -100,7 +100,8 @@ def sample(
     Args:
         step: the decoder's next-token logits and next state, with all that it reads bound but the state.
         state: the decoder's state before the first token: leaves of `per_source` lead with batch, and are never
-            copied for the samples; those of `per_hypothesis` lead with batch * num_samples, those of `history` with batch.
+            copied for the samples; those of `per_hypothesis` lead with batch * num_samples, those of `history` with
+            batch.
         policy: the distribution that is drawn from.
         num_samples: texts for each source.
         max_lengths: limit of each source in tokens, the end mark counted; brought into 0..max_length, where 0 is for

@@ -17,7 +17,8 @@ Precision = Literal["float32", "bfloat16", "bfloat16_products"]
   with AMX or AVX512-BF16: several times the matrix speed of float32 there).
 
 Softmax, normalisation statistics, logits and the loss are float32 in all of them, and so is the optimizer. In bfloat16
-the residual stream and the scores that a softmax reads are rounded to bfloat16, as are the gradients of single products.
+the residual stream and the scores that a softmax reads are rounded to bfloat16, as are the gradients of single
+products.
 """
 
 

@@ -82,9 +82,9 @@ class TransformerConfig:
     """Compile one layer and loop over it (short compilation of deep stacks), rather than unroll them. The
     parameters are the same."""
     attention_kernel: AttentionKernel = "auto"
-    """How attention is computed: plain, on all scores at once; blocked, on those of 256 queries at a time, so that memory
-    is linear in the length of a row; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where it can be, else
-    blocked for rows of 512 tokens and more without positions = relative, else plain."""
+    """How attention is computed: plain, on all scores at once; blocked, on those of 256 queries at a time, so that
+    memory is linear in the length of a row; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where it can be,
+    else blocked for rows of 512 tokens and more without positions = relative, else plain."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, everything in a layer, all but attention that is fused or in
     blocks, or all but that and matrix products."""

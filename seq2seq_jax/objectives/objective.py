@@ -27,7 +27,7 @@ class Total:
 
     @property
     def mean(self) -> Float[Array, ""]:
-        """sum / weight."""
+        """Sum / weight."""
         return self.sum / self.weight
 
 

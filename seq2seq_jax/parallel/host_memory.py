@@ -30,4 +30,4 @@ def keep_memory_between_steps() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     # Blocks that are mapped one by one, and heaps of single threads, go back whatever the threshold.
     settings = {M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1}
-    return all([mallopt(*setting) for setting in settings.items()])
+    return all([mallopt(*setting) for setting in settings.items()])  # noqa: C419 - all are called

@@ -144,7 +144,7 @@ def _along_length(x: Array, dim: int, axis: str | None) -> Array:
     """How one dim lies on the mesh in use, all others as the compiler likes; nothing where no length is divided."""
     if parts_of_length() == 1:
         return x
-    spec = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
     spec[dim] = axis
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 

@@ -138,7 +138,8 @@ def started(config: ProcessesConfig, *, end: Callable[[str], None]) -> Iterator[
         yield placement
     except jax.errors.JaxRuntimeError as error:
         raise PeerLostError(
-            f"process {jax.process_index()} of {jax.process_count()} cannot go on: {' '.join(str(error).split())[:300]} "
+            f"process {jax.process_index()} of {jax.process_count()} cannot go on: "
+            f"{' '.join(str(error).split())[:300]} "
             "If another process ended first, its log says why. The same command continues from the last checkpoint."
         ) from error
     jax.distributed.shutdown()

@@ -382,7 +382,8 @@ class _Clock:
 
     def read(self) -> tuple[float, float, float, float]:
         """Seconds of training, compilation and input included; waits for input and for the devices among them; and
-        the share of all time, validation included, that went to saving."""
+        the share of all time, validation included, that went to saving.
+        """
         spent = {cause: total - self._before[cause] for cause, total in self._ledger.read().items()}
         seconds = spent["training"] + spent["compiling"] + spent["input"]
         return seconds, spent["input"], self._blocked, spent["saving"] / sum(spent.values())

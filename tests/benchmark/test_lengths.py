@@ -30,4 +30,4 @@ def test_the_picture_has_a_line_a_run():
     (axes,) = length_plot(groups, {"one": [30.0, 20.0, 10.0], "other": [31.0, 32.0, 33.0]}).axes
     assert [line.get_label() for line in axes.lines] == ["one", "other"]
     assert list(axes.lines[1].get_ydata()) == [31.0, 32.0, 33.0]
-    assert [label.get_text() for label in axes.get_xticklabels()][0] == "≤ 2\n(2 sentences)"
+    assert axes.get_xticklabels()[0].get_text() == "≤ 2\n(2 sentences)"

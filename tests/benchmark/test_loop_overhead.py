@@ -21,7 +21,7 @@ def test_what_is_measured_is_shown_and_written(tmp_path, capsys):
     shown, figures = capsys.readouterr().out, json.loads(path.read_text())
     for name in ("loop_seconds", "step_seconds"):
         assert len(figures[name]) == 5 and min(figures[name]) > 0
-    overheads = [l / s - 1 for l, s in zip(figures["loop_seconds"], figures["step_seconds"], strict=True)]
+    overheads = [loop / step - 1 for loop, step in zip(figures["loop_seconds"], figures["step_seconds"], strict=True)]
     assert figures["overhead"]["median"] == pytest.approx(sorted(overheads)[2])
     for unit in ("pairs", "target tokens"):
         assert min(figures["supplied"][unit]) > 0

@@ -143,7 +143,7 @@ def test_a_layer_and_a_head_are_chosen(seq2seq, trained, tmp_path, drawn, option
         (["--target", "FILES/long"], b"one\n", "line 1 of the targets has 42 tokens, and the model takes 24"),
         ([], b"one\n" + b"two red cows " * 20 + b"\n", "line 2 has"),
         ([], b"one\n\xff\n", "line 2 of standard input is not UTF-8"),
-        (["--layer", "2"], b"one\n", "mean, last or a number from 1, not '2'; the attention of this model has 1 layer."),
+        (["--layer", "2"], b"one\n", "mean, last or a number from 1, not '2'; the attention of this model has 1 layer"),
         (["--layer", "0"], b"one\n", "not '0'"),
         (["--layer=-1"], b"one\n", "not '-1'"),
         (["--head", "3"], b"one\n", "mean or a number from 1, not '3'; the attention of this model has 2 heads."),

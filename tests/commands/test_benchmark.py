@@ -112,8 +112,8 @@ def test_policy_gradients_count_what_they_sample(seq2seq, tmp_path):
 
 def test_synthetic_rows_need_no_data_and_are_full(seq2seq, tmp_path):
     outcome = seq2seq(
-        "benchmark", "tiny/denoising", "--data.directory", "nowhere", "--synthetic", "True", *SMALL, "--generation.beam_size", "1",
-        "--json", tmp_path / "found.json",
+        "benchmark", "tiny/denoising", "--data.directory", "nowhere", "--synthetic", "True", *SMALL,
+        "--generation.beam_size", "1", "--json", tmp_path / "found.json",
     )  # fmt: skip
     assert outcome.status == 0, outcome.errors
     found = json.loads((tmp_path / "found.json").read_text())

@@ -141,9 +141,7 @@ def test_a_process_writes_lines_and_progress_and_nothing_else(process, trained):
 
 
 def test_output_is_utf8_in_any_locale(process, trained):
-    outcome = process(
-        "generate", trained, stdin="two red cows\n".encode(), LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
-    )
+    outcome = process("generate", trained, stdin=b"two red cows\n", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert (outcome.status, outcome.output) == (0, "es sind zwei rote Kühe im Haus\n")
 
 

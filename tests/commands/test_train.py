@@ -198,7 +198,7 @@ def test_divergence_stops_with_the_step_and_keeps_the_last_checkpoint(seq2seq, t
     assert "Lower optimizer.learning_rate" in line
     assert "Traceback" not in outcome.errors
     assert steps_of(run) == [1]
-    params, step = Run.open(run).parameters("latest")
+    _, step = Run.open(run).parameters("latest")
     assert step == 1
 
 

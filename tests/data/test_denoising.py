@@ -240,7 +240,9 @@ def test_evaluation_holds_every_chunk_once_always_corrupted_alike(store):
     for batch, examples in whole:
         filled = batch.source.mask.any(axis=1)
         assert filled.sum() == len(examples)
-        assert [chunk_of(text) for text in texts(jax.tree.map(lambda rows: rows[filled], batch))] == examples.tolist()
+        assert [
+            chunk_of(text) for text in texts(jax.tree.map(lambda rows, filled=filled: rows[filled], batch))
+        ] == examples.tolist()
     assert all(same(one[0], two[0]) for one, two in zip(whole, batches(), strict=True))
     # The last batch has two chunks, and the second process none of them.
     shares = [list(batches(process_index=index, process_count=2)) for index in range(2)]

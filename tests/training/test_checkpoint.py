@@ -484,9 +484,9 @@ def test_nothing_good_left_is_said(two_steps, tmp_path):
     shutil.copytree(original, tmp_path / "checkpoints")
     for path in (tmp_path / "checkpoints").rglob("record/metadata"):
         path.write_bytes(flip_middle(path.read_bytes()))
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        with pytest.raises(ValueError, match=r"no good checkpoint: all of steps \[1, 2\] are damaged"):
-            checkpoints.restore_newest(layout)
+    damaged = pytest.raises(ValueError, match=r"no good checkpoint: all of steps \[1, 2\] are damaged")
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints, damaged:
+        checkpoints.restore_newest(layout)
     assert len(list((tmp_path / "damaged").iterdir())) == 2, "nothing is deleted"
 
 

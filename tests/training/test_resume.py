@@ -192,7 +192,7 @@ def test_three_kills_change_no_bit(workplace):
         try:
             before = lines_written(workplace, "killed")
 
-            def holds(in_save=number == 1, least=max(moment, before + 1)):
+            def holds(in_save=number == 1, least=max(moment, before + 1)):  # noqa: B008
                 enough = lines_written(workplace, "killed") >= least
                 return enough and (not in_save or bool(unfinished(workplace, "killed")))
 

@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.peers: training steps beside PyTorch's; `packing CONFIG`, `generation RUN` for more."""
+"""python -m seq2seq_jax.benchmark.peers: training steps beside PyTorch's; also `packing CONFIG`, `generation RUN`."""
 
 import dataclasses
 import importlib.util

@@ -129,7 +129,7 @@ def check(name: str, task: Task, *, threads: int | None, batch: Batch | None = N
     task = dataclasses.replace(task, precision="float32", rows=min(task.rows, CHECKED_ROWS))
     for number in range(CHECKED_BATCHES):
         rows = slice(number * task.rows, (number + 1) * task.rows)
-        tried = task.batch(seed=number) if batch is None else jax.tree.map(lambda field: field[rows], batch)
+        tried = task.batch(seed=number) if batch is None else jax.tree.map(lambda field, rows=rows: field[rows], batch)
         loss, differences = _differences(ARCHITECTURES[name], task, tried, threads=threads)
         if max(differences.values()) <= TOLERANCE:
             return Agreement(loss=loss, **differences)
