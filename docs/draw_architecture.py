@@ -75,7 +75,7 @@ def draw() -> plt.Figure:
     for index, layer in enumerate(rooms):
         bottom, width = len(rooms) - 1 - index, 1 / len(layer)
         for column, room in enumerate(layer):
-            purpose = PURPOSES.get(room, "")
+            purpose = PURPOSES[room]
             _box(left, column * width, bottom, width, name=room, text=purpose, color=WITHIN)
     step = len(rooms) / len(FLOW)
     for index, (name, text) in enumerate(FLOW):
