@@ -493,7 +493,8 @@ class Run:
                     logger.warning("Checkpoint %d of %s is damaged: %s.", order[0], self.directory, error)
                     damaged.add(order[0])
         raise ValueError(
-            f"{self.directory} has no good checkpoint: {sorted(damaged)} cannot be used. Choose another, or train again."
+            f"{self.directory} has no good checkpoint: {sorted(damaged)} cannot be used. Choose another, or train "
+            "again."
         )
 
     def _candidates(self, which: str, checkpoints: Checkpoints) -> list[int]:
