@@ -6,8 +6,8 @@ DIR holds train.en, train.de, val.en, val.de, test.en, test.de (plain or .gz, a 
 none: --data.train news --data.validation None --data.test None. What to expect depends on the text: this is the base
 model of Vaswani et al. 2017 (about 60M parameters with 32,000 tokens), a fair start from some 100,000 pairs on; with
 less text, lower model_dim and hidden_dim, raise dropout, and look at configs/multi30k/transformer_small.py. Text is
-kept as it is; --tokenizer.normalization nfkc makes one of full-width and plain forms, which is easier to learn where the
-difference does not matter.
+kept as it is; --tokenizer.normalization nfkc makes one of full-width and plain forms, which is easier to learn where
+the difference does not matter.
 """
 
 from seq2seq_jax.data.text_files import ParallelText

@@ -67,7 +67,8 @@ def run(arguments: list[str]) -> None:
         with open_outputs(*outputs, inputs=[chosen.input]) as (text_file, json_file):
             if chosen.generation.n_best > 1 and chosen.json is None:
                 display.line(
-                    f"the best of {chosen.generation.n_best} texts for each line is written; --json FILE has all of them"
+                    f"the best of {chosen.generation.n_best} texts for each line is written; "
+                    "--json FILE has all of them"
                 )
             with open_input(chosen.input, max_bytes=max_line_bytes(run)) as given:
                 num_sources = None if given.may_wait else check_sources(given, chosen.field, run)

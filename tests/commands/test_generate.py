@@ -319,7 +319,8 @@ def test_a_terminal_is_told_that_input_is_waited_for(trained):
     typed, terminal = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "seq2seq_jax", "generate", trained],
-        stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     ) as process:  # fmt: skip
         for line, answer in (("two red cows", "es sind zwei rote Kühe im Haus"), ("", "")):
             os.write(typed, f"{line}\n".encode())

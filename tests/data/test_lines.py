@@ -1,4 +1,4 @@
-"""Lines come whole and in order from files, pipes and streams; what is none is named before memory is filled with it."""
+"""Lines come whole and in order from files, pipes and streams; what is none is named before it fills memory."""
 
 import contextlib
 import gzip
