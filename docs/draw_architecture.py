@@ -37,6 +37,7 @@ PURPOSES = {
     "evaluation": "corpus metrics, plots",
     "parallel": "mesh, partition rules, processes",
     "hashing": "random numbers from keys",
+    "files": "files written completely or not at all; digests",
 }
 FLOW = (
     ("text", "files, tables, tensorflow-datasets"),

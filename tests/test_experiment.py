@@ -135,7 +135,8 @@ def test_differences_name_old_and_new_values():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("data.cache_directory", "elsewhere"), ("data.verify", "once"), ("data.workers", 3), ("data.prefetch", 9), ("mesh.data", 1),
+        ("data.cache_directory", "elsewhere"), ("data.verify", "once"), ("data.workers", 3), ("data.prefetch", 9),
+        ("mesh.data", 1),
         ("training.log_every", 7), ("training.samples", 0), ("training.keep_latest", 5),
     ],
 )  # fmt: skip

@@ -1,7 +1,8 @@
 """Damages every file of a run and of its cache, one at a time, and uses the run: what happens is counted.
 
 A damage may do nothing (what comes out is the same), be said (a line tells of it, whether what comes out is the same or
-other, such as an older checkpoint's), or be refused in one line. It must not change what comes out without a word (silent), nor end in a traceback, a crash or a hang.
+other, such as an older checkpoint's), or be refused in one line. It must not change what comes out without a word
+(silent), nor end in a traceback, a crash or a hang.
 """
 
 import dataclasses
