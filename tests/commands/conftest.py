@@ -215,8 +215,10 @@ class Outcome:
 
 @pytest.fixture
 def seq2seq(workplace, capfd, monkeypatch):
-    """Calls the command line in this process, in the workplace."""
+    """Calls the command line in this process, in the workplace, which is the home directory too."""
     monkeypatch.chdir(workplace)
+    # Where evaluate prepares data for a run that it only reads.
+    monkeypatch.setenv("HOME", str(workplace))
 
     def run(*arguments, stdin=None):
         if stdin is not None:
