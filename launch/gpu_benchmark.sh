@@ -77,7 +77,7 @@ export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
 own=(seq2seq_jax.benchmark.gpu)
-peers=(seq2seq_jax.benchmark.peers) search=(seq2seq_jax.benchmark.peers generation "$directory/trained")
+peers=(studies.peers) search=(studies.peers generation "$directory/trained")
 # What is searched with: a Transformer that has learned to normalise dates well enough to end its texts.
 trained=(seq2seq_jax train dates/transformer --run-dir "$directory/trained" --data.validation_examples 32)
 if [ -n "$toy" ]; then

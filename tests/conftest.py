@@ -20,4 +20,4 @@ def _dataclass_of_any_leaves(cls=None, **options):
 
 
 flax.struct.dataclass = _dataclass_of_any_leaves
-install_import_hook("seq2seq_jax", "beartype.beartype")
+install_import_hook(["seq2seq_jax", "studies"], "beartype.beartype")

@@ -2,19 +2,21 @@
 
 import dataclasses
 import gc
-from collections.abc import Mapping, Sequence
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
 import tyro
 
+import seq2seq_jax
 from seq2seq_jax.benchmark import comparison, harness, report, sweep, trace
 from seq2seq_jax.benchmark.generation import GenerationFigures, measure_generation
 from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.benchmark.input_pipeline import InputFigures, measure_input
 from seq2seq_jax.benchmark.memory import peak_memory
-from seq2seq_jax.benchmark.peers.__main__ import main as compare_with_peers
 from seq2seq_jax.benchmark.training import TrainingFigures, TrainingPrograms, measure_training
 from seq2seq_jax.benchmark.workload import Workload, prepared
 from seq2seq_jax.commands.console import Display, split_first
@@ -93,7 +95,7 @@ class BenchmarkArguments:
 def run(arguments: list[str]) -> None:
     """Parse the command line, measure, show what was found."""
     if arguments[:1] == [PEERS]:
-        compare_with_peers(arguments[1:])
+        _peers()(arguments[1:])
         return
     config, rest = split_first(arguments, name="a CONFIG", command="benchmark")
     name, default, chosen = choose(
@@ -125,6 +127,23 @@ def run(arguments: list[str]) -> None:
     report.write_json(figures, chosen.json)
     if old is not None:
         _show_comparison(chosen.compare, old, figures)
+
+
+def _peers() -> Callable[[list[str]], None]:
+    """The program that compares with other libraries, from the checkout that this package lies in.
+
+    Raises:
+        ValueError: the package was installed without its checkout.
+    """
+    checkout = Path(seq2seq_jax.__file__).resolve().parents[1]
+    if not (checkout / "studies" / "peers" / "__main__.py").is_file():
+        raise ValueError(
+            f"{PEERS} comes with the source checkout (studies/peers), and {checkout} is none. Clone the repository, "
+            "install it with pip install -e '.[peers]', and run the same command again."
+        )
+    if str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
+    return importlib.import_module("studies.peers.__main__").main
 
 
 def _with_profile_directory(arguments: list[str]) -> list[str]:

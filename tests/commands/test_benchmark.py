@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+import seq2seq_jax
+
 DATES = (
     "benchmark", "dates/transformer", "--data.train_examples", "400", "--data.validation_examples", "40",
     "--data.test_examples", "40",
@@ -174,3 +176,10 @@ def test_peers_have_a_help_of_their_own(seq2seq):
     outcome = seq2seq("benchmark", "--peers", "--help")
     assert outcome.status == 0
     assert "--models" in outcome.output.split()
+
+
+def test_an_installed_package_without_its_checkout_has_no_peers(seq2seq, tmp_path, monkeypatch):
+    monkeypatch.setattr(seq2seq_jax, "__file__", str(tmp_path / "site-packages" / "seq2seq_jax" / "__init__.py"))
+    outcome = seq2seq("benchmark", "--peers", "--help")
+    assert outcome.status == 2
+    assert "--peers comes with the source checkout (studies/peers)" in outcome.error_line

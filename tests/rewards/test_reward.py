@@ -10,8 +10,8 @@ import pytest
 from eight_devices import on_eight_devices
 
 import seq2seq_jax
-from seq2seq_jax.benchmark.reward_agreement import LIBRARIES, compare, corrupt, main, rows, words_13a
 from seq2seq_jax.rewards.reward import VIEW_OF, RewardConfig
+from studies.reward_agreement import LIBRARIES, compare, corrupt, main, rows, words_13a
 
 REPOSITORY = Path(seq2seq_jax.__file__).parents[1]
 MULTI30K = [REPOSITORY / "data/multi30k", REPOSITORY.parent / "shared/data/multi30k"]

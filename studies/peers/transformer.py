@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float, Int
 from torch import nn
 from torch.nn import functional
 
-from seq2seq_jax.benchmark.peers.pytorch import Weights
-from seq2seq_jax.benchmark.peers.task import Task
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.modules.position import sinusoidal
 from seq2seq_jax.objectives.objective import Params
+from studies.peers.pytorch import Weights
+from studies.peers.task import Task
 
 EPSILON = 1e-6
 """Added to the variance in every normalisation of this project."""

@@ -11,13 +11,13 @@ from torch import nn
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.benchmark.harness import Spread, Timing, paired_ratio, take_turns
-from seq2seq_jax.benchmark.peers import convolutional, hugging_face, pytorch, recurrent, transformer
-from seq2seq_jax.benchmark.peers.pytorch import PyTorchTraining, Weights
-from seq2seq_jax.benchmark.peers.task import Task
 from seq2seq_jax.benchmark.training_step import MaximumLikelihoodTraining
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.objective import Params
 from seq2seq_jax.training.step import num_parameters
+from studies.peers import convolutional, hugging_face, pytorch, recurrent, transformer
+from studies.peers.pytorch import PyTorchTraining, Weights
+from studies.peers.task import Task
 
 TOLERANCE = 1e-4
 """How far both sides may lie apart, relative to the largest number of each parameter's gradient."""

@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.curves: what several runs logged, in one picture and one table."""
+"""python -m studies.curves: what several runs logged, in one picture and one table."""
 
 import dataclasses
 import itertools
@@ -11,7 +11,7 @@ from seq2seq_jax.benchmark import report
 from seq2seq_jax.experiment import override, split_names
 from seq2seq_jax.training.telemetry import Record, read_records
 
-PROGRAM = "python -m seq2seq_jax.benchmark.curves"
+PROGRAM = "python -m studies.curves"
 DESCRIPTION = """\
 Draw metrics of several runs' metrics.jsonl over minutes of training, one panel a metric; a training metric is the mean
 of the records around each point. Print what each run reached.

@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.peers: training steps beside PyTorch's; also `packing CONFIG`, `generation RUN`."""
+"""python -m studies.peers: training steps beside PyTorch's; also `packing CONFIG`, `generation RUN`."""
 
 import dataclasses
 import importlib.util
@@ -6,11 +6,11 @@ import os
 from typing import Literal
 
 from seq2seq_jax.benchmark import harness, report
-from seq2seq_jax.benchmark.peers import generation
-from seq2seq_jax.benchmark.peers.task import Task
 from seq2seq_jax.experiment import override
+from studies.peers import generation
+from studies.peers.task import Task
 
-PROGRAM = "python -m seq2seq_jax.benchmark.peers"
+PROGRAM = "python -m studies.peers"
 DESCRIPTION = """\
 Time a training step of this project beside the same step of PyTorch: the same model with as many parameters, the same
 batch of full rows, loss, dropout, clipping, optimizer and precision. The two take turns in one process. The
@@ -65,12 +65,12 @@ def main(arguments: list[str]) -> None:
         return generation.main(arguments[1:])
     if arguments[:1] == ["packing"]:
         _need_pytorch()
-        from seq2seq_jax.benchmark.peers import packing
+        from studies.peers import packing
 
         return packing.main(arguments[1:])
     chosen = override(PeersArguments(), arguments, program=PROGRAM, description=DESCRIPTION)
     _need_pytorch()
-    from seq2seq_jax.benchmark.peers import pytorch, side_by_side
+    from studies.peers import pytorch, side_by_side
 
     console = report.output()
     task = chosen.task

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seq2seq_jax.benchmark.lengths import by_length, length_plot
+from studies.lengths import by_length, length_plot
 
 SOURCES = ["a", "a b c", "a b", "a b c d e", "a b c d", ""]
 

@@ -8,14 +8,14 @@ import sys
 import pytest
 from compiling import compiling_as_usual
 
-from seq2seq_jax.benchmark.compiled_cost import main
+from studies.compiled_cost import main
 
 
 def test_prediction_and_measurement_lie_close(tmp_path):
     """In a process of its own, which has eight devices."""
     finished = subprocess.run(
         [
-            sys.executable, "-m", "seq2seq_jax.benchmark.compiled_cost",
+            sys.executable, "-m", "studies.compiled_cost",
             "--widths", "128", "--layers", "2", "--rows", "64", "--json", str(tmp_path / "found.json"),
         ],
         env=compiling_as_usual() | {"PYTHONPATH": os.pathsep.join(sys.path)},

@@ -7,10 +7,10 @@ import json
 import jax
 import pytest
 
-from seq2seq_jax.benchmark.peers import __main__ as peers
-from seq2seq_jax.benchmark.peers.generation import compare_outputs, token_log_probabilities
 from seq2seq_jax.commands import train
 from seq2seq_jax.run import Run
+from studies.peers import __main__ as peers
+from studies.peers.generation import compare_outputs, token_log_probabilities
 
 needs_peers = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "ctranslate2")),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from seq2seq_jax.benchmark.denoising import main
+from studies.denoising import main
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.reward_agreement: the compiled rewards beside the libraries that define them."""
+"""python -m studies.reward_agreement: the compiled rewards beside the libraries that define them."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import override
 from seq2seq_jax.rewards.reward import RewardConfig
 
-PROGRAM = "python -m seq2seq_jax.benchmark.reward_agreement"
+PROGRAM = "python -m studies.reward_agreement"
 DESCRIPTION = """\
 Score the training references of Multi30k against corrupted copies of themselves, and a file of hypotheses if one is
 given, with the rewards of seq2seq_jax.rewards and with the libraries: sacrebleu, rouge-score, jiwer, nltk. They are

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from seq2seq_jax.benchmark.peers import __main__ as peers
-from seq2seq_jax.benchmark.peers.task import Task, shifted
+from studies.peers import __main__ as peers
+from studies.peers.task import Task, shifted
 
 needs_torch = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")),
@@ -33,7 +33,7 @@ MODELS = ("marian", "t5", "transformer", "recurrent_general", "recurrent_additiv
 @needs_torch
 @pytest.mark.parametrize("name", MODELS)
 def test_both_sides_compute_the_same(name):
-    from seq2seq_jax.benchmark.peers import side_by_side
+    from studies.peers import side_by_side
 
     agreement = side_by_side.check(name, TASK, threads=1)
     # Without training, every token of the vocabulary is about as likely.
@@ -44,7 +44,7 @@ def test_both_sides_compute_the_same(name):
 
 @needs_torch
 def test_two_that_compute_something_else_are_not_compared(monkeypatch):
-    from seq2seq_jax.benchmark.peers import side_by_side
+    from studies.peers import side_by_side
 
     architecture = side_by_side.ARCHITECTURES["recurrent_general"]
 
@@ -82,7 +82,7 @@ def test_the_comparison_at_a_toy_size(tmp_path, capsys):
 @needs_torch
 @pytest.mark.parametrize("name", ["marian", "t5", "transformer"])
 def test_both_sides_compute_the_same_on_padded_rows(name):
-    from seq2seq_jax.benchmark.peers import side_by_side
+    from studies.peers import side_by_side
 
     full = dataclasses.replace(TASK, rows=20).batch(seed=0)
 

@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.packing: packed rows beside padded ones, on the lengths of real text."""
+"""python -m studies.packing: packed rows beside padded ones, on the lengths of real text."""
 
 import collections
 import dataclasses
@@ -25,7 +25,7 @@ from seq2seq_jax.experiment import Experiment, choose, split_names, to_json
 from seq2seq_jax.parallel.mesh import batch_shards
 from seq2seq_jax.run import Run
 
-PROGRAM = "python -m seq2seq_jax.benchmark.packing"
+PROGRAM = "python -m studies.packing"
 CONFIGS = ("multi30k/transformer_small", "multi30k/recurrent_additive", "multi30k/convolutional")
 DESCRIPTION = """\
 Time the training steps of CONFIGs (by default one of each family on Multi30k) on packed rows and on padded ones, as

@@ -4,13 +4,16 @@ import itertools
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from seq2seq_jax.benchmark.harness import Timing
-from seq2seq_jax.benchmark.packing import Batching, best_bounds, main, padded_shapes, speeds
 from seq2seq_jax.data.packing import RowShape
+from studies.packing import Batching, best_bounds, main, padded_shapes, speeds
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def places(lengths, bounds):
@@ -94,7 +97,8 @@ def test_the_comparison_on_a_few_dates(tmp_path, capsys):
 
 def test_a_mistake_is_one_line_and_exit_status_2():
     finished = subprocess.run(
-        [sys.executable, "-m", "seq2seq_jax.benchmark.packing", "no/config"],
+        [sys.executable, "-m", "studies.packing", "no/config"],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,

@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.peers packing CONFIG: packed rows of real lengths beside PyTorch's padded ones."""
+"""python -m studies.peers packing CONFIG: packed rows of real lengths beside PyTorch's padded ones."""
 
 import dataclasses
 import functools
@@ -11,16 +11,17 @@ import jax
 import numpy as np
 import tyro
 
-from seq2seq_jax.benchmark import harness, packing, report
+from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread
-from seq2seq_jax.benchmark.packing import PACKED, Batching, Speed
-from seq2seq_jax.benchmark.peers import pytorch, side_by_side
-from seq2seq_jax.benchmark.peers.task import Task
 from seq2seq_jax.experiment import Experiment, choose, to_json
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.step import num_parameters
+from studies import packing
+from studies.packing import PACKED, Batching, Speed
+from studies.peers import pytorch, side_by_side
+from studies.peers.task import Task
 
-PROGRAM = "python -m seq2seq_jax.benchmark.peers packing CONFIG"
+PROGRAM = "python -m studies.peers packing CONFIG"
 DESCRIPTION = """\
 Train on an epoch of the text of CONFIG, with the models of the other comparison: this project on packed rows and on
 padded ones, PyTorch on padded ones, as target tokens a second without padding. A padded batch has one pair a row, of a

@@ -3,7 +3,7 @@
 import pytest
 
 from seq2seq_jax.benchmark.harness import Timing
-from seq2seq_jax.benchmark.policy_gradient import _figures, _rows, main
+from studies.policy_gradient import _figures, _rows, main
 
 
 def timing(*seconds):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from seq2seq_jax.benchmark.loop_overhead import main
+from studies.loop_overhead import main
 
 TOY = (
     "--data.train_examples 300 --data.validation_examples 10 --data.test_examples 10 --tokenizer.vocabulary_size 800 "

@@ -8,12 +8,12 @@ from jaxtyping import Float, Int
 from torch import nn
 from torch.nn import functional
 
-from seq2seq_jax.benchmark.peers.pytorch import Weights
-from seq2seq_jax.benchmark.peers.task import Task
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.objective import Params
+from studies.peers.pytorch import Weights
+from studies.peers.task import Task
 
 Attention = Literal["general", "additive"]
 

@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.lengths: how the scores of runs depend on the length of the source."""
+"""python -m studies.lengths: how the scores of runs depend on the length of the source."""
 
 import dataclasses
 import itertools
@@ -16,7 +16,7 @@ from seq2seq_jax.experiment import override, split_names
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.step import num_parameters
 
-PROGRAM = "python -m seq2seq_jax.benchmark.lengths"
+PROGRAM = "python -m studies.lengths"
 DESCRIPTION = """\
 Translate a split with the best checkpoint of each RUN, and score sentences of like source length together. All runs
 must have the same text.

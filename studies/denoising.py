@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.denoising: how fast documents become tokens, and tokens corrupted rows."""
+"""python -m studies.denoising: how fast documents become tokens, and tokens corrupted rows."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ from seq2seq_jax.data.source import DocumentCorpus
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment, choose, to_json
 
-PROGRAM = "python -m seq2seq_jax.benchmark.denoising"
+PROGRAM = "python -m studies.denoising"
 DESCRIPTION = """\
 Read and encode the first documents of CONFIG's training split, and assemble batches of them, as `seq2seq train` does
 before and while it trains. No step is taken. Values are those of {name}.

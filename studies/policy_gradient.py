@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.policy_gradient: what a policy-gradient step costs, and its parts."""
+"""python -m studies.policy_gradient: what a policy-gradient step costs, and its parts."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ from seq2seq_jax.parallel.mesh import OnMesh
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.step import descend
 
-PROGRAM = "python -m seq2seq_jax.benchmark.policy_gradient"
+PROGRAM = "python -m studies.policy_gradient"
 CONFIG = "multi30k/transformer_small_self_critical"
 DESCRIPTION = f"""\
 Time the policy-gradient step of CONFIG (by default {CONFIG}) for several numbers of samples a source, beside a step of

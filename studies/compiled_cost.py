@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.compiled_cost: what `seq2seq compile` predicts, against what a step really takes."""
+"""python -m studies.compiled_cost: what `seq2seq compile` predicts, against what a step really takes."""
 
 import ctypes
 import dataclasses
@@ -19,7 +19,7 @@ from seq2seq_jax.experiment import Experiment, named, override
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.parallel.mesh import MeshConfig
 
-PROGRAM = "python -m seq2seq_jax.benchmark.compiled_cost"
+PROGRAM = "python -m studies.compiled_cost"
 DESCRIPTION = """\
 Run the training step of Transformers of several widths on 2 x 2 x 2 devices of this machine's CPU, and compare what
 `seq2seq compile` says of it: memory with the growth of the resident memory, and FLOPs of the program that

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from seq2seq_jax.benchmark.curves import curves, main, points, reached
+from studies.curves import curves, main, points, reached
 
 RECORDS = [
     {"kind": "train", "step": 10, "reward": 1.0, "seconds": 60.0},

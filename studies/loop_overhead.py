@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.loop_overhead: what the training loop adds to its steps, and how fast input comes."""
+"""python -m studies.loop_overhead: what the training loop adds to its steps, and how fast input comes."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ from seq2seq_jax.training.goodput import Ledger
 from seq2seq_jax.training.loop import Loop
 from seq2seq_jax.training.telemetry import Record, RecordFiles
 
-PROGRAM = "python -m seq2seq_jax.benchmark.loop_overhead"
+PROGRAM = "python -m studies.loop_overhead"
 CONFIG = "multi30k/transformer_small"
 DESCRIPTION = f"""\
 Time training of CONFIG (by default {CONFIG}) by the whole loop, with its input pipeline, figures of every step and

@@ -11,13 +11,13 @@ import transformers
 from jaxtyping import Float, Int
 
 from seq2seq_jax.benchmark.harness import usable_cores
-from seq2seq_jax.benchmark.peers import pytorch
-from seq2seq_jax.benchmark.peers.hugging_face import bart_weights, use_our_positions_and_epsilon
-from seq2seq_jax.benchmark.peers.transformer import EPSILON, position_table, weights_by_layer
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.search import GenerationConfig, longest_output
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.objective import Params
+from studies.peers import pytorch
+from studies.peers.hugging_face import bart_weights, use_our_positions_and_epsilon
+from studies.peers.transformer import EPSILON, position_table, weights_by_layer
 
 SAME_FUNCTION = {
     "normalization": "layer",

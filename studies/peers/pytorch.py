@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.benchmark.harness import usable_cores
-from seq2seq_jax.benchmark.peers.task import Task, shifted
 from seq2seq_jax.training.optimizer import AdamWConfig
+from studies.peers.task import Task, shifted
 
 Weights = Mapping[str, Float[np.ndarray, "..."]]
 """Arrays by the names of a peer's parameters."""

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import nn
 from torch.nn import functional
 
-from seq2seq_jax.benchmark.peers import transformer
-from seq2seq_jax.benchmark.peers.pytorch import Weights
-from seq2seq_jax.benchmark.peers.task import END_ID, PADDING_ID, START_ID, Task
-from seq2seq_jax.benchmark.peers.transformer import EPSILON, position_table, weights_by_layer
 from seq2seq_jax.objectives.objective import Params
+from studies.peers import transformer
+from studies.peers.pytorch import Weights
+from studies.peers.task import END_ID, PADDING_ID, START_ID, Task
+from studies.peers.transformer import EPSILON, position_table, weights_by_layer
 
 IDS = {
     "pad_token_id": PADDING_ID,

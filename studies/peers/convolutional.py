@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from seq2seq_jax.benchmark.peers.pytorch import Weights
-from seq2seq_jax.benchmark.peers.task import Task
 from seq2seq_jax.decoders.convolutional import ConvolutionalDecoderConfig
 from seq2seq_jax.encoders.convolutional import ConvolutionalEncoderConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.modules.convolution import EMBEDDING_DEVIATION, HALF
 from seq2seq_jax.objectives.objective import Params
+from studies.peers.pytorch import Weights
+from studies.peers.task import Task
 
 
 def model_config(task: Task, *, dropout: float) -> ModelConfig:

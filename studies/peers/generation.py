@@ -1,4 +1,4 @@
-"""python -m seq2seq_jax.benchmark.peers generation RUN: beam search beside Hugging Face's and CTranslate2's."""
+"""python -m studies.peers generation RUN: beam search beside Hugging Face's and CTranslate2's."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.objectives.objective import Params
 from seq2seq_jax.run import Run
 
-PROGRAM = "python -m seq2seq_jax.benchmark.peers generation"
+PROGRAM = "python -m studies.peers generation"
 DESCRIPTION = """\
 Search the targets of a split of a run's data with this project, with Hugging Face's generate and with CTranslate2: the
 same weights, the same beam, no length penalty (its formulas differ), the same limits; float32 on a CPU, bfloat16 and
@@ -258,7 +258,7 @@ def main(arguments: list[str]) -> None:
                 raise ValueError(
                     f"{package} is not installed, and this compares with it: pip install 'seq2seq_jax[peers]'."
                 )
-    from seq2seq_jax.benchmark.peers import search as peers
+    from studies.peers import search as peers
 
     console = report.output()
     run = Run.open(run_directory)
