@@ -1,21 +1,16 @@
 """Everything that a run is, as one frozen dataclass: read from a config file, overridden, checked, kept as JSON."""
 
-import contextlib
 import dataclasses
 import difflib
 import hashlib
 import importlib.util
-import io
-import itertools
 import json
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
-
-import tyro
 
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
 from seq2seq_jax.data.dates import Dates
@@ -23,12 +18,13 @@ from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
-from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
-from seq2seq_jax.parallel.mesh import MeshConfig
-from seq2seq_jax.training.loop import TrainingConfig
+from seq2seq_jax.overrides import dataclasses_of, override
+from seq2seq_jax.parallel.mesh_config import MeshConfig
+from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
 
 
@@ -251,92 +247,6 @@ def choose(
     return Chosen(name, default, chosen)
 
 
-def split_names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments before the first option, such as configs and directories of runs, and the rest."""
-    names = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
-    return names, list(arguments[len(names) :])
-
-
-def is_given(field: str, arguments: Sequence[str]) -> bool:
-    """Whether a command line sets a field, whatever the value is."""
-    options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
-    return field in (option.removeprefix("--").replace("-", "_") for option in options)
-
-
-def override(experiment: Any, arguments: Sequence[str], *, program: str, description: str = "") -> Any:
-    """A config dataclass with fields replaced by command-line arguments (--part.field value).
-
-    Args:
-        program: how the command was called, for messages.
-        description: stands at the top of --help.
-
-    Raises:
-        ValueError: an unknown field, or a value that does not fit.
-        SystemExit: status 0, after --help.
-    """
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                type(experiment),
-                default=experiment,
-                args=list(arguments),
-                prog=program,
-                description=description,
-                use_underscores=True,
-                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        message = _field_of_another_class(experiment, arguments) or _one_line(errors.getvalue())
-        raise ValueError(f"{message} See {program} --help.") from None
-
-
-def _field_of_another_class(config: Any, arguments: Sequence[str]) -> str | None:
-    """What is wrong with the first option that names a field of a class which could stand where another stands."""
-    parts = dict(_parts(config))
-    for argument in arguments:
-        option = argument.partition("=")[0]
-        place, _, name = option.removeprefix("--").replace("-", "_").rpartition(".")
-        part, candidates = parts.get(place, (None, []))
-        owners = [each.__name__ for each in candidates if name in {field.name for field in dataclasses.fields(each)}]
-        if option.startswith("--") and owners and type(part).__name__ not in owners:
-            kind = type(part).__name__
-            article, has = "an" if kind[0] in "AEIOU" else "a", "has" if len(owners) == 1 else "have"
-            others = " and ".join(filter(None, [", ".join(owners[:-1]), owners[-1]]))
-            return (
-                f"{option} has no use: {place} is {article} {kind} here, which has no {name}; {others} {has} it. "
-                f"Choose a config whose {place} has it, or leave it out."
-            )
-    return None
-
-
-def _parts(config: Any, place: str = "") -> Iterator[tuple[str, tuple[Any, list[type]]]]:
-    """Dotted name of every part of a config -> the part, and the classes that it may be of."""
-    hints = typing.get_type_hints(type(config), include_extras=True)
-    for name, kind in typing.get_type_hints(type(config)).items():
-        part = getattr(config, name)
-        if dataclasses.is_dataclass(part):
-            # The fields of a part that tyro is told to give an empty name stand beside those of the whole.
-            unnamed = any(getattr(note, "name", None) == "" for note in getattr(hints[name], "__metadata__", ()))
-            inner = place if unnamed else f"{place}.{name}".removeprefix(".")
-            yield inner, (part, _dataclasses_of(kind))
-            yield from _parts(part, inner)
-
-
-def _one_line(box: str) -> str:
-    """The message in tyro's box: its first paragraph, and the option that it thinks was meant."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    paragraphs = re.split(r"\n\n+", "\n".join(lines).strip())
-    body = " ".join(paragraphs[0].splitlines()[1:] if len(paragraphs) > 1 else paragraphs[0].splitlines())
-    if len(paragraphs) > 1 and len(paragraphs[0].splitlines()) == 1:
-        body = " ".join(paragraphs[1].splitlines())
-    meant = re.search(r"Perhaps you meant:\s+(--\S+)", " ".join(lines))
-    message = " ".join(body.split()).rstrip(".") + "."
-    return message + (f" Did you mean {meant[1]}?" if meant else "")
-
-
 def to_json(config: Any) -> Any:
     """A config as JSON values; where a field may hold one of several classes, `class` names the one it holds."""
     if not dataclasses.is_dataclass(config):
@@ -346,7 +256,7 @@ def to_json(config: Any) -> Any:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         values[field.name] = to_json(value)
-        if len(_dataclasses_of(hints[field.name])) > 1:
+        if len(dataclasses_of(hints[field.name])) > 1:
             values[field.name] = {"class": type(value).__name__} | values[field.name]
     return values
 
@@ -366,7 +276,7 @@ def from_json(kind: Any, values: Any) -> Any:
 def _from_json(kind: Any, values: Any, *, place: str) -> Any:
     """See from_json; `place` is the dotted name of the part."""
     where = place or "the experiment"
-    candidates = {candidate.__name__: candidate for candidate in _dataclasses_of(kind)}
+    candidates = {candidate.__name__: candidate for candidate in dataclasses_of(kind)}
     if not candidates or (values is None and type(None) in typing.get_args(kind)):
         value = _tuples(values)
         if not _fits(kind, value):
@@ -441,11 +351,6 @@ def _described(hint: Any) -> str:
         return "a list"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
     return names.get(hint, str(hint))
-
-
-def _dataclasses_of(hint: Any) -> list[type]:
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return [option for option in options if dataclasses.is_dataclass(option)]
 
 
 def flatten(config: Any) -> dict[str, Any]:

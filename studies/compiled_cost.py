@@ -17,7 +17,7 @@ from seq2seq_jax.compilation.topology import Topology
 from seq2seq_jax.data.pipeline import row_shapes
 from seq2seq_jax.experiment import Experiment, named, override
 from seq2seq_jax.modules.flops import TRAINING
-from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 PROGRAM = "python -m studies.compiled_cost"
 DESCRIPTION = """\

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from seq2seq_jax.benchmark import report
-from seq2seq_jax.experiment import override, split_names
+from seq2seq_jax.overrides import override, split_names
 from seq2seq_jax.training.telemetry import Record, read_records
 
 PROGRAM = "python -m studies.curves"

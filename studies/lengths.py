@@ -12,7 +12,7 @@ from matplotlib.ticker import MultipleLocator
 from seq2seq_jax.benchmark import report
 from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.evaluation.scores import corpus_scores
-from seq2seq_jax.experiment import override, split_names
+from seq2seq_jax.overrides import override, split_names
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.step import num_parameters
 

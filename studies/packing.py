@@ -21,7 +21,8 @@ from seq2seq_jax.data.packing import BatchPlan, RowShape
 from seq2seq_jax.data.pipeline import assemble, select
 from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.token_store import TokenStore
-from seq2seq_jax.experiment import Experiment, choose, split_names, to_json
+from seq2seq_jax.experiment import Experiment, choose, to_json
+from seq2seq_jax.overrides import split_names
 from seq2seq_jax.parallel.mesh import batch_shards
 from seq2seq_jax.run import Run
 

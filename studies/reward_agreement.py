@@ -15,7 +15,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from seq2seq_jax.benchmark import report
 from seq2seq_jax.data.text_files import read_lines
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
-from seq2seq_jax.experiment import override
+from seq2seq_jax.overrides import override
 from seq2seq_jax.rewards.reward import RewardConfig
 
 PROGRAM = "python -m studies.reward_agreement"

@@ -28,7 +28,7 @@ from seq2seq_jax.experiment import (
 )
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
-from seq2seq_jax.training.loop import TrainingConfig
+from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
 
 

@@ -9,10 +9,10 @@ from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
-from seq2seq_jax.training.loop import TrainingConfig
+from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.optimizer import AdamWConfig
 
 

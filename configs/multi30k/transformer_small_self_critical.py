@@ -16,7 +16,7 @@ from seq2seq_jax.experiment import Experiment, named
 from seq2seq_jax.objectives.estimators import SelfCritical
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.rewards.reward import RewardConfig
-from seq2seq_jax.training.loop import TrainingConfig
+from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.optimizer import AdamWConfig
 
 

@@ -12,8 +12,8 @@ from seq2seq_jax.batch import Sequence
 from seq2seq_jax.benchmark.harness import Spread, take_turns
 from seq2seq_jax.benchmark.training import counted
 from seq2seq_jax.benchmark.workload import Compilation, Workload, compile_apart
+from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.generation.generator import Generator, with_rows_for
-from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.parallel.mesh import batch_shards, global_batch
 from seq2seq_jax.run import PROGRESS, Run
 

@@ -11,10 +11,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from seq2seq_jax.benchmark import MIN_ROUNDS
 from seq2seq_jax.run import commit_of_code
-
-MIN_ROUNDS = 5
-"""Rounds below which a median says little."""
 
 Name = TypeVar("Name", bound=Hashable)
 

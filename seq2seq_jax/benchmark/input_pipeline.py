@@ -5,7 +5,8 @@ import dataclasses
 import time
 from typing import Any
 
-from seq2seq_jax.benchmark.harness import MIN_ROUNDS, Spread
+from seq2seq_jax.benchmark import MIN_ROUNDS
+from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.benchmark.workload import batches_of
 from seq2seq_jax.run import PROGRESS, Run
 

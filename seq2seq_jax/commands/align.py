@@ -5,21 +5,20 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.generate import max_line_bytes, read_sources
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs, refuse_unwritable_directory
 from seq2seq_jax.data.lines import open_input
-from seq2seq_jax.evaluation.heat_maps import characters_without_a_font, plot_attention
-from seq2seq_jax.experiment import override
-from seq2seq_jax.generation.alignment import Alignment
-from seq2seq_jax.generation.search import GenerationConfig
-from seq2seq_jax.parallel.mesh import MeshConfig
-from seq2seq_jax.run import Run
+from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.overrides import override
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 
+if TYPE_CHECKING:
+    import seq2seq_jax.generation.alignment
+
+PROGRAM = "seq2seq align RUN"
 DESCRIPTION = """\
 Which source tokens each target token attends to, by the model of RUN, the directory of a run: a heat map (PNG) for each
 line of standard input (or --input), with the model's own translation or the line of --target.
@@ -60,14 +59,17 @@ class AlignArguments:
 def run(arguments: list[str]) -> None:
     """Parse the command line, align, draw, say where the pictures are."""
     directory, rest = split_first(arguments, name="the directory of a RUN", command="align")
+    if directory is None:
+        override(AlignArguments(), rest, program=PROGRAM, description=DESCRIPTION)
+    from seq2seq_jax.evaluation.heat_maps import characters_without_a_font, plot_attention
+    from seq2seq_jax.run import Run
+
     with contextlib.ExitStack() as outputs, Display() as display:
-        run = None if directory is None else Run.open(directory, progress=display.progress)
+        run = Run.open(directory, progress=display.progress)
         chosen = override(
-            AlignArguments()
-            if run is None
-            else AlignArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
+            AlignArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
             rest,
-            program="seq2seq align RUN",
+            program=PROGRAM,
             description=DESCRIPTION,
         )
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
@@ -152,14 +154,14 @@ def _named(name: str, index: int | None, number: int) -> str:
     return f"one {name}" if number == 1 else f"mean of {number} {name}s"
 
 
-def _write_json(alignments: Iterable[Alignment], file: OutputFile) -> None:
+def _write_json(alignments: "Iterable[seq2seq_jax.generation.alignment.Alignment]", file: OutputFile) -> None:
     for alignment in alignments:
         file.write(json.dumps(_record(alignment), ensure_ascii=False) + "\n")
 
 
-def _record(alignment: Alignment) -> dict[str, Any]:
+def _record(alignment: "seq2seq_jax.generation.alignment.Alignment") -> dict[str, Any]:
     # Rounded as float64, so that it is written with no more digits than that.
-    weights = np.round(alignment.weights.astype(np.float64), DECIMALS)
+    weights = alignment.weights.astype(float).round(DECIMALS)
     return {field.name: getattr(alignment, field.name) for field in dataclasses.fields(alignment)} | {
         "weights": weights.tolist()
     }

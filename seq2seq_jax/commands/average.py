@@ -2,14 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-
-import jax
+from typing import TYPE_CHECKING
 
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.outputs import refuse_unwritable_directory
-from seq2seq_jax.experiment import override, split_names
-from seq2seq_jax.run import Run, read_description, refuse_another_model, write_description
-from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.overrides import override, split_names
+
+if TYPE_CHECKING:
+    import seq2seq_jax.run
 
 DESCRIPTION = """\
 Average the parameters of checkpoints into a new run directory, which evaluate and generate take like any other: those
@@ -45,6 +45,10 @@ def run(arguments: list[str]) -> None:
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} exists and is not empty. Give a new directory.")
     refuse_unwritable_directory(output)
+    import jax
+
+    from seq2seq_jax.run import Run, refuse_another_model
+
     with Display() as display:
         runs = [Run.open(directory, trust_code=chosen.trust_code) for directory in (first, *others)]
         for other in runs[1:]:
@@ -66,7 +70,7 @@ def run(arguments: list[str]) -> None:
     print(f"average of {sources} in {output}")
 
 
-def _checkpoints(run: Run, chosen: AverageArguments) -> list[str]:
+def _checkpoints(run: "seq2seq_jax.run.Run", chosen: AverageArguments) -> list[str]:
     """Which checkpoints of a run are averaged, as `Run.parameters` is told.
 
     Raises:
@@ -85,8 +89,11 @@ def _checkpoints(run: Run, chosen: AverageArguments) -> list[str]:
     return [str(step) for step in steps[-(chosen.last or len(steps)) :]]
 
 
-def _write(run: Run, taken: dict[Path, list[int]], mean: object, output: Path) -> None:
+def _write(run: "seq2seq_jax.run.Run", taken: dict[Path, list[int]], mean: object, output: Path) -> None:
     """A run directory with a copy of a run's newest averaged checkpoint, its parameters replaced by the mean."""
+    from seq2seq_jax.run import read_description, write_description
+    from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+
     newest = max(taken[run.directory])
     with run.checkpoints(read_only=True) as checkpoints:
         state = checkpoints.restore(newest, run.layout)

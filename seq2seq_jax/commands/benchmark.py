@@ -2,16 +2,12 @@
 
 import dataclasses
 import gc
-import importlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
-import tyro
 
-import seq2seq_jax
 from seq2seq_jax.benchmark import comparison, harness, report, sweep, trace
 from seq2seq_jax.benchmark.generation import GenerationFigures, measure_generation
 from seq2seq_jax.benchmark.harness import Spread
@@ -19,93 +15,20 @@ from seq2seq_jax.benchmark.input_pipeline import InputFigures, measure_input
 from seq2seq_jax.benchmark.memory import peak_memory
 from seq2seq_jax.benchmark.training import TrainingFigures, TrainingPrograms, measure_training
 from seq2seq_jax.benchmark.workload import Workload, prepared
-from seq2seq_jax.commands.console import Display, split_first
+from seq2seq_jax.commands.console import Display
+from seq2seq_jax.commands.options import BenchmarkOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
-from seq2seq_jax.experiment import Experiment, choose, differences, to_json
+from seq2seq_jax.experiment import Chosen, differences, to_json
 
-DESCRIPTION = """\
-Measure the experiment of CONFIG on this machine: training steps by its own objective on its own data, generation
-greedily and with its beam, and the input pipeline alone; each after a warm-up, as the median and quartiles of several
-turns, with compilation apart. Parameters are new ones unless --init-from names a run: init_from of the config does not
-count here. New parameters hardly ever end a text, so the lengths of their texts are limited to those of the references.
-seq2seq benchmark --peers [options] compares with other libraries instead (see seq2seq benchmark --peers --help).
-Values are those of {name}:
-
-{description}
-"""
-EXAMPLE = "dates/transformer"
 PROGRAM = "seq2seq benchmark CONFIG"
-PEERS = "--peers"
 PROFILED_STEPS = 3
 SHOWN_OPERATIONS = 15
 MEBIBYTE = 2**20
 
-Part = Literal["training", "generation", "input"]
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchmarkArguments:
-    """Command line of `seq2seq benchmark`."""
-
-    parts: tuple[Part, ...] = ("training", "generation", "input")
-    """What is measured."""
-    rounds: int = 9
-    """Turns that each program has (5 at least)."""
-    steps: int = 2
-    """Training steps in a turn, one after the other as training does."""
-    batch_sizes: tuple[int, ...] = (1, 32, 256)
-    """Sentences of the batches that are generated from."""
-    input_batches: int = 20
-    """Batches of the input pipeline in a turn."""
-    synthetic: bool = False
-    """Train on full rows of random tokens, one pair a row, instead of the data, which need not be there."""
-    profile: str | None = None
-    """Directory for a trace of a few training steps, or of the largest batch of generation where no training is
-    measured; its operations are shown by time. Without a directory after it: profile."""
-    json: str | None = None
-    """File for all figures, with environment, versions, config and what was changed of it."""
-    sweep: tuple[str, ...] = ()
-    """Measure training for several values of any field: FIELD=VALUE,VALUE,...; FIELD+FIELD=VALUE,... for fields of one
-    value; further such arguments change together with the first."""
-    plot: str = "sweep.png"
-    """File for the picture of a sweep, PNG."""
-    compare: str | None = None
-    """File of an earlier --json: what moved beyond noise is named."""
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    """The experiment."""
-
-    def __post_init__(self):
-        if self.rounds < harness.MIN_ROUNDS:
-            raise ValueError(f"--rounds must be at least {harness.MIN_ROUNDS}, not {self.rounds}.")
-        for name in ("steps", "input_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}.")
-        if not self.parts or not self.batch_sizes or min(self.batch_sizes) < 1:
-            raise ValueError("--parts and --batch_sizes need at least one value, and sizes are at least 1.")
-        if self.sweep and "training" not in self.parts:
-            raise ValueError("--sweep measures training, which --parts leaves out. Leave out either.")
-        if self.sweep and self.profile is not None:
-            raise ValueError("--profile has no use with --sweep. Profile one of its values: --FIELD VALUE.")
-        if self.profile is not None and set(self.parts) == {"input"}:
-            raise ValueError("--profile traces training or generation, and --parts has neither. Add one of them.")
-        if self.synthetic and set(self.parts) == {"input"}:
-            raise ValueError("--synthetic has no input pipeline to measure. Leave it out, or choose other --parts.")
-
-
-def run(arguments: list[str]) -> None:
-    """Parse the command line, measure, show what was found."""
-    if arguments[:1] == [PEERS]:
-        _peers()(arguments[1:])
-        return
-    config, rest = split_first(arguments, name="a CONFIG", command="benchmark")
-    name, default, chosen = choose(
-        config or EXAMPLE,
-        _with_profile_directory(rest),
-        arguments=BenchmarkArguments,
-        program=PROGRAM,
-        description=DESCRIPTION,
-        init_from=None,
-    )
+def run(arguments: list[str], parsed: Chosen) -> None:
+    """Measure, show what was found."""
+    name, default, chosen = parsed
     refuse_unwritable(chosen.json)
     old = None if chosen.compare is None else comparison.read(chosen.compare)
     axes = sweep.parse(chosen.sweep, chosen.experiment)
@@ -129,32 +52,7 @@ def run(arguments: list[str]) -> None:
         _show_comparison(chosen.compare, old, figures)
 
 
-def _peers() -> Callable[[list[str]], None]:
-    """The program that compares with other libraries, from the checkout that this package lies in.
-
-    Raises:
-        ValueError: the package was installed without its checkout.
-    """
-    checkout = Path(seq2seq_jax.__file__).resolve().parents[1]
-    if not (checkout / "studies" / "peers" / "__main__.py").is_file():
-        raise ValueError(
-            f"{PEERS} comes with the source checkout (studies/peers), and {checkout} is none. Clone the repository, "
-            "install it with pip install -e '.[peers]', and run the same command again."
-        )
-    if str(checkout) not in sys.path:
-        sys.path.insert(0, str(checkout))
-    return importlib.import_module("studies.peers.__main__").main
-
-
-def _with_profile_directory(arguments: list[str]) -> list[str]:
-    """The same arguments, with the usual directory where --profile is given alone."""
-    given = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
-        given += [argument, "profile"] if argument == "--profile" and following.startswith("--") else [argument]
-    return given
-
-
-def _measure(chosen: BenchmarkArguments, name: str, display: Display) -> dict[str, Any]:
+def _measure(chosen: BenchmarkOptions, name: str, display: Display) -> dict[str, Any]:
     """The parts that are asked for, shown as they come."""
     figures: dict[str, Any] = {"parts": {}, "measurements": {}}
     experiment, parts, measurements = chosen.experiment, figures["parts"], figures["measurements"]
@@ -359,7 +257,7 @@ def _shortened(origin: str, limit: int = 48) -> str:
     return origin if len(origin) <= limit else "…" + origin[1 - limit :]
 
 
-def _sweep(chosen: BenchmarkArguments, name: str, axes: Sequence[sweep.Axis], display: Display) -> dict[str, Any]:
+def _sweep(chosen: BenchmarkOptions, name: str, axes: Sequence[sweep.Axis], display: Display) -> dict[str, Any]:
     """Training for each value; what does not fit is told in its row."""
     found: dict[str, TrainingFigures] = {}
     refused: dict[str, str] = {}

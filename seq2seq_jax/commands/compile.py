@@ -4,59 +4,23 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from seq2seq_jax.commands.console import Display, columns, duration, split_first, table
+from seq2seq_jax.commands.console import Display, columns, duration, table
+from seq2seq_jax.commands.options import CompileOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
 from seq2seq_jax.compilation.cost import ASSUMPTIONS
-from seq2seq_jax.compilation.programs import StepName, build_step
+from seq2seq_jax.compilation.programs import build_step
 from seq2seq_jax.compilation.report import UNKNOWN_OF_GPUS, StepReport, compile_step
-from seq2seq_jax.compilation.topology import HINT, Topology
-from seq2seq_jax.experiment import Experiment, choose, to_json
+from seq2seq_jax.compilation.topology import Topology
+from seq2seq_jax.experiment import Chosen, to_json
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig
 
-DESCRIPTION = """\
-Compile the steps of CONFIG for a topology that need not be there, and say what each chip would hold, compute and
-exchange, with an estimate of time from the chip's published rates. For TPUs it is the real compiler, through libtpu;
-for GPUs a simulation on the CPU. Neither data nor a tokenizer is needed. Values are those of {name}:
-
-{description}
-"""
-EXAMPLE = "wmt14_de_en/transformer_big"
 GIGABYTE = 1e9
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CompileArguments:
-    """Command line of `seq2seq compile`."""
-
-    topology: str | None = None
-    """Chips and how they lie, such as v5e:16x16, v5p:8x8x16, v6e:4x4 or h100:8; required."""
-    steps: tuple[StepName, ...] = ("train",)
-    """Steps to compile: an update by the config's objective, one by policy gradients, a batch of generation."""
-    sweep: tuple[str, ...] = ()
-    """Meshes to compare instead of the config's, each as its sizes along data, fsdp, tensor and sequence, such as
-    1x256x4; those that are left out are 1."""
-    json: str | None = None
-    """File for all figures, as JSON."""
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    """The experiment."""
-
-
-def run(arguments: list[str]) -> None:
-    """Parse the command line, compile, show what was found."""
-    config, rest = split_first(arguments, name="a CONFIG", command="compile")
-    name, _, chosen = choose(
-        config or EXAMPLE,
-        rest,
-        arguments=CompileArguments,
-        program="seq2seq compile CONFIG",
-        description=DESCRIPTION,
-    )
-    if chosen.topology is None:
-        raise ValueError(f"--topology is required. {HINT}")
+def run(arguments: list[str], parsed: Chosen) -> None:
+    """Compile, show what was found."""
+    name, _, chosen = parsed
     refuse_unwritable(chosen.json)
     topology = Topology.parse(chosen.topology)
     meshes = [mesh_of(sizes) for sizes in chosen.sweep] or [chosen.experiment.mesh]
@@ -108,7 +72,7 @@ def mesh_of(sizes: str) -> MeshConfig:
 
 
 def _write(
-    chosen: CompileArguments, name: str, topology: Topology, reports: Sequence[StepReport], refused: dict[str, str]
+    chosen: CompileOptions, name: str, topology: Topology, reports: Sequence[StepReport], refused: dict[str, str]
 ) -> None:
     figures = {
         "config": name,

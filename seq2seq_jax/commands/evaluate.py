@@ -3,20 +3,21 @@
 import contextlib
 import dataclasses
 import json
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from seq2seq_jax.commands.console import Display, split_first, table
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import open_outputs
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.source import DataSource, PairSource
-from seq2seq_jax.evaluation.scores import WORDS_OF_BLEU
-from seq2seq_jax.experiment import is_given, override, to_json
-from seq2seq_jax.generation.search import GenerationConfig
-from seq2seq_jax.parallel.mesh import MeshConfig
-from seq2seq_jax.run import DIRECTORIES, Run
-from seq2seq_jax.training.validation import ValidationResult
+from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.overrides import is_given, override
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 
+if TYPE_CHECKING:
+    import seq2seq_jax.training.validation
+
+PROGRAM = "seq2seq evaluate RUN"
 DESCRIPTION = "Loss, BLEU, chrF and exact match of RUN, the directory of a run, on a split of its data."
 
 
@@ -43,27 +44,28 @@ class EvaluateArguments:
 def run(arguments: list[str]) -> None:
     """Parse the command line, evaluate, print a table."""
     directory, rest = split_first(arguments, name="the directory of a RUN", command="evaluate")
+    if directory is None:
+        override(EvaluateArguments(), rest, program=PROGRAM, description=DESCRIPTION)
     with contextlib.ExitStack() as outputs:
         figures = _evaluate(directory, rest, outputs)
         table([*score_rows(figures), tokenizer_row(figures["tokenizer"])], title=figures["run"])
 
 
-def _evaluate(directory: str | None, rest: list[str], outputs: contextlib.ExitStack) -> dict[str, Any]:
+def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) -> dict[str, Any]:
     """Evaluate, write the files that are asked for, and give the figures.
 
     Args:
         outputs: closes the files, and fails if one could not be written.
     """
+    from seq2seq_jax.experiment import to_json
+    from seq2seq_jax.run import DIRECTORIES, Run
+
     with Display() as display:
-        run = None if directory is None else Run.open(directory, progress=display.progress)
+        run = Run.open(directory, progress=display.progress)
         chosen = override(
-            EvaluateArguments()
-            if run is None
-            else EvaluateArguments(
-                generation=run.experiment.generation, mesh=run.experiment.mesh, data=run.experiment.data
-            ),
+            EvaluateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh, data=run.experiment.data),
             rest,
-            program="seq2seq evaluate RUN",
+            program=PROGRAM,
             description=DESCRIPTION,
         )
         # Of data that has moved, or is another test set, nothing else need be there.
@@ -89,7 +91,7 @@ def _evaluate(directory: str | None, rest: list[str], outputs: contextlib.ExitSt
     return figures
 
 
-def figures_of(result: ValidationResult, *, split: str, step: int) -> dict[str, Any]:
+def figures_of(result: "seq2seq_jax.training.validation.ValidationResult", *, split: str, step: int) -> dict[str, Any]:
     """The figures of an evaluation as JSON values.
 
     Args:
@@ -111,6 +113,8 @@ def figures_of(result: ValidationResult, *, split: str, step: int) -> dict[str, 
 
 def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of a table of what `figures_of` gives."""
+    from seq2seq_jax.evaluation.scores import WORDS_OF_BLEU
+
     what = "pairs" if "bleu" in figures else "chunks"
     rows = [
         ("evaluated", f"{figures['examples']:,} {what} of {figures['split']}, checkpoint of step {figures['step']:,}")

@@ -5,18 +5,21 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs
 from seq2seq_jax.data.lines import Input, is_blank, open_input
 from seq2seq_jax.data.tables import READERS, Table, fields_of, suffix_of
-from seq2seq_jax.experiment import override
-from seq2seq_jax.generation.generator import Generator, Hypothesis
-from seq2seq_jax.generation.search import GenerationConfig
-from seq2seq_jax.parallel.mesh import MeshConfig
-from seq2seq_jax.run import Run
+from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.overrides import override
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 
+if TYPE_CHECKING:
+    import seq2seq_jax.generation.generator
+    import seq2seq_jax.run
+
+PROGRAM = "seq2seq generate RUN"
 DESCRIPTION = """\
 Lines of standard input (or --input) in, as many lines on standard output (or --output) out, in the same order, UTF-8,
 by the model of RUN, the directory of a run. They are read, generated from and written in batches, so that a file may be
@@ -52,14 +55,16 @@ class GenerateArguments:
 def run(arguments: list[str]) -> None:
     """Parse the command line, generate, write."""
     directory, rest = split_first(arguments, name="the directory of a RUN", command="generate")
+    if directory is None:
+        override(GenerateArguments(), rest, program=PROGRAM, description=DESCRIPTION)
+    from seq2seq_jax.run import Run
+
     with Display() as display:
-        run = None if directory is None else Run.open(directory, progress=display.progress)
+        run = Run.open(directory, progress=display.progress)
         chosen = override(
-            GenerateArguments()
-            if run is None
-            else GenerateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
+            GenerateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
             rest,
-            program="seq2seq generate RUN",
+            program=PROGRAM,
             description=DESCRIPTION,
         )
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
@@ -86,7 +91,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _generate(
-    generator: Generator,
+    generator: "seq2seq_jax.generation.generator.Generator",
     params: Any,
     groups: Iterator[list[str]],
     num_sources: int | None,
@@ -145,7 +150,7 @@ def _written(num_done: int) -> str:
     return "Nothing was generated." if num_done == 0 else f"The outputs of the first {num_done:,} sources are written."
 
 
-def _record(source: str, hypotheses: list[Hypothesis]) -> str:
+def _record(source: str, hypotheses: "list[seq2seq_jax.generation.generator.Hypothesis]") -> str:
     record = {"source": source, "hypotheses": [dataclasses.asdict(each) for each in hypotheses]}
     return json.dumps(record, ensure_ascii=False) + "\n"
 
@@ -155,12 +160,12 @@ def as_line(text: str) -> str:
     return re.sub("\r\n|\r|\n", " ", text)
 
 
-def max_line_bytes(run: Run) -> int:
+def max_line_bytes(run: "seq2seq_jax.run.Run") -> int:
     """Bytes of the longest line that is read as a source: more than fit the tokens that the model takes."""
     return max(2**20, 64 * run.experiment.data.max_source_length)
 
 
-def read_sources(given: Input, field: str | None, run: Run) -> Iterator[str]:
+def read_sources(given: Input, field: str | None, run: "seq2seq_jax.run.Run") -> Iterator[str]:
     """The sources of an input: its lines, or a field of the examples that its lines hold.
 
     Args:
@@ -206,7 +211,7 @@ def _kind(name: str, first: str) -> tuple[str | None, list[str]]:
     return None, []
 
 
-def check_sources(given: Input, field: str | None, run: Run) -> int:
+def check_sources(given: Input, field: str | None, run: "seq2seq_jax.run.Run") -> int:
     """Read an input to its end, before anything is made of it, and return how many sources it has.
 
     Raises:

@@ -1,5 +1,6 @@
 """`seq2seq`: finds the sub-command, and turns a user's mistake into one line and exit status 2."""
 
+import importlib
 import logging
 import os
 import sys
@@ -7,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
+from seq2seq_jax.commands import options
 from seq2seq_jax.commands.console import end_quietly, is_one_of_several, stop
 from seq2seq_jax.parallel.gpu_flags import set_flags
 from seq2seq_jax.parallel.host_memory import keep_memory_between_steps
@@ -25,6 +27,8 @@ seq2seq: encoder-decoder training on JAX
 CONFIG is a Python file, or a name such as dates/transformer (see configs/). RUN is a run's directory.
 Each command has --help; `seq2seq train CONFIG --help` lists every field of the experiment.
 """
+
+COMMANDS = ("train", "evaluate", "generate", "align", "average", "benchmark", "compile")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,31 +59,13 @@ def _run(arguments: Sequence[str] | None) -> None:
     sys.unraisablehook = lambda late: logging.getLogger(__name__).debug("%s: %s", late.object, late.exc_value)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     name, *rest = arguments
-    set_flags()
-    keep_memory_between_steps()
-    from seq2seq_jax.commands import align, average, benchmark, compile, evaluate, generate, train
-
-    commands = {
-        "train": train,
-        "evaluate": evaluate,
-        "generate": generate,
-        "align": align,
-        "average": average,
-        "benchmark": benchmark,
-        "compile": compile,
-    }
-    if name not in commands:
-        stop(f"there is no command {name!r}; the commands are {', '.join(commands)}.", 2)
-    from seq2seq_jax.parallel.processes import PeerLostError
-    from seq2seq_jax.training.loop import NonFiniteLossError
-
+    if name not in COMMANDS:
+        stop(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}.", 2)
     try:
-        commands[name].run(rest)
+        _run_command(name, rest)
     except BrokenPipeError:
         # An OSError, but nothing to mend.
         raise
-    except (NonFiniteLossError, PeerLostError) as error:
-        stop(str(error), 1)
     except ValueError as error:
         if logging.getLogger("seq2seq_jax").isEnabledFor(logging.DEBUG):
             raise
@@ -89,9 +75,23 @@ def _run(arguments: Sequence[str] | None) -> None:
     except KeyboardInterrupt as interrupt:
         then = " The same command continues from the last checkpoint." if name == "train" else ""
         stop(str(interrupt) or f"interrupted.{then}", 130)
-    except Exception:
+    except Exception as error:
+        if (status := getattr(error, "exit_status", None)) is not None:
+            stop(str(error), status)
         if not is_one_of_several():
             raise
         traceback.print_exc()
         stop("this is a defect of seq2seq_jax; please report it with the lines above.", 1)
     sys.exit(0)
+
+
+def _run_command(name: str, arguments: list[str]) -> None:
+    """Import a command, no sooner than its command line is known to make sense, and run it."""
+    if name == "benchmark" and arguments[:1] == ["--peers"]:
+        name, arguments = "peers", arguments[1:]
+    parsed = (options.parse(name, arguments),) if name in options.COMMANDS else ()
+    # Without a run there is help, or a mistake.
+    if parsed or name == "peers" or (arguments and not arguments[0].startswith("-")):
+        set_flags()
+        keep_memory_between_steps()
+    importlib.import_module(f"seq2seq_jax.commands.{name}").run(arguments, *parsed)

@@ -1,26 +1,24 @@
 """`seq2seq train`: one command from a config to a trained, evaluated model."""
 
 import contextlib
-import dataclasses
 import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
-import tyro
 
-from seq2seq_jax.commands.console import Display, duration, end_at_once, split_first, table
+from seq2seq_jax.commands.console import Display, duration, end_at_once, table
 from seq2seq_jax.commands.evaluate import figures_of, score_rows, tokenizer_row
 from seq2seq_jax.commands.outputs import refuse_unwritable
 from seq2seq_jax.data.packing import Anchor
 from seq2seq_jax.data.pipeline import SelectionCounts, training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
-from seq2seq_jax.experiment import Experiment, choose, run_directory, to_json
+from seq2seq_jax.experiment import Chosen, run_directory, to_json
 from seq2seq_jax.files import write_whole
 from seq2seq_jax.parallel.mesh import bytes_per_device
-from seq2seq_jax.parallel.processes import Job, Preempted, ProcessesConfig, preemptible, started
+from seq2seq_jax.parallel.processes import Job, Preempted, preemptible, started
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import Progress
 from seq2seq_jax.training.goodput import Ledger, goodput
@@ -29,44 +27,15 @@ from seq2seq_jax.training.step import TrainState, num_parameters
 from seq2seq_jax.training.telemetry import Record, RecordFiles
 from seq2seq_jax.training.validation import ValidationResult
 
-DESCRIPTION = """\
-Train the experiment of CONFIG, or continue it where its run directory ends. CONFIG is a Python file, or the name of one
-below configs/, such as dates/transformer. Values are those of {name}:
-
-{description}
-"""
-EXAMPLE = "dates/transformer"
-
 MARKER = "preempted"
 """File of a run directory that holds the last complete step of a run that was pre-empted."""
 NOTICEABLE_STRAGGLING = 0.1
 """Share of the time that a process must cost the others for a person to be told of it."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainArguments:
-    """Command line of `seq2seq train`."""
-
-    run_dir: str | None = None
-    """Directory of the run, new or to be continued; None = runs/CONFIG/OVERRIDES/seed=N."""
-    json: str | None = None
-    """File for the figures of the table at the end, as JSON."""
-    processes: ProcessesConfig = ProcessesConfig()
-    """The processes that train together."""
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    """The experiment."""
-
-
-def run(arguments: list[str]) -> None:
-    """Parse the command line, train, evaluate on the test split, show where everything is."""
-    config, rest = split_first(arguments, name="a CONFIG", command="train")
-    name, default, chosen = choose(
-        config or EXAMPLE,
-        rest,
-        arguments=TrainArguments,
-        program="seq2seq train CONFIG",
-        description=DESCRIPTION,
-    )
+def run(arguments: list[str], parsed: Chosen) -> None:
+    """Train, evaluate on the test split, show where everything is."""
+    name, default, chosen = parsed
     directory = Path(chosen.run_dir or run_directory(name, default, chosen.experiment))
     ledger = Ledger()
     meeting = started(chosen.processes, end=lambda reason: end_at_once(reason, 2))

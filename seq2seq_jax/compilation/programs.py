@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Sequence as Items
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from sentencepiece import sentencepiece_model_pb2
 
 from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.compilation import StepName
 from seq2seq_jax.data.pipeline import row_shapes
 from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.tokenizer import END_ID, PADDING_ID, START_ID, UNKNOWN_ID, Tokenizer, TokenizerConfig
@@ -23,10 +24,6 @@ from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.parallel.mesh import batch_shards, bytes_per_device
 from seq2seq_jax.run import Run, check_mesh
-
-StepName = Literal["train", "policy_gradient", "generation"]
-"""An update by the config's own objective, one by policy gradients (those of the config, if it has them), and a beam
-search of one batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 
+from seq2seq_jax.compilation import StepName
 from seq2seq_jax.compilation.cost import Cost, cost_of
-from seq2seq_jax.compilation.programs import Step, StepName
+from seq2seq_jax.compilation.programs import Step
 from seq2seq_jax.compilation.topology import Topology
 
 UNKNOWN_OF_GPUS = (

@@ -1,32 +1,14 @@
 """Any text dataset of the tensorflow-datasets catalogue, by name."""
 
 import dataclasses
-import hashlib
-import importlib
-import json
-import logging
-from collections.abc import Collection, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
-
-import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordReader
+from collections.abc import Collection
 
 from seq2seq_jax.data.denoising import Denoising
-from seq2seq_jax.data.prepared import PreparedCorpus, PreparedDocuments, first_line, prepare_once, quiet, read_examples
 from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource
-from seq2seq_jax.data.store_files import remove_left_behind
-
-logger = logging.getLogger(__name__)
-
-TEXT_MODULES = ("translate", "summarization", "text", "text_simplification", "question_answering")
-"""Modules of the catalogue that define datasets of text."""
-
-AnyCorpus = TypeVar("AnyCorpus", PreparedCorpus, PreparedDocuments)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Dataset:
+class CatalogueDataset:
     """A dataset of the catalogue at tensorflow.org/datasets, and which parts of it are used."""
 
     name: str
@@ -40,140 +22,9 @@ class _Dataset:
     test: str | None = "test"
     """Test split, or a part of one; None = there is none."""
 
-    @quiet()
-    def _open(
-        self, corpus: type[AnyCorpus], fields: tuple[str, ...], splits: Collection[str], *, read_only: bool
-    ) -> AnyCorpus:
-        """Some text fields, prepared if they are not there yet.
-
-        Args:
-            corpus: what they are read as.
-            fields: their names.
-            splits: which of them.
-            read_only: prepare nothing in `directory`, but where tensorflow-datasets keeps its datasets.
-
-        Raises:
-            ValueError: see `Catalogue.open`.
-        """
-        builder = self._builder()
-        if read_only and self.directory is not None and not builder.is_prepared():
-            return dataclasses.replace(self, directory=None)._open(corpus, fields, splits, read_only=False)
-        features = builder.info.features
-        named = features.items() if isinstance(features, tfds.features.FeaturesDict) else ()
-        texts = sorted(name for name, feature in named if isinstance(feature, tfds.features.Text))
-        for field in fields:
-            if field not in texts:
-                raise ValueError(
-                    f"expected {field!r} to be a text field of {self.name}; its text fields are "
-                    f"{', '.join(texts) or 'none'}: name one of these"
-                )
-        if not builder.is_prepared():
-            self._prepare(builder)
-            builder = self._builder()
-        _check_numbers_of_examples(builder)
-        slices = {"train": self.train, "validation": self.validation, "test": self.test}
-        examples = {
-            split: self._examples(builder, split, piece)
-            for split, piece in slices.items()
-            if piece is not None and split in splits
-        }
-        # Names and sizes stand for the text, which may be too long to read at each start.
-        content = {
-            "dataset": builder.info.full_name,
-            "bytes": int(builder.info.dataset_size),
-            "fields": fields,
-            "splits": {split: [slices[split], len(examples[split])] for split in examples},
-        }
-        fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        return corpus(examples, fingerprint=fingerprint, fields=fields, place=Path(builder.data_dir))
-
-    def _examples(self, builder: tfds.core.DatasetBuilder, split: str, piece: str) -> Sequence[dict[str, Any]]:
-        try:
-            return read_examples(builder, piece)
-        except (KeyError, ValueError, NotImplementedError) as error:
-            formats = [file_format.value for file_format in builder.info.available_file_formats()]
-            if "array_record" not in formats:
-                raise ValueError(
-                    f"expected {builder.data_dir} to hold array_record files; it holds {', '.join(formats)}: "
-                    "name another directory, to prepare the dataset there, or delete that one"
-                ) from error
-            raise ValueError(
-                f"expected a split of {self.name} as {split}; got {piece!r}, and it has "
-                f"{', '.join(builder.info.splits)}: name one of these, or a part of one, as in "
-                f"train[:90%]{'' if split == 'train' else ', or None'}"
-            ) from error
-
-    def _builder(self) -> tfds.core.DatasetBuilder:
-        # Without TensorFlow the catalogue's own search stops at a module that needs it, before it comes to these.
-        for module in TEXT_MODULES:
-            importlib.import_module(f"tensorflow_datasets.{module}")
-        directory = None if self.directory is None else Path(self.directory).expanduser()
-        try:
-            return tfds.builder(self.name, data_dir=directory)
-        except tfds.core.DatasetNotFoundError as error:
-            raise ValueError(
-                f"expected the name of a dataset at tensorflow.org/datasets; there is no {self.name!r}: "
-                "check the spelling"
-            ) from error
-        except (ValueError, AssertionError) as error:
-            dataset = self.name.split("/")[0].split(":")[0]
-            configurations = ", ".join(config.name for config in tfds.builder_cls(dataset).BUILDER_CONFIGS)
-            raise ValueError(
-                f"expected a configuration and version of {dataset} that the catalogue has; got "
-                f"{self.name!r}: name one of the configurations {configurations or '(none)'}, and leave "
-                "out the version"
-            ) from error
-        except Exception as error:
-            # What the parsers of its files raise has many types.
-            raise ValueError(
-                f"expected {self.name} in {directory or 'the directory of tensorflow-datasets'}; its dataset_info.json "
-                f"or features.json cannot be read ({first_line(error)}): delete the dataset, and it is prepared again"
-            ) from error
-
-    def _prepare(self, builder: tfds.core.DatasetBuilder) -> None:
-        logger.info("downloading and preparing %s in %s", self.name, builder.data_dir)
-        remove_left_behind(Path(builder.data_dir).parent.glob("incomplete.*"))
-        try:
-            prepare_once(builder)
-        except Exception as error:
-            cause: BaseException | None = error
-            while cause is not None and not (isinstance(cause, ImportError) and "tensorflow" in str(cause).lower()):
-                cause = cause.__cause__
-            if cause is None:
-                raise
-            raise ValueError(
-                f"expected TensorFlow, which preparing {self.name} needs and reading does not; it is not "
-                f"installed: install it for this once, or run `tfds build {self.name} "
-                "--file_format=array_record` where it is, and name that directory"
-            ) from error
-
-
-def _check_numbers_of_examples(builder: tfds.core.DatasetBuilder) -> None:
-    """Compare the examples that dataset_info.json counts in each file with those that the file holds.
-
-    Raises:
-        ValueError: they differ.
-    """
-    for split in builder.info.splits.values():
-        for path, expected in zip(split.filepaths, split.shard_lengths, strict=True):
-            # The mock of tensorflow-datasets has no files, and other formats are refused later.
-            if "array_record" not in Path(path).name or not Path(path).is_file():
-                continue
-            try:
-                found = ArrayRecordReader(str(path)).num_records()
-            except Exception as error:
-                raise ValueError(
-                    f"{path} cannot be read ({first_line(error)}): delete {builder.data_dir}, and it is prepared again"
-                ) from error
-            if found != expected:
-                raise ValueError(
-                    f"{path} holds {found} examples, and dataset_info.json beside it counts {expected}: delete "
-                    f"{builder.data_dir}, and it is prepared again"
-                )
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Catalogue(_Dataset, PairSource):
+class Catalogue(CatalogueDataset, PairSource):
     """Two text fields of a dataset of the catalogue at tensorflow.org/datasets, downloaded and prepared if absent.
 
     A dataset whose download is an archive needs TensorFlow installed to unpack it, once, and so does one with a split
@@ -192,11 +43,16 @@ class Catalogue(_Dataset, PairSource):
             ValueError: the catalogue has no such dataset or configuration, the dataset has no such text field or
                 split, it is there in another format than array_record, or preparing it needs TensorFlow.
         """
-        return self._open(PreparedCorpus, (self.source, self.target), splits, read_only="directory" in read_only)
+        from seq2seq_jax.data.catalogue_datasets import open_dataset
+        from seq2seq_jax.data.prepared import PreparedCorpus
+
+        return open_dataset(
+            self, PreparedCorpus, (self.source, self.target), splits, read_only="directory" in read_only
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CatalogueDocuments(_Dataset, Denoising):
+class CatalogueDocuments(CatalogueDataset, Denoising):
     """A text field of a dataset of the catalogue, prepared as for `Catalogue`; each example is a document.
 
     A field of whole articles or web pages as a rule ("c4/en"), but any text will do.
@@ -211,4 +67,7 @@ class CatalogueDocuments(_Dataset, Denoising):
         Raises:
             ValueError: see `Catalogue.open`.
         """
-        return self._open(PreparedDocuments, (self.field,), splits, read_only="directory" in read_only)
+        from seq2seq_jax.data.catalogue_datasets import open_dataset
+        from seq2seq_jax.data.prepared import PreparedDocuments
+
+        return open_dataset(self, PreparedDocuments, (self.field,), splits, read_only="directory" in read_only)

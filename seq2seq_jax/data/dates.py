@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator
 from babel import Locale
 from babel.dates import DateTimeFormat, DateTimePattern, get_date_format
 
-from seq2seq_jax.data.prepared import prepare_pairs
 from seq2seq_jax.data.source import SPLITS, PairCorpus, PairSource
 
 LOCALES = tuple(
@@ -55,6 +54,9 @@ class Dates(PairSource):
         Raises:
             ValueError: a split of no pairs, or more pairs in all than there are days in all locales.
         """
+        # tensorflow-datasets takes half a second to import.
+        from seq2seq_jax.data.prepared import prepare_pairs
+
         # The held-out splits are drawn first, so that they stay the same when train_examples changes.
         sizes = {"validation": self.validation_examples, "test": self.test_examples, "train": self.train_examples}
         for split, size in sizes.items():

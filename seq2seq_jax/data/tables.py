@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from seq2seq_jax.data.prepared import prepare_pairs
 from seq2seq_jax.data.source import SPLITS, PairCorpus, PairSource
 from seq2seq_jax.data.text_files import find_file, read_lines
 
@@ -41,6 +40,9 @@ class Table(PairSource):
             ValueError: a file is missing, empty, not UTF-8 or of an unknown kind, or a line of it is malformed, lacks
                 a field, or has something other than text there.
         """
+        # tensorflow-datasets takes half a second to import.
+        from seq2seq_jax.data.prepared import prepare_pairs
+
         read_splits = {
             split: functools.partial(
                 _read_pairs, _reader(name), find_file(self.directory, name, split=split), (self.source, self.target)

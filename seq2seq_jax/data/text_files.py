@@ -9,7 +9,6 @@ from pathlib import Path
 
 from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.lines import decode_lines, open_text
-from seq2seq_jax.data.prepared import prepare_pairs
 from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource
 
 
@@ -41,6 +40,9 @@ class ParallelText(PairSource):
         Raises:
             ValueError: a file is missing, empty, not UTF-8 or not whole, or two parallel files differ in length.
         """
+        # tensorflow-datasets takes half a second to import.
+        from seq2seq_jax.data.prepared import prepare_pairs
+
         read_splits = {
             split: functools.partial(
                 read_parallel,

@@ -1,7 +1,5 @@
 """Beam search over a decoder's one-token step: one while-loop of fixed shapes, which ends when all sources have."""
 
-import dataclasses
-import math
 from collections.abc import Callable
 
 import flax.struct
@@ -11,6 +9,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from seq2seq_jax.batch import DecodeState, Sequence
 from seq2seq_jax.generation.compaction import extend_until_done
+
+# Configs name it by this module.
+from seq2seq_jax.generation.config import GenerationConfig as GenerationConfig
 from seq2seq_jax.parallel.mesh import on_each_shard
 
 Step = Callable[
@@ -21,41 +22,6 @@ Step = Callable[
 
 BLOCK = 64
 """Ids that are looked through together for the likeliest continuation."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationConfig:
-    """How text is searched for."""
-
-    beam_size: int = 4
-    """Hypotheses kept for each source; 1 is greedy decoding."""
-    n_best: int = 1
-    """Hypotheses returned for each source, best first."""
-    length_penalty: float = 1.0
-    """Exponent alpha of the length normalisation, score = log p / ((5 + length) / 6) ^ alpha; 0 = none."""
-    maximum_length_ratio: float = 2.0
-    """Limit of generated tokens, the end mark counted: this many for each source token, ..."""
-    maximum_length_extra: int = 10
-    """... and this many more. A table of learned positions is a limit as well."""
-    batch_tokens: int = 8192
-    """Source token slots, padding included, that are searched in one batch."""
-    halvings: int = 0
-    """Times that a batch is halved as its sources are done; each compiles the step of a search once more."""
-
-    def __post_init__(self):
-        for name in ("beam_size", "n_best", "maximum_length_extra", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}: set it to 1 or more")
-        for name in ("length_penalty", "maximum_length_ratio"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite, 0 or more, got {getattr(self, name)}: set it to 0 or more")
-        if self.halvings < 0:
-            raise ValueError(f"halvings must not be negative, got {self.halvings}: set it to 0 or more")
-        if self.n_best > self.beam_size:
-            raise ValueError(
-                f"n_best must be at most beam_size, got n_best {self.n_best} and beam_size {self.beam_size}: "
-                "lower n_best or raise beam_size"
-            )
 
 
 def longest_output(source_length: int, *, ratio: float, extra: int, position_limit: int | None) -> int:

@@ -1,6 +1,5 @@
 """The device mesh and how logical axes of arrays lie on it."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +11,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from seq2seq_jax.parallel.compilations import compilations
+from seq2seq_jax.parallel.mesh_config import AXES
 
-AXES = ("data", "fsdp", "tensor", "sequence")
+# Configs name it by this module.
+from seq2seq_jax.parallel.mesh_config import MeshConfig as MeshConfig
 
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes over which the rows of a batch are divided."""
@@ -37,68 +38,43 @@ LARGEST_WHOLE = 2**20
 """Bytes of the largest array that all devices of the fsdp axis hold whole, where one of its dims can be divided."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshConfig:
-    """Devices along each axis of the mesh; one of them may be -1 for all that are left."""
-
-    data: int = -1
-    """Copies of the parameters, each with its share of the rows."""
-    fsdp: int = 1
-    """Shards of the parameters along the model dim, each with its share of the rows."""
-    tensor: int = 1
-    """Shards of heads, hidden dims and vocabulary, all with the same rows."""
-    sequence: int = 1
-    """Shards of the activations along the length of their rows, for long sources."""
-
-    def __post_init__(self):
-        sizes = dataclasses.astuple(self)
-        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-            raise ValueError(f"mesh sizes must be at least 1, one of them may be -1 (the rest); they are {sizes}.")
-
-    def build(self, devices: list[Any] | None = None) -> Mesh:
-        """The mesh over `devices` (jax.Device or what describes one; by default all that there are).
-
-        Devices that talk fast to each other, those of a host or of a TPU slice, are neighbours along sequence, tensor
-        and fsdp, in this order; data goes across hosts or slices first.
-
-        Raises:
-            ValueError: the sizes do not make up the number of devices, or cannot be laid over hosts or slices.
-        """
-        devices = jax.devices() if devices is None else devices
-        sizes = list(dataclasses.astuple(self))
-        if -1 in sizes:
-            rest, remainder = divmod(len(devices), -math.prod(sizes))
-            if remainder or rest == 0:
-                raise ValueError(
-                    f"mesh {tuple(sizes)} of {AXES} cannot be made of {len(devices)} devices: the fixed sizes must "
-                    "divide their number. Lower one of the mesh sizes."
-                )
-            sizes[sizes.index(-1)] = rest
-        if math.prod(sizes) != len(devices):
+def lay_out(sizes: tuple[int, ...], devices: list[Any] | None) -> Mesh:
+    """The mesh of `MeshConfig.build`, of sizes along AXES."""
+    devices = jax.devices() if devices is None else devices
+    sizes = list(sizes)
+    if -1 in sizes:
+        rest, remainder = divmod(len(devices), -math.prod(sizes))
+        if remainder or rest == 0:
             raise ValueError(
-                f"mesh {tuple(sizes)} of {AXES} needs {math.prod(sizes)} devices, and there are {len(devices)}. "
-                "Change the mesh sizes, or set one to -1 for the rest."
+                f"mesh {tuple(sizes)} of {AXES} cannot be made of {len(devices)} devices: the fixed sizes must "
+                "divide their number. Lower one of the mesh sizes."
             )
-        groups = {_fast_group(device) for device in devices}
-        across, left = [], len(groups)
-        for size in sizes:
-            across.append(math.gcd(size, left))
-            left //= across[-1]
-        if left > 1 or len(devices) % len(groups):
-            raise ValueError(
-                f"mesh {tuple(sizes)} of {AXES} cannot be laid over {len(groups)} hosts or slices of "
-                f"{len(devices) // len(groups)} devices. Make mesh.data a multiple of {len(groups)}."
-            )
-        axis_types = (AxisType.Auto,) * len(AXES)
-        if len(groups) == 1:
-            # A pod's torus of 8 x 8 x 16 chips has no axis of 4: it may be split.
-            laid = mesh_utils.create_device_mesh(tuple(sizes), devices, allow_split_physical_axes=True)
-            return Mesh(laid, AXES, axis_types=axis_types)
-        within = tuple(size // parts for size, parts in zip(sizes, across, strict=True))
-        laid = mesh_utils.create_hybrid_device_mesh(
-            within, across, devices, process_is_granule=not _has_slices(devices[0]), allow_split_physical_axes=True
+        sizes[sizes.index(-1)] = rest
+    if math.prod(sizes) != len(devices):
+        raise ValueError(
+            f"mesh {tuple(sizes)} of {AXES} needs {math.prod(sizes)} devices, and there are {len(devices)}. "
+            "Change the mesh sizes, or set one to -1 for the rest."
         )
+    groups = {_fast_group(device) for device in devices}
+    across, left = [], len(groups)
+    for size in sizes:
+        across.append(math.gcd(size, left))
+        left //= across[-1]
+    if left > 1 or len(devices) % len(groups):
+        raise ValueError(
+            f"mesh {tuple(sizes)} of {AXES} cannot be laid over {len(groups)} hosts or slices of "
+            f"{len(devices) // len(groups)} devices. Make mesh.data a multiple of {len(groups)}."
+        )
+    axis_types = (AxisType.Auto,) * len(AXES)
+    if len(groups) == 1:
+        # A pod's torus of 8 x 8 x 16 chips has no axis of 4: it may be split.
+        laid = mesh_utils.create_device_mesh(tuple(sizes), devices, allow_split_physical_axes=True)
         return Mesh(laid, AXES, axis_types=axis_types)
+    within = tuple(size // parts for size, parts in zip(sizes, across, strict=True))
+    laid = mesh_utils.create_hybrid_device_mesh(
+        within, across, devices, process_is_granule=not _has_slices(devices[0]), allow_split_physical_axes=True
+    )
+    return Mesh(laid, AXES, axis_types=axis_types)
 
 
 def _has_slices(device: Any) -> bool:

@@ -1,103 +1,23 @@
 """The processes of one job: how they find each other, agree, and end together. The engine is jax.distributed."""
 
 import contextlib
-import dataclasses
 import json
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from seq2seq_jax.parallel.placement import Placement, ProcessesConfig
+
 
 class PeerLostError(Exception):
     """Another process of the job is gone, or does not answer."""
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProcessesConfig:
-    """The processes that train together.
-
-    Without coordinator, count and index they are what the launcher tells: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
-    and JAX_PROCESS_ID; else the tasks of a Slurm step, or the hosts of a TPU slice; else this process alone.
-    """
-
-    coordinator: str | None = None
-    """HOST:PORT on which process 0 is to be reached by all others."""
-    count: int | None = None
-    """Number of processes."""
-    index: int | None = None
-    """Which of them this is, from 0."""
-    start_timeout: int = 300
-    """Seconds that processes wait for each other at the start."""
-    heartbeat_timeout: int = 100
-    """Seconds without a sign of life after which a process is taken for dead, and all others end."""
-    stall_timeout: float = 1800.0
-    """Seconds without a finished step (or a batch of a validation) after which a process ends, whether it waits for
-    others or hangs itself; more than the longest compilation takes. 0 = never."""
-
-    def __post_init__(self):
-        given = [self.coordinator is not None, self.count is not None, self.index is not None]
-        if any(given) and not all(given):
-            raise ValueError(
-                "processes.coordinator, count and index belong together: give all three, or none to have them detected."
-            )
-        for name in ("start_timeout", "heartbeat_timeout"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"processes.{name} must be at least 1 second, not {getattr(self, name)}.")
-        if self.stall_timeout < 0:
-            raise ValueError(f"processes.stall_timeout must be at least 0 seconds, not {self.stall_timeout}.")
-        if self.coordinator is not None:
-            _check(self.coordinator, self.count, self.index, origin="processes")
-
-    def placement(self, environment: Mapping[str, str] = os.environ) -> "Placement | None":
-        """Where this process stands in its job; None = it is alone.
-
-        Raises:
-            ValueError: what the launcher tells is incomplete.
-        """
-        if self.coordinator is not None:
-            return Placement("flags", self.coordinator, self.count, self.index)
-        names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-        given = [environment.get(name) for name in names]
-        if any(given[1:]):
-            if not all(given):
-                missing = ", ".join(name for name, value in zip(names, given, strict=True) if not value)
-                raise ValueError(f"{', '.join(names)} belong together, and {missing} is not set.")
-            coordinator, *numbers = given
-            if not all(number.isdigit() for number in numbers):
-                raise ValueError(f"JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers, not {numbers}.")
-            count, index = map(int, numbers)
-            _check(coordinator, count, index, origin="environment")
-            return Placement("environment", coordinator, count, index)
-        if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-            return Placement("Slurm", None, None, None)
-        if environment.get("TPU_WORKER_HOSTNAMES", "").count(",") or environment.get("MEGASCALE_NUM_SLICES"):
-            return Placement("TPU metadata", None, None, None)
-        return None
-
-
-class Placement(NamedTuple):
-    """Where a process stands in its job; None = jax.distributed finds it out."""
-
-    origin: str
-    """What told it."""
-    coordinator: str | None
-    count: int | None
-    index: int | None
-
-
-def _check(coordinator: str, count: int, index: int, *, origin: str) -> None:
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise ValueError(f"{origin}: the coordinator must be HOST:PORT, such as node1:12345, not {coordinator!r}.")
-    if not 0 <= index < count:
-        raise ValueError(f"{origin}: the index must be 0 to {count - 1} among {count} processes, and is {index}.")
+    exit_status = 1
 
 
 @contextlib.contextmanager

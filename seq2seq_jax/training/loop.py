@@ -7,59 +7,19 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.parallel.processes import Job, gather
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress, rank
+from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.goodput import Ledger, goodput
 from seq2seq_jax.training.step import TrainState, Update
 from seq2seq_jax.training.telemetry import Record
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How long, how much at a time, and what happens along the way."""
-
-    steps: int = 10_000
-    """Updates."""
-    seed: int = 0
-    """Of everything random: initial parameters, order of the data, dropout."""
-    batch_tokens: int = 4_096
-    """Target token places of a global batch (rows x data.max_target_length, padding included)."""
-    accumulation: int = 1
-    """Parts that a batch is worked through in, one after the other, to save memory. Changes no result."""
-    log_every: int = 50
-    """Steps between records of the training loss."""
-    checkpoint_every: int = 1_000
-    """Steps between checkpoints (there is one after each validation too)."""
-    evaluate_every: int = 1_000
-    """Steps between validations: loss, and scores by generation."""
-    keep_latest: int = 2
-    """Newest checkpoints that are kept, beside the best."""
-    select_by: Literal["bleu", "chrf", "exact_match", "loss"] | None = None
-    """Validation metric that makes a checkpoint the best (the highest; of loss the lowest); of equal values the lower
-    loss does, then the newer step. None = BLEU, or chrF where references have fewer than four words on average."""
-    patience: int | None = None
-    """Validations without an improvement of the metric (or, where it is equal, of the loss) after which training stops;
-    None = never."""
-    samples: int = 3
-    """Source / output / reference triples shown at each validation."""
-
-    def __post_init__(self):
-        for name in (
-            "steps", "batch_tokens", "accumulation", "log_every", "checkpoint_every", "evaluate_every", "keep_latest"
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}.")
-        if self.seed < 0 or self.samples < 0:
-            raise ValueError(f"training.seed and samples must not be negative, not {self.seed} and {self.samples}.")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"training.patience must be at least 1 or None, not {self.patience}.")
 
 
 EQUAL_VALIDATIONS = 3
@@ -68,6 +28,8 @@ EQUAL_VALIDATIONS = 3
 
 class NonFiniteLossError(Exception):
     """The loss of a step is infinite or not a number."""
+
+    exit_status = 1
 
 
 @dataclasses.dataclass

@@ -6,7 +6,7 @@ import os
 from typing import Literal
 
 from seq2seq_jax.benchmark import harness, report
-from seq2seq_jax.experiment import override
+from seq2seq_jax.overrides import override
 from studies.peers import generation
 from studies.peers.task import Task
 

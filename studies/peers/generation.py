@@ -19,10 +19,10 @@ from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.experiment import override, split_names
 from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.objectives.objective import Params
+from seq2seq_jax.overrides import override, split_names
 from seq2seq_jax.run import Run
 
 PROGRAM = "python -m studies.peers generation"

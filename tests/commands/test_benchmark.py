@@ -5,6 +5,7 @@ import json
 import pytest
 
 import seq2seq_jax
+from seq2seq_jax.commands.options import with_profile_directory
 
 DATES = (
     "benchmark", "dates/transformer", "--data.train_examples", "400", "--data.validation_examples", "40",
@@ -176,6 +177,13 @@ def test_peers_have_a_help_of_their_own(seq2seq):
     outcome = seq2seq("benchmark", "--peers", "--help")
     assert outcome.status == 0
     assert "--models" in outcome.output.split()
+
+
+def test_a_config_may_be_all_that_is_given():
+    assert with_profile_directory([]) == []
+    assert with_profile_directory(["--profile"]) == ["--profile", "profile"]
+    assert with_profile_directory(["--profile", "--rounds", "5"]) == ["--profile", "profile", "--rounds", "5"]
+    assert with_profile_directory(["--profile", "there"]) == ["--profile", "there"]
 
 
 def test_an_installed_package_without_its_checkout_has_no_peers(seq2seq, tmp_path, monkeypatch):

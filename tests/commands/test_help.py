@@ -1,10 +1,16 @@
 """--help says all, and nothing else does."""
 
 import contextlib
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
+from seq2seq_jax.commands.main import COMMANDS
 from seq2seq_jax.experiment import flatten, load_config
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
@@ -18,13 +24,13 @@ def test_help_names_every_command(seq2seq, arguments):
 @pytest.mark.parametrize(
     ("command", "first", "names"),
     [
-        ("train", "CONFIG", ["run_dir", "training.steps", "data.packing", "model.encoder.num_layers"]),
+        ("train", "CONFIG", ["run_dir", "json", "processes.stall_timeout"]),
         ("evaluate", "RUN", ["split", "json", "generation.beam_size", "mesh.data", "data.cache_directory"]),
         ("generate", "RUN", ["input", "output", "json", "generation.n_best"]),
         ("align", "RUN", ["input", "target", "output", "layer", "head", "json", "generation.beam_size"]),
         ("average", "RUN", ["output", "last"]),
-        ("benchmark", "CONFIG", ["parts", "rounds", "profile", "sweep", "compare", "synthetic", "data.packing"]),
-        ("compile", "CONFIG", ["topology", "steps", "sweep", "json", "mesh.fsdp", "training.batch_tokens"]),
+        ("benchmark", "CONFIG", ["parts", "rounds", "profile", "sweep", "compare", "synthetic"]),
+        ("compile", "CONFIG", ["topology", "steps", "sweep", "json"]),
     ],
 )
 def test_help_of_a_command_needs_nothing_else(seq2seq, command, first, names):
@@ -32,6 +38,43 @@ def test_help_of_a_command_needs_nothing_else(seq2seq, command, first, names):
     assert (outcome.status, outcome.errors) == (0, "")
     assert outcome.output.startswith(f"usage: seq2seq {command} {first} ")
     assert [name for name in names if f"--{name}" not in outcome.output.split()] == []
+    if first == "CONFIG":
+        assert "Every field of the experiment is an option, too" in outcome.output
+
+
+HEAVY = {"jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "matplotlib", "sacrebleu", "tensorboardX"}
+
+IMPORTED = """
+import sys
+from seq2seq_jax.commands.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    print(stop.code, *sorted(name for name in sys.modules if "." not in name), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "allowed", "command"),
+    [
+        (2, set(), "trian"),
+        (2, set(), "train --training.steps 3"),
+        *((0, set(), f"{name} --help") for name in COMMANDS),
+        # The experiment is made of classes that stand beside models and optimizers.
+        (0, {"jax", "flax", "optax"}, "train dates/transformer --help"),
+        (2, {"jax", "flax", "optax"}, "train dates/transformer --training.stps 3"),
+        (2, {"jax", "flax", "optax"}, "benchmark dates/transformer --rounds 1"),
+        (2, {"jax", "flax", "optax"}, "compile dates/transformr"),
+    ],
+)
+def test_nothing_is_imported_before_it_is_needed(status, allowed, command):
+    finished = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *command.split()], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    code, *imported = finished.stderr.splitlines()[-1].split()
+    assert int(code) == status
+    assert {"seq2seq_jax", "rich"} <= set(imported)
+    assert HEAVY & set(imported) <= allowed
 
 
 def test_no_command_shows_the_usage_and_is_a_mistake(seq2seq):

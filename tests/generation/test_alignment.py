@@ -12,11 +12,11 @@ from batches import batch
 
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.alignment import Aligner
+from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.generation.generator import Generator
-from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.model import attention_weights
 from seq2seq_jax.modules import attention
-from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 SOURCES = ["abc", "", "hgfedcbahgfedcbahgfedcba", "a", "deadbeefdeadbeefdead", "b", "a b"]
 TARGETS = ["cba", "a", "abc", "", "daeb", "hgfedcbahgfedcbahgfedcbahg", "b a"]

@@ -10,9 +10,9 @@ from architectures import parameters, transformer
 from batches import batch
 
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.generation.generator import Generator, Hypothesis
-from seq2seq_jax.generation.search import GenerationConfig
-from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 TEXTS = ["abc", "", "hgfedcbahgfedcbahgfedcba", "a", "cafebadfacebeef", "deadbeefdeadbeefdead", "b", "abcdefgh"]
 """With the end mark 4, 1, 25, 2, 16, 21, 2 and 9 tokens: rows of 16, 24 and 32."""

@@ -14,8 +14,8 @@ from architectures import parameters, transformer
 from batches import batch, random_pairs
 
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.generation.generator import Generator
-from seq2seq_jax.generation.search import GenerationConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig, batch_sharding, batch_shards, bytes_per_device

@@ -12,7 +12,7 @@ import jax
 
 from seq2seq_jax.compilation.programs import RunWithoutData, build_step
 from seq2seq_jax.experiment import named
-from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 MEBIBYTE = 2**20
 

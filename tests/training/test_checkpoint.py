@@ -23,7 +23,7 @@ import pytest
 from compiling import flags_for_devices
 
 from seq2seq_jax.objectives.objective import Objective
-from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.training.checkpoint import (
     AnotherLayoutError,
     Checkpoints,

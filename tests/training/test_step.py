@@ -16,7 +16,7 @@ from batches import batch, random_pairs
 from seq2seq_jax.batch import Batch, Sequence
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.objective import Objective, Total
-from seq2seq_jax.parallel.mesh import MeshConfig
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.training import step as step_module
 from seq2seq_jax.training.step import build_loss, build_update, initial_state
 

@@ -1,0 +1,39 @@
+"""How text is searched for, as a config says it. Imports nothing, as the help of a command asks for it."""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How text is searched for."""
+
+    beam_size: int = 4
+    """Hypotheses kept for each source; 1 is greedy decoding."""
+    n_best: int = 1
+    """Hypotheses returned for each source, best first."""
+    length_penalty: float = 1.0
+    """Exponent alpha of the length normalisation, score = log p / ((5 + length) / 6) ^ alpha; 0 = none."""
+    maximum_length_ratio: float = 2.0
+    """Limit of generated tokens, the end mark counted: this many for each source token, ..."""
+    maximum_length_extra: int = 10
+    """... and this many more. A table of learned positions is a limit as well."""
+    batch_tokens: int = 8192
+    """Source token slots, padding included, that are searched in one batch."""
+    halvings: int = 0
+    """Times that a batch is halved as its sources are done; each compiles the step of a search once more."""
+
+    def __post_init__(self):
+        for name in ("beam_size", "n_best", "maximum_length_extra", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}: set it to 1 or more")
+        for name in ("length_penalty", "maximum_length_ratio"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite, 0 or more, got {getattr(self, name)}: set it to 0 or more")
+        if self.halvings < 0:
+            raise ValueError(f"halvings must not be negative, got {self.halvings}: set it to 0 or more")
+        if self.n_best > self.beam_size:
+            raise ValueError(
+                f"n_best must be at most beam_size, got n_best {self.n_best} and beam_size {self.beam_size}: "
+                "lower n_best or raise beam_size"
+            )
