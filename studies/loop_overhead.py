@@ -23,6 +23,7 @@ from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 from seq2seq_jax.training.goodput import Ledger
 from seq2seq_jax.training.loop import Loop
 from seq2seq_jax.training.telemetry import Record, RecordFiles
+from seq2seq_jax.training.writers import Writer, open_writers
 
 PROGRAM = "python -m studies.loop_overhead"
 CONFIG = "multi30k/transformer_small"
@@ -100,12 +101,16 @@ class Contenders:
         jax.block_until_ready((self._state, metrics))
         return time.perf_counter() - begun
 
+    def _writers(self, directory: Path) -> list[Writer]:
+        """What `seq2seq train` writes to by default."""
+        return open_writers(["tensorboard"], directory, after_step=0, experiment={})
+
     def loop(self) -> float:
         """Seconds from the first batch to the last record."""
         run, ended = self._run, 0.0
         with (
             tempfile.TemporaryDirectory() as directory,
-            RecordFiles(Path(directory), after_step=0) as files,
+            RecordFiles(Path(directory), after_step=0, writers=self._writers(Path(directory))) as files,
             Checkpoints(Path(directory) / "checkpoints", keep_latest=1) as checkpoints,
             contextlib.closing(batches_of(run, self._steps)) as batches,
         ):

@@ -13,6 +13,7 @@ from seq2seq_jax.commands.outputs import OutputFile, open_outputs, refuse_unwrit
 from seq2seq_jax.data.lines import open_input
 from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.overrides import override
+from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class AlignArguments:
     and source token, nested in this order."""
     checkpoint: str = "best"
     """best, latest, or a step."""
+    compilation_cache: bool = True
+    """Keep compiled programs below the user's cache directory for the next time, unless JAX is told where to."""
     generation: GenerationConfig = GenerationConfig()
     """How targets are searched for; by default as in training."""
     mesh: MeshConfig = MeshConfig()
@@ -72,6 +75,8 @@ def run(arguments: list[str]) -> None:
             program=PROGRAM,
             description=DESCRIPTION,
         )
+        if chosen.compilation_cache:
+            keep_compiled_programs()
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
         with open_input(chosen.input, max_bytes=max_line_bytes(run)) as given:
             sources = list(read_sources(given, chosen.field, run))

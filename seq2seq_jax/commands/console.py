@@ -1,13 +1,16 @@
-"""What commands show a person: progress bars in a terminal, plain lines elsewhere, tables."""
+"""What commands show a person: progress bars in a terminal, plain lines elsewhere, tables; and the log of a run."""
 
 import contextlib
+import datetime
 import logging
 import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -48,13 +51,14 @@ class Display:
         )
         self._tasks: dict[str, int] = {}
         self._last_line: dict[str, float] = {}
+        self._log = _Log()
 
     def __enter__(self) -> "Display":
         handler = RichHandler(console=self.console, show_path=False) if self.live else logging.StreamHandler()
         if not self.live:
             handler.setFormatter(logging.Formatter("%(message)s"))
         package = logging.getLogger("seq2seq_jax")
-        package.handlers = [handler]
+        package.handlers = [handler, _LogHandler(self._log)]
         package.setLevel(logging.INFO if self.speaks else logging.WARNING)
         package.propagate = False
         # Orbax tells through these what it always does; what goes wrong comes as an exception.
@@ -64,9 +68,28 @@ class Display:
             self._bars.start()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if self.live:
             self._bars.stop()
+        # A mistake of the user's is a line, anything else comes with where it happened.
+        if isinstance(error, ValueError | OSError | KeyboardInterrupt) or hasattr(error, "exit_status"):
+            self.log(f"stopped: {type(error).__name__}: {error}")
+        elif isinstance(error, Exception):
+            self.log("stopped: " + "".join(traceback.format_exception(error)).rstrip())
+        self._log.close()
+
+    def keep_log(self, path: Path) -> None:
+        """Write what was shown so far, and all that follows, to the end of a file, with the time of each line.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._log.open(path)
+
+    def log(self, text: str) -> None:
+        """What only the log has, if one is kept."""
+        if self.speaks:
+            self._log.write(text)
 
     def end_bars(self) -> None:
         """No bars from here on: results go to the same terminal."""
@@ -89,10 +112,65 @@ class Display:
         self._last_line[what] = now
         self.line(f"{what}: {done:,} of {total:,} {figures}".rstrip())
 
-    def line(self, text: str) -> None:
-        """A line of its own."""
+    def line(self, text: str, *, whole: str | None = None) -> None:
+        """A line of its own.
+
+        Args:
+            whole: what the log has in its place; None = the same.
+        """
         if self.speaks:
             self.console.print(text)
+            self._log.write(text if whole is None else whole)
+
+
+class _Log:
+    """Lines with their times, kept in memory until there is a file for them."""
+
+    def __init__(self):
+        self._early: list[str] = []
+        self._file: TextIO | None = None
+
+    def open(self, path: Path) -> None:
+        # Not through a link, which someone else's run directory may hold.
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        self._file = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        self._file.writelines(self._early)
+        self._file.flush()
+        self._early.clear()
+
+    def write(self, text: str) -> None:
+        time = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="milliseconds")
+        # Lines of one text stand below each other, none without its time.
+        lines = "".join(f"{time}  {line}\n" for line in text.split("\n"))
+        if self._file is None:
+            self._early.append(lines)
+        else:
+            self._file.write(lines)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _LogHandler(logging.Handler):
+    """Writes what loggers say to the log."""
+
+    def __init__(self, log: _Log):
+        super().__init__()
+        self._log = log
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.write(self.format(record))
+
+
+def cut(text: str, length: int) -> str:
+    """The text on one line, and no longer than that, with a note of what was left out."""
+    line = " ".join(text.splitlines())
+    if len(line) <= length:
+        return line
+    note = f" ... ({len(text):,} characters)"
+    return line[: max(0, length - len(note))] + note
 
 
 def stop(message: str, status: int) -> NoReturn:

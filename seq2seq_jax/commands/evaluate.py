@@ -12,6 +12,7 @@ from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.source import DataSource, PairSource
 from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.overrides import is_given, override
+from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class EvaluateArguments:
     """Split of the run's data."""
     checkpoint: str = "best"
     """best, latest, or a step."""
+    compilation_cache: bool = True
+    """Keep compiled programs below the user's cache directory for the next time, unless JAX is told where to."""
     json: str | None = None
     """File for the figures as JSON: loss, bleu, chrf, exact_match, signature and more."""
     output: str | None = None
@@ -68,6 +71,8 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
             program=PROGRAM,
             description=DESCRIPTION,
         )
+        if chosen.compilation_cache:
+            keep_compiled_programs()
         # Of data that has moved, or is another test set, nothing else need be there.
         given = [name for name in DIRECTORIES if is_given(f"data.{name}", rest)]
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh, data=chosen.data, written=given)

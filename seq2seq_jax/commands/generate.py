@@ -13,6 +13,7 @@ from seq2seq_jax.data.lines import Input, is_blank, open_input
 from seq2seq_jax.data.tables import READERS, Table, fields_of, suffix_of
 from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.overrides import override
+from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class GenerateArguments:
     """File for JSON lines: source, and the n best texts with scores, log-probabilities (nats) and token counts."""
     checkpoint: str = "best"
     """best, latest, or a step."""
+    compilation_cache: bool = True
+    """Keep compiled programs below the user's cache directory for the next time, unless JAX is told where to."""
     generation: GenerationConfig = GenerationConfig()
     """How text is generated; by default as in training."""
     mesh: MeshConfig = MeshConfig()
@@ -67,6 +70,8 @@ def run(arguments: list[str]) -> None:
             program=PROGRAM,
             description=DESCRIPTION,
         )
+        if chosen.compilation_cache:
+            keep_compiled_programs()
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
         outputs = [("--output", chosen.output or "-"), ("--json", chosen.json)]
         with open_outputs(*outputs, inputs=[chosen.input]) as (text_file, json_file):

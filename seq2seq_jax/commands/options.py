@@ -10,6 +10,7 @@ from seq2seq_jax.commands.console import split_first
 from seq2seq_jax.compilation import StepName
 from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.placement import ProcessesConfig
+from seq2seq_jax.training.writers import WriterName, check_installed
 
 if TYPE_CHECKING:
     from seq2seq_jax.experiment import Chosen, Experiment
@@ -39,6 +40,17 @@ class TrainOptions(Options):
     """File for the figures of the table at the end, as JSON."""
     processes: ProcessesConfig = ProcessesConfig()
     """The processes that train together."""
+    writers: tuple[WriterName, ...] = ("tensorboard",)
+    """Where records go beside metrics.jsonl: tensorboard, wandb (Weights & Biases) and mlflow, as many as are given."""
+    loss_scale: Literal["linear", "log"] = "linear"
+    """Scale of the losses in the picture of the learning curves."""
+    compilation_cache: bool = True
+    """Keep compiled programs below the user's cache directory for the next time, unless JAX is told where to."""
+
+    def __post_init__(self):
+        if len(set(self.writers)) < len(self.writers):
+            raise ValueError(f"--writers names one twice: {' '.join(self.writers)}. Name each once.")
+        check_installed(self.writers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,21 +2,26 @@
 
 import contextlib
 import json
+import os
+import platform
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
-from seq2seq_jax.commands.console import Display, duration, end_at_once, table
+from seq2seq_jax.batch import Batch
+from seq2seq_jax.commands.console import Display, cut, duration, end_at_once, table
 from seq2seq_jax.commands.evaluate import figures_of, score_rows, tokenizer_row
+from seq2seq_jax.commands.options import TrainOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
 from seq2seq_jax.data.packing import Anchor
 from seq2seq_jax.data.pipeline import SelectionCounts, training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
-from seq2seq_jax.experiment import Chosen, run_directory, to_json
+from seq2seq_jax.experiment import Chosen, flatten, run_directory, to_json
 from seq2seq_jax.files import write_whole
+from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh import bytes_per_device
 from seq2seq_jax.parallel.processes import Job, Preempted, preemptible, started
 from seq2seq_jax.run import Run
@@ -26,9 +31,13 @@ from seq2seq_jax.training.loop import Loop
 from seq2seq_jax.training.step import TrainState, num_parameters
 from seq2seq_jax.training.telemetry import Record, RecordFiles
 from seq2seq_jax.training.validation import ValidationResult
+from seq2seq_jax.training.writers import WriterName, open_writers
 
 MARKER = "preempted"
 """File of a run directory that holds the last complete step of a run that was pre-empted."""
+LONGEST_SHOWN = 300
+"""Characters of a sample's text in a terminal; files have all of it."""
+
 NOTICEABLE_STRAGGLING = 0.1
 """Share of the time that a process must cost the others for a person to be told of it."""
 
@@ -40,6 +49,8 @@ def run(arguments: list[str], parsed: Chosen) -> None:
     ledger = Ledger()
     meeting = started(chosen.processes, end=lambda reason: end_at_once(reason, 2))
     with meeting as placement, Display(speaks=jax.process_index() == 0) as display:
+        if chosen.compilation_cache:
+            keep_compiled_programs()
         if placement is not None:
             display.line(f"{jax.process_count()} processes, found by {placement.origin}")
         if jax.process_index() == 0:
@@ -50,11 +61,16 @@ def run(arguments: list[str], parsed: Chosen) -> None:
         try:
             with preemptible(), run.held(lost=lambda reason: end_at_once(reason, 2)):
                 run.begin(name)
+                if display.speaks:
+                    display.keep_log(run.directory / "train.log")
+                    display.log(f"seq2seq train {shlex.join(arguments)}")
+                    versions = f"Python {platform.python_version()}, jax {jax.__version__}"
+                    display.log(f"process {os.getpid()} on {platform.node()}, {versions}")
                 display.line(f"run directory: {run.directory}")
                 kinds = f"{mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)"
                 display.line(f"mesh: {dict(mesh.shape)} of {kinds}")
                 display.line(f"each device holds {_held(run)}")
-                progress, records, selection, preempted = _train(run, display, ledger, job)
+                progress, records, selection, preempted = _train(run, display, ledger, job, chosen)
                 if not preempted:
                     with job:
                         tell = _telling("test", display, job)
@@ -65,10 +81,12 @@ def run(arguments: list[str], parsed: Chosen) -> None:
             step = _leave_marker(run)
             display.line(f"pre-empted: step {step:,} is saved, and the same command goes on from there")
             return
+        rows = _rows(figures, run.directory, chosen.writers)
+        display.log("\n".join(f"{name}: {value}" for name, value in rows))
     if jax.process_index() == 0:
         if chosen.json is not None:
             Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        table(_rows(figures, run.directory), title=str(run.directory))
+        table(rows, title=str(run.directory))
 
 
 def _leave_marker(run: Run) -> int:
@@ -92,10 +110,12 @@ def _held(run: Run) -> str:
 class _Report:
     """What a person sees of training, and what is kept of it."""
 
-    def __init__(self, run: Run, display: Display, files: RecordFiles | None):
+    def __init__(self, run: Run, display: Display, files: RecordFiles | None, *, loss_scale: Literal["linear", "log"]):
         """Args:
         files: None = another process keeps the records.
+        loss_scale: of the learning curves.
         """
+        self.loss_scale = loss_scale
         self.run = run
         self.display = display
         self.files = files
@@ -104,7 +124,7 @@ class _Report:
         self.alarmed: set[str] = set()
 
     def step(self, step: int, loss: float) -> None:
-        """Move the progress bar; where there is none, lines come with the records."""
+        """Move the progress bar, where there is one."""
         if self.display.live:
             self.display.progress("training", step, self.steps, f"loss {loss:.3f}  {self.speed}")
 
@@ -113,6 +133,7 @@ class _Report:
         if self.files is None:
             return
         self.files.write(figures)
+        self.display.log(json.dumps(figures))
         if figures["kind"] == "validation":
             scores = (
                 f", BLEU {figures['bleu']:.2f}, chrF {figures['chrf']:.2f}, exact match {figures['exact_match']:.2f}%"
@@ -132,32 +153,48 @@ class _Report:
         self.speed = f"{figures['tokens_per_second']:,.0f} target tokens/s"
         if "mfu" in figures:
             self.speed += f", MFU {figures['mfu']:.1%}"
-        if not self.display.live:
-            left = (self.steps - figures["step"]) / figures["steps_per_second"]
-            reward = f", reward {figures['reward']:.4f}" if "reward" in figures else ""
-            self.display.line(
-                f"step {figures['step']:,} of {self.steps:,}: loss {figures['loss']:.4f}{reward}, {self.speed}, "
-                f"waiting for input {figures['input_wait_share']:.2%}, {duration(left)} left"
-                + _told_of_straggler(figures)
-            )
+        left = (self.steps - figures["step"]) / figures["steps_per_second"]
+        reward = f", reward {figures['reward']:.4f}" if "reward" in figures else ""
+        self.display.line(
+            f"step {figures['step']:,} of {self.steps:,}: loss {figures['loss']:.4f}{reward}, {self.speed}, "
+            f"waiting for input {figures['input_wait_share']:.2%}, {duration(left)} left" + _told_of_straggler(figures)
+        )
+
+    def compiling(self, batch: Batch) -> None:
+        """Say why nothing moves for a while."""
+        rows, source = batch.source.tokens.shape
+        self.display.line(
+            f"compiling the update for {rows:,} rows of {source:,} + {batch.target.tokens.shape[1]:,} tokens ..."
+        )
 
     def samples(self, step: int, pairs: list[tuple[str, str]], result: ValidationResult) -> None:
         """Keep source, output and reference of all pairs, and show the first of them."""
         if self.files is None:
             return
         triples = [
-            f"source     {source}\noutput     {best[0].text if best else ''}\nreference  {reference}\n"
+            (("source", source), ("output", best[0].text if best else ""), ("reference", reference))
             for (source, reference), best in zip(pairs, result.hypotheses, strict=True)
         ]
         directory = self.run.directory / "samples"
         directory.mkdir(exist_ok=True)
-        write_whole(directory / f"step={step:08d}.txt", "\n".join(triples))
-        self.display.line("\n".join(triples[: self.run.experiment.training.samples]).rstrip())
+        write_whole(directory / f"step={step:08d}.txt", _lines_of_samples(triples))
+        shown = triples[: self.run.experiment.training.samples]
+        self.display.line(
+            _lines_of_samples([[(name, cut(text, LONGEST_SHOWN)) for name, text in each] for each in shown]).rstrip(),
+            whole=_lines_of_samples(shown).rstrip(),
+        )
 
     def plot(self) -> None:
         """Draw the learning curves anew."""
         if self.files is not None and self.files.records:
-            plot_learning_curves(self.files.records, self.run.directory / "plots" / "learning_curves.png")
+            plot_learning_curves(
+                self.files.records, self.run.directory / "plots" / "learning_curves.png", loss_scale=self.loss_scale
+            )
+
+
+def _lines_of_samples(samples: Iterable[Iterable[tuple[str, str]]]) -> str:
+    """Names and texts, a line each, and an empty line between samples."""
+    return "\n".join("".join(f"{name:<11}{text}\n" for name, text in sample) for sample in samples)
 
 
 def _told_of_straggler(figures: Record) -> str:
@@ -168,7 +205,7 @@ def _told_of_straggler(figures: Record) -> str:
 
 
 def _train(
-    run: Run, display: Display, ledger: Ledger, job: Job
+    run: Run, display: Display, ledger: Ledger, job: Job, options: TrainOptions
 ) -> tuple[Progress, list[Record], SelectionCounts | None, bool]:
     """Train from the newest checkpoint, or from the start, to the end or to a pre-emption (True)."""
     experiment, training = run.experiment, run.experiment.training
@@ -199,13 +236,16 @@ def _train(
             process_count=run.rows_of_process[1],
             anchor=None if anchor is None else Anchor(*anchor),
         )
-        kept = contextlib.nullcontext()
-        if is_first:
-            kept = RecordFiles(run.directory, after_step=progress.step, checksums=progress.loop.get("records"))
+        kept = _records(run, options.writers, progress) if is_first else contextlib.nullcontext()
         with contextlib.closing(batches), kept as files:
-            report = _Report(run, display, files)
+            report = _Report(run, display, files, loss_scale=options.loss_scale)
+            has_validated = False
 
             def validate(state: TrainState) -> Record:
+                nonlocal has_validated
+                if not has_validated:
+                    display.line("compiling what validates ...")
+                has_validated = True
                 tell = _telling("validation", display, job)
                 result = validation(state.players["model"].evaluated, progress=tell)
                 scores = result.scores
@@ -227,12 +267,20 @@ def _train(
                 peak_flops=run.peak_flops,
                 after_step=report.step,
                 recorded=lambda: None if files is None else files.checksums,
+                compiling=report.compiling,
             )
             # Not before: what another process encodes first may take hours.
             with job:
                 _, progress = loop.run(state, progress, batches, anchor=lambda: batches.anchor)
             report.plot()
             return progress, files.records if is_first else [], batches.selection, not loop.finished(progress)
+
+
+def _records(run: Run, writers: Sequence[WriterName], progress: Progress) -> RecordFiles:
+    """metrics.jsonl of the run and what else gets its records, continued after a checkpoint."""
+    opened = open_writers(writers, run.directory, after_step=progress.step, experiment=flatten(run.experiment))
+    checksums = progress.loop.get("records")
+    return RecordFiles(run.directory, after_step=progress.step, checksums=checksums, writers=opened)
 
 
 def _telling(what: str, display: Display, job: Job) -> Callable[[int, int], None]:
@@ -279,7 +327,7 @@ def _figures(
     return figures
 
 
-def _rows(figures: dict[str, Any], directory: Path) -> list[tuple[str, str]]:
+def _rows(figures: dict[str, Any], directory: Path, writers: Sequence[WriterName]) -> list[tuple[str, str]]:
     rows = score_rows(figures["test"]) if "test" in figures else []
     if "training_examples" in figures:
         counts = SelectionCounts(**figures["training_examples"])
@@ -294,11 +342,13 @@ def _rows(figures: dict[str, Any], directory: Path) -> list[tuple[str, str]]:
             ("speed", f"{figures['tokens_per_second']:,.0f} target tokens/s while training{_told_of_mfu(figures)}"),
             ("goodput", _told_of_time(figures["seconds_by_cause"])),
         ]
+    board = f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}"
     return rows + [
         tokenizer_row(figures["tokenizer"]),
         ("checkpoints", str(directory / "checkpoints")),
         ("metrics", str(directory / "metrics.jsonl")),
-        ("TensorBoard", f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}"),
+        ("log", str(directory / "train.log")),
+        *([("TensorBoard", board)] if "tensorboard" in writers else []),
         ("learning curves", str(directory / "plots" / "learning_curves.png")),
         *([("samples", str(directory / "samples"))] if (directory / "samples").exists() else []),
         ("use it", f"seq2seq generate {shlex.quote(str(directory))} < sources.txt"),

@@ -112,8 +112,10 @@ _PANELS = (
 )
 
 
-def plot_learning_curves(records: list[dict], path: str | os.PathLike) -> None:
-    """Write `learning_curves(records)` to a PNG file, 1,000 pixels wide; its directory is made if need be.
+def plot_learning_curves(
+    records: list[dict], path: str | os.PathLike, *, loss_scale: Literal["linear", "log"] = "linear"
+) -> None:
+    """Write `learning_curves` to a PNG file, 1,000 pixels wide; its directory is made if need be.
 
     Raises:
         ValueError: the records hold nothing to draw.
@@ -121,11 +123,11 @@ def plot_learning_curves(records: list[dict], path: str | os.PathLike) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = io.BytesIO()
-    learning_curves(records).savefig(picture, format="png")
+    learning_curves(records, loss_scale=loss_scale).savefig(picture, format="png")
     write_whole(path, picture.getvalue())
 
 
-def learning_curves(records: list[dict]) -> Figure:
+def learning_curves(records: list[dict], *, loss_scale: Literal["linear", "log"] = "linear") -> Figure:
     """A figure of loss, validation scores, what a policy gradient logs, tokens per second and learning rate over steps.
 
     A panel with nothing to show is left out. A star marks the best of each validation metric. Where a step is recorded
@@ -133,6 +135,8 @@ def learning_curves(records: list[dict]) -> Figure:
 
     Args:
         records: lines of metrics.jsonl, each with "step", "kind" ("train" or "validation") and metrics of that step.
+        loss_scale: of the panel with the losses of training and validation; losses of 0 or less have no place on a
+            logarithmic one.
 
     Returns:
         A figure of its own, 1,000 pixels wide, that no global state knows of.
@@ -152,7 +156,7 @@ def learning_curves(records: list[dict]) -> Figure:
     first = None
     for index, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, index + 1, sharex=first)
-        _draw(axes, panel, records)
+        _draw(axes, panel, records, scale=loss_scale if panel is _PANELS[0] else "linear")
         first = first or axes
     return figure
 
@@ -167,7 +171,7 @@ def _points(records: list[dict], curve: _Curve) -> dict[int, float]:
     return dict(sorted(points.items()))
 
 
-def _draw(axes: Axes, panel: _Panel, records: list[dict]) -> None:
+def _draw(axes: Axes, panel: _Panel, records: list[dict], *, scale: Literal["linear", "log"]) -> None:
     for curve in panel.curves:
         points = _points(records, curve)
         if not points:
@@ -189,6 +193,9 @@ def _draw(axes: Axes, panel: _Panel, records: list[dict]) -> None:
     axes.grid(alpha=0.3)
     if panel.from_zero:
         axes.set_ylim(bottom=0)
-    axes.ticklabel_format(axis="y", style="scientific", scilimits=(-2, 5))
+    if scale == "log":
+        axes.set_yscale("log")
+    else:
+        axes.ticklabel_format(axis="y", style="scientific", scilimits=(-2, 5))
     # Below the axes, where it covers no curve.
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize="small", frameon=False)

@@ -130,6 +130,7 @@ class Loop:
         peak_flops: float | None,
         after_step: Callable[[int, float], None] = lambda step, loss: None,
         recorded: Callable[[], Any] = lambda: None,
+        compiling: Callable[[Batch], None] = lambda batch: None,
     ):
         """Args:
         place: puts a host batch on the devices.
@@ -141,6 +142,7 @@ class Loop:
         peak_flops: FLOPs a second of all devices together, which MFU is a share of; None = not known.
         after_step: takes (updates done, loss) of each step, one step late.
         recorded: what tells later whether the records so far are complete, JSON; None = nothing is known.
+        compiling: takes the first batch of each shape, before the update is compiled for it.
         """
         self.config = config
         self.update = update
@@ -154,6 +156,7 @@ class Loop:
         self.peak_flops = peak_flops
         self.after_step = after_step
         self.recorded = recorded
+        self.compiling = compiling
 
     def run(
         self, state: TrainState, progress: Progress, batches: Iterator[Batch], *, anchor: Callable[[], Any]
@@ -214,6 +217,8 @@ class Loop:
             slots = batch.target.tokens.size + batch.source.tokens.size
             shape = batch.source.tokens.shape, batch.target.tokens.shape
             is_new = shape not in shapes
+            if is_new:
+                self.compiling(batch)
             with ledger.spending_on("compiling" if is_new else "training"):
                 compiled, begun = self.update.compilations, time.perf_counter()
                 state, metrics = self.update(state, batch)

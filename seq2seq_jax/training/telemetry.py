@@ -1,21 +1,15 @@
-"""Records of a run: kept as JSON lines and in TensorBoard."""
+"""Records of a run: kept as JSON lines, and sent where the user looks at them."""
 
+import contextlib
 import json
 import logging
-import math
-import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-
 from seq2seq_jax.files import write_whole
-
-SECONDS_BETWEEN_FLUSHES = 60.0
+from seq2seq_jax.training.writers import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +44,23 @@ def _record_of(line: bytes) -> Record | None:
 
 
 class RecordFiles:
-    """metrics.jsonl and tensorboard/ of a run directory, continued after a step.
+    """metrics.jsonl of a run directory, continued after a step, and the writers that get the same records.
 
     Attributes:
         records: all that have been written, those of earlier processes included.
         checksums: CRC-32 of the line of each; a checkpoint keeps them, so that what is missing later is noticed.
     """
 
-    def __init__(self, directory: Path, *, after_step: int, checksums: Sequence[int] | None = None):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        after_step: int,
+        checksums: Sequence[int] | None = None,
+        writers: Sequence[Writer] = (),
+    ):
         """Args:
+        writers: closed with this.
         after_step: updates that the run has done; records of later ones, left by a run that was killed, are removed.
         checksums: of the lines that there were then; None = not known. Lines with others are left out, and if one is
             missing that is logged and the file kept aside.
@@ -73,21 +75,17 @@ class RecordFiles:
         self.checksums = [zlib.crc32(line) for line in lines]
         write_whole(self.path, b"".join(line + b"\n" for line in lines))
         self._file = self.path.open("a", buffering=1)
-        (directory / "tensorboard").mkdir(exist_ok=True)
-        # Not tensorboardX's SummaryWriter: it writes in a thread, which can tell nobody that the disk is full.
-        self._board = EventsWriter(str(directory / "tensorboard" / "events"))
-        self._flushed = time.monotonic()
-        # TensorBoard hides what other files have from this step on.
-        self._write_event(step=after_step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._writers = writers
 
     def __enter__(self) -> "RecordFiles":
         return self
 
-    def __exit__(self, *exception) -> None:
-        try:
-            self._board.close()
-        finally:
-            self._file.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
+        # Each is closed, whatever happens to the others.
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._file.close)
+            for writer in self._writers:
+                closing.callback(writer.close, failed=kind is not None)
 
     def _verified(self, checksums: Sequence[int], after_step: int) -> list[bytes]:
         """The lines with these checksums, in their order; if one is missing that is logged and the file kept aside."""
@@ -122,15 +120,5 @@ class RecordFiles:
         self.records.append(record)
         self.checksums.append(zlib.crc32(line.encode()))
         self._file.write(line + "\n")
-        values = [
-            Summary.Value(tag=f"{record['kind']}/{name}", simple_value=value)
-            for name, value in record.items()
-            if name not in ("kind", "step") and isinstance(value, int | float) and math.isfinite(value)
-        ]
-        self._write_event(step=record["step"], summary=Summary(value=values))
-        if record["kind"] == "validation" or time.monotonic() - self._flushed > SECONDS_BETWEEN_FLUSHES:
-            self._board.flush()
-            self._flushed = time.monotonic()
-
-    def _write_event(self, **content: Any) -> None:
-        self._board.write_event(Event(wall_time=time.time(), **content))
+        for writer in self._writers:
+            writer.write(record)

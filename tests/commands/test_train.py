@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import shutil
@@ -100,6 +101,30 @@ def test_a_run_directory_holds_all_of_a_run(trained, workplace):
         lines = sample.strip().splitlines()
         assert (lines[0], lines[2]) == (f"source     {source}", f"reference  {reference}")
         assert lines[1].startswith("output     es sind ")
+
+
+def test_the_log_of_a_run_has_what_was_shown_and_every_record(trained):
+    lines = [line.split("  ", 1)[1] for line in (trained / "train.log").read_text(encoding="utf-8").splitlines()]
+    assert lines.count("seq2seq train tiny/transformer --training.seed 3") == 1
+    assert "compiling the update for 20 rows of 24 + 24 tokens ..." in lines
+    records = [json.loads(line) for line in lines if line.startswith('{"kind"')]
+    assert records == read_records(trained / "metrics.jsonl")
+    shown = [line for line in lines if line.startswith("step ")]
+    assert [line.partition(" of 120: loss ")[0] for line in shown] == [
+        f"step {step}" for step in (25, 50, 75, 100, 120)
+    ]
+    assert any(line.startswith("exact match: ") for line in lines), "the table at the end"
+
+
+def test_other_writers_than_tensorboard_are_refused_without_their_package(seq2seq, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "mlflow" else find(name, *rest)
+    )
+    outcome = seq2seq("train", "tiny/transformer", "--run-dir", tmp_path / "run", "--writers", "mlflow")
+    assert outcome.status == 2
+    assert "--writers mlflow needs" in outcome.error_line and "seq2seq_jax[mlflow]" in outcome.error_line
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_a_finished_run_changes_nothing(seq2seq, copy_of_run):

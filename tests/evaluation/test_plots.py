@@ -52,6 +52,18 @@ def test_every_metric_is_drawn_over_steps():
     assert curves(figure["Learning rate"]) == {"training": [(100, 1e-3), (200, 2e-3), (300, 1.6e-3)]}
 
 
+def test_losses_of_training_and_validation_share_a_chart_whose_scale_may_be_logarithmic():
+    scales = {
+        scale: {axes.get_title(): axes.get_yscale() for axes in learning_curves(RECORDS, loss_scale=scale).axes}
+        for scale in ("linear", "log")
+    }
+    assert scales["log"] == {**scales["linear"], "Loss": "log"}
+    assert set(scales["linear"].values()) == {"linear"}
+    (axes,) = (axes for axes in learning_curves(RECORDS, loss_scale="log").axes if axes.get_title() == "Loss")
+    assert curves(axes)["training"] == [(100, 6.0), (200, 4.0), (300, 3.0)]
+    assert curves(axes)["validation"] == [(200, 4.5), (400, 3.25), (600, 3.5)]
+
+
 def test_a_policy_gradient_shows_its_samples_instead_of_its_loss():
     """Its loss has another unit than the likelihood of validation."""
     reward = {"reward": 0.4, "reward_spread": 0.1, "advantage": 0.05, "entropy": 0.3, "sample_length": 15.0}

@@ -59,6 +59,7 @@ class Training:
         self.figures = figures
         self.records = []
         self.steps_seen = []
+        self.announced = []
         self.batches_taken = 0
         self.job = Job()
         self.peak_flops = peak_flops
@@ -87,6 +88,7 @@ class Training:
             validate=self.validate if self.scores else None,
             learning_rate=lambda count: 0.5 + count,
             checkpoints=self.checkpoints,
+            compiling=lambda batch: self.announced.append((self.batches_taken, self.compilations, batch)),
             record=self.records.append,
             ledger=Ledger(),
             job=self.job,
@@ -326,3 +328,17 @@ def test_a_second_compilation_for_one_shape_is_warned_of_once(tmp_path, caplog):
     assert [record["compilations"] for record in training.records] == [1, 1, 2, 3]
     [warning] = caplog.messages
     assert warning.startswith("Step 3 took") and f"source (1, {SOURCE_SLOTS}), target (1, {TARGET_SLOTS})" in warning
+
+
+def test_a_compilation_is_announced_before_it_begins_and_once_per_shape(tmp_path):
+    training = Training(tmp_path, steps=4, compiles_at=(1, 3))
+    longer = Batch(source=rows(SOURCE_SLOTS + 10), target=rows(TARGET_SLOTS))
+
+    def batches():
+        for training.batches_taken, batch in enumerate((BATCH, BATCH, longer, BATCH), 1):
+            yield batch
+
+    training.batches = batches
+    training.run()
+    assert [(taken, compiled) for taken, compiled, _ in training.announced] == [(1, 0), (3, 1)]
+    assert [batch for *_, batch in training.announced] == [BATCH, longer]

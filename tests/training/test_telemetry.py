@@ -1,36 +1,15 @@
-"""Records: appended, continued after a kill, and the same in TensorBoard."""
+"""Records: appended, continued after a kill, and given to every writer."""
 
 import json
-import math
-import struct
-import time
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
 from seq2seq_jax.training.telemetry import RecordFiles, read_records
+from seq2seq_jax.training.writers import Writer, check_installed, scalars
 
 
 def train_record(step, **figures):
     return {"kind": "train", "step": step, "loss": 1.0 / step, **figures}
-
-
-def board_events(directory):
-    """All events of TensorBoard's files, read as the format defines: length, its check, data, its check."""
-    for path in sorted((directory / "tensorboard").iterdir()):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            yield Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
-
-
-def board_values(directory):
-    return [
-        (value.tag, event.step, value.simple_value)
-        for event in board_events(directory)
-        for value in event.summary.value
-    ]
 
 
 def test_no_file_has_no_records(tmp_path):
@@ -129,22 +108,55 @@ def test_lines_that_are_no_records_are_left_out_and_said(tmp_path, caplog, line)
     assert "1 lines are damaged and left out, the first is line 2" in caplog.text
 
 
-def test_tensorboard_has_the_finite_figures(tmp_path):
-    with RecordFiles(tmp_path, after_step=0) as files:
-        files.write(train_record(2, learning_rate=math.nan, note="text"))
-        files.write({"kind": "validation", "step": 2, "bleu": 12.5, "best": True})
-    values = board_values(tmp_path)
-    assert ("train/loss", 2, 0.5) in values
-    assert ("validation/bleu", 2, 12.5) in values
-    assert not {tag for tag, _, _ in values} & {"train/learning_rate", "train/note", "train/step", "train/kind"}
+class Remembering(Writer):
+    """Keeps what it gets."""
+
+    def __init__(self, *, fails=False):
+        self.records, self.ended, self.fails = [], None, fails
+
+    def write(self, record):
+        self.records.append(record)
+
+    def close(self, *, failed=False):
+        self.ended = "failed" if failed else "finished"
+        if self.fails:
+            raise OSError("no space left")
 
 
-def test_tensorboard_is_told_what_a_continued_run_takes_back(tmp_path):
-    with RecordFiles(tmp_path, after_step=0) as files:
-        files.write(train_record(6))
-    # A file of TensorBoard is named by the second in which it was made.
-    time.sleep(1.1)
-    with RecordFiles(tmp_path, after_step=4) as files:
-        files.write(train_record(5))
-    starts = [event.step for event in board_events(tmp_path) if event.HasField("session_log")]
-    assert starts == [1, 5], "TensorBoard hides what came from this step on before"
+def test_every_writer_gets_every_record_and_the_end(tmp_path):
+    writers = [Remembering(), Remembering()]
+    with RecordFiles(tmp_path, after_step=0, writers=writers) as files:
+        files.write(train_record(1))
+        files.write(train_record(2))
+    for writer in writers:
+        assert (writer.records, writer.ended) == ([train_record(1), train_record(2)], "finished")
+
+
+def test_every_writer_is_closed_when_training_fails_and_when_another_does(tmp_path):
+    writers = [Remembering(), Remembering(fails=True)]
+    with pytest.raises(OSError, match="no space left"), RecordFiles(tmp_path, after_step=0, writers=writers) as files:
+        files.write(train_record(1))
+        raise ArithmeticError
+    assert [writer.ended for writer in writers] == ["failed", "failed"]
+
+
+def test_a_service_gets_finite_numbers_by_kind():
+    record = {
+        "kind": "train",
+        "step": 3,
+        "loss": 0.5,
+        "mfu": float("nan"),
+        "note": "text",
+        "shares": [0.5],
+        "best": True,
+    }
+    assert scalars(record) == {"train/loss": 0.5, "train/best": True}
+
+
+def test_a_service_without_its_package_is_named(monkeypatch):
+    check_installed(["tensorboard"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"^--writers wandb needs .* pip install 'seq2seq_jax\[wandb\]', or leave it out\.$"
+    ):
+        check_installed(["wandb"])
