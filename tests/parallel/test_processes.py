@@ -98,6 +98,9 @@ def test_several_processes_have_the_losses_of_one(workplace, config, count, devi
     arguments = [*config, *LOSSES, *SHALLOW, "--model.precision", "float32", "--data.cache-directory", "cache"]
     train(workplace, f"one_of_{count}", *arguments)
     train(workplace, f"all_of_{count}", *arguments, *mesh, count=count, devices=devices)
+    log = (workplace / f"all_of_{count}" / "train.log").read_text(encoding="utf-8")
+    assert log.count("  seq2seq train ") == 1, "one process keeps it"
+    assert len(list((workplace / f"all_of_{count}" / "tensorboard").iterdir())) == 1
     expected = losses(workplace, f"one_of_{count}")
     assert len(expected) == 8 and expected[-1] < expected[0]
     np.testing.assert_allclose(losses(workplace, f"all_of_{count}"), expected, rtol=1e-5)
