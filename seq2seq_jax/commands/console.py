@@ -58,6 +58,7 @@ class Display:
         if not self.live:
             handler.setFormatter(logging.Formatter("%(message)s"))
         package = logging.getLogger("seq2seq_jax")
+        self._before = package.handlers, package.level, package.propagate
         package.handlers = [handler, _LogHandler(self._log)]
         package.setLevel(logging.INFO if self.speaks else logging.WARNING)
         package.propagate = False
@@ -77,6 +78,9 @@ class Display:
         elif isinstance(error, Exception):
             self.log("stopped: " + "".join(traceback.format_exception(error)).rstrip())
         self._log.close()
+        package = logging.getLogger("seq2seq_jax")
+        package.handlers, level, package.propagate = self._before
+        package.setLevel(level)
 
     def keep_log(self, path: Path) -> None:
         """Write what was shown so far, and all that follows, to the end of a file, with the time of each line.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs
 from seq2seq_jax.data.lines import Input, is_blank, open_input
-from seq2seq_jax.data.tables import READERS, Table, fields_of, suffix_of
 from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
@@ -180,6 +179,8 @@ def read_sources(given: Input, field: str | None, run: "seq2seq_jax.run.Run") ->
     Raises:
         ValueError: the input looks like a table and no field is named, or it is none and one is; and as the lines do.
     """
+    from seq2seq_jax.data.tables import READERS, Table
+
     lines = given.lines()
     if field == "":
         return lines
@@ -209,6 +210,8 @@ def _with_first(first: str, lines: Iterator[str]) -> Iterator[str]:
 
 def _kind(name: str, first: str) -> tuple[str | None, list[str]]:
     """What kind of table an input is by its name and its first line, and the names of the fields; None = none."""
+    from seq2seq_jax.data.tables import fields_of, suffix_of
+
     if suffix_of(name) == ".jsonl" or fields_of(first):
         return ".jsonl", fields_of(first)
     if suffix_of(name) == ".tsv" and "\t" in first:

@@ -10,14 +10,6 @@ from seq2seq_jax.commands.console import Display, cut
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d  "
 
 
-@pytest.fixture(autouse=True)
-def loggers_as_before():
-    package = logging.getLogger("seq2seq_jax")
-    before = package.handlers, package.level, package.propagate
-    yield
-    package.handlers, package.level, package.propagate = before
-
-
 def lines_of(path):
     """Lines of a log without their times; every line has one."""
     lines = path.read_text(encoding="utf-8").splitlines()
