@@ -5,7 +5,9 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import os
 import re
+import traceback
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -24,8 +26,10 @@ from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.overrides import dataclasses_of, override
 from seq2seq_jax.parallel.mesh_config import MeshConfig
+from seq2seq_jax.paths import user_path
 from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
+from seq2seq_jax.values import check_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,7 @@ class Experiment:
     tokenizer training starts with; its model must be the same. None = new parameters."""
 
     def __post_init__(self):
+        check_values(self)
         row, rows = self.data.max_target_length, self.rows_per_batch
         if self.training.batch_tokens % row or rows == 0:
             raise ValueError(
@@ -119,6 +124,13 @@ class Experiment:
 
 MAY_CHANGE = (
     "data.directory",
+    "data.name",
+    "data.source",
+    "data.target",
+    "data.field",
+    "data.train",
+    "data.validation",
+    "data.test",
     "data.cache_directory",
     "data.verify",
     "data.workers",
@@ -127,9 +139,14 @@ MAY_CHANGE = (
     "training.log_every",
     "training.samples",
     "training.keep_latest",
+    "training.checkpoint_every",
+    "training.patience",
 )
 """Fields that may differ when a run is continued, since they change no number that it computes (but see
-`training.steps` in `differences`)."""
+`differences`). Those that name the data do not: the fingerprint of its content must be the same."""
+
+PATHS = ("data.directory", "data.cache_directory", "init_from")
+"""Fields that are paths, of which one may be written in several ways."""
 
 
 WRITTEN_BEFORE_THE_FIELD = {"TokenizerConfig": {"normalization": "nfkc"}}
@@ -146,7 +163,8 @@ def find_config(name: str) -> Path:
         ValueError: there is no such file.
     """
     for path in (Path(name), Path("configs") / f"{name}.py", _shipped_configs() / f"{name}.py"):
-        if path.is_file() and path.suffix == ".py":
+        # os.path, to which a name that is too long for any file system is one that is not there.
+        if path.suffix == ".py" and os.path.isfile(path):
             return path.resolve()
     available = sorted(
         {
@@ -184,11 +202,22 @@ def load_config(path: Path) -> tuple[Experiment, str]:
         spec.loader.exec_module(module)
         make = getattr(module, "experiment", None)
         experiment = make() if callable(make) else None
-    except (SyntaxError, ImportError, TypeError, NameError, AttributeError) as error:
-        raise ValueError(f"config {path} cannot be loaded: {type(error).__name__}: {error}.") from error
+    except ValueError as error:
+        # A value that a part of the experiment refuses: it says what it expected.
+        raise ValueError(f"{error} (in config {path}{_line_of(error, path)})") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(
+            f"config {path} cannot be loaded{_line_of(error, path)}: {type(error).__name__}: {error}."
+        ) from error
     if not isinstance(experiment, Experiment):
         raise ValueError(f"config {path} must define a function experiment() that returns an Experiment.")
     return experiment, (module.__doc__ or "").strip()
+
+
+def _line_of(error: BaseException, path: Path) -> str:
+    """Where in a file an exception came from, in words; nothing where it came from elsewhere alone."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def named(name: str) -> Experiment:
@@ -370,8 +399,9 @@ def differences(old: Experiment, new: Experiment, *, continuing: bool = False) -
     """Dotted names of fields that differ -> (old value, new value).
 
     Args:
-        continuing: leave out what may change when a run is continued: MAY_CHANGE, and more training.steps where the
-            schedule does not depend on them.
+        continuing: leave out what may change when a run is continued: MAY_CHANGE, more training.steps where the
+            schedule does not depend on them, another way to write the origin's path, and a vocabulary whose size
+            follows the data now: the run has its tokenizer.
     """
     before, after = flatten(old), flatten(new)
     changed = {
@@ -379,6 +409,10 @@ def differences(old: Experiment, new: Experiment, *, continuing: bool = False) -
     }
     if continuing:
         allowed = MAY_CHANGE if old.optimizer.depends_on_last_step else (*MAY_CHANGE, "training.steps")
+        if _same_path(old.init_from, new.init_from):
+            allowed = (*allowed, "init_from")
+        if new.tokenizer.vocabulary_size is None:
+            allowed = (*allowed, "tokenizer.vocabulary_size")
         changed = {
             name: values
             for name, values in changed.items()
@@ -387,13 +421,41 @@ def differences(old: Experiment, new: Experiment, *, continuing: bool = False) -
     return changed
 
 
+def _same_path(old: str | None, new: str | None) -> bool:
+    """Whether two paths, or two origins RUN:CHECKPOINT, are those of the same place."""
+    return None not in (old, new) and _resolved(old) == _resolved(new)
+
+
+def _resolved(path: str) -> str:
+    """The path without its links, "." and "~", the best checkpoint of an origin left out as it may be."""
+    return os.path.realpath(user_path(path.removesuffix(":best")))
+
+
 def run_directory(name: str, default: Experiment, chosen: Experiment) -> Path:
-    """runs/<config>/<overrides>/seed=N, the overrides in a form that a file name can hold."""
+    """runs/<config>/<overrides>/seed=N, the overrides in a form that a file name can hold.
+
+    A path is written as from the current directory if it lies in that, otherwise from the root, so that all ways to
+    write it are one run; but a run that was begun under the path as it is given here goes on there.
+    """
     changed = {field: new for field, (_, new) in differences(default, chosen).items() if field != "training.seed"}
+    as_given = _directory(name, changed, chosen.training.seed)
+    if (as_given / "experiment.json").exists():
+        return as_given
+    before = flatten(default)
+    for field in PATHS:
+        if _same_path(before.get(field), changed.get(field)):
+            del changed[field]
+        elif changed.get(field) is not None:
+            path, here = Path(_resolved(changed[field])), Path.cwd().resolve()
+            changed[field] = path.relative_to(here) if path.is_relative_to(here) else path
+    return _directory(name, changed, chosen.training.seed)
+
+
+def _directory(name: str, changed: dict[str, Any], seed: int) -> Path:
     text = ",".join(f"{field}={re.sub(r'[^A-Za-z0-9._+-]+', '_', str(value))}" for field, value in changed.items())
     if len(text) > 120:
         text = f"{text[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return Path("runs") / name / (text or "default") / f"seed={chosen.training.seed}"
+    return Path("runs") / name / (text or "default") / f"seed={seed}"
 
 
 def dump(experiment: Experiment) -> str:

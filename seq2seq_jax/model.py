@@ -21,6 +21,7 @@ from seq2seq_jax.modules.embedding import Embedding
 from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.recurrence import whole
+from seq2seq_jax.values import check_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class ModelConfig:
     matrix products)."""
 
     def __post_init__(self):
+        check_values(self, "model")
         if self.tied_embeddings == "all" and self.encoder.model_dim != self.decoder.model_dim:
             raise ValueError(
                 f"model.tied_embeddings = all needs one model_dim on both sides, not {self.encoder.model_dim} and "

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import os
 import re
 import types
 import typing
@@ -38,7 +39,7 @@ def override(experiment: Any, arguments: Sequence[str], *, program: str, descrip
 
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), _wide_terminal(unless={"-h", "--help"} & set(arguments)):
             return tyro.cli(
                 type(experiment),
                 default=experiment,
@@ -53,6 +54,21 @@ def override(experiment: Any, arguments: Sequence[str], *, program: str, descrip
             raise
         message = _field_of_another_class(experiment, arguments) or _one_line(errors.getvalue())
         raise ValueError(f"{message} See {program} --help.") from None
+
+
+@contextlib.contextmanager
+def _wide_terminal(*, unless: Any) -> Iterator[None]:
+    """Within, tyro lays its messages out for a terminal of 80 columns, so that `_one_line` finds no word cut in two."""
+    before = os.environ.get("COLUMNS")
+    if not unless:
+        os.environ["COLUMNS"] = "80"
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["COLUMNS"] = before
+        elif not unless:
+            del os.environ["COLUMNS"]
 
 
 def _field_of_another_class(config: Any, arguments: Sequence[str]) -> str | None:

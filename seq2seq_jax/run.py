@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -24,7 +25,7 @@ from seq2seq_jax.data.source import DEFAULT_CACHE_DIRECTORY, SPLITS, Corpus, Doc
 from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.evaluation.scores import default_metric, words_per_text
-from seq2seq_jax.experiment import Experiment, differences, flatten, from_json, to_json
+from seq2seq_jax.experiment import MAY_CHANGE, Experiment, differences, flatten, from_json, to_json
 from seq2seq_jax.files import remove_unfinished, write_whole
 from seq2seq_jax.generation.alignment import Aligner, Alignment
 from seq2seq_jax.generation.generator import Generator, Hypothesis
@@ -33,6 +34,7 @@ from seq2seq_jax.objectives.objective import Objective
 from seq2seq_jax.parallel.chips import peak_flops
 from seq2seq_jax.parallel.mesh import RULES, batch_shards, global_batch, rows_of_process
 from seq2seq_jax.parallel.processes import agree, first_process_first
+from seq2seq_jax.paths import unicode_path, user_path
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RemovedCheckpoint, logger
 from seq2seq_jax.training.lock import locked
 from seq2seq_jax.training.step import (
@@ -45,6 +47,7 @@ from seq2seq_jax.training.step import (
     parameter_layout,
 )
 from seq2seq_jax.training.validation import Validation
+from seq2seq_jax.values import SEEDS
 
 NOT_ARCHITECTURE = (
     "dropout",
@@ -116,8 +119,8 @@ class Run:
         Raises:
             ValueError: the directory is not that of a run, or its description is damaged.
         """
-        directory = Path(directory)
-        experiment, description = _read_description(directory)
+        directory = unicode_path(directory)
+        experiment, description = _read_description(directory, is_used=True)
         return cls(
             directory,
             experiment,
@@ -208,9 +211,12 @@ class Run:
             refuse_differences(experiment, self.experiment, self.directory)
             fingerprints = description["fingerprints"]
             if fingerprints["data"] != facts["data"]:
+                changed = differences(experiment, self.experiment)
+                named = {name: values for name, values in changed.items() if name in MAY_CHANGE}
                 raise ValueError(
                     f"the text in {getattr(self.experiment.data, 'directory', 'the dataset')} is not that which "
-                    f"{self.directory} was trained on. Restore it, or train in another --run-dir."
+                    f"{self.directory} was trained on{f' ({_told(named)})' if named else ''}. Restore it, or train in "
+                    f"another --run-dir, which can start from its parameters: --init-from {self.directory}."
                 )
             self._tokenizer_fingerprint = fingerprints["tokenizer"]
             for place in (self.directory, self.directory / "samples", self.directory / "plots"):
@@ -268,7 +274,7 @@ class Run:
         if name is None:
             return None
         directory, _, which = name.rpartition(":")
-        if not directory or Path(name).is_dir():
+        if not directory or os.path.isdir(user_path(name)):
             directory, which = name, "best"
         try:
             origin = Run.open(directory, progress=self.progress).with_parts(mesh=self.experiment.mesh)
@@ -300,14 +306,17 @@ class Run:
         check_mesh(self.experiment, mesh)
         return mesh
 
-    @functools.cached_property
-    def peak_flops(self) -> float | None:
+    def peak_flops(self, reached: float = 0.0) -> float | None:
         """FLOPs a second of all devices of the mesh together at most, in the model's precision; None = not known.
 
         See `seq2seq_jax.parallel.chips.peak_flops`.
+
+        Args:
+            reached: what all of them together have reached; the peak is no less.
         """
         # One of this process's own: a CPU is measured.
-        peak = peak_flops(self.mesh.local_devices[0], operand_dtype(self.experiment.model.precision))
+        precision = operand_dtype(self.experiment.model.precision)
+        peak = peak_flops(self.mesh.local_devices[0], precision, reached=reached / self.mesh.size)
         return None if peak is None else self.mesh.size * peak
 
     @functools.cached_property
@@ -421,7 +430,7 @@ class Run:
         data = self.experiment.data
         foreign = "cache_directory" in self._read_only
         own, written = (
-            Path(directory).expanduser() / "token_stores"
+            unicode_path(directory) / "token_stores"
             for directory in (data.cache_directory, DEFAULT_CACHE_DIRECTORY if foreign else data.cache_directory)
         )
         with first_process_first():
@@ -513,7 +522,7 @@ class Run:
             return checkpoints.best_first() or steps
         if which == "latest":
             return steps[::-1]
-        if which.isdigit() and int(which) in steps:
+        if which.isdecimal() and len(which) < 20 and int(which) in steps:
             return [int(which)]
         raise ValueError(f"{self.directory} has no checkpoint {which!r}. Give best, latest or one of {steps}.")
 
@@ -604,13 +613,35 @@ def refuse_differences(old: Experiment, new: Experiment, directory: Path) -> Non
     changed = differences(old, new, continuing=True)
     if changed:
         raise ValueError(
-            f"{directory} holds a run with another config: {_told(changed)}. Use the same values, or another --run-dir."
+            f"{directory} holds a run with another config: {_told(changed)}. Use the same values, or another --run-dir"
+            + (
+                "."
+                if _of_another_model(old, new)
+                else f", which can start from its parameters: --init-from {directory}."
+            )
         )
     if new.training.steps < old.training.steps:
         raise ValueError(
             f"{directory} is a run of {old.training.steps} training.steps, more than {new.training.steps}. "
-            "Use at least as many, or another --run-dir."
+            f"Use at least as many, or another --run-dir, which can start from its parameters: --init-from {directory}."
         )
+
+
+def _of_another_model(old: Experiment, new: Experiment) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """Of architecture and tokenizer, those that differ: the fields, with both values."""
+    changed = differences(old, new)
+    found = {
+        what: {
+            name: values
+            for name, values in changed.items()
+            # A size that follows the data is that of the tokenizer that is taken over.
+            if not (name == "tokenizer.vocabulary_size" and values[1] is None)
+            and name.startswith(part)
+            and name.rpartition(".")[2] not in NOT_ARCHITECTURE
+        }
+        for part, what in (("model.", "architecture"), ("tokenizer.", "tokenizer"))
+    }
+    return {what: fields for what, fields in found.items() if fields}
 
 
 def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:
@@ -622,15 +653,8 @@ def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:
     Raises:
         ValueError: with the fields that differ.
     """
-    changed = differences(old, new)
-    for part, what in (("model.", "architecture"), ("tokenizer.", "tokenizer")):
-        of_part = {
-            name: values
-            for name, values in changed.items()
-            if name.startswith(part) and name.rpartition(".")[2] not in NOT_ARCHITECTURE
-        }
-        if of_part:
-            raise ValueError(f"{origin} has another {what}: {_told(of_part)}. Use the same values, or another run.")
+    for what, fields in _of_another_model(old, new).items():
+        raise ValueError(f"{origin} has another {what}: {_told(fields)}. Use the same values, or another run.")
 
 
 def _told(changed: dict[str, tuple[Any, Any]]) -> str:
@@ -666,7 +690,8 @@ def read_description(directory: Path, *, tells: bool = True) -> dict[str, Any]:
         ValueError: the directory is not that of a run, or the file is damaged.
     """
     path = directory / DESCRIPTION_FILE
-    if not path.is_file():
+    # os.path, to which a name that is too long for any file system is one that is not there.
+    if not os.path.isfile(path):
         raise ValueError(f"{directory} is not a run directory: it has no experiment.json. Give what train printed.")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -682,11 +707,22 @@ def read_description(directory: Path, *, tells: bool = True) -> dict[str, Any]:
     return description
 
 
-def _read_description(directory: Path, *, tells: bool = True) -> tuple[Experiment, dict[str, Any]]:
-    """The experiment of a run, and all that its description says. See `read_description`."""
+def _read_description(
+    directory: Path, *, tells: bool = True, is_used: bool = False
+) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment of a run, and all that its description says. See `read_description`.
+
+    Args:
+        is_used: the run is not trained on, so that nothing is drawn from its seed, which may be one from before seeds
+            had a limit.
+    """
     description = read_description(directory, tells=tells)
+    values = description["experiment"]
+    training = values.get("training") if isinstance(values, dict) else None
+    if is_used and isinstance(training, dict) and type(training.get("seed")) is int:
+        values = {**values, "training": {**training, "seed": training["seed"] % SEEDS}}
     try:
-        return from_json(Experiment, description["experiment"]), description
+        return from_json(Experiment, values), description
     except ValueError as error:
         raise ValueError(f"{directory / DESCRIPTION_FILE}: {error} Restore it, or correct the value.") from error
 

@@ -76,7 +76,7 @@ def test_the_parts_of_a_config_fit(loaded):
 def test_the_model_of_a_config_can_be_built(loaded):
     """By shapes alone, which costs nothing however large it is."""
     experiment, _, _ = loaded
-    size = max(experiment.tokenizer.vocabulary_size, SMALLEST)
+    size = max(experiment.tokenizer.vocabulary_size or 0, SMALLEST)
     vocabulary = Vocabulary(
         source_size=size, target_size=size, joint=experiment.tokenizer.joint, padding_id=0, start_id=2, end_id=3
     )

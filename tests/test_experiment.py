@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 
 import pytest
@@ -138,6 +139,7 @@ def test_differences_name_old_and_new_values():
         ("data.cache_directory", "elsewhere"), ("data.verify", "once"), ("data.workers", 3), ("data.prefetch", 9),
         ("mesh.data", 1),
         ("training.log_every", 7), ("training.samples", 0), ("training.keep_latest", 5),
+        ("training.checkpoint_every", 7), ("training.patience", 3), ("tokenizer.vocabulary_size", None),
     ],
 )  # fmt: skip
 def test_what_may_change_when_a_run_is_continued(name, value):
@@ -263,7 +265,7 @@ def test_run_directories_say_what_is_different():
     both = change(change(default, "training.steps", 7), "data.bucket_lengths", (4, 16))
     assert name(both) == "runs/dates/transformer/data.bucket_lengths=_4_16_,training.steps=7/seed=0"
     slashes = change(default, "data.cache_directory", "/tmp/a b/../c")
-    assert name(slashes) == "runs/dates/transformer/data.cache_directory=_tmp_a_b_.._c/seed=0"
+    assert name(slashes) == "runs/dates/transformer/data.cache_directory=_tmp_c/seed=0"
 
 
 def test_long_overrides_get_short_names_of_their_own():
@@ -367,3 +369,75 @@ def test_what_a_command_line_sets():
     arguments = ["--data.cache-directory", "x", "--data.directory=y", "data.workers", "--data.trains"]
     assert is_given("data.cache_directory", arguments) and is_given("data.directory", arguments)
     assert not is_given("data.workers", arguments) and not is_given("data.train", arguments)
+
+
+def test_a_directory_written_in_several_ways_is_one_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    default = VARIANTS["text"]
+    ways = ["my_text", "./my_text", "my_text/", "../" + tmp_path.name + "/my_text", str(tmp_path / "my_text")]
+    names = {str(run_directory("a/b", default, change(default, "data.directory", way))) for way in ways}
+    assert names == {"runs/a/b/data.directory=my_text/seed=0"}
+    # The config's own directory by another name is no override; one elsewhere is written from the root.
+    assert run_directory("a/b", default, change(default, "data.directory", "./d")).parts[3] == "default"
+    outside = run_directory("a/b", default, change(default, "data.directory", "../x"))
+    assert str(outside) == str(
+        run_directory("a/b", default, change(default, "data.directory", str(tmp_path.parent / "x")))
+    )
+    # A run that was begun before, under the path as it was given, goes on there.
+    older = tmp_path / "runs/a/b/data.directory=.._x/seed=0"
+    older.mkdir(parents=True)
+    (older / "experiment.json").write_text("{}")
+    assert run_directory("a/b", default, change(default, "data.directory", "../x")).absolute() == older
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("runs/a", "./runs/a", True), ("runs/a", "runs/a:best", True), ("runs/a:7", "runs/../runs/a:7", True),
+        ("runs/a", "runs/b", False), ("runs/a", "runs/a:7", False), ("runs/a", None, False), (None, "runs/a", False),
+    ],
+)  # fmt: skip
+def test_an_origin_may_be_written_in_several_ways(tmp_path, monkeypatch, old, new, same):
+    monkeypatch.chdir(tmp_path)
+    found = differences(experiment(init_from=old), experiment(init_from=new), continuing=True)
+    assert found == ({} if same else {"init_from": (old, new)})
+    if same:
+        absolute = experiment(init_from=str(tmp_path / new))
+        assert differences(experiment(init_from=old), absolute, continuing=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("    return {}['missing']", "line 2: KeyError: 'missing'"),
+        ("    assert 1 == 2, 'never'", "line 2: AssertionError: never"),
+        ("    return experiment()", "line 2: RecursionError"),
+        ("    return 1 / 0", "line 2: ZeroDivisionError"),
+        ("    raise SystemExit(3)", "line 2: SystemExit: 3"),
+        ("    open('/no/such/file')", "line 2: FileNotFoundError"),
+        ("    return int('ten')", r"invalid literal.*\(in config .*, line 2\)"),
+    ],
+)
+def test_a_config_that_raises_is_one_line(tmp_path, body, said):
+    path = write_config(tmp_path / "config.py", f"def experiment():\n{body}\n")
+    with pytest.raises(ValueError, match=said) as error:
+        load_config(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 5_000, "x" * 300 + ".py", "a\0b"])
+def test_a_name_that_no_config_has(name):
+    with pytest.raises(ValueError, match="there is no config"):
+        find_config(name)
+
+
+@pytest.mark.parametrize("columns", ["20", "40", "300"])
+def test_a_mistake_reads_the_same_in_a_narrow_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(ValueError) as error:
+        override(experiment(), ["--model.encoder.positions", "rotry"], program="seq2seq train x")
+    assert str(error.value) == (
+        "invalid choice 'rotry' for argument '--model.encoder.positions'. Expected one of ('sinusoidal', 'learned', "
+        "'rotary', 'relative'). See seq2seq train x --help."
+    )
+    assert os.environ["COLUMNS"] == columns

@@ -1,12 +1,15 @@
 """What a run writes about itself."""
 
+import json
 import subprocess
 
 import numpy as np
 import pytest
 
 from seq2seq_jax import run
+from seq2seq_jax.experiment import from_json, named, to_json
 from seq2seq_jax.generation.generator import Hypothesis
+from seq2seq_jax.run import Run, refuse_another_model, refuse_differences
 
 
 def test_code_without_git_has_no_commit(monkeypatch, tmp_path):
@@ -78,3 +81,42 @@ def test_code_in_an_environment_inside_another_project_has_no_commit(monkeypatch
     assert run.commit_of_code() is None
     subprocess.run(["git", "-C", str(tmp_path), "add", str(package / "run.py")], check=True)
     assert run.commit_of_code().endswith("-dirty")
+
+
+def test_a_run_of_a_seed_that_is_too_large_now_can_be_used(tmp_path):
+    """Such seeds were taken once. To train it on, its seed would have to be given, and is refused."""
+    values = to_json(named("dates/transformer"))
+    values["training"]["seed"] = 2**32 + 5
+    (tmp_path / "experiment.json").write_text(
+        json.dumps({"experiment": values, "fingerprints": {"data": "d", "tokenizer": "t"}})
+    )
+    assert Run.open(tmp_path).experiment.training.seed == 5
+
+
+def changed(**parts):
+    """dates/transformer with fields of its parts replaced."""
+    values = to_json(named("dates/transformer"))
+    for part, fields in parts.items():
+        values[part] |= fields
+    return from_json(type(named("dates/transformer")), values)
+
+
+@pytest.mark.parametrize(
+    ("fields", "can_start_from_it"),
+    [
+        ({"optimizer": {"learning_rate": 1e-4}}, True),
+        ({"training": {"seed": 1}}, True),
+        ({"tokenizer": {"vocabulary_size": 900}}, False),
+    ],
+)
+def test_a_config_that_changes_numbers_is_told_how_to_start_from_the_run(tmp_path, fields, can_start_from_it):
+    """Of another tokenizer or architecture no parameters can be taken."""
+    with pytest.raises(ValueError, match="holds a run with another config: .* there and .* here") as error:
+        refuse_differences(changed(), changed(**fields), tmp_path)
+    assert (f"--init-from {tmp_path}" in str(error.value)) == can_start_from_it
+
+
+def test_what_changes_no_number_is_accepted(tmp_path):
+    new = changed(training={"patience": 3, "checkpoint_every": 7, "log_every": 1}, tokenizer={"vocabulary_size": None})
+    refuse_differences(changed(), new, tmp_path)
+    refuse_another_model(changed(), new, "--init-from x")

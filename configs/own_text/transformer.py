@@ -7,7 +7,8 @@ none: --data.train news --data.validation None --data.test None. What to expect 
 model of Vaswani et al. 2017 (about 60M parameters with 32,000 tokens), a fair start from some 100,000 pairs on; with
 less text, lower model_dim and hidden_dim, raise dropout, and look at configs/multi30k/transformer_small.py. Text is
 kept as it is; --tokenizer.normalization nfkc makes one of full-width and plain forms, which is easier to learn where
-the difference does not matter.
+the difference does not matter. The size of the vocabulary follows the amount of text (training says what it chose);
+--tokenizer.vocabulary_size 16000 sets it.
 """
 
 from seq2seq_jax.data.text_files import ParallelText
@@ -27,7 +28,7 @@ def experiment() -> Experiment:
     stack = {"num_layers": 6, "model_dim": 512, "num_heads": 8, "hidden_dim": 2048, "dropout": 0.1}
     return Experiment(
         data=ParallelText(directory="data", source="source", target="target"),
-        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=32_000, character_coverage=0.9999),
+        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=None, character_coverage=0.9999),
         model=ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)),
         objective=MaximumLikelihoodConfig(label_smoothing=0.1),
         optimizer=AdamWConfig(learning_rate=1e-3, warmup_steps=4_000, ema_decay=0.999),

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.parallel.host_memory import keep_memory_between_steps
+from seq2seq_jax.paths import user_path
 
 WIDTH_OF_FILES = 120
 
@@ -57,7 +57,7 @@ def factor(spread: Spread) -> str:
 def write_json(figures: Any, path: str | None) -> None:
     """Write figures to a file, if one is named."""
     if path is not None:
-        Path(path).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        user_path(path).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def run_script(main: Callable[[list[str]], None], *, keep_memory: bool = True) -> None:

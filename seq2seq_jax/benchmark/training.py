@@ -192,7 +192,7 @@ def measure_training(
         step=Spread.of(a_step),
         places=mean(lambda each: each.shape.rows * (each.shape.source_length + each.shape.target_length)),
         sampled_tokens=mean(lambda each: each.metrics["sampled_tokens"]) if samples else None,
-        peak_flops=run.peak_flops,
+        peak_flops=run.peak_flops(counts["model_flops"] / min(a_step)),
         **counts,
     )
     return figures, programs

@@ -15,6 +15,7 @@ from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
+from seq2seq_jax.paths import user_path
 
 if TYPE_CHECKING:
     import seq2seq_jax.generation.alignment
@@ -124,7 +125,7 @@ def _paths(output: str | None, run_directory: Path, num_lines: int) -> list[Path
     Raises:
         ValueError: one file is given for several lines, or a file for a directory.
     """
-    directory = run_directory / "plots" / "attention" if output is None else Path(output)
+    directory = run_directory / "plots" / "attention" if output is None else user_path(output)
     if directory.suffix.lower() == ".png":
         if num_lines > 1:
             raise ValueError(

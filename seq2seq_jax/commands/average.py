@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.outputs import refuse_unwritable_directory
 from seq2seq_jax.overrides import override, split_names
+from seq2seq_jax.paths import user_path
 
 if TYPE_CHECKING:
     import seq2seq_jax.run
@@ -41,7 +42,7 @@ def run(arguments: list[str]) -> None:
         raise ValueError("--output is required: the directory of the new run.")
     if chosen.last is not None and chosen.checkpoint is not None:
         raise ValueError("give --last or --checkpoint, not both.")
-    output = Path(chosen.output)
+    output = user_path(chosen.output)
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} exists and is not empty. Give a new directory.")
     refuse_unwritable_directory(output)

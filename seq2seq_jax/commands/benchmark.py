@@ -19,6 +19,7 @@ from seq2seq_jax.commands.console import Display
 from seq2seq_jax.commands.options import BenchmarkOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
 from seq2seq_jax.experiment import Chosen, differences, to_json
+from seq2seq_jax.paths import user_path
 
 PROGRAM = "seq2seq benchmark CONFIG"
 PROFILED_STEPS = 3
@@ -98,7 +99,7 @@ def _measure(chosen: BenchmarkOptions, name: str, display: Display) -> dict[str,
                 parts["input"]["times_training"] = training.step.median / made.batch.median
             _show_input(made, training, name)
         if contender is not None:
-            figures["profile"] = _profile(contender, text, Path(chosen.profile), display)
+            figures["profile"] = _profile(contender, text, user_path(chosen.profile), display)
     return figures
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from seq2seq_jax.commands.console import Display, columns, duration, table
 from seq2seq_jax.commands.options import CompileOptions
@@ -14,6 +13,7 @@ from seq2seq_jax.compilation.report import UNKNOWN_OF_GPUS, StepReport, compile_
 from seq2seq_jax.compilation.topology import Topology
 from seq2seq_jax.experiment import Chosen, to_json
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig
+from seq2seq_jax.paths import user_path
 
 GIGABYTE = 1e9
 
@@ -62,7 +62,7 @@ def mesh_of(sizes: str) -> MeshConfig:
         ValueError: it has more axes, or a size is no number.
     """
     parts = sizes.split("x")
-    if len(parts) > len(AXES) or not all(part.removeprefix("-").isdigit() for part in parts):
+    if len(parts) > len(AXES) or not all(part.removeprefix("-").isdecimal() and len(part) < 10 for part in parts):
         raise ValueError(
             f"--sweep takes meshes as up to {len(AXES)} sizes with x between them ({' x '.join(AXES)}; one may be -1), "
             f"and {sizes!r} is none."
@@ -85,7 +85,7 @@ def _write(
         "assumptions": ASSUMPTIONS,
         "experiment": to_json(chosen.experiment),
     }
-    Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    user_path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def gigabytes(size: int | float) -> str:

@@ -219,11 +219,11 @@ def split_first(arguments: list[str], *, name: str, command: str) -> tuple[str |
     """The first argument of a command, None if only help is asked for, and the rest.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is empty.
     """
     if arguments and arguments[0] in ("-h", "--help"):
         return None, arguments
-    if not arguments or arguments[0].startswith("-"):
+    if not arguments or not arguments[0] or arguments[0].startswith("-"):
         raise ValueError(f"seq2seq {command} needs {name} as its first argument. See seq2seq {command} --help.")
     return arguments[0], arguments[1:]
 

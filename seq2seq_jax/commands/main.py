@@ -1,6 +1,8 @@
 """`seq2seq`: finds the sub-command, and turns a user's mistake into one line and exit status 2."""
 
+import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -50,6 +52,10 @@ def _run(arguments: Sequence[str] | None) -> None:
     interrupted, 141 when what reads the results has gone.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A text that the terminal has no letters for is shown by its numbers: hours of work must not end at that.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0 if arguments else 2)
@@ -71,7 +77,13 @@ def _run(arguments: Sequence[str] | None) -> None:
             raise
         stop(str(error), 2)
     except OSError as error:
-        stop(f"{error}. What was complete before is untouched; mend this and run the same command again.", 2)
+        stop(f"{_of_system(error)} What was complete before is untouched; mend this and run the same command again.", 2)
+    except MemoryError as error:
+        stop(
+            f"this machine has too little memory ({' '.join(str(error).split())[:200] or 'MemoryError'}). Lower "
+            "training.batch_tokens, generation.batch_tokens or the sizes of the model.",
+            2,
+        )
     except KeyboardInterrupt as interrupt:
         then = " The same command continues from the last checkpoint." if name == "train" else ""
         stop(str(interrupt) or f"interrupted.{then}", 130)
@@ -95,3 +107,14 @@ def _run_command(name: str, arguments: list[str]) -> None:
         set_flags()
         keep_memory_between_steps()
     importlib.import_module(f"seq2seq_jax.commands.{name}").run(arguments, *parsed)
+
+
+def _of_system(error: OSError) -> str:
+    """A sentence on what the operating system refused."""
+    if error.errno == errno.ENAMETOOLONG and error.filename is not None:
+        longest = max(os.fsdecode(error.filename).split(os.sep), key=len)
+        return (
+            f"a name of {len(os.fsencode(longest))} bytes is longer than the file system takes (255 as a rule): "
+            f"{longest[:40]}... Give a shorter one."
+        )
+    return f"{error}."

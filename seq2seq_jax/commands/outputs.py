@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from seq2seq_jax.paths import user_path
+
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
@@ -37,6 +39,7 @@ class OutputFile:
             if sys.stdout is None or sys.stdout.closed:
                 raise ValueError(f"standard output is closed. Open it, or name a file with {option}.")
             return
+        self.path = path = os.fspath(user_path(path))
         self._is_new = not os.path.lexists(path)
         try:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -102,6 +105,7 @@ def refuse_unwritable(path: str | None, option: str = "--json") -> None:
     Raises:
         ValueError: it cannot be written.
     """
+    path = None if path is None else os.fspath(user_path(path))
     # A pipe would end for its reader when it is closed again.
     if path is not None and (not os.path.exists(path) or os.path.isfile(path) or os.path.isdir(path)):
         OutputFile(path, option).close()
@@ -135,7 +139,8 @@ def open_outputs(
     """
     with contextlib.ExitStack() as opened:
         files: list[OutputFile | None] = []
-        read = [os.stat(path) for path in inputs if path not in (None, "-") and os.path.exists(path)]
+        given = [os.path.expanduser(path) for path in inputs if path not in (None, "-")]
+        read = [os.stat(path) for path in given if os.path.exists(path)]
         for option, path in named:
             if path is None:
                 files.append(None)

@@ -24,6 +24,7 @@ from seq2seq_jax.files import write_whole
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh import bytes_per_device
 from seq2seq_jax.parallel.processes import Job, Preempted, preemptible, started
+from seq2seq_jax.paths import unicode_path, user_path
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import Progress
 from seq2seq_jax.training.goodput import Ledger, goodput
@@ -45,7 +46,9 @@ NOTICEABLE_STRAGGLING = 0.1
 def run(arguments: list[str], parsed: Chosen) -> None:
     """Train, evaluate on the test split, show where everything is."""
     name, default, chosen = parsed
-    directory = Path(chosen.run_dir or run_directory(name, default, chosen.experiment))
+    directory = unicode_path(
+        run_directory(name, default, chosen.experiment) if chosen.run_dir is None else chosen.run_dir
+    )
     ledger = Ledger()
     meeting = started(chosen.processes, end=lambda reason: end_at_once(reason, 2))
     with meeting as placement, Display(speaks=jax.process_index() == 0) as display:
@@ -85,7 +88,9 @@ def run(arguments: list[str], parsed: Chosen) -> None:
         display.log("\n".join(f"{name}: {value}" for name, value in rows))
     if jax.process_index() == 0:
         if chosen.json is not None:
-            Path(chosen.json).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            user_path(chosen.json).write_text(
+                json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
         table(rows, title=str(run.directory))
 
 
@@ -265,6 +270,7 @@ def _train(
                 ledger=ledger,
                 job=job,
                 peak_flops=run.peak_flops,
+                failure=run.objective.failure,
                 after_step=report.step,
                 recorded=lambda: None if files is None else files.checksums,
                 compiling=report.compiling,

@@ -17,7 +17,15 @@ from seq2seq_jax.batch import Batch, Sequence
 from seq2seq_jax.compilation import StepName
 from seq2seq_jax.data.pipeline import row_shapes
 from seq2seq_jax.data.source import PairSource
-from seq2seq_jax.data.tokenizer import END_ID, PADDING_ID, START_ID, UNKNOWN_ID, Tokenizer, TokenizerConfig
+from seq2seq_jax.data.tokenizer import (
+    END_ID,
+    PADDING_ID,
+    START_ID,
+    UNKNOWN_ID,
+    VOCABULARY_SIZES,
+    Tokenizer,
+    TokenizerConfig,
+)
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.search import longest_output
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
@@ -72,13 +80,15 @@ class RunWithoutData(Run):
 def stand_in_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """A tokenizer of numbered words with as many ids as the config asks for, for what depends on ids alone."""
     model = sentencepiece_model_pb2.ModelProto()
+    # Without data, a size that follows it is taken to be the largest.
+    size = config.vocabulary_size or VOCABULARY_SIZES[-1]
     model.trainer_spec.model_type = model.trainer_spec.BPE
-    model.trainer_spec.vocab_size = config.vocabulary_size
+    model.trainer_spec.vocab_size = size
     kinds = model.SentencePiece
     special = {PADDING_ID: "<pad>", UNKNOWN_ID: "<unk>", START_ID: "<s>", END_ID: "</s>"}
     model.trainer_spec.pad_id, model.trainer_spec.unk_id = PADDING_ID, UNKNOWN_ID
     model.trainer_spec.bos_id, model.trainer_spec.eos_id = START_ID, END_ID
-    for token in range(config.vocabulary_size):
+    for token in range(size):
         kind = kinds.UNKNOWN if token == UNKNOWN_ID else kinds.CONTROL if token in special else kinds.NORMAL
         model.pieces.add(piece=special.get(token, f"▁{token}"), score=-float(token), type=kind)
     serialized = model.SerializeToString()

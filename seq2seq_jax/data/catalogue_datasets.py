@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import json
 import logging
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from seq2seq_jax.data.catalogue import CatalogueDataset
 from seq2seq_jax.data.prepared import PreparedCorpus, PreparedDocuments, first_line, prepare_once, quiet, read_examples
 from seq2seq_jax.data.store_files import remove_left_behind
+from seq2seq_jax.paths import unicode_path
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +100,18 @@ def _examples(
 
 
 def _builder(dataset: CatalogueDataset) -> tfds.core.DatasetBuilder:
+    namespace, _, rest = dataset.name.split("/")[0].partition(":")
+    # A version, too, stands behind a colon.
+    if rest and not re.fullmatch(r"[0-9*]+(\.[0-9*]+){2}", rest):
+        raise ValueError(
+            f"expected the name of a dataset at tensorflow.org/datasets; {dataset.name!r} is one of the community "
+            f"namespace {namespace!r}, which would download and run code of others: prepare it yourself, and name its "
+            "files with own_text or own_table"
+        )
     # Without TensorFlow the catalogue's own search stops at a module that needs it, before it comes to these.
     for module in TEXT_MODULES:
         importlib.import_module(f"tensorflow_datasets.{module}")
-    directory = None if dataset.directory is None else Path(dataset.directory).expanduser()
+    directory = None if dataset.directory is None else unicode_path(dataset.directory)
     try:
         return tfds.builder(dataset.name, data_dir=directory)
     except tfds.core.DatasetNotFoundError as error:

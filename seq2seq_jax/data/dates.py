@@ -48,28 +48,30 @@ class Dates(PairSource):
     test_examples: int = 2_000
     """Pairs to test on."""
 
-    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
-        """Write the pairs of splits as a dataset if that is not there yet, and open it.
-
-        Raises:
-            ValueError: a split of no pairs, or more pairs in all than there are days in all locales.
-        """
-        # tensorflow-datasets takes half a second to import.
-        from seq2seq_jax.data.prepared import prepare_pairs
-
-        # The held-out splits are drawn first, so that they stay the same when train_examples changes.
-        sizes = {"validation": self.validation_examples, "test": self.test_examples, "train": self.train_examples}
-        for split, size in sizes.items():
+    def __post_init__(self):
+        super().__post_init__()
+        for split, size in self._sizes.items():
             if size < 1:
                 raise ValueError(f"expected {split}_examples of at least 1; got {size}: give a larger number")
         # Each locale has a text of its own for every day, so drawing without repetition reaches this many.
         limit = len(LOCALES) * _NUM_DAYS
-        if sum(sizes.values()) > limit:
+        if sum(self._sizes.values()) > limit:
             raise ValueError(
-                f"expected at most {limit} pairs in all splits together; got {sum(sizes.values())}: give "
+                f"expected at most {limit} pairs in all splits together; got {sum(self._sizes.values())}: give "
                 "smaller train_examples, validation_examples or test_examples"
             )
-        draws = draw_pairs()
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        # The held-out splits are drawn first, so that they stay the same when train_examples changes.
+        return {"validation": self.validation_examples, "test": self.test_examples, "train": self.train_examples}
+
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
+        """Write the pairs of splits as a dataset if that is not there yet, and open it."""
+        # tensorflow-datasets takes half a second to import.
+        from seq2seq_jax.data.prepared import prepare_pairs
+
+        sizes, draws = self._sizes, draw_pairs()
         last = max((position for position, split in enumerate(sizes) if split in splits), default=-1)
         pairs = {split: [next(draws) for _ in range(sizes[split])] for split in list(sizes)[: last + 1]}
         read_splits = {split: functools.partial(iter, pairs[split]) for split in pairs if split in splits}

@@ -21,6 +21,7 @@ from seq2seq_jax.data.store_files import (
     write_header,
 )
 from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.paths import unicode_path
 
 FORMAT_VERSION = 2
 DOCUMENTS_AT_ONCE = 2048
@@ -82,7 +83,7 @@ class DocumentStore:
         key = digest("documents", corpus.fingerprint, split, tokenizer.fingerprint, FORMAT_VERSION)
         return open_or_build(
             functools.partial(cls, verify=verify),
-            pathlib.Path(directory).expanduser(),
+            unicode_path(directory),
             key,
             lambda path: _build(path, corpus, split, tokenizer, key, progress),
             found_in=found_in,

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from seq2seq_jax.paths import user_path
+
 GZIP_MAGIC = b"\x1f\x8b"
 """No UTF-8 text starts with these bytes."""
 MAX_LINE_BYTES = 2**24
@@ -122,7 +124,7 @@ def open_input(path: str | None, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator
         else:
             name = path
             try:
-                file = opened.enter_context(open(path, "rb"))
+                file = opened.enter_context(open(user_path(path), "rb"))
             except FileNotFoundError as error:
                 raise ValueError(f"there is no file {path} to read lines from. Check the path.") from error
             except OSError as error:

@@ -26,6 +26,7 @@ from seq2seq_jax.data.store_files import (
     remove_left_behind,
     write_header,
 )
+from seq2seq_jax.paths import unicode_path
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ def prepare_pairs(
         return PreparedCorpus(examples, fingerprint=fingerprint, fields=("source", "target"), place=directory)
 
     own, written = (
-        Path(directory).expanduser() / "datasets"
+        unicode_path(directory) / "datasets"
         for directory in (cache_directory, DEFAULT_CACHE_DIRECTORY if read_only else cache_directory)
     )
     with quiet():

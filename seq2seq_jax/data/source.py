@@ -5,8 +5,14 @@ import dataclasses
 from collections.abc import Collection, Iterator
 from typing import Literal
 
+from seq2seq_jax.values import check_values
+
 SPLITS = ("train", "validation", "test")
 DEFAULT_CACHE_DIRECTORY = "~/.cache/seq2seq_jax"
+
+LONGEST_ROW = 2**20
+"""Tokens that a row may have at most."""
+MOST_WORKERS = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +28,18 @@ class DataSource(abc.ABC):
     """Processes that assemble batches; 0 = a thread of the training process. Changes no batch."""
     prefetch: int = 4
     """Batches assembled ahead of the step."""
+
+    def __post_init__(self):
+        check_values(self, "data")
+        if self.prefetch < 1:
+            raise ValueError(f"data.prefetch must be at least 1 batch, not {self.prefetch}.")
+        if not 0 <= self.workers <= MOST_WORKERS:
+            raise ValueError(f"data.workers must be 0 to {MOST_WORKERS:,} processes, not {self.workers}.")
+        self._check_length("max_source_length")
+
+    def _check_length(self, name: str) -> None:
+        if not 1 <= getattr(self, name) <= LONGEST_ROW:
+            raise ValueError(f"data.{name} must be 1 to {LONGEST_ROW:,} tokens, not {getattr(self, name)}.")
 
     @property
     @abc.abstractmethod
@@ -76,6 +94,12 @@ class PairSource(DataSource):
     """Examples of the seeded shuffle that are packed (or bucketed) together."""
 
     def __post_init__(self):
+        super().__post_init__()
+        self._check_length("max_target_length")
+        if self.window < 1:
+            raise ValueError(f"data.window must be at least 1 example, not {self.window}.")
+        if any(length < 1 for length in self.bucket_lengths):
+            raise ValueError(f"data.bucket_lengths must be at least 1 token, not {self.bucket_lengths}.")
         if self.max_examples_a_row is not None and not self.packing:
             raise ValueError("data.max_examples_a_row has no use without packing: leave it None.")
         if self.max_examples_a_row is not None and self.max_examples_a_row < 1:

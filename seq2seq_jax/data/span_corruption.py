@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt, UInt64
 
 from seq2seq_jax.hashing import random_words
+from seq2seq_jax.values import check_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class SpanCorruption:
     """Tokens of a span that is taken out, on average; at least 1."""
 
     def __post_init__(self):
+        check_values(self, "corruption")
         if not 0.0 < self.density < 1.0:
             raise ValueError(f"corruption.density must lie in (0, 1), and is {self.density}: T5's is 0.15.")
         if self.mean_span_length < 1.0:

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.lines import decode_lines, open_text
 from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource
+from seq2seq_jax.paths import user_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,12 +137,13 @@ def find_file(directory: str, name: str, *, split: str) -> Path:
     Raises:
         ValueError: there is neither, or no such directory.
     """
-    folder = Path(directory).expanduser()
-    if not folder.is_dir():
+    folder = user_path(directory)
+    # os.path, to which a name that is too long for any file system is one that is not there.
+    if not os.path.isdir(folder):
         raise ValueError(f"expected a directory with text files; there is no directory {folder}: give its path")
     names = [name] if name.endswith(".gz") else [name, f"{name}.gz"]
     for candidate in names:
-        if (folder / candidate).is_file():
+        if os.path.isfile(folder / candidate):
             return folder / candidate
     # Training has no use for a config without training text, so there None would be the name of a file.
     hint = "" if split == "train" else f", or None (--data.{split} None) if there is no {split} split"

@@ -21,6 +21,7 @@ from seq2seq_jax.data.store_files import (
     write_header,
 )
 from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.paths import unicode_path
 
 FORMAT_VERSION = 2
 CHUNK_PAIRS = 8192
@@ -94,7 +95,7 @@ class TokenStore:
         key = digest(corpus.fingerprint, split, tokenizer.fingerprint, FORMAT_VERSION)
         return open_or_build(
             functools.partial(cls, verify=verify),
-            pathlib.Path(directory).expanduser(),
+            unicode_path(directory),
             key,
             lambda path: _build(path, corpus, split, tokenizer, key, progress),
             found_in=found_in,

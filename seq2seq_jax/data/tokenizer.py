@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import io
 import itertools
+import logging
+import math
 import os
 import pathlib
 import re
@@ -15,6 +17,9 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.files import write_whole
+from seq2seq_jax.values import check_values
+
+logger = logging.getLogger(__name__)
 
 PADDING_ID, UNKNOWN_ID, START_ID, END_ID = range(4)
 NUM_BYTES = 256
@@ -31,6 +36,11 @@ MAX_TRAINING_SENTENCES = 4_000_000
 # SentencePiece records its number of threads in the model, and unigram's sums depend on it: never the machine's own.
 TRAINING_THREADS = 16
 
+VOCABULARY_SIZES = (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
+"""What a vocabulary that follows the data is chosen from."""
+MOST_COUNTED = 32_000_000
+"""Characters of training text from which on the largest of them is chosen."""
+
 JOINT_FILE = "tokenizer.model"
 SOURCE_FILE = "tokenizer.source.model"
 TARGET_FILE = "tokenizer.target.model"
@@ -42,9 +52,10 @@ class TokenizerConfig:
 
     kind: Literal["bpe", "unigram", "char"] = "bpe"
     """Byte-pair merges, a unigram language model's pieces, or single characters."""
-    vocabulary_size: int = 8000
+    vocabulary_size: int | None = 8000
     """Ids of each model, the four special ids and the 256 bytes counted. Exact for "bpe" and "unigram"; an upper
-    bound for "char", where the most frequent characters are kept."""
+    bound for "char", where the most frequent characters are kept. None = it follows the amount of training text, 500
+    to 32,000, and is as many as the text has pieces for where these are fewer."""
     joint: bool = True
     """One model, trained on both sides, so that source and target share their ids; otherwise one model a side."""
     byte_fallback: bool = True
@@ -60,8 +71,9 @@ class TokenizerConfig:
     """Training examples, from the first, that it is trained on; None = all."""
 
     def __post_init__(self):
-        smallest = END_ID + 2 + NUM_BYTES * self.byte_fallback + self.num_sentinels
-        if self.vocabulary_size < smallest:
+        check_values(self, "tokenizer")
+        smallest = self.smallest
+        if self.vocabulary_size is not None and self.vocabulary_size < smallest:
             bytes_counted = " and the 256 bytes of byte_fallback" if self.byte_fallback else ""
             bytes_counted += f" and {self.num_sentinels} sentinels" if self.num_sentinels else ""
             raise ValueError(
@@ -76,6 +88,23 @@ class TokenizerConfig:
             raise ValueError(f"num_sentinels is {self.num_sentinels}: set it to 0 or more")
         if self.training_examples is not None and self.training_examples < 1:
             raise ValueError(f"training_examples is {self.training_examples}: set it to at least 1, or to None for all")
+
+    @property
+    def smallest(self) -> int:
+        """The least ids that a model has: the special ones, bytes, sentinels, and one piece."""
+        return END_ID + 2 + NUM_BYTES * self.byte_fallback + self.num_sentinels
+
+
+class TooManyCharacters(ValueError):
+    """The characters of a text are more than a vocabulary has ids for.
+
+    Attributes:
+        required: ids that they need.
+    """
+
+    def __init__(self, message: str, *, required: int):
+        super().__init__(message)
+        self.required = required
 
 
 class Tokenizer:
@@ -109,13 +138,41 @@ class Tokenizer:
             ValueError: there is no text, or it does not admit `vocabulary_size`; the message says what it admits.
         """
         examples = itertools.islice(examples, config.training_examples)
+        if config.vocabulary_size is None:
+            examples, num_characters = _counted(examples)
+            config = dataclasses.replace(config, vocabulary_size=size_for(num_characters, config))
+            try:
+                tokenizer = cls._of_examples(examples, config, is_exact=False)
+            except TooManyCharacters as error:
+                if not isinstance(examples, list):
+                    raise
+                # A script of thousands of characters: each has its piece, and the others come on top.
+                config = dataclasses.replace(config, vocabulary_size=error.required + config.vocabulary_size)
+                tokenizer = cls._of_examples(examples, config, is_exact=False)
+            sizes = tokenizer.vocabulary
+            logger.info(
+                "The vocabulary has %s ids, as many as suit %s characters of training text; "
+                "tokenizer.vocabulary_size sets another number.",
+                f"{sizes.source_size:,}" if sizes.joint else f"{sizes.source_size:,} and {sizes.target_size:,}",
+                f"{num_characters:,}" if num_characters < MOST_COUNTED else f"more than {MOST_COUNTED:,}",
+            )
+            return tokenizer
+        return cls._of_examples(examples, config, is_exact=config.kind != "char")
+
+    @classmethod
+    def _of_examples(
+        cls, examples: Iterable[tuple[str, ...]], config: TokenizerConfig, *, is_exact: bool
+    ) -> "Tokenizer":
         if config.joint:
-            return cls(_train(itertools.chain.from_iterable(examples), config, "text"))
+            return cls(_train(itertools.chain.from_iterable(examples), config, "text", is_exact=is_exact))
         sources, targets = [], []
         for source, target in examples:
             sources.append(source)
             targets.append(target)
-        return cls(_train(sources, config, "source text"), _train(targets, config, "target text"))
+        return cls(
+            _train(sources, config, "source text", is_exact=is_exact),
+            _train(targets, config, "target text", is_exact=is_exact),
+        )
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write `tokenizer.model`, or `tokenizer.source.model` and `tokenizer.target.model`, each whole or not."""
@@ -289,8 +346,40 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
     return processor
 
 
-def _train(texts: Iterable[str], config: TokenizerConfig, what: str) -> bytes:
-    """A serialised SentencePiece model of the texts; `what` names them in errors."""
+def _counted(examples: Iterable[tuple[str, ...]]) -> tuple[Iterable[tuple[str, ...]], int]:
+    """The examples again, and their characters, counted up to MOST_COUNTED, from which the largest vocabulary is
+    chosen; what comes after that is not held in memory.
+    """
+    remaining, held, count = iter(examples), [], 0
+    for example in remaining:
+        held.append(example)
+        count += sum(map(len, example))
+        if count >= MOST_COUNTED:
+            return itertools.chain(held, remaining), MOST_COUNTED
+    return held, count
+
+
+def size_for(num_characters: int, config: TokenizerConfig) -> int:
+    """The vocabulary for so much training text: the one of VOCABULARY_SIZES that is nearest to 4 √characters.
+
+    That is 8,000 for Multi30k, 2,000 for 2,000 pairs of sentences, and 32,000 from some 270,000 pairs on. The bytes and
+    sentinels come on top where there is little text.
+    """
+    if config.kind == "char":
+        # An upper bound: as many as there are characters.
+        return VOCABULARY_SIZES[-1]
+    wanted = max(1.0, 4.0 * math.sqrt(num_characters))
+    nearest = min(VOCABULARY_SIZES, key=lambda size: abs(math.log(size / wanted)))
+    return max(nearest, config.smallest + VOCABULARY_SIZES[0])
+
+
+def _train(texts: Iterable[str], config: TokenizerConfig, what: str, *, is_exact: bool) -> bytes:
+    """A serialised SentencePiece model of the texts.
+
+    Args:
+        what: names them in errors.
+        is_exact: whether it must have `vocabulary_size` pieces; otherwise it has fewer where the text has no more.
+    """
     model = io.BytesIO()
     has_unknown = False
 
@@ -308,7 +397,7 @@ def _train(texts: Iterable[str], config: TokenizerConfig, what: str) -> bytes:
             model_writer=model,
             model_type=config.kind,
             vocab_size=config.vocabulary_size,
-            hard_vocab_limit=config.kind != "char",
+            hard_vocab_limit=is_exact,
             byte_fallback=config.byte_fallback,
             character_coverage=config.character_coverage,
             # Never SentencePiece's own default, which is NFKC but also drops the joiners and direction marks that
@@ -347,9 +436,10 @@ def _training_error(message: str, config: TokenizerConfig, what: str) -> Excepti
         return ValueError(f"there is no {what} to train a tokenizer on: expected a training split that is not empty")
     if required := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         coverage = " or lower character_coverage" if config.character_coverage == 1 else ""
-        return ValueError(
+        return TooManyCharacters(
             f"vocabulary_size is {config.vocabulary_size}, too small for the characters of the {what}: "
-            f"set it to at least {required[1]}{coverage}"
+            f"set it to at least {required[1]}{coverage}",
+            required=int(required[1]),
         )
     if largest := re.search(r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", message):
         return ValueError(

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from seq2seq_jax.values import check_values
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
@@ -24,6 +26,7 @@ class GenerationConfig:
     """Times that a batch is halved as its sources are done; each compiles the step of a search once more."""
 
     def __post_init__(self):
+        check_values(self, "generation")
         for name in ("beam_size", "n_best", "maximum_length_extra", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}: set it to 1 or more")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from seq2seq_jax.batch import DecodeState, Sequence
+from seq2seq_jax.data.source import LONGEST_ROW
 from seq2seq_jax.generation.compaction import extend_until_done
 
 # Configs name it by this module.
@@ -26,7 +27,13 @@ BLOCK = 64
 
 def longest_output(source_length: int, *, ratio: float, extra: int, position_limit: int | None) -> int:
     """The limit of generated tokens, the end mark counted, for a source of that many; see `length_limits`."""
-    room = int(ratio * source_length) + extra
+    room = ratio * source_length + extra
+    if position_limit is None and room > LONGEST_ROW:
+        raise ValueError(
+            f"a source of {source_length} tokens could become {room:,.0f} generated ones, of at most {LONGEST_ROW:,}: "
+            "lower maximum_length_ratio or maximum_length_extra"
+        )
+    room = int(room)
     return room if position_limit is None else min(room, position_limit)
 
 

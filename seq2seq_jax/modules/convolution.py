@@ -16,6 +16,7 @@ from seq2seq_jax.modules.position import LearnedPositions
 from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product, product
 from seq2seq_jax.modules.settings import check_rates, check_sizes
 from seq2seq_jax.modules.transformer import ACTIVATION_AXES, Remat
+from seq2seq_jax.values import check_values
 
 HALF = math.sqrt(0.5)
 """Factor of a sum of two terms, which keeps its variance that of either (Gehring et al. 2017, section 3.4)."""
@@ -52,6 +53,7 @@ class ConvolutionalConfig:
     """What the backward pass recomputes: nothing, everything in a layer, or all but its matrix products."""
 
     def __post_init__(self):
+        check_values(self, type(self).__name__)
         check_sizes(self, "num_layers", "model_dim", "hidden_dim", "kernel_size", "max_positions")
         check_rates(self, "dropout")
 

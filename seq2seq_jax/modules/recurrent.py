@@ -23,6 +23,7 @@ from seq2seq_jax.modules.recurrence import (
 )
 from seq2seq_jax.modules.segments import is_first, is_last
 from seq2seq_jax.modules.settings import check_rates, check_sizes
+from seq2seq_jax.values import check_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class RecurrentConfig:
     """Dropout on the hidden state that a cell reads, drawn once a row for all of its time steps."""
 
     def __post_init__(self):
+        check_values(self, type(self).__name__)
         name = type(self).__name__
         check_sizes(self, "num_layers", "model_dim", "hidden_dim")
         check_rates(self, "dropout", "recurrent_dropout")

@@ -19,6 +19,7 @@ from seq2seq_jax.modules.normalization import Normalization, NormalizationKind
 from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBias, sinusoidal
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.settings import check_rates, check_sizes
+from seq2seq_jax.values import check_values
 
 ACTIVATION_AXES = ("batch", "length", "activation")
 
@@ -90,8 +91,10 @@ class TransformerConfig:
     blocks, or all but that and matrix products."""
 
     def __post_init__(self):
+        check_values(self, type(self).__name__)
         name = type(self).__name__
         check_sizes(self, "num_layers", "model_dim", "num_heads", "hidden_dim")
+        check_sizes(self, *(field for field in ("num_kv_heads", "head_dim") if getattr(self, field) is not None))
         check_rates(self, "dropout", "attention_dropout", "hidden_dropout")
         if self.head_dim is None and self.model_dim % self.num_heads:
             raise ValueError(

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from seq2seq_jax.batch import Batch
+from seq2seq_jax.values import check_values
 
 DEVIATION_FLOOR = 1e-4
 """Added to the standard deviation of a group's rewards, which may all be the same (as in DeepSeekMath)."""
@@ -116,6 +117,7 @@ class Reinforce(Estimator):
     """Decay a batch of the moving average; for moving_average alone."""
 
     def __post_init__(self):
+        check_values(self, "objective.estimator")
         if (self.baseline == "moving_average") != (self.baseline_decay is not None):
             raise ValueError(
                 "objective.estimator.baseline_decay must be set with baseline = moving_average, and only then; they "
@@ -185,6 +187,7 @@ class GroupNormalized(Estimator):
     """Updates on the same samples."""
 
     def __post_init__(self):
+        check_values(self, "objective.estimator")
         if self.clip is not None and not 0.0 < self.clip < 1.0:
             raise ValueError(f"objective.estimator.clip must lie in (0, 1) or be None, and is {self.clip}.")
         if self.updates < 1:
@@ -228,6 +231,7 @@ class MinimumRisk(Estimator):
     """α, the exponent of the texts' probabilities."""
 
     def __post_init__(self):
+        check_values(self, "objective.estimator")
         if self.sharpness <= 0.0:
             raise ValueError(f"objective.estimator.sharpness must be positive, and is {self.sharpness}.")
 

@@ -16,6 +16,7 @@ from seq2seq_jax.modules.flops import TRAINING, Amount
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import lengths_of_pairs
 from seq2seq_jax.objectives.objective import Objective, Params, Total
+from seq2seq_jax.values import check_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class MaximumLikelihoodConfig:
     """Which tokens the model chooses; for scheduled sampling alone."""
 
     def __post_init__(self):
+        check_values(self, "objective")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"objective.label_smoothing must lie in [0, 1), not {self.label_smoothing}.")
         if self.z_loss < 0.0:

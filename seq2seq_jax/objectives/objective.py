@@ -109,6 +109,10 @@ class Objective(abc.ABC):
         player = self.players[0]
         return self.loss(player, {player: params}, batch, step=jnp.zeros((), jnp.int32), rng=None)
 
+    def failure(self) -> str | None:
+        """Why a figure of a step is no number, a sentence for a person; None = the objective does not know."""
+        return None
+
     def alarms(self, figures: dict[str, Any]) -> dict[str, str]:
         """What is going wrong, by a short name: sentences for a person, from the figures of a record."""
         return {}

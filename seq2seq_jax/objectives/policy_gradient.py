@@ -29,8 +29,9 @@ from seq2seq_jax.objectives.estimators import (
 )
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihood, MaximumLikelihoodConfig, cross_entropy
 from seq2seq_jax.objectives.objective import Objective, Params, Total
-from seq2seq_jax.rewards.reward import RewardConfig
+from seq2seq_jax.rewards.reward import Reward, RewardConfig
 from seq2seq_jax.rewards.sizes import pad_to
+from seq2seq_jax.values import check_values
 
 RewardFunction = Callable[
     [Int[Array, "batch samples length"], Int[Array, "batch target"]],
@@ -40,6 +41,10 @@ RewardFunction = Callable[
 
 ENCODER_STREAM = 1
 """What the key of the samples is folded with for the encoder's dropout."""
+
+SOLVED = 0.1
+"""Distance of the reward from the best that there is, in units of all weights together, within which a policy whose
+samples hardly differ has solved its task, and has not collapsed."""
 
 LEAST_ENDED_SHARE = 0.5
 """Share of samples with an end mark below which training is said to collapse."""
@@ -91,6 +96,7 @@ class PolicyGradientConfig:
     """Entropy (nats a token) below which a collapse is warned of."""
 
     def __post_init__(self):
+        check_values(self, "objective")
         if self.samples < self.estimator.minimum_samples:
             raise ValueError(
                 f"objective.samples is {self.samples}, and {type(self.estimator).__name__} compares the samples of a "
@@ -105,6 +111,8 @@ class PolicyGradientConfig:
         for name in ("maximum_length_ratio", "likelihood_weight", "entropy_weight", "kl_weight", "entropy_floor"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"objective.{name} must be finite and not negative, and is {getattr(self, name)}.")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"objective.label_smoothing must lie in [0, 1), not {self.label_smoothing}.")
         if self.reward_to_go and isinstance(self.estimator, MinimumRisk):
             raise ValueError(
                 "objective.reward_to_go has no use with MinimumRisk, whose loss is one of whole texts: set it to False."
@@ -417,15 +425,27 @@ class PolicyGradient(Objective):
             flops += TRAINING * updates * (forward_of_texts(reference[:, None]) - encoder)
         return flops
 
+    def failure(self) -> str | None:
+        """See Objective.failure: what was wrong with a reward in Python."""
+        return self.reward.failure() if isinstance(self.reward, Reward) else None
+
+    def _solved(self, figures: dict[str, Any]) -> bool:
+        """Whether the reward is as good as the best, so that samples hardly differ because there is one right text."""
+        best, weights = self.config.reward.best, self.config.reward.weights.values()
+        return best is not None and figures["reward"] >= best - SOLVED * sum(map(abs, weights))
+
     def alarms(self, figures: dict[str, Any]) -> dict[str, str]:
         """See Objective.alarms: a policy that has collapsed."""
         found = {}
         entropy, ended = figures.get("entropy"), figures.get("ended_share")
-        if entropy is not None and entropy < self.config.entropy_floor:
+        if entropy is not None and entropy < self.config.entropy_floor and not self._solved(figures):
+            best = self.config.reward.best
+            reward = f"at a reward of {figures['reward']:.4f}" + ("" if best is None else f" of at most {best:g}")
+            doubt = " (if that is the best there is, all is well)" if best is None else ""
             found["entropy"] = (
-                f"the policy has collapsed: its entropy is {entropy:.3f} nats a token, below objective.entropy_floor = "
-                f"{self.config.entropy_floor}, so its samples hardly differ and there is little to learn from. Lower "
-                "optimizer.learning_rate, or raise objective.entropy_weight or kl_weight."
+                f"the policy has collapsed {reward}{doubt}: its entropy is {entropy:.3f} nats per token, below "
+                f"objective.entropy_floor = {self.config.entropy_floor}, so its samples hardly differ and there is "
+                "little to learn from. Lower optimizer.learning_rate, or raise objective.entropy_weight or kl_weight."
             )
         if ended is not None and ended < LEAST_ENDED_SHARE:
             found["length"] = (

@@ -1,7 +1,6 @@
 """Peak rates and memory of chips: published ones of accelerators, a measured one of CPUs."""
 
 import dataclasses
-import functools
 import time
 from typing import Any
 
@@ -137,26 +136,34 @@ MEASURED_SIZE = 1024
 MEASURED_SECONDS = 0.3
 
 
-def peak_flops(device: Any, dtype: DTypeLike) -> float | None:
+def peak_flops(device: Any, dtype: DTypeLike, *, reached: float = 0.0) -> float | None:
     """Floating-point operations a second that a device can do at most in products of matrices; None = not known.
 
     Of an accelerator the published rate of dense bfloat16 products, whatever the dtype, so that figures of all
     precisions can be compared. Of a CPU what a product of matrices of the dtype reaches on all cores, measured once a
-    process; devices that are simulated on one CPU share it.
+    process, and again when a program has reached more: others had the cores then. Devices that are simulated on one
+    CPU share it.
 
     Args:
         device: jax.Device, or what describes one.
+        reached: what a program has reached on the device; the peak is no less.
     """
     if device.platform == "cpu":
-        return _measured_flops(jnp.dtype(dtype)) / jax.local_device_count()
+        dtype, devices = jnp.dtype(dtype), jax.local_device_count()
+        if _measured.get(dtype, 0.0) < reached * devices or dtype not in _measured:
+            _measured[dtype] = max(_measure_flops(dtype), reached * devices, _measured.get(dtype, 0.0))
+        return _measured[dtype] / devices
     for chip in CHIPS.values():
         if device.device_kind in chip.device_kinds:
-            return chip.flops
+            return max(chip.flops, reached)
     return None
 
 
-@functools.cache
-def _measured_flops(dtype: jnp.dtype) -> float:
+_measured: dict[Any, float] = {}
+"""Dtype to what a CPU has been measured to reach with it."""
+
+
+def _measure_flops(dtype: jnp.dtype) -> float:
     """The best of as many products as fit in MEASURED_SECONDS."""
     product = jax.jit(lambda left, right: jnp.matmul(left, right, preferred_element_type=jnp.float32))
     matrix = jax.device_put(jnp.ones((MEASURED_SIZE, MEASURED_SIZE), dtype), jax.local_devices()[0])

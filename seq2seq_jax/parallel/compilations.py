@@ -1,7 +1,8 @@
-"""How often jax has compiled something, as jax itself reports it."""
+"""How often jax has compiled something, and when it was done, as jax itself reports it."""
 
 import functools
 import threading
+import time
 
 import jax
 
@@ -11,6 +12,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 class _OfThread(threading.local):
     count = 0
+    done = 0.0
 
 
 _of_thread = _OfThread()
@@ -22,6 +24,13 @@ def compilations() -> int:
     return _of_thread.count
 
 
+def last_compilation() -> float:
+    """When this thread's last program was there, in seconds of `time.perf_counter`; all before it, tracing and
+    lowering, led to it. 0 = it has had none compiled.
+    """
+    return _of_thread.done
+
+
 @functools.cache
 def _listen() -> None:
     jax.monitoring.register_event_duration_secs_listener(_heard)
@@ -31,3 +40,4 @@ def _heard(event: str, duration: float, **details: str | int) -> None:
     # jax compiles in the thread that calls the function.
     if event == COMPILED:
         _of_thread.count += 1
+        _of_thread.done = time.perf_counter()

@@ -1,6 +1,7 @@
 """The device mesh and how logical axes of arrays lie on it."""
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from seq2seq_jax.parallel.compilations import compilations
+from seq2seq_jax.parallel.compilations import compilations, last_compilation
 from seq2seq_jax.parallel.mesh_config import AXES
 
 # Configs name it by this module.
@@ -213,6 +214,7 @@ class OnMesh:
 
     Attributes:
         compilations: programs that its calls have had compiled in this process.
+        compiling_seconds: what its calls have taken until these programs were there.
     """
 
     def __init__(self, function: Callable[..., Any], mesh: Mesh, **options: Any):
@@ -222,13 +224,16 @@ class OnMesh:
         self._compiled = jax.jit(function, **options)
         self._mesh = mesh
         self.compilations = 0
+        self.compiling_seconds = 0.0
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns."""
-        before = compilations()
+        before, begun = compilations(), time.perf_counter()
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
             results = self._compiled(*arguments)
-        self.compilations += compilations() - before
+        if compilations() > before:
+            self.compilations += compilations() - before
+            self.compiling_seconds += last_compilation() - begun
         return results
 
     def lower(self, *arguments: Any) -> jax.stages.Lowered:

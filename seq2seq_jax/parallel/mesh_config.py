@@ -3,6 +3,8 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from seq2seq_jax.values import check_values
+
 if TYPE_CHECKING:
     import jax
 
@@ -23,6 +25,7 @@ class MeshConfig:
     """Shards of the activations along the length of their rows, for long sources."""
 
     def __post_init__(self):
+        check_values(self, "mesh")
         sizes = dataclasses.astuple(self)
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             raise ValueError(f"mesh sizes must be at least 1, one of them may be -1 (the rest); they are {sizes}.")

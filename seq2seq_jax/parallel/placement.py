@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from seq2seq_jax.values import check_values
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessesConfig:
@@ -29,6 +31,7 @@ class ProcessesConfig:
     others or hangs itself; more than the longest compilation takes. 0 = never."""
 
     def __post_init__(self):
+        check_values(self, "processes")
         given = [self.coordinator is not None, self.count is not None, self.index is not None]
         if any(given) and not all(given):
             raise ValueError(
@@ -57,12 +60,15 @@ class ProcessesConfig:
                 missing = ", ".join(name for name, value in zip(names, given, strict=True) if not value)
                 raise ValueError(f"{', '.join(names)} belong together, and {missing} is not set.")
             coordinator, *numbers = given
-            if not all(number.isdigit() for number in numbers):
+            if not all(number.isdecimal() and len(number) < 10 for number in numbers):
                 raise ValueError(f"JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers, not {numbers}.")
             count, index = map(int, numbers)
             _check(coordinator, count, index, origin="environment")
             return Placement("environment", coordinator, count, index)
-        if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+        if not tasks.isdecimal() or len(tasks) >= 10:
+            raise ValueError(f"SLURM_STEP_NUM_TASKS must be a whole number, not {tasks[:100]!r}.")
+        if int(tasks) > 1:
             return Placement("Slurm", None, None, None)
         if environment.get("TPU_WORKER_HOSTNAMES", "").count(",") or environment.get("MEGASCALE_NUM_SLICES"):
             return Placement("TPU metadata", None, None, None)
@@ -81,7 +87,7 @@ class Placement(NamedTuple):
 
 def _check(coordinator: str, count: int, index: int, *, origin: str) -> None:
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    if not host or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 2**16:
         raise ValueError(f"{origin}: the coordinator must be HOST:PORT, such as node1:12345, not {coordinator!r}.")
     if not 0 <= index < count:
         raise ValueError(f"{origin}: the index must be 0 to {count - 1} among {count} processes, and is {index}.")

@@ -1,8 +1,11 @@
 """The processes of one job: how they find each other, agree, and end together. The engine is jax.distributed."""
 
 import contextlib
+import ipaddress
 import json
+import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +21,28 @@ class PeerLostError(Exception):
     """Another process of the job is gone, or does not answer."""
 
     exit_status = 1
+
+
+def bind_address(coordinator: str, environment: Mapping[str, str] = os.environ) -> str | None:
+    """IP:PORT on which process 0 listens for the others: the coordinator's own address, and no other interface.
+
+    None = left to jax, which listens on all interfaces: where JAX_COORDINATOR_BIND_ADDRESS is set, and where the
+    coordinator's name means on this machine an address that the others cannot reach (its loopback) or that is not this
+    machine's (an address that is translated on the way).
+    """
+    if environment.get("JAX_COORDINATOR_BIND_ADDRESS"):
+        return None
+    host, _, port = coordinator.rpartition(":")
+    host = host.strip("[]")
+    try:
+        family, _, _, _, (address, *_) = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return None
+    if ipaddress.ip_address(address.partition("%")[0]).is_loopback and host not in ("localhost", address):
+        return None
+    return f"[{address}]:{port}" if family == socket.AF_INET6 else f"{address}:{port}"
 
 
 @contextlib.contextmanager
@@ -49,6 +74,7 @@ def started(config: ProcessesConfig, *, end: Callable[[str], None]) -> Iterator[
         placement.count,
         placement.index,
         cluster_detection_method="deactivate" if placement.coordinator else None,
+        coordinator_bind_address=bind_address(placement.coordinator) if placement.index == 0 else None,
         initialization_timeout=2 * config.start_timeout + 60,
         heartbeat_timeout_seconds=config.heartbeat_timeout,
         shutdown_timeout_seconds=config.heartbeat_timeout,

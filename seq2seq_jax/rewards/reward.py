@@ -24,6 +24,7 @@ from seq2seq_jax.rewards.words import (
     words_alphanumeric,
     words_between_blanks,
 )
+from seq2seq_jax.values import check_values
 
 VIEWS: dict[str, Callable[[Characters], Symbols]] = {
     "text": character_symbols,
@@ -66,6 +67,14 @@ ORDER_OF = {
 """The longest n-grams of the metrics that count n-grams."""
 
 
+RANGE_OF = dict.fromkeys(VIEW_OF, (0.0, 1.0)) | {
+    "word_error_rate": (-math.inf, 0.0),
+    "character_error_rate": (-math.inf, 0.0),
+    "repetition": (-1.0, 0.0),
+}
+"""The worst and the best value of each metric, error rates and repetition with their minus."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardConfig:
     """A weighted sum of metrics of one text against its reference; of every metric more is better."""
@@ -106,6 +115,7 @@ class RewardConfig:
     """Weight of the function, needed with it."""
 
     def __post_init__(self):
+        check_values(self, "objective.reward")
         if (self.function is None) != (self.function_weight is None):
             raise ValueError(
                 "objective.reward.function and objective.reward.function_weight need each other: set both or neither"
@@ -129,12 +139,23 @@ class RewardConfig:
             )
 
     @property
-    def weights(self) -> dict[str, float]:
+    def weights(self) -> dict[str, float | int]:
         """Of the metrics that have one, by name."""
         weights = {name: getattr(self, name) for name in VIEW_OF}
         if self.function_weight is not None:
             weights["function"] = self.function_weight
         return {name: weight for name, weight in weights.items() if weight != 0 or name == "function"}
+
+    @property
+    def best(self) -> float | None:
+        """The most that a text can earn; None = it is not known, or there is no most."""
+        best = 0.0
+        for name, weight in self.weights.items():
+            if name not in RANGE_OF:
+                return None
+            lowest, highest = RANGE_OF[name]
+            best += max(weight * highest, weight * lowest)
+        return best if math.isfinite(best) else None
 
     def build(self, tokenizer: Tokenizer) -> "Reward":
         """The reward of a tokenizer's target ids.
@@ -158,6 +179,7 @@ class Reward:
         self._tokenizer = tokenizer
         self._table = PieceTable.of(tokenizer)
         self._function = None if config.function is None else load_function(config.function)
+        self._failures: list[str] = []
 
     def __call__(
         self,
@@ -177,6 +199,10 @@ class Reward:
         total = sum(weight * scores[name] for name, weight in self._config.weights.items())
         return total, scores
 
+    def failure(self) -> str | None:
+        """What was wrong when the function in Python first gave no rewards, which are NaN then; None = nothing was."""
+        return f"objective.reward.function {self._config.function}: {self._failures[0]}." if self._failures else None
+
     def _scores(
         self, hypotheses: Int[Array, "batch samples length"], references: Int[Array, "batch reference_length"]
     ) -> dict[str, Float[Array, "batch samples"]]:
@@ -187,7 +213,9 @@ class Reward:
         for view, symbols in views.items():
             scores |= self._compare(tuple(name for name in names if VIEW_OF.get(name) == view), symbols)
         if self._function is not None:
-            scores["function"] = host_rewards(self._function, self._tokenizer, hypotheses, references)
+            scores["function"] = host_rewards(
+                self._function, self._tokenizer, hypotheses, references, fail=self._failures.append
+            )
         return scores
 
     def _views(

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from seq2seq_jax.values import check_values
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -34,12 +36,13 @@ class TrainingConfig:
     """Source / output / reference triples shown at each validation."""
 
     def __post_init__(self):
+        check_values(self, "training")
         for name in (
             "steps", "batch_tokens", "accumulation", "log_every", "checkpoint_every", "evaluate_every", "keep_latest"
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}.")
-        if self.seed < 0 or self.samples < 0:
-            raise ValueError(f"training.seed and samples must not be negative, not {self.seed} and {self.samples}.")
+        if self.samples < 0:
+            raise ValueError(f"training.samples must not be negative, not {self.samples}.")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"training.patience must be at least 1 or None, not {self.patience}.")

@@ -45,6 +45,11 @@ class Ledger:
         finally:
             self._enter(before)
 
+    def move(self, seconds: float, *, to: str) -> None:
+        """Count seconds that have gone to the cause of now for another one."""
+        self._seconds[self._cause] -= seconds
+        self._seconds[to] += seconds
+
     def read(self) -> dict[str, float]:
         """Seconds spent until now, by cause."""
         self._enter(self._cause)

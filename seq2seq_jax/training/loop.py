@@ -127,7 +127,8 @@ class Loop:
         record: Callable[[Record], None],
         ledger: Ledger,
         job: Job,
-        peak_flops: float | None,
+        peak_flops: Callable[[float], float | None],
+        failure: Callable[[], str | None] = lambda: None,
         after_step: Callable[[int, float], None] = lambda step, loss: None,
         recorded: Callable[[], Any] = lambda: None,
         compiling: Callable[[Batch], None] = lambda batch: None,
@@ -139,7 +140,9 @@ class Loop:
         record: takes each record as it comes.
         ledger: of the run's time; resumed from its checkpoint here.
         job: the processes that run this loop.
-        peak_flops: FLOPs a second of all devices together, which MFU is a share of; None = not known.
+        peak_flops: takes the FLOPs a second that were reached; FLOPs a second of all devices together, which MFU is a
+            share of, and which are no less than that; None = not known.
+        failure: see `Objective.failure`.
         after_step: takes (updates done, loss) of each step, one step late.
         recorded: what tells later whether the records so far are complete, JSON; None = nothing is known.
         compiling: takes the first batch of each shape, before the update is compiled for it.
@@ -154,6 +157,7 @@ class Loop:
         self.ledger = ledger
         self.job = job
         self.peak_flops = peak_flops
+        self.failure = failure
         self.after_step = after_step
         self.recorded = recorded
         self.compiling = compiling
@@ -173,6 +177,7 @@ class Loop:
 
         Raises:
             NonFiniteLossError: with the step, and which checkpoint is the last good one.
+            ValueError: the same, where the objective knows of a user's mistake behind it.
         """
         config, loop, ledger, job = self.config, progress.loop, self.ledger, self.job
         window = _Window(**loop.get("window", {}))
@@ -200,6 +205,8 @@ class Loop:
                 loss_first = sorted(values.items(), key=lambda item: item[0] != "loss")
                 bad = ", ".join(f"{name} = {value}" for name, value in loss_first if not math.isfinite(value))
                 self.checkpoints.wait()
+                if failure := self.failure():
+                    raise ValueError(f"step {step}: {failure}")
                 good = self.checkpoints.steps()
                 kept = f"the last good checkpoint is step {good[-1]}" if good else "there is no checkpoint yet"
                 raise NonFiniteLossError(
@@ -219,15 +226,16 @@ class Loop:
             is_new = shape not in shapes
             if is_new:
                 self.compiling(batch)
-            with ledger.spending_on("compiling" if is_new else "training"):
-                compiled, begun = self.update.compilations, time.perf_counter()
-                state, metrics = self.update(state, batch)
+            compiled, compiling = self.update.compilations, self.update.compiling_seconds
+            state, metrics = self.update(state, batch)
+            compiling = self.update.compiling_seconds - compiling
+            ledger.move(compiling, to="compiling")
             if self.update.compilations > compiled and not is_new and not warned:
                 warned = True
                 logger.warning(
                     "Step %d took %.1f s to compile the update again, for rows that it had been compiled for: source "
                     "%s, target %s. Records count `compilations`; if they go on rising, training is slowed down by it.",
-                    step + 1, time.perf_counter() - begun, *shape,
+                    step + 1, compiling, *shape,
                 )  # fmt: skip
             shapes.add(shape)
             settle()
@@ -290,6 +298,9 @@ class Loop:
     def _training_record(self, step: int, window: _Window, clock: "_Clock") -> Record:
         seconds, waited, blocked, stalled = clock.read()
         flops_per_second = window.model_flops / seconds
+        with self.ledger.spending_on("starting"):
+            # Of a CPU it may be measured anew.
+            peak = self.peak_flops(flops_per_second)
         spent = self.ledger.read()
         return {
             "kind": "train",
@@ -301,7 +312,7 @@ class Loop:
             "source_tokens_per_second": window.source_tokens / seconds,
             "source_and_target_tokens_per_second": (window.source_tokens + window.target_tokens) / seconds,
             "model_flops_per_second": flops_per_second,
-            **({} if self.peak_flops is None else {"mfu": flops_per_second / self.peak_flops}),
+            **({} if peak is None else {"mfu": flops_per_second / peak}),
             "steps_per_second": window.steps / seconds,
             **{f"{name}_per_second": count / seconds for name, count in window.counts.items()},
             "padding_share": 1.0 - (window.target_tokens + window.source_tokens) / window.slots,
@@ -352,5 +363,5 @@ class _Clock:
         the share of all time, validation included, that went to saving.
         """
         spent = {cause: total - self._before[cause] for cause, total in self._ledger.read().items()}
-        seconds = spent["training"] + spent["compiling"] + spent["input"]
+        seconds = spent["training"] + spent["input"]
         return seconds, spent["input"], self._blocked, spent["saving"] / sum(spent.values())

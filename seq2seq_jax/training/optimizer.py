@@ -7,6 +7,8 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
+from seq2seq_jax.values import check_values
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(abc.ABC):
@@ -28,10 +30,13 @@ class OptimizerConfig(abc.ABC):
     None = no average."""
 
     def __post_init__(self):
+        check_values(self, "optimizer")
         if self.learning_rate <= 0:
             raise ValueError(f"optimizer.learning_rate must be positive, and is {self.learning_rate}.")
         if self.warmup_steps < 0:
             raise ValueError(f"optimizer.warmup_steps must not be negative, and is {self.warmup_steps}.")
+        if self.final_fraction is not None and not 0.0 <= self.final_fraction <= 1.0:
+            raise ValueError(f"optimizer.final_fraction must lie in [0, 1] or be None, and is {self.final_fraction}.")
         if self.final_fraction is not None and self.schedule not in ("cosine", "linear"):
             raise ValueError(
                 f"optimizer.final_fraction has no use with schedule = {self.schedule}: leave it None, or set the "
@@ -85,6 +90,15 @@ class AdamWConfig(OptimizerConfig):
     weight_decay: float = 0.0
     """Share of a parameter, times the learning rate, that an update takes away."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"optimizer.{name} must lie in [0, 1), and is {getattr(self, name)}.")
+        for name in ("epsilon", "weight_decay"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"optimizer.{name} must not be negative, and is {getattr(self, name)}.")
+
     def rule(self, schedule: optax.Schedule) -> optax.GradientTransformation:
         """See OptimizerConfig.rule."""
         return optax.adamw(schedule, b1=self.beta1, b2=self.beta2, eps=self.epsilon, weight_decay=self.weight_decay)
@@ -100,6 +114,12 @@ class AdafactorConfig(OptimizerConfig):
     """Whether updates are scaled by the root mean square of the parameter."""
     weight_decay: float = 0.0
     """Share of a parameter that an update takes away."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("decay_rate", "weight_decay"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"optimizer.{name} must not be negative, and is {getattr(self, name)}.")
 
     def rule(self, schedule: optax.Schedule) -> optax.GradientTransformation:
         """See OptimizerConfig.rule."""

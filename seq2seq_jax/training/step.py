@@ -16,6 +16,7 @@ from seq2seq_jax.batch import Batch
 from seq2seq_jax.modules.segments import lengths_of_pairs
 from seq2seq_jax.objectives.objective import Objective, Params, Total
 from seq2seq_jax.parallel.mesh import RULES, OnMesh, batch_sharding, replicated, shardings
+from seq2seq_jax.values import check_seed
 
 DROPOUT_STREAM, INITIALIZATION_STREAM, PREPARATION_STREAM = 0, 1, 2
 """What a run's key is folded with, so that each use draws its own random numbers."""
@@ -67,16 +68,23 @@ class Update(Protocol):
 
     Attributes:
         compilations: programs that its calls have had compiled in this process.
+        compiling_seconds: what its calls have taken until these programs were there.
     """
 
     compilations: int
+    compiling_seconds: float
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         """The state after it, and its metrics."""
 
 
 def run_key(seed: int) -> jax.Array:
-    """The key from which a run draws everything random but its batches."""
+    """The key from which a run draws everything random but its batches.
+
+    Raises:
+        ValueError: the seed does not lie in [0, 2**32), and another one has its key.
+    """
+    check_seed("seed", seed)
     return jax.random.key(seed)
 
 

@@ -140,7 +140,10 @@ def test_a_config_that_is_none(seq2seq, tmp_path, text, said):
         (["--model.encoder.dropout", "0.2"], ["model.encoder.dropout is 0.1 there and 0.2 here"]),
         (["--generation.beam_size", "3"], ["generation.beam_size is 2 there and 3 here"]),
         (["--training.steps", "60"], ["120 training.steps, more than 60"]),
-        (["--optimizer.learning_rate", "0.1", "--data.window", "9"], ["optimizer.learning_rate", "data.window"]),
+        (
+            ["--optimizer.learning_rate", "0.1", "--data.window", "9"],
+            ["optimizer.learning_rate", "data.window", "can start from its parameters: --init-from"],
+        ),
     ],
 )
 def test_another_config_than_the_runs(seq2seq, copy_of_run, unchanged, changes, said):

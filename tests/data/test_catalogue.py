@@ -180,3 +180,11 @@ def test_documents_of_c4_by_the_mock_of_tensorflow_datasets():
         documents = list(corpus.documents("train"))
     assert corpus.splits == {"train": 20, "validation": 20}
     assert len(documents) == 20 and all(documents)
+
+
+@pytest.mark.parametrize("name", ["huggingface:squad", "someone:dataset/config", "someone:dataset/config:1.0.0"])
+def test_a_dataset_that_brings_code_is_refused(name):
+    """A community namespace is code from elsewhere, which tensorflow-datasets would download and run."""
+    source = Catalogue(name=name, source="a", target="b")
+    with pytest.raises(ValueError, match=rf"{name!r} is one of the community namespace"):
+        source.open()

@@ -14,8 +14,8 @@ import textwrap
 import pytest
 
 from seq2seq_jax.data import prepared
-from seq2seq_jax.data.tables import Table
-from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
+from seq2seq_jax.data.tables import Table, read_json_lines
+from seq2seq_jax.data.text_files import DocumentFiles, ParallelText, find_file
 
 
 def write_files(directory, **contents):
@@ -411,3 +411,25 @@ def test_a_mistake_in_documents_is_named(open_documents, contents, fields, named
     with pytest.raises(ValueError) as error:
         open_documents(contents, **fields)
     assert all(part in one_line(error) for part in named)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "nests too deeply"),
+        ('{"a": ' * 100_000 + "1" + "}" * 100_000, "nests too deeply"),
+        ('{"a": "x", "b": "y", "id": ' + "1" * 5_000 + "}", "too long a number"),
+    ],
+    ids=["lists", "objects", "digits"],
+)
+def test_json_that_python_gives_up_on_is_one_line(line, said):
+    lines = iter(['{"a": "x", "b": "y"}', line])
+    with pytest.raises(ValueError, match=rf"^expected a JSON object in line 2 of x\.jsonl; [^\n]*{said}[^\n]*$"):
+        list(read_json_lines(lines, "x.jsonl", ("a", "b")))
+
+
+def test_a_name_too_long_for_a_file_is_one_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="there is no such file"):
+        find_file(str(tmp_path), "x" * 300, split="train")
+    with pytest.raises(ValueError, match="there is no directory"):
+        find_file(str(tmp_path / ("x" * 300)), "train.en", split="train")

@@ -1,10 +1,11 @@
 import datetime
+import random
 import unicodedata
 
 import pytest
 from babel.dates import format_date
 
-from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig, size_for
 
 LOCALES = ("en", "de", "fr", "ja", "zh", "ko", "hi", "ar", "fa", "he", "th", "ru", "el", "ta", "bn", "my", "am", "ka")
 
@@ -251,3 +252,45 @@ def test_a_tokenizer_is_trained_on_the_first_examples():
 def test_sentinels_and_examples_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message):
         TokenizerConfig(**settings)
+
+
+def sentences(count):
+    """Sentences of 25 characters on average, made of 400 words."""
+    words = [f"{first}{vowel}{last}" for first in "bcdfghklmn" for vowel in "aeiou" for last in "lmnrstxz"]
+    draw = random.Random(0).choice
+    return [(" ".join(draw(words) for _ in range(6)), " ".join(draw(words) for _ in range(6))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "char"])
+@pytest.mark.parametrize("count", [1, 3, 2_000])
+def test_a_vocabulary_follows_its_text(kind, count, joint, caplog):
+    """Whatever there is of it, training goes through, says what it chose, and keeps every text."""
+    caplog.set_level("INFO")
+    pairs = sentences(count)
+    tokenizer = Tokenizer.train(iter(pairs), TokenizerConfig(kind=kind, vocabulary_size=None, joint=joint))
+    vocabulary = tokenizer.vocabulary
+    for size in (vocabulary.source_size, vocabulary.target_size):
+        assert 260 < size <= 2_000
+    assert f"The vocabulary has {vocabulary.source_size:,} " in caplog.text
+    assert f"{sum(len(text) for pair in pairs for text in pair):,} characters" in caplog.text
+    source, target = pairs[-1]
+    assert tokenizer.decode_source(tokenizer.encode_source([source])[0]) == source
+    assert tokenizer.decode_target(tokenizer.encode_target([target])[0]) == target
+
+
+@pytest.mark.parametrize(
+    ("characters", "size"),
+    # 4 √characters: 2,000 at 250,000 (some 2,000 pairs), 7,746 at 3.75 million (Multi30k), 22,627 at 32 million.
+    [(0, 761), (30_000, 761), (250_000, 2_000), (3_750_000, 8_000), (10**7, 16_000), (32 * 10**6, 32_000)],
+)
+def test_the_size_that_suits_an_amount_of_text(characters, size):
+    assert size_for(characters, TokenizerConfig(vocabulary_size=None)) == size
+
+
+def test_a_script_of_more_characters_than_the_size_has_pieces_for_all():
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 3_000)))
+    pairs = [(text[start : start + 20], "a b") for start in range(0, 3_000, 20)]
+    tokenizer = Tokenizer.train(iter(pairs), TokenizerConfig(vocabulary_size=None))
+    (ids,) = tokenizer.encode_source([pairs[7][0]])
+    assert len(ids) <= 20 + 2, "a piece a character, not three bytes"

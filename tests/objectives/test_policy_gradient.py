@@ -1,5 +1,6 @@
 """Policy gradients against the exact gradient of the expected reward, enumerated over all texts of a tiny policy."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -516,6 +517,30 @@ def test_an_estimator_that_makes_no_sense_is_refused(make, message):
 
 def test_a_collapse_is_told_in_words():
     objective, _, _ = prepared_of(transformer())
-    assert objective.alarms({"entropy": 1.0, "ended_share": 0.9}) == {}
-    found = objective.alarms({"entropy": 0.01, "ended_share": 0.2})
-    assert "0.010 nats" in found["entropy"] and "20% of the samples" in found["length"]
+    assert objective.alarms({"entropy": 1.0, "ended_share": 0.9, "reward": 0.3}) == {}
+    found = objective.alarms({"entropy": 0.01, "ended_share": 0.2, "reward": 0.3})
+    assert "0.010 nats" in found["entropy"] and "reward of 0.3000 of at most 1:" in found["entropy"]
+    assert "20% of the samples" in found["length"]
+
+
+@pytest.mark.parametrize(
+    ("reward", "earned", "is_told"),
+    [
+        ({"bleu": 1.0}, 0.95, False),
+        ({"bleu": 1.0}, 0.85, True),
+        # At best 1 + 0; the defaults of dates/transformer_policy_gradient, at 99% exact match.
+        ({"exact_match": 1.0, "character_error_rate": 1.0}, 0.989, False),
+        ({"exact_match": 1.0, "character_error_rate": 1.0}, -0.2, True),
+        # At best 2 - 0: the negative weight earns most at the metric's worst.
+        ({"chrf": 2.0, "length": -1.0}, 1.75, False),
+        ({"chrf": 2.0, "length": -1.0}, 1.65, True),
+        # Of a function nobody knows the best.
+        ({"function": "math:fsum", "function_weight": 1.0}, 1e6, True),
+        ({"exact_match": 1.0, "character_error_rate": -0.5}, 1e6, True),
+    ],
+)
+def test_a_solved_task_is_no_collapse(reward, earned, is_told):
+    """Samples hardly differ in both: the reward tells them apart."""
+    objective, _, _ = prepared_of(transformer())
+    objective.config = dataclasses.replace(objective.config, reward=RewardConfig(**reward))
+    assert bool(objective.alarms({"entropy": 0.001, "ended_share": 1.0, "reward": earned})) == is_told

@@ -39,3 +39,16 @@ def test_a_cpu_is_measured_once():
     # A core multiplies and adds 1 to 1,000 numbers a nanosecond.
     assert 1e9 < found * jax.local_device_count() < 1e15
     assert peak_flops(jax.devices("cpu")[0], jnp.float32) == found
+
+
+def test_a_cpu_is_measured_again_when_a_program_was_faster(monkeypatch):
+    measured = iter([1e9, 4e9, 2e9])
+    monkeypatch.setattr(chips, "_measured", {})
+    monkeypatch.setattr(chips, "_measure_flops", lambda dtype: next(measured))
+    cpu, devices = jax.devices("cpu")[0], jax.local_device_count()
+    assert peak_flops(cpu, jnp.float32) * devices == 1e9
+    assert peak_flops(cpu, jnp.float32, reached=0.9e9 / devices) * devices == 1e9
+    assert peak_flops(cpu, jnp.float32, reached=3e9 / devices) * devices == 4e9
+    assert peak_flops(cpu, jnp.float32) * devices == 4e9
+    # Even the fastest measurement was slower than the program.
+    assert peak_flops(cpu, jnp.float32, reached=5e9 / devices) * devices == pytest.approx(5e9)

@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from saved_arrays import saved_arrays
 from several_processes import Processes
 
-from seq2seq_jax.parallel.processes import Job, Placement, ProcessesConfig, agree, exchange
+from seq2seq_jax.parallel.processes import Job, Placement, ProcessesConfig, agree, bind_address, exchange
 
 SMALL = '''
 """Small, with dropout, packing, an average and a validation."""
@@ -285,3 +286,41 @@ def test_a_job_without_progress_is_ended_with_what_was_under_way():
         assert not told
         time.sleep(0.5)
     assert len(told) == 1 and "no progress for 0 s (step 7)" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "addresses", "bound"),
+    [
+        ("127.0.0.1:1234", None, "127.0.0.1:1234"),
+        ("localhost:1234", ["127.0.0.1"], "127.0.0.1:1234"),
+        # A name that means another machine, or an address that is translated on the way: any interface, as before.
+        ("192.0.2.1:1234", None, None),
+        # Debian gives a machine's own name an address that no other machine reaches.
+        ("node1:1234", ["127.0.1.1"], None),
+        ("no-such-name.invalid:1234", [], None),
+    ],
+)
+def test_the_coordinator_listens_where_it_was_asked_to(monkeypatch, coordinator, addresses, bound):
+    def resolve(host, port, **options):
+        if not addresses:
+            raise socket.gaierror
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
+
+    if addresses is not None:
+        monkeypatch.setattr("socket.getaddrinfo", resolve)
+    assert bind_address(coordinator, {}) == bound
+    assert bind_address(coordinator, {"JAX_COORDINATOR_BIND_ADDRESS": "[::]:1234"}) is None
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_STEP_NUM_TASKS": "many"}, {"SLURM_STEP_NUM_TASKS": "1" * 5_000},
+        {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "\u00b2", "JAX_PROCESS_ID": "0"},
+        {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2" * 5_000, "JAX_PROCESS_ID": "0"},
+        {"JAX_COORDINATOR_ADDRESS": "a:" + "1" * 5_000, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
+    ],
+)  # fmt: skip
+def test_numbers_of_a_launcher_that_are_none(environment):
+    with pytest.raises(ValueError, match="must be"):
+        ProcessesConfig().placement(environment)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import re
 from pathlib import Path
 
 import jax
@@ -28,8 +29,28 @@ def word_share(hypotheses, references):
 
 
 def too_few(hypotheses, references):
-    """A reward that is wrong."""
+    """A reward that is wrong, as those below are."""
     return [1.0]
+
+
+def raises(hypotheses, references):
+    return [1 / len("") for _ in hypotheses]
+
+
+def of_nothing(hypotheses, references):
+    return [float("nan") for _ in hypotheses]
+
+
+def endless(hypotheses, references):
+    return np.full(len(hypotheses), np.inf)
+
+
+def words(hypotheses, references):
+    return hypotheses
+
+
+def none(hypotheses, references):
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +155,24 @@ def test_a_function_in_python_scores_the_decoded_texts(tokenizer, ids, decoded, 
     np.testing.assert_allclose(total, 2 * scores["function"], rtol=1e-6)
 
 
-def test_a_function_that_returns_too_little_is_refused(tokenizer, ids, monkeypatch):
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("too_few", "must return a number for each of 8 hypotheses, and returned 1"),
+        ("raises", "it raised ZeroDivisionError: division by zero at .*test_reward.py, line [0-9]+"),
+        ("of_nothing", "must return finite numbers, and returned nan for the hypothesis '"),
+        ("endless", "must return finite numbers, and returned inf"),
+        ("words", "must return a list of numbers, and returned a list"),
+        ("none", "must return a list of numbers, and returned a NoneType"),
+    ],
+)
+def test_a_function_that_fails_gives_nan_and_says_why(tokenizer, ids, monkeypatch, function, said):
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    reward = RewardConfig(function="test_reward:too_few", function_weight=1.0).build(tokenizer)
-    with pytest.raises(Exception, match="must return a finite number for each of 8 hypotheses, and returned 1"):
-        jax.block_until_ready(jax.jit(reward)(*(side[:2] for side in of_sources(ids))))
+    reward = RewardConfig(function=f"test_reward:{function}", function_weight=1.0).build(tokenizer)
+    assert reward.failure() is None
+    total, _ = jax.jit(reward)(*(side[:2] for side in of_sources(ids)))
+    assert np.all(np.isnan(total))
+    assert re.fullmatch(rf"objective\.reward\.function test_reward:{function}: [^\n]*{said}[^\n]*", reward.failure())
 
 
 @pytest.mark.parametrize(

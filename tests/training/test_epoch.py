@@ -83,7 +83,7 @@ def test_the_update_is_compiled_once_a_shape_and_records_tell_its_flops(tmp_path
     run.begin("small")
     update, records, peak = run.build_update(), [], 3e9
     with Checkpoints(tmp_path / "checkpoints", keep_latest=1) as checkpoints:
-        Loop(
+        _, progress = Loop(
             run.experiment.training,
             update=update,
             place=run.place,
@@ -93,12 +93,15 @@ def test_the_update_is_compiled_once_a_shape_and_records_tell_its_flops(tmp_path
             record=records.append,
             ledger=Ledger(),
             job=Job(),
-            peak_flops=peak,
+            peak_flops=lambda reached: peak,
         ).run(run.initial_state(), Progress(step=0, score=None, loop={}), iter(batches), anchor=list)
 
     # By jax's events and by the size of the jitted function's own cache.
     assert update.compilations == update._compiled._cache_size() == len(shapes)
     assert records[-1]["compilations"] == len(shapes)
+    # Compilation is no training: it has its own account, and no record's speed.
+    spent = progress.loop["seconds"]
+    assert spent["compiling"] == pytest.approx(update.compiling_seconds) and update.compiling_seconds > 0.0
     assert not [message for message in caplog.messages if "compile the update again" in message]
 
     assert [record["step"] for record in records] == [*range(5, steps, 5), steps]

@@ -1,6 +1,7 @@
 """The loop: what is recorded, validated and saved when; and that a continued run does the same."""
 
 import math
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,8 @@ TIMES = {
     "seconds", "goodput", "source_and_target_tokens_per_second", "pairs_per_second", "model_flops_per_second", "mfu",
     "checkpoint_stall_share", "compilations",
 }  # fmt: skip
+COMPILATION = 0.05
+"""Seconds that a compilation takes at least."""
 NOTHING_DONE = Progress(step=0, score=None, loop={})
 
 
@@ -62,13 +65,16 @@ class Training:
         self.announced = []
         self.batches_taken = 0
         self.job = Job()
-        self.peak_flops = peak_flops
-        self.compilations, self.compiles_at = 0, compiles_at
+        self.peak_flops, self.least_peak, self.reason = peak_flops, False, None
+        self.compilations, self.compiling_seconds, self.compiles_at = 0, 0.0, compiles_at
 
     def __call__(self, state, batch):
         """The update, which is compiled at the steps of `compiles_at`."""
         step = int(state.step) + 1
-        self.compilations += step in self.compiles_at
+        if step in self.compiles_at:
+            time.sleep(COMPILATION)
+            self.compilations += 1
+            self.compiling_seconds += COMPILATION
         metrics = {name: jnp.asarray(value) for name, value in self.figures(step).items()}
         return TrainState(step=jnp.int32(step), players={}, objective={}), metrics
 
@@ -92,7 +98,8 @@ class Training:
             record=self.records.append,
             ledger=Ledger(),
             job=self.job,
-            peak_flops=self.peak_flops,
+            peak_flops=lambda reached: self.peak_flops and max(self.peak_flops, self.least_peak and reached),
+            failure=lambda: self.reason,
             after_step=lambda step, loss: self.steps_seen.append((step, loss)),
         )
         state = TrainState(step=jnp.int32(progress.step), players={}, objective={})
@@ -284,6 +291,35 @@ def test_a_loss_that_is_no_number_stops_training(tmp_path, name, value):
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [2]
     assert [record["step"] for record in training.records] == [1, 2, 3]
+
+
+def test_a_mistake_behind_a_figure_that_is_no_number_is_named(tmp_path):
+    training = Training(tmp_path, figures=lambda step: figures(step) | {"loss": math.nan}, steps=9)
+    training.reason = "the reward is none."
+    with pytest.raises(ValueError, match=r"^step 1: the reward is none\.$"):
+        training.run()
+
+
+def test_speed_leaves_compilation_out(tmp_path):
+    """Steps 1 and 4 take 50 ms longer, which are compilation: no record counts them, and the ledger does."""
+    training = Training(tmp_path, steps=6, log_every=2, compiles_at=(1, 4))
+    _, progress = training.run()
+    for record in training.records:
+        assert 2 / record["steps_per_second"] < record["seconds"]
+    first, second, third = training.records
+    spent = progress.loop["seconds"]
+    assert spent["compiling"] == pytest.approx(2 * COMPILATION)
+    # What the steps took, added up from the records, is what the ledger has besides.
+    took = sum(2 / record["steps_per_second"] for record in training.records)
+    assert took <= spent["training"] + spent["input"] + 1e-6
+    assert first["seconds"] >= COMPILATION and second["seconds"] >= 2 * COMPILATION
+
+
+def test_mfu_is_never_more_than_the_whole(tmp_path):
+    training = Training(tmp_path, steps=2, log_every=1, peak_flops=1e-9)
+    training.least_peak = True
+    training.run()
+    assert [record["mfu"] for record in training.records] == [1.0, 1.0]
 
 
 def test_divergence_before_the_first_checkpoint_says_so(tmp_path):

@@ -1,0 +1,83 @@
+"""The command line around its commands: streams that cannot show a text, and what the system refuses."""
+
+import errno
+import io
+import os
+import sys
+
+import pytest
+
+from seq2seq_jax.commands import console, evaluate, train
+from seq2seq_jax.commands.main import main
+
+
+def written(stream):
+    stream.flush()
+    return stream.buffer.getvalue().decode("ascii")
+
+
+def test_streams_without_letters_end_no_work(monkeypatch):
+    """What a command shows when its work is done, on streams as PYTHONIOENCODING=ascii makes them."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+
+    def show(arguments):
+        console.table([("run", "läuft"), ("text", "日本")], title="dépôt")
+        print("十")
+        with console.Display() as display:
+            display.line("quelle     日本")
+            display.progress("générer", 1, 1)
+        raise ValueError("there is no file café")
+
+    monkeypatch.setattr(evaluate, "run", show)
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "run"])
+    out, err = map(written, streams)
+    assert stop.value.code == 2
+    assert r"l\xe4uft" in out and r"\u65e5\u672c" in out and r"\u5341" in out
+    assert r"quelle     \u65e5\u672c" in err and err.endswith("seq2seq: there is no file caf\\xe9\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "runs/" + "x" * 300 + "/seed=0"),
+            "a name of 300 bytes is longer than the file system takes (255 as a rule): " + "x" * 40 + "... Give a",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "No space left on device: 'a/b'. What was complete"),
+    ],
+    ids=["long name", "full disk"],
+)
+def test_what_the_system_refuses_is_one_line(monkeypatch, capsys, error, said):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr(train, "run", fail)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "x"])
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert said in shown and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "continues"), [("train", True), ("evaluate", False)])
+def test_an_interrupt_says_what_is_true_of_the_command(monkeypatch, capsys, command, continues):
+    def stop_it(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr({"train": train, "evaluate": evaluate}[command], "run", stop_it)
+    with pytest.raises(SystemExit) as stop:
+        main([command, "x"])
+    assert stop.value.code == 130
+    shown = capsys.readouterr().err
+    assert shown.startswith("seq2seq: interrupted.") and ("continues from the last checkpoint" in shown) == continues
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "align", "average", "benchmark", "compile"])
+def test_an_empty_argument_is_no_config_and_no_run(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, ""])
+    assert stop.value.code == 2
+    assert f"seq2seq {command} needs " in capsys.readouterr().err
