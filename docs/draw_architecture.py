@@ -37,6 +37,8 @@ PURPOSES = {
     "evaluation": "corpus metrics, plots",
     "parallel": "mesh, partition rules, processes",
     "hashing": "random numbers from keys",
+    "values": "what every value of a config must be",
+    "paths": "paths as people write them",
     "files": "files written completely or not at all; digests",
 }
 FLOW = (

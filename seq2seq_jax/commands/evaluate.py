@@ -60,7 +60,6 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
     Args:
         outputs: closes the files, and fails if one could not be written.
     """
-    from seq2seq_jax.experiment import to_json
     from seq2seq_jax.run import DIRECTORIES, Run
 
     with Display() as display:
@@ -89,7 +88,7 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
         figures = {
             "run": str(run.directory),
             **figures_of(result, split=chosen.split, step=step),
-            "tokenizer": to_json(run.experiment.tokenizer),
+            "tokenizer": tokenizer_figures(run),
         }
         if json_file is not None:
             json_file.write(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
@@ -152,11 +151,25 @@ def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def tokenizer_figures(run: Run) -> dict[str, Any]:
+    """The tokenizer's config as JSON values; a size that followed the text is the one that came of it, [source, target]
+    where each side has its own.
+    """
+    values = to_json(run.experiment.tokenizer)
+    if values["vocabulary_size"] is None:
+        vocabulary = run.tokenizer.vocabulary
+        sizes = [vocabulary.source_size, vocabulary.target_size]
+        values["vocabulary_size"] = sizes[0] if vocabulary.joint else sizes
+    return values
+
+
 def tokenizer_row(tokenizer: dict[str, Any]) -> tuple[str, str]:
     """Row of a table of what the model's text is made of.
 
     Args:
-        tokenizer: its config as JSON.
+        tokenizer: see `tokenizer_figures`.
     """
+    size = tokenizer["vocabulary_size"]
+    sizes = " and ".join(f"{each:,}" for each in (size if isinstance(size, list) else [size]))
     text = {"identity": "text as it is (normalization identity)", "nfkc": "text normalised to NFKC"}
-    return "tokenizer", f"{tokenizer['kind']}, {tokenizer['vocabulary_size']:,}, {text[tokenizer['normalization']]}"
+    return "tokenizer", f"{tokenizer['kind']}, {sizes}, {text[tokenizer['normalization']]}"

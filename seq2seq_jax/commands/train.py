@@ -13,13 +13,13 @@ import jax
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.commands.console import Display, cut, duration, end_at_once, table
-from seq2seq_jax.commands.evaluate import figures_of, score_rows, tokenizer_row
+from seq2seq_jax.commands.evaluate import figures_of, score_rows, tokenizer_figures, tokenizer_row
 from seq2seq_jax.commands.options import TrainOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
 from seq2seq_jax.data.packing import Anchor
 from seq2seq_jax.data.pipeline import SelectionCounts, training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
-from seq2seq_jax.experiment import Chosen, flatten, run_directory, to_json
+from seq2seq_jax.experiment import Chosen, flatten, run_directory
 from seq2seq_jax.files import write_whole
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh import bytes_per_device
@@ -311,7 +311,7 @@ def _figures(
     spent = ledger.read()
     figures = {
         "run": str(run.directory),
-        "tokenizer": to_json(run.experiment.tokenizer),
+        "tokenizer": tokenizer_figures(run),
         "steps": progress.step,
         "seconds": sum(spent.values()) - spent["restarts"],
         "goodput": goodput(spent),

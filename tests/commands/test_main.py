@@ -4,11 +4,14 @@ import errno
 import io
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from seq2seq_jax.commands import console, evaluate, train
 from seq2seq_jax.commands.main import main
+from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.run import Run
 
 
 def written(stream):
@@ -81,3 +84,20 @@ def test_an_empty_argument_is_no_config_and_no_run(command, capsys):
         main([command, ""])
     assert stop.value.code == 2
     assert f"seq2seq {command} needs " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "expected", "shown"),
+    [
+        (TokenizerConfig(vocabulary_size=300), 300, "bpe, 300, "),
+        (TokenizerConfig(vocabulary_size=None), 280, "bpe, 280, "),
+        (TokenizerConfig(vocabulary_size=None, joint=False), [280, 1_290], "bpe, 280 and 1,290, "),
+    ],
+)
+def test_a_size_that_followed_the_text_is_shown_as_it_came_out(config, expected, shown):
+    sizes = SimpleNamespace(source_size=280, target_size=1_290, joint=config.joint)
+    run = Run.__new__(Run)
+    run.experiment, run.tokenizer = SimpleNamespace(tokenizer=config), SimpleNamespace(vocabulary=sizes)
+    figures = evaluate.tokenizer_figures(run)
+    assert figures["vocabulary_size"] == expected
+    assert evaluate.tokenizer_row(figures)[1].startswith(shown)

@@ -306,7 +306,7 @@ def test_speed_leaves_compilation_out(tmp_path):
     _, progress = training.run()
     for record in training.records:
         assert 2 / record["steps_per_second"] < record["seconds"]
-    first, second, third = training.records
+    first, second, _ = training.records
     spent = progress.loop["seconds"]
     assert spent["compiling"] == pytest.approx(2 * COMPILATION)
     # What the steps took, added up from the records, is what the ledger has besides.
