@@ -19,6 +19,7 @@ from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.global_attention import AttentionKind
+from seq2seq_jax.modules.precision import Precision
 
 VOCABULARY = Vocabulary(source_size=29, target_size=29, joint=True, padding_id=0, start_id=2, end_id=3)
 TINY_VOCABULARY = Vocabulary(source_size=6, target_size=6, joint=True, padding_id=0, start_id=1, end_id=2)
@@ -220,6 +221,9 @@ DECODERS = {name: config.decoder for name, config in SHALLOW.items()} | {
     f"recurrent_{attention}": recurrent(decoder={"attention": attention}).decoder
     for attention in typing.get_args(AttentionKind)
 }
+VARIANTS = dict(ARCHITECTURES)
+"""The settings of each family; on both sides, where both sides have them."""
+
 ARCHITECTURES |= {
     f"{encoder}-{decoder}": Architecture(config=ModelConfig(encoder=ENCODERS[encoder], decoder=DECODERS[decoder]))
     for encoder in ENCODERS
@@ -227,6 +231,50 @@ ARCHITECTURES |= {
     if (encoder, decoder) != ("transformer", "transformer")
 }
 """Any encoder with any decoder and any attention, beside the variants of each family above."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Side:
+    """An encoder, or a decoder, by itself.
+
+    Attributes:
+        config: of the encoder or the decoder.
+        precision: of its model.
+        memory_dim: width of an encoder's states.
+        summary_dim: width of its summaries.
+        tolerance: see `Architecture`.
+    """
+
+    config: Any
+    precision: Precision
+    memory_dim: int
+    summary_dim: int
+    tolerance: float
+
+
+def _sides(side: str) -> dict[str, Side]:
+    """Every encoder or every decoder of the variants, and every kind of attention, once."""
+    rows = VARIANTS | {
+        name.partition("-")[2]: architecture
+        for name, architecture in ARCHITECTURES.items()
+        if name.startswith("recurrent-recurrent")
+    }
+    found = {}
+    for name, architecture in rows.items():
+        model = architecture.config
+        config = getattr(model, side)
+        row = Side(
+            config=config,
+            precision=model.precision,
+            memory_dim=model.encoder.memory_dim,
+            summary_dim=model.encoder.summary_dim,
+            tolerance=architecture.tolerance,
+        )
+        found.setdefault((config, model.precision), (name, row))
+    return dict(found.values())
+
+
+EVERY_ENCODER, EVERY_DECODER = _sides("encoder"), _sides("decoder")
 
 FAMILIES = [
     *(f"{encoder}-{decoder}" for encoder, decoder in zip(itertools.cycle(reversed(ENCODERS)), DECODERS, strict=False)),
