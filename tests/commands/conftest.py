@@ -3,18 +3,16 @@
 import contextlib
 import dataclasses
 import io
-import logging
 import os
 import pathlib
 import random
 import shutil
 import subprocess
 import sys
-import warnings
 
 import pytest
-
-from seq2seq_jax.commands.main import main
+from command_line import call
+from shared import made_once
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -149,44 +147,32 @@ def workplace(tmp_path_factory):
     return directory
 
 
-@contextlib.contextmanager
-def as_in_a_process():
-    """Logging as it is when a process starts, without pytest's handlers; afterwards it is as it was."""
-    loggers = [logging.getLogger(name) for name in (None, "seq2seq_jax", "absl", "asyncio")]
-    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
-    logging.getLogger().handlers = []
-    hook = sys.unraisablehook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-            logger.handlers, logger.level, logger.propagate = handlers, level, propagate
+def trained_once(factory, workplace, name, run, *arguments):
+    """A run that one worker trains in a copy of its workplace, and all take over with what was prepared for it."""
 
+    def train(directory):
+        for part in ("text", "table", "configs"):
+            shutil.copytree(workplace / part, directory / part)
+        with contextlib.chdir(directory):
+            assert call("train", *arguments) == 0
 
-def call(*arguments):
-    """Run the command line in this process and return its exit status."""
-    with as_in_a_process(), warnings.catch_warnings(), pytest.raises(SystemExit) as stop:
-        warnings.simplefilter("error", category=UserWarning)
-        main([str(argument) for argument in arguments])
-    return stop.value.code
+    made = made_once(factory, name, train)
+    shutil.copytree(made / "cache", workplace / "cache", dirs_exist_ok=True)
+    return pathlib.Path(shutil.copytree(made / run, workplace / run))
 
 
 @pytest.fixture(scope="session")
-def trained(workplace):
+def trained(workplace, tmp_path_factory):
     """A run of 120 steps, in the directory that `train` chooses. Not to be changed: see `copy_of_run`."""
-    with contextlib.chdir(workplace):
-        assert call("train", "tiny/transformer", "--training.seed", "3") == 0
-    return workplace / "runs" / "tiny" / "transformer" / "default" / "seed=3"
+    run = "runs/tiny/transformer/default/seed=3"
+    return trained_once(tmp_path_factory, workplace, "trained", run, "tiny/transformer", "--training.seed", "3")
 
 
 @pytest.fixture(scope="session")
-def denoised(workplace):
+def denoised(workplace, tmp_path_factory):
     """A run of tiny/denoising. Not to be changed."""
-    run = workplace / "runs" / "denoised"
-    with contextlib.chdir(workplace):
-        assert call("train", "tiny/denoising", "--run-dir", run) == 0
-    return run
+    run = "runs/denoised"
+    return trained_once(tmp_path_factory, workplace, "denoised", run, "tiny/denoising", "--run-dir", run)
 
 
 @pytest.fixture
