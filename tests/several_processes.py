@@ -1,5 +1,7 @@
 """Starts `seq2seq train` as several processes of one job on this machine."""
 
+import dataclasses
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compiling import flags_for_devices
+from trainings import Training
 
 REPOSITORY = Path(__file__).parents[1]
 TIMEOUT = 400.0
@@ -22,8 +25,53 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def environment_of(devices: int) -> dict[str, str]:
+    """The environment of a process with so many devices, which finds this package and the modules of the tests."""
+    paths = [str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(paths),
+        "XLA_FLAGS": flags_for_devices(devices),
+    }
+
+
+def run_trainings(directory: Path, trainings: Sequence[Training], *, count: int, devices: int) -> list[list[int]]:
+    """Run trainings one after the other in one job; see trainings.py.
+
+    Args:
+        directory: in which they run.
+        count: processes.
+        devices: of each process.
+
+    Returns:
+        The exit statuses of each training, by process.
+    """
+    path = directory / f"trainings_of_{count}.json"
+    path.write_text(json.dumps([dataclasses.asdict(training) for training in trainings]))
+    program = str(Path(__file__).parent / "trainings.py")
+    coordinator = f"127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, program, coordinator, str(count), str(index), str(path)],
+            cwd=directory,
+            env=environment_of(devices),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for index in range(count)
+    ]
+    try:
+        said = [process.communicate(timeout=TIMEOUT)[0].decode()[-3000:] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * count, "\n---\n".join(said)
+    statuses = [json.loads(path.with_suffix(f".{index}.json").read_text()) for index in range(count)]
+    return [list(of_training) for of_training in zip(*statuses, strict=True)]
+
+
 class Processes:
-    """Processes of a job, each with its own arguments; what each says is in `logs`."""
+    """Processes of a job, all with the same arguments; what each says is in `logs`."""
 
     def __init__(
         self,
@@ -32,34 +80,27 @@ class Processes:
         *arguments: str,
         count: int,
         devices: int = 1,
-        own: dict[int, list[str]] | None = None,
-        program: Sequence[str] = ("-m", "seq2seq_jax"),
+        only: int | None = None,
     ):
         """Args:
         directory: in which they run.
         devices: of each process.
-        own: arguments of single processes, by index.
-        program: what Python runs in the place of seq2seq.
+        only: the one process that is started, of as many as `count`; None = all.
         """
         coordinator = f"127.0.0.1:{free_port()}"
-        paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": paths,
-            "XLA_FLAGS": flags_for_devices(devices),
-        }
-        self.logs = [directory / f"{run}.{index}.log" for index in range(count)]
+        indices = range(count) if only is None else [only]
+        self.logs = [directory / f"{run}.{index}.log" for index in indices]
         self.processes = []
-        for index, log in enumerate(self.logs):
+        for index, log in zip(indices, self.logs, strict=True):
             where = ["--processes.coordinator", coordinator, "--processes.count", str(count)]
             where += ["--processes.index", str(index)]
-            command = [sys.executable, *program, "train", *arguments, "--run-dir", run]
-            with log.open("a") as output:
+            command = [sys.executable, "-m", "seq2seq_jax", "train", *arguments, "--run-dir", run]
+            with log.open("w") as output:
                 self.processes.append(
                     subprocess.Popen(
-                        [*command, *(where if count > 1 else []), *(own or {}).get(index, [])],
+                        [*command, *where],
                         cwd=directory,
-                        env=environment,
+                        env=environment_of(devices),
                         stdout=output,
                         stderr=output,
                     )

@@ -38,13 +38,13 @@ class TableModel:
         table, position = state.per_source["table"], state.per_hypothesis["position"]
         rows = jnp.arange(len(tokens))
         prefix = state.per_hypothesis["prefix"].at[rows, position].set(tokens + 1)
-        number = prefix @ self._weights(prefix.shape[1]) % NUM_STATES
+        number = prefix @ self.weights(prefix.shape[1]) % NUM_STATES
         logits = table[rows // (len(tokens) // len(table)), number].astype(self.dtype)
         return logits, state.replace(per_hypothesis={"prefix": prefix, "position": position + 1})
 
     def log_probabilities(self, source: int, generated: tuple[int, ...]) -> np.ndarray:
         inputs = np.array((START, *generated)) + 1
-        logits = self.table[source, inputs @ self._weights(len(inputs)) % NUM_STATES].astype(np.float64)
+        logits = self.table[source, inputs @ self.weights(len(inputs)) % NUM_STATES].astype(np.float64)
         return logits - np.log(np.exp(logits).sum())
 
     def log_probability(self, source: int, tokens: tuple[int, ...]) -> float:
@@ -54,7 +54,7 @@ class TableModel:
         self.calls += 1
 
     @staticmethod
-    def _weights(length):
+    def weights(length):
         return np.arange(3, 3 + 2 * length, 2) ** 2 % NUM_STATES
 
 

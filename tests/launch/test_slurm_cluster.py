@@ -20,9 +20,12 @@ PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
 missing = [name for name in PROGRAMS if shutil.which(name, path="/usr/sbin:/usr/bin") is None]
 if os.geteuid() != 0:
     missing.append("root")
-pytestmark = pytest.mark.skipif(
-    bool(missing), reason=f"no {', '.join(missing)} here; as root on Debian: tests/launch/slurm_cluster.sh install"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        bool(missing), reason=f"no {', '.join(missing)} here; as root on Debian: tests/launch/slurm_cluster.sh install"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

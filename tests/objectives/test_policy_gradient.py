@@ -11,7 +11,7 @@ import pytest
 from architectures import ARCHITECTURES, VOCABULARY, convolutional, parameters, recurrent, transformer
 from batches import batch, random_pairs
 
-from seq2seq_jax.batch import Batch, Vocabulary
+from seq2seq_jax.batch import Batch, Sequence, Vocabulary
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.sampling import Samples
 from seq2seq_jax.objectives.estimators import (
@@ -306,19 +306,27 @@ def prepared_of(config, **settings):
     return objective, params, prepare(params, state, four_sources(), step=jnp.int32(0), rng=jax.random.key(5))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def scores_of(objective, params, prepared):
+    """Log-probability of each sampled token, and entropy there, from the logits of the model: a row for each sample."""
+    shape = prepared.tokens.shape
+    tokens, mask = (array.reshape(-1, shape[-1]) for array in (prepared.tokens, prepared.mask))
+    places = jnp.broadcast_to(jnp.arange(shape[-1]), tokens.shape)
+    target = Sequence(tokens=tokens, segment_ids=mask.astype(jnp.int32), positions=jnp.where(mask, places, 0))
+    source = jax.tree.map(lambda leaf: jnp.repeat(leaf, shape[1], axis=0), prepared.batch.source)
+    logits = objective.model.apply({"params": params}, Batch(source=source, target=target))
+    log_p = objective.policy.log_probabilities(logits, places)
+    picked = jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
+    return picked.reshape(shape), -jnp.sum(jnp.exp(log_p) * log_p, axis=-1).reshape(shape)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_teacher_forcing_gives_the_log_probabilities_of_sampling(name):
     objective, params, (prepared, _) = prepared_of(MODELS[name], temperature=0.8, minimum_length=2)
     assert prepared.mask[:4].any(axis=-1).all() and not prepared.mask[4].any()
     assert (jnp.sum(prepared.mask, axis=-1)[:4] >= 2).all()
 
-    @jax.jit
-    def again(params):
-        memory = objective.model.apply({"params": params}, prepared.batch.source, deterministic=True, method="encode")
-        hidden = objective._decode(params, memory, prepared.tokens, prepared.mask, dropout=None)
-        return objective._scores(params, hidden, prepared.tokens)
-
-    found, entropies = again(params["model"])
+    found, entropies = scores_of(objective, params["model"], prepared)
     np.testing.assert_allclose(jnp.where(prepared.mask, found, 0.0), prepared.log_probabilities, rtol=1e-4, atol=1e-5)
     assert (entropies[prepared.mask] > 0).all() and (entropies <= np.log(27) + 1e-5).all()
 
@@ -366,14 +374,7 @@ def test_what_is_added_to_the_estimator_is_added_to_its_loss():
     losses, logged = losses_of(objective, moved, prepared)
     base, base_logged = losses_of(plain, moved, prepared)
     mask = np.asarray(prepared.mask)
-
-    def scores(params):
-        memory = objective.model.apply({"params": params}, prepared.batch.source, deterministic=True, method="encode")
-        hidden = objective._decode(params, memory, prepared.tokens, prepared.mask, dropout=None)
-        return objective._scores(params, hidden, prepared.tokens)
-
-    scores = jax.jit(scores)
-    (now, entropy), (before, _) = scores(moved), scores(params["model"])
+    (now, entropy), (before, _) = (scores_of(objective, each, prepared) for each in (moved, params["model"]))
     log_ratio = np.where(mask, before - now, 0.0)
     divergence = np.exp(log_ratio) - 1 - log_ratio
     target = prepared.batch.target

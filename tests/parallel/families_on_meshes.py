@@ -1,14 +1,16 @@
-"""Trains and continues every encoder and every decoder on eight devices and on one; prints what came out as JSON.
+"""Trains and continues architectures on eight devices and on one; prints what came out as JSON.
 
-Run in a process of its own, which has eight devices: python families_on_meshes.py DIRECTORY, for its checkpoints.
+Run in a process of its own, which has eight devices: python families_on_meshes.py NAME... of architectures.
+Checkpoints go to the current directory.
 """
 
 import json
+import os
 import sys
 
 import jax
 import numpy as np
-from architectures import ARCHITECTURES, FAMILIES
+from architectures import ARCHITECTURES
 from on_meshes import MESHES, Trainer
 
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
@@ -22,12 +24,12 @@ def same_bits(left, right) -> bool:
     return all(np.array_equal(one, other) for one, other in pairs)
 
 
-def trained(name: str, directory: str) -> dict:
+def trained(name: str) -> dict:
     """Losses of both meshes, those of a run that goes on on the other one, and whether a resumed run is the same."""
     one, many = (Trainer(MESHES[mesh], ARCHITECTURES[name].config) for mesh in ("one", "all"))
     _, alone = one.train(one.initial_state(), range(STEPS))
     state, losses = many.train(many.initial_state(), range(SAVED_STEP))
-    with Checkpoints(f"{directory}/{name}") as checkpoints:
+    with Checkpoints(f"{os.getcwd()}/{name}") as checkpoints:
         checkpoints.save(state, Progress(step=SAVED_STEP, score=None, loop={}))
         checkpoints.wait()
         uninterrupted, last = many.train(state, range(SAVED_STEP, STEPS))
@@ -37,4 +39,4 @@ def trained(name: str, directory: str) -> dict:
 
 
 if __name__ == "__main__":
-    json.dump({name: trained(name, sys.argv[1]) for name in FAMILIES}, sys.stdout)
+    json.dump({name: trained(name) for name in sys.argv[1:]}, sys.stdout)

@@ -1,10 +1,11 @@
 """Trains, continues and generates on meshes of eight devices and on one device; prints what came out as JSON.
 
-Run in a process of its own, which has eight devices: python on_meshes.py DIRECTORY, for its checkpoints.
+Run in a process of its own, which has eight devices. Checkpoints go to the current directory.
 """
 
 import dataclasses
 import json
+import os
 import sys
 
 import jax
@@ -123,7 +124,8 @@ def layouts():
     }
 
 
-def main(directory: str) -> None:
+def main() -> None:
+    directory = os.getcwd()
     config = transformer(num_kv_heads=2, tied_embeddings="none", scan_layers=True)
     trainers = {name: Trainer(sizes, config) for name, sizes in MESHES.items()}
     losses, continued, shares = {}, {}, {}
@@ -156,4 +158,4 @@ def main(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

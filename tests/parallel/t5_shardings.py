@@ -1,6 +1,6 @@
 """Compiles the training step of the T5 configs for eight devices; prints the large tensors that fsdp does not divide.
 
-Run in a process of its own, which has eight devices: python t5_shardings.py CONFIG
+Run in a process of its own, which has eight devices: python t5_shardings.py CONFIG...
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from seq2seq_jax.parallel.mesh_config import MeshConfig
 MEBIBYTE = 2**20
 
 
-def main(config: str) -> None:
+def found_in(config: str) -> dict:
+    """Numbers of large tensors, and what is whole of them."""
     experiment = named(config)
     experiment = dataclasses.replace(
         experiment,
@@ -41,8 +42,8 @@ def main(config: str) -> None:
         divided = {axis for part in sharding.spec for axis in (part if isinstance(part, tuple) else (part,))}
         if "fsdp" not in divided:
             whole.append([jax.tree_util.keystr(path), list(leaf.shape), str(sharding.spec)])
-    json.dump({"large": large, "whole": whole}, sys.stdout)
+    return {"large": large, "whole": whole}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    json.dump({config: found_in(config) for config in sys.argv[1:]}, sys.stdout)

@@ -3,11 +3,13 @@
 import pytest
 from eight_devices import on_eight_devices
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
-def found():
+def found(tmp_path_factory):
     """What long_sources_on_meshes.py prints."""
-    return on_eight_devices("long_sources_on_meshes.py")
+    return on_eight_devices(tmp_path_factory, "parallel/long_sources_on_meshes.py")
 
 
 @pytest.mark.parametrize("model", ["transformer", "blocked", "relative", "recurrent", "convolutional"])

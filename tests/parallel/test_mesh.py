@@ -113,7 +113,7 @@ def test_a_process_whose_rows_lie_apart_makes_the_share_that_holds_them(monkeypa
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What on_meshes.py prints."""
-    return on_eight_devices("on_meshes.py", str(tmp_path_factory.mktemp("checkpoints")))
+    return on_eight_devices(tmp_path_factory, "parallel/on_meshes.py")
 
 
 @pytest.mark.parametrize("mesh", ["data", "fsdp", "all"])

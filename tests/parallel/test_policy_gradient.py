@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from eight_devices import on_eight_devices
 
+pytestmark = pytest.mark.long
 CASES = ("self-critical transformer", "moving average", "leave one out LSTM")
 
 
 @pytest.fixture(scope="module")
-def found():
+def found(tmp_path_factory):
     """What policy_gradient_on_meshes.py prints."""
-    return on_eight_devices("policy_gradient_on_meshes.py", timeout=1200.0)
+    return on_eight_devices(tmp_path_factory, "parallel/policy_gradient_on_meshes.py", timeout=1200.0)
 
 
 @pytest.mark.parametrize("name", CASES)

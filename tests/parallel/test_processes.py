@@ -1,22 +1,29 @@
 """Several processes: found, compared, trained together, pre-empted, and ended when one of them is gone."""
 
+import dataclasses
 import json
 import random
 import re
 import shutil
 import signal
 import socket
+import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import call
 from saved_arrays import saved_arrays
-from several_processes import Processes
+from several_processes import Processes, run_trainings
+from shared import made_once
+from trainings import Training, checksums_of_batches
 
 from seq2seq_jax.parallel.processes import Job, Placement, ProcessesConfig, agree, bind_address, exchange
 
-SMALL = '''
+pytestmark = pytest.mark.long
+STEPS = 72
+SMALL = (
+    '''
 """Small, with dropout, packing, an average and a validation."""
 
 from seq2seq_jax.data.text_files import ParallelText
@@ -42,10 +49,12 @@ def experiment():
         model=ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)),
         objective=MaximumLikelihoodConfig(),
         optimizer=AdamWConfig(learning_rate=5e-3, schedule="constant", warmup_steps=10, ema_decay=0.9),
-        training=TrainingConfig(steps=24, batch_tokens=512, log_every=1, checkpoint_every=6, evaluate_every=12),
+        training=TrainingConfig(steps=%d, batch_tokens=512, log_every=1, checkpoint_every=6, evaluate_every=36),
         generation=GenerationConfig(beam_size=2),
     )
 '''
+    % STEPS
+)
 DATES = [
     "dates/transformer", "--data.train-examples", "4000", "--data.validation-examples", "16", "--data.test-examples",
     "16",
@@ -62,22 +71,20 @@ SHALLOW = ["--model.encoder.num-layers", "1", "--model.decoder.num-layers", "1"]
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """A directory with text and a config."""
-    directory = tmp_path_factory.mktemp("processes")
-    (directory / "text").mkdir()
-    rng = random.Random(0)
-    digits = "zero one two three four five six seven eight nine".split()
-    for split, size in (("train", 800), ("val", 12)):
-        numbers = [[rng.randrange(10) for _ in range(rng.randint(2, 6))] for _ in range(size)]
-        for extension, words in (("en", "".join), ("de", lambda each: " ".join(digits[int(digit)] for digit in each))):
-            lines = [words(list(map(str, number))) for number in numbers]
-            (directory / "text" / f"{split}.{extension}").write_text("".join(f"{line}\n" for line in lines))
-    (directory / "small.py").write_text(SMALL)
-    return directory
 
+    def write(directory):
+        (directory / "text").mkdir()
+        rng = random.Random(0)
+        digits = "zero one two three four five six seven eight nine".split()
+        for split, size in (("train", 800), ("val", 12)):
+            numbers = [[rng.randrange(10) for _ in range(rng.randint(2, 6))] for _ in range(size)]
+            sources = ["".join(map(str, number)) for number in numbers]
+            targets = [" ".join(digits[digit] for digit in number) for number in numbers]
+            for extension, lines in (("en", sources), ("de", targets)):
+                (directory / "text" / f"{split}.{extension}").write_text("".join(f"{line}\n" for line in lines))
+        (directory / "small.py").write_text(SMALL)
 
-def train(workplace, run, *arguments, count=1, **settings):
-    with Processes(workplace, run, *arguments, count=count, **settings) as job:
-        job.finish()
+    return made_once(tmp_path_factory, "processes", write)
 
 
 def records(workplace, run, kind="train"):
@@ -89,16 +96,116 @@ def losses(workplace, run):
     return [record["loss"] for record in records(workplace, run)]
 
 
-@pytest.mark.parametrize(
-    ("config", "count", "devices", "mesh"),
-    [(DATES, 2, 2, []), (MULTI30K, 4, 1, ["--mesh.fsdp", "2", "--mesh.tensor", "2"])],
-    ids=["two", "four"],
-)
-def test_several_processes_have_the_losses_of_one(workplace, config, count, devices, mesh):
-    """In float32: bfloat16 products round sums differently in their last bits, which training makes larger."""
-    arguments = [*config, *LOSSES, *SHALLOW, "--model.precision", "float32", "--data.cache-directory", "cache"]
-    train(workplace, f"one_of_{count}", *arguments)
-    train(workplace, f"all_of_{count}", *arguments, *mesh, count=count, devices=devices)
+def last_saved(workplace, run):
+    return max(int(path.name) for path in (workplace / run / "checkpoints").iterdir() if path.name.isdigit())
+
+
+UP_TO_24 = ("--training.steps", "24")
+
+
+@pytest.fixture(scope="module")
+def interrupted(workplace, tmp_path_factory):
+    """What became of a run of two processes that was stopped in four ways, each time continued: facts by name.
+
+    SIGTERM to process 0, then to process 1; process 0 killed; process 1 stopped, so that it hangs.
+    """
+
+    def interrupt(directory):
+        facts = {"continued": [], "saved": []}
+
+        def job(*timeouts):
+            return Processes(workplace, "interrupted", "small.py", *timeouts, count=2, devices=2)
+
+        def reach(running, step):
+            running.wait_for_line(f"step {step} of {STEPS}")
+            facts["continued"].append("continuing after step" in running.logs[0].read_text())
+
+        first = 5
+        for told in (0, 1):
+            with job() as running:
+                reach(running, first)
+                facts[f"preempted file while {told} runs"] = (workplace / "interrupted" / "preempted").exists()
+                running.processes[told].send_signal(signal.SIGTERM)
+                running.finish()
+                facts[f"last line of {told}"] = running.last_line(0)
+            saved = int((workplace / "interrupted" / "preempted").read_text())
+            assert last_saved(workplace, "interrupted") == saved
+            facts["saved"].append(saved)
+            first = saved + 3
+        with job("--processes.heartbeat-timeout", "10") as running:
+            # Two saves have begun since, so that the first of them has ended.
+            reach(running, (first // 6 + 2) * 6 + 1)
+            running.processes[0].kill()
+            facts["statuses of the killed"] = running.wait()
+            facts["the other one said"] = running.logs[1].read_text()
+        facts["saved"].append(last_saved(workplace, "interrupted"))
+        # Long enough for the first step to be compiled in, on a machine that does other things too.
+        with job("--processes.heartbeat-timeout", "300", "--processes.stall-timeout", "60") as running:
+            reach(running, facts["saved"][-1] + 3)
+            # It keeps its connections: only the time that passes tells.
+            running.processes[1].send_signal(signal.SIGSTOP)
+            facts["status beside one that hangs"] = running.processes[0].wait(timeout=200)
+            facts["last line beside one that hangs"] = running.last_line(0)
+        facts["saved"].append(last_saved(workplace, "interrupted"))
+        (directory / "facts.json").write_text(json.dumps(facts))
+
+    return json.loads((made_once(tmp_path_factory, "interrupted", interrupt) / "facts.json").read_text())
+
+
+IN_FLOAT32 = (*LOSSES, *SHALLOW, "--model.precision", "float32", "--data.cache-directory", "cache")
+"""bfloat16 products round sums differently in their last bits, which training makes larger."""
+
+
+@pytest.fixture(scope="module")
+def of_two(workplace, interrupted, tmp_path_factory):
+    """Exit statuses, by the run, of what two processes of two devices train one after the other."""
+    mesh = ("--mesh.data", "2", "--mesh.tensor", "2")
+    elastic = Training(name="elastic", arguments=("small.py", *mesh, "--training.steps", "12"), checksums=True)
+    again = dataclasses.replace(elastic, name="same", arguments=("small.py", *mesh, *UP_TO_24), copy_of="elastic")
+    trainings = [
+        Training(name="other_seed", arguments=("small.py",), own={"1": ["--training.seed", "1"]}),
+        Training(name="other_mesh", arguments=("small.py",), own={"1": ["--mesh.tensor", "2"]}),
+        # What has gone wrong before leaves these as they are.
+        Training(name="whole", arguments=("small.py",)),
+        Training(name="interrupted", arguments=("small.py",)),
+        Training(name="all_of_2", arguments=(*DATES, *IN_FLOAT32)),
+        elastic,
+        again,
+    ]
+    return _statuses(tmp_path_factory, workplace, trainings, count=2)
+
+
+@pytest.fixture(scope="module")
+def of_four(workplace, of_two, tmp_path_factory):
+    """The same of four processes of two devices."""
+    mesh = ("--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2")
+    continued = ("small.py", *UP_TO_24, "--mesh.data", "2", "--mesh.fsdp", "-1")
+    trainings = [
+        Training(name="all_of_4", arguments=(*MULTI30K, *IN_FLOAT32, *mesh)),
+        Training(name="four_of_two", arguments=continued, copy_of="elastic", checksums=True),
+    ]
+    return _statuses(tmp_path_factory, workplace, trainings, count=4)
+
+
+def _statuses(factory, workplace, trainings, *, count):
+    def run(directory):
+        statuses = run_trainings(workplace, trainings, count=count, devices=2)
+        found = {training.name: of_all for training, of_all in zip(trainings, statuses, strict=True)}
+        (directory / "statuses.json").write_text(json.dumps(found))
+
+    return json.loads((made_once(factory, f"trainings_of_{count}", run) / "statuses.json").read_text())
+
+
+def said(workplace, run, index):
+    return (workplace / f"{run}.{index}.log").read_text()
+
+
+@pytest.mark.parametrize(("config", "jobs", "count"), [(DATES, "of_two", 2), (MULTI30K, "of_four", 4)])
+def test_several_processes_have_the_losses_of_one(workplace, config, jobs, count, request, monkeypatch):
+    """In float32, on four devices in two processes and on eight in four, of all three axes."""
+    assert request.getfixturevalue(jobs)[f"all_of_{count}"] == [0] * count
+    monkeypatch.chdir(workplace)
+    assert call("train", *config, *IN_FLOAT32, "--run-dir", f"one_of_{count}") == 0
     log = (workplace / f"all_of_{count}" / "train.log").read_text(encoding="utf-8")
     assert log.count("  seq2seq train ") == 1, "one process keeps it"
     assert len(list((workplace / f"all_of_{count}" / "tensorboard").iterdir())) == 1
@@ -112,96 +219,68 @@ def test_several_processes_have_the_losses_of_one(workplace, config, count, devi
     assert last["straggler"] in range(count) and last["straggler_share"] >= 0.0
 
 
-@pytest.fixture(scope="module")
-def whole(workplace):
-    """An uninterrupted run of two processes."""
-    train(workplace, "whole", "small.py", count=2)
-    return workplace / "whole"
-
-
 @pytest.mark.parametrize("told", [0, 1])
-def test_sigterm_to_one_process_saves_the_same_step_on_all(workplace, whole, told):
-    run = f"told_{told}"
-    with Processes(workplace, run, "small.py", count=2) as job:
-        job.wait_for_line("step 5 of 24")
-        job.processes[told].send_signal(signal.SIGTERM)
-        job.finish()
-    step = int((workplace / run / "preempted").read_text())
-    assert 5 <= step < 24
-    assert "pre-empted: step" in job.last_line(0)
-    train(workplace, run, "small.py", count=2)
-    assert f"continuing after step {step}" in job.logs[0].read_text()
-    assert not (workplace / run / "preempted").exists()
-    assert saved_arrays(workplace / run, 24) == saved_arrays(workplace / "whole", 24)
-    assert losses(workplace, run) == losses(workplace, "whole")
+def test_sigterm_to_one_process_saves_the_same_step_on_all(interrupted, told):
+    assert (5, interrupted["saved"][0])[told] <= interrupted["saved"][told] < STEPS
+    assert f"pre-empted: step {interrupted['saved'][told]}" in interrupted[f"last line of {told}"]
+    assert not interrupted[f"preempted file while {told} runs"]
 
 
-def test_a_run_goes_on_with_other_processes_and_devices(workplace):
-    """12 steps on 2 processes of 4 devices, (2, 2, 2); 12 more there, and on two other layouts: same batches too."""
-    told = {"program": [str(Path(__file__).with_name("train_with_checksums.py"))]}
-    first = ["small.py", "--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
-    train(workplace, "elastic", *first, "--training.steps", "12", count=2, devices=4, **told)
-    layouts = {
-        "same": (2, 4, [*first]),
-        "four_of_two": (4, 2, ["small.py", "--mesh.data", "2", "--mesh.fsdp", "-1"]),
-        "one_of_one": (1, 1, ["small.py"]),
-    }
+def test_a_killed_process_ends_the_others(interrupted):
+    killed, other = interrupted["statuses of the killed"]
+    assert killed == -signal.SIGKILL and other != 0
+    told = interrupted["the other one said"]
+    assert "If another process ended first, its log says why" in told or "another task died" in told, told
+
+
+def test_a_process_that_hangs_ends_the_job(interrupted):
+    assert interrupted["status beside one that hangs"] == 1
+    last = interrupted["last line beside one that hangs"]
+    assert re.search(r"process 0 of 2 has made no progress for 6\d s \(step \d+\)", last), last
+    assert "the same command continues from the last checkpoint" in last
+
+
+def test_a_run_that_was_interrupted_ends_bit_for_bit_as_if_it_never_was(workplace, interrupted, of_two):
+    """After every stop it goes on from what was saved last."""
+    assert interrupted["continued"] == [False, True, True, True]
+    assert interrupted["saved"] == sorted(interrupted["saved"]) and interrupted["saved"][-1] < STEPS
+    assert of_two["whole"] == of_two["interrupted"] == [0, 0]
+    assert f"continuing after step {interrupted['saved'][-1]}\n" in said(workplace, "interrupted", 0)
+    assert not (workplace / "interrupted" / "preempted").exists()
+    assert saved_arrays(workplace / "interrupted", STEPS) == saved_arrays(workplace / "whole", STEPS)
+    assert losses(workplace, "interrupted") == losses(workplace, "whole")
+
+
+def test_a_run_goes_on_with_other_processes_and_devices(workplace, of_two, of_four, monkeypatch):
+    """12 steps on 2 processes of 2 devices; 12 more there, on 4 processes of 2, and on one device: same batches too."""
+    assert of_two["elastic"] == of_two["same"] == [0, 0] and of_four["four_of_two"] == [0] * 4
+    monkeypatch.chdir(workplace)
+    shutil.copytree("elastic", "one_of_one")
+    with checksums_of_batches():
+        assert call("train", "small.py", *UP_TO_24, "--run-dir", "one_of_one") == 0
     continued, batches = {}, {}
-    for name, (count, devices, arguments) in layouts.items():
-        shutil.copytree(workplace / "elastic", workplace / name)
-        train(workplace, name, *arguments, count=count, devices=devices, **told)
+    for name in ("same", "four_of_two", "one_of_one"):
         continued[name] = losses(workplace, name)[12:]
         batches[name] = (workplace / name / "batches.txt").read_text().splitlines()
     assert len(continued["same"]) == 12 and len(set(continued["same"])) > 9
-    for name in layouts:
+    for name in continued:
         np.testing.assert_allclose(continued[name], continued["same"], rtol=1e-5)
         assert batches[name] == batches["same"]
     assert len(set(batches["same"])) >= 24
 
 
-def test_a_killed_process_ends_the_others_and_the_job_goes_on_from_its_checkpoint(workplace, whole):
-    timeouts = ["--processes.heartbeat-timeout", "10"]
-    with Processes(workplace, "killed", "small.py", *timeouts, count=2) as job:
-        # The second save has begun, so that the first has ended.
-        job.wait_for_line("step 14 of 24")
-        job.processes[0].kill()
-        begun = time.monotonic()
-        statuses = job.wait()
-        assert time.monotonic() - begun < 30
-    assert statuses[0] == -signal.SIGKILL and statuses[1] != 0
-    said = job.logs[1].read_text()
-    assert "If another process ended first, its log says why" in said or "another task died" in said, said
-    saved = max(int(path.name) for path in (workplace / "killed" / "checkpoints").iterdir() if path.name.isdigit())
-    assert saved in (6, 12)
-    train(workplace, "killed", "small.py", count=2)
-    assert f"continuing after step {saved}\n" in job.logs[0].read_text()
-    assert saved_arrays(workplace / "killed", 24) == saved_arrays(workplace / "whole", 24)
-
-
-def test_a_process_that_hangs_ends_the_job(workplace):
-    """Stopped, it still has its connections: only the time that passes tells."""
-    timeouts = ["--processes.heartbeat-timeout", "100", "--processes.stall-timeout", "40"]
-    with Processes(workplace, "hung", "small.py", *timeouts, count=2) as job:
-        job.wait_for_line("step 5 of 24")
-        job.processes[1].send_signal(signal.SIGSTOP)
-        assert job.processes[0].wait(timeout=120) == 1
-    assert re.search(r"process 0 of 2 has made no progress for 4\d s \(step \d+\)", job.last_line(0))
-    assert "the same command continues from the last checkpoint" in job.last_line(0)
-
-
 @pytest.mark.parametrize(
-    ("own", "said"),
+    ("run", "told"),
     [
-        (["--training.seed", "1"], "the processes disagree: training.seed is 0 on process 0 and 1 on process 1."),
-        (["--mesh.tensor", "2"], "the processes disagree: mesh.tensor is 1 on process 0 and 2 on process 1."),
+        ("other_seed", "the processes disagree: training.seed is 0 on process 0 and 1 on process 1."),
+        ("other_mesh", "the processes disagree: mesh.tensor is 1 on process 0 and 2 on process 1."),
     ],
 )
-def test_processes_that_disagree_all_end_with_the_same_line(workplace, own, said):
-    with Processes(workplace, "disagreeing", "small.py", count=2, own={1: own}) as job:
-        assert job.wait() == [2, 2], job.said()
+def test_processes_that_disagree_all_end_with_the_same_line(workplace, of_two, run, told):
+    assert of_two[run] == [2, 2]
     for index in range(2):
-        assert said in job.last_line(index)
-    assert not (workplace / "disagreeing").exists()
+        assert told in said(workplace, run, index).rstrip().splitlines()[-1]
+    assert not (workplace / run).exists()
 
 
 def test_a_mistake_ends_all_processes(workplace):
@@ -214,10 +293,11 @@ def test_a_mistake_ends_all_processes(workplace):
 @pytest.mark.parametrize("index", [0, 1])
 def test_processes_that_do_not_meet_are_told_where(workplace, index):
     """Process 0 waits for the other one in vain, or the other one for process 0."""
-    with Processes(workplace, "alone", "small.py", "--processes.start-timeout", "3", count=2) as job:
-        job.processes[1 - index].kill()
-        assert job.processes[index].wait(timeout=60) == 2, job.said()
-    assert re.search(r"did not all meet at 127\.0\.0\.1:\d+ \(told by flags\) within 3 s", job.last_line(index))
+    with Processes(
+        workplace, f"alone_{index}", "small.py", "--processes.start-timeout", "3", count=2, only=index
+    ) as job:
+        assert job.wait() == [2], job.said()
+    assert re.search(r"did not all meet at 127\.0\.0\.1:\d+ \(told by flags\) within 3 s", job.last_line(0))
 
 
 @pytest.mark.parametrize(
@@ -277,15 +357,19 @@ def test_one_process_hears_sigterm():
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_job_without_progress_is_ended_with_what_was_under_way():
-    told = []
-    with Job(stall_timeout=0.2, end=told.append) as job:
+def test_a_job_without_progress_is_ended_with_what_was_under_way(monkeypatch):
+    now, told, ended = [0.0], [], threading.Event()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    # Looked at every 10 ms.
+    with Job(stall_timeout=0.04, end=lambda reason: (told.append(reason), ended.set())) as job:
         for _ in range(4):
+            now[0] += 0.03
             job.progress("step 7")
-            time.sleep(0.1)
+            time.sleep(0.03)
         assert not told
-        time.sleep(0.5)
-    assert len(told) == 1 and "no progress for 0 s (step 7)" in told[0]
+        now[0] += 9.0
+        assert ended.wait(60)
+    assert len(told) == 1 and "no progress for 9 s (step 7)" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,15 @@
 import pytest
 from eight_devices import on_eight_devices
 
+pytestmark = pytest.mark.long
 
-@pytest.mark.parametrize("size", ["large", "3b", "11b"])
-def test_fsdp_divides_every_large_parameter_and_moment(size):
+
+CONFIGS = ("c4_span_corruption/t5_large", "c4_span_corruption/t5_3b", "c4_span_corruption/t5_11b")
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_fsdp_divides_every_large_parameter_and_moment(config, tmp_path_factory):
     """Over a mebibyte; the factored moments of Adafactor are among them."""
-    found = on_eight_devices("t5_shardings.py", f"c4_span_corruption/t5_{size}")
+    found = on_eight_devices(tmp_path_factory, "parallel/t5_shardings.py", *CONFIGS)[config]
     assert found["whole"] == []
     assert found["large"] > 20

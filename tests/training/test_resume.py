@@ -11,8 +11,10 @@ import textwrap
 import time
 
 import pytest
+from command_line import call
 from saved_arrays import saved_arrays
 
+pytestmark = pytest.mark.long
 REPOSITORY = pathlib.Path(__file__).parents[2]
 STEPS = 60
 TIMES = {
@@ -121,6 +123,13 @@ def finish(workplace, run, config="small.py"):
     assert process.wait(timeout=300) == 0, (workplace / f"{run}.log").read_text()[-3000:]
 
 
+@pytest.fixture
+def train_here(workplace, monkeypatch):
+    """Trains in this process, to the end. It has no workers, which change nothing (and which pytest cannot start)."""
+    monkeypatch.chdir(workplace)
+    return lambda run, config: call("train", config, "--run_dir", run, "--data.workers", "0")
+
+
 def session_members(leader):
     """Processes of a session that are alive."""
     for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
@@ -178,8 +187,8 @@ def loop_state(workplace, run, step):
     return {**progress, "loop": timeless}
 
 
-def test_three_kills_change_no_bit(workplace):
-    finish(workplace, "whole")
+def test_three_kills_change_no_bit(workplace, train_here):
+    assert train_here("whole", "small.py") == 0
 
     # Of 23 records (every 3rd step, and the validations of steps 20, 40 and 60) these many are waited for.
     moments = [random.randint(3, 5), random.randint(8, 10), random.randint(13, 15)]
@@ -237,9 +246,9 @@ def test_three_kills_change_no_bit(workplace):
     assert (workplace / "whole" / sample).read_text() == (workplace / "killed" / sample).read_text()
 
 
-def test_a_kill_changes_no_bit_of_a_policy_gradient(workplace):
+def test_a_kill_changes_no_bit_of_a_policy_gradient(workplace, train_here, capfd):
     """Samples, the moving average of rewards and the frozen reference model are what they would have been."""
-    finish(workplace, "policy", "policy.py")
+    assert train_here("policy", "policy.py") == 0
     process = start(workplace, "killed_policy", "policy.py")
     try:
         kill_when(process, lambda: len(complete_steps(workplace, "killed_policy")) >= 2)
@@ -247,8 +256,9 @@ def test_a_kill_changes_no_bit_of_a_policy_gradient(workplace):
         for member in session_members(process.pid):
             os.kill(member, signal.SIGKILL)
     assert complete_steps(workplace, "killed_policy")[-1] < 24
-    finish(workplace, "killed_policy", "policy.py")
-    assert (workplace / "killed_policy.log").read_text().count("continuing after step") == 1
+    capfd.readouterr()
+    assert train_here("killed_policy", "policy.py") == 0
+    assert capfd.readouterr().err.count("continuing after step") == 1
     whole, killed = (saved_arrays(workplace / run, 24) for run in ("policy", "killed_policy"))
     assert whole.keys() == killed.keys()
     assert [name for name in whole if whole[name] != killed[name]] == []
