@@ -47,5 +47,6 @@ def pytest_collection_modifyitems(config, items):
         else:
             runs = deep or (not quick and is_reached(mark.args, of=item.path, changed=changed_files()))
         (kept if runs else left_out).append(item)
-    items[:] = kept
+    # What takes long comes first, so that at the end no worker waits for the other one.
+    items[:] = sorted(kept, key=lambda item: item.get_closest_marker("long") is None)
     config.hook.pytest_deselected(items=left_out)

@@ -1,14 +1,17 @@
-"""What a run writes about itself."""
+"""What a run writes about itself, and which meshes it refuses."""
 
+import dataclasses
 import json
 import subprocess
 
 import numpy as np
 import pytest
+from devices import hosts
 
 from seq2seq_jax import run
 from seq2seq_jax.experiment import from_json, named, to_json
 from seq2seq_jax.generation.generator import Hypothesis
+from seq2seq_jax.parallel.mesh import MeshConfig
 from seq2seq_jax.run import Run, refuse_another_model, refuse_differences
 
 
@@ -120,3 +123,31 @@ def test_what_changes_no_number_is_accepted(tmp_path):
     new = changed(training={"patience": 3, "checkpoint_every": 7, "log_every": 1}, tokenizer={"vocabulary_size": None})
     refuse_differences(changed(), new, tmp_path)
     refuse_another_model(changed(), new, "--init-from x")
+
+
+@pytest.mark.parametrize(
+    ("mesh", "num_devices", "batch_tokens", "said"),
+    [
+        (
+            {"data": 2},
+            2,
+            3 * 36,
+            r"^a batch of 3 rows \(training\.batch_tokens / data\.max_target_length / training\.accumulation\) cannot "
+            r"be divided over data x fsdp = 2 devices\. Set training\.batch_tokens to a multiple of 72, or [^\n]*$",
+        ),
+        (
+            {"data": 1, "tensor": 3},
+            3,
+            32 * 36,
+            r"^mesh\.tensor = 3 must divide model\.encoder\.num_heads = 4, and does not\. Change either\.$",
+        ),
+    ],
+    ids=["rows", "heads"],
+)
+def test_a_mesh_that_the_batch_or_the_model_cannot_be_divided_by_is_refused(mesh, num_devices, batch_tokens, said):
+    experiment = named("dates/transformer")
+    experiment = dataclasses.replace(
+        experiment, training=dataclasses.replace(experiment.training, batch_tokens=batch_tokens)
+    )
+    with pytest.raises(ValueError, match=said):
+        run.check_mesh(experiment, MeshConfig(**mesh).build(hosts(1, num_devices)))

@@ -294,34 +294,23 @@ def test_a_description_that_is_none(seq2seq, copy_of_run, text, said):
     assert said in outcome.error_line
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--training.batch_tokens", "72"], "batch of 3 rows (training.batch_tokens / data.max_target_length / "
-         "training.accumulation) cannot be divided over data x fsdp = 2 devices"),
-        (["--mesh.data", "1", "--mesh.tensor", "2", "--model.encoder.num_heads", "1"],
-         "mesh.tensor = 2 must divide model.encoder.num_heads = 1"),
-        (["--mesh.data", "3"], "needs 3 devices, and there are 2"),
-    ],
-    ids=["rows", "heads", "devices"],
-)  # fmt: skip
-def test_a_mesh_of_two_devices(process, tmp_path, arguments, said):
-    """In processes of their own, whose standard error is all that a user would see."""
-    outcome = process(*TRAIN, "--run_dir", tmp_path / "run", *arguments, XLA_FLAGS=flags_for_devices(2))
+def test_a_mesh_of_two_devices(process, tmp_path):
+    """In a process of its own, which has them."""
+    outcome = process(
+        *TRAIN, "--run_dir", tmp_path / "run", "--training.batch_tokens", "72", XLA_FLAGS=flags_for_devices(2)
+    )
     assert outcome.status == 2
-    assert said in outcome.error_line
+    assert "a batch of 3 rows" in outcome.error_line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian"], "no command 'trian'"),
         ([*TRAIN, "--training.steps", "ten"], "--training.steps"),
         ([*TRAIN, "--data.train", "nothing"], "nothing.en"),
-        (["generate", "text"], "is not a run directory"),
     ],
-    ids=["command", "type", "file", "run"],
+    ids=["type", "file"],
 )
 def test_standard_error_of_a_process_is_one_line(process, arguments, said):
     outcome = process(*arguments)

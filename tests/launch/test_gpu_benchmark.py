@@ -34,6 +34,7 @@ def test_a_mistake_is_one_line(project):
     assert "got '--small'" in project.refusal("launch/gpu_benchmark.sh", "--small")
 
 
+@pytest.mark.long
 def test_a_part_that_fails_is_told_and_the_rest_goes_on(project, tmp_path):
     project.program("stand_in", STAND_IN.format(python=sys.executable))
     figures = tmp_path / "figures"
@@ -49,6 +50,7 @@ def test_a_part_that_fails_is_told_and_the_rest_goes_on(project, tmp_path):
     assert all(figure["value"] is None and "the kernel was not tried" in figure["note"] for figure in summary)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", ["t5_large", "transformer_big", "packing"])
 def test_parts_at_toy_size(part, tmp_path):
     path = tmp_path / "part.json"

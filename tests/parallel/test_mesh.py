@@ -1,10 +1,9 @@
 """Meshes: what is refused, and eight devices in a process of their own, which compute what one device does."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
+from devices import Device, hosts
 from eight_devices import on_eight_devices
 from jax.sharding import Mesh
 
@@ -39,20 +38,6 @@ def test_a_mesh_of_one_device():
     mesh = MeshConfig().build(jax.devices()[:1])
     assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
     assert batch_shards(mesh) == 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """What a mesh asks of a device."""
-
-    id: int
-    process_index: int
-    platform: str = "gpu"
-    device_kind: str = "H100"
-
-
-def hosts(num_hosts, devices_each):
-    return [Device(id=index, process_index=index // devices_each) for index in range(num_hosts * devices_each)]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +101,7 @@ def found(tmp_path_factory):
     return on_eight_devices(tmp_path_factory, "parallel/on_meshes.py")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mesh", ["data", "fsdp", "all"])
 def test_every_mesh_has_the_losses_of_one_device(found, mesh):
     losses = found["losses"]["one"]
@@ -124,11 +110,13 @@ def test_every_mesh_has_the_losses_of_one_device(found, mesh):
     np.testing.assert_allclose(found["losses"][mesh], losses, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["data to all", "all to fsdp", "fsdp to one"])
 def test_a_run_goes_on_on_another_mesh_with_the_same_losses(found, way):
     np.testing.assert_allclose(found["continued"][way], found["losses"]["one"][10:], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_device_holds_its_share_of_the_parameters(found):
     """All of them with data; with fsdp an eighth of what has a model dim; with fsdp and tensor of 2, a quarter."""
     assert found["shares"]["one"] == found["shares"]["data"] == 1.0
@@ -136,10 +124,12 @@ def test_a_device_holds_its_share_of_the_parameters(found):
     assert 1 / 4 <= found["shares"]["all"] < 0.4
 
 
+@pytest.mark.long
 def test_rows_are_divided_over_data_and_fsdp(found):
     assert found["batch_shards"] == {"one": 1, "data": 8, "fsdp": 8, "all": 4}
 
 
+@pytest.mark.long
 def test_the_rest_of_the_devices_goes_where_the_size_is_open(found):
     assert found["meshes"] == {
         "(-1, 1, 1, 1)": [8, 1, 1, 1],
@@ -149,6 +139,7 @@ def test_the_rest_of_the_devices_goes_where_the_size_is_open(found):
     }
 
 
+@pytest.mark.long
 def test_generation_on_a_mesh_equals_that_on_one_device(found):
     on_one, on_all = found["generated"]["one"], found["generated"]["all"]
     assert [len(best) for best in on_one] == [2] * 5
@@ -158,6 +149,7 @@ def test_generation_on_a_mesh_equals_that_on_one_device(found):
         np.testing.assert_allclose([value for _, value in best], [value for _, value in expected], rtol=1e-4)
 
 
+@pytest.mark.long
 def test_logical_axes_decide_how_parameters_lie(found):
     """Model dim 18, 3 heads, 32 hidden, 21 ids on a mesh of 2 x 2 x 2: 3 and 21 cannot be divided, so are whole."""
     layout = found["layouts"]
@@ -170,6 +162,7 @@ def test_logical_axes_decide_how_parameters_lie(found):
     assert layout["params/encoder/frame/norm/scale"] == [[18], [None]]
 
 
+@pytest.mark.long
 def test_factored_moments_lie_as_the_dims_that_they_keep(found):
     """Of the table [21, 18] Adafactor keeps [18], of the model dim, and [21], of the ids, which 2 does not divide."""
     moments = {path.removeprefix("moments/0/"): layout for path, layout in found["layouts"].items()}

@@ -210,6 +210,7 @@ def test_every_metric_is_a_field_and_every_field_a_metric():
     assert VIEW_OF.keys() <= fields
 
 
+@pytest.mark.long
 def test_devices_score_their_own_rows_without_exchange(tmp_path_factory):
     """Meshes of eight devices give one device's rewards, the function in Python counted in."""
     found = on_eight_devices(tmp_path_factory, "rewards/rewards_on_meshes.py")
