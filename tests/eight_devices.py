@@ -14,7 +14,7 @@ from shared import made_once
 import seq2seq_jax
 
 
-def on_eight_devices(factory: pytest.TempPathFactory, script: str, *arguments: str, timeout: float = 900.0) -> Any:
+def on_eight_devices(factory: pytest.TempPathFactory, script: str, *arguments: str, timeout: float = 1500.0) -> Any:
     """What a script prints, as JSON; it runs once for all workers, in a directory of its own. Unused donations are
     errors there.
 

@@ -14,18 +14,24 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     Args:
         factory: pytest's.
         name: of the directory, of its own.
-        make: takes the directory, which is empty; what it raises, it raises again for the next that asks.
+        make: takes the directory, which is empty; where it fails, all that ask fail, and it is not called again.
     """
     base = factory.getbasetemp()
     # pytest-xdist gives each worker a directory below that of the session.
     if base.name.startswith("popen-"):
         base = base.parent
-    directory, made = base / "shared" / name, base / "shared" / f"{name}.made"
+    directory, outcome = base / "shared" / name, base / "shared" / f"{name}.outcome"
     directory.mkdir(parents=True, exist_ok=True)
     with _only_one(base / "shared" / f"{name}.lock"):
-        if not made.exists():
-            make(directory)
-            made.touch()
+        if not outcome.exists():
+            try:
+                make(directory)
+            except BaseException as error:
+                outcome.write_text(f"{type(error).__name__}: {error}")
+                raise
+            outcome.touch()
+    failure = outcome.read_text()
+    assert not failure, f"making {name} failed before: {failure}"
     return directory
 
 

@@ -11,7 +11,7 @@ CASES = ("self-critical transformer", "moving average", "leave one out LSTM")
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What policy_gradient_on_meshes.py prints."""
-    return on_eight_devices(tmp_path_factory, "parallel/policy_gradient_on_meshes.py", timeout=1200.0)
+    return on_eight_devices(tmp_path_factory, "parallel/policy_gradient_on_meshes.py")
 
 
 @pytest.mark.parametrize("name", CASES)
