@@ -61,7 +61,7 @@ def run_trainings(directory: Path, trainings: Sequence[Training], *, count: int,
         for index in range(count)
     ]
     try:
-        said = [process.communicate(timeout=TIMEOUT)[0].decode()[-3000:] for process in processes]
+        said = [process.communicate(timeout=3 * TIMEOUT)[0].decode()[-3000:] for process in processes]
     finally:
         for process in processes:
             process.kill()
