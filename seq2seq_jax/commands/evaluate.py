@@ -16,6 +16,7 @@ from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
+    import seq2seq_jax.run
     import seq2seq_jax.training.validation
 
 PROGRAM = "seq2seq evaluate RUN"
@@ -151,10 +152,12 @@ def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def tokenizer_figures(run: Run) -> dict[str, Any]:
+def tokenizer_figures(run: "seq2seq_jax.run.Run") -> dict[str, Any]:
     """The tokenizer's config as JSON values; a size that followed the text is the one that came of it, [source, target]
     where each side has its own.
     """
+    from seq2seq_jax.experiment import to_json
+
     values = to_json(run.experiment.tokenizer)
     if values["vocabulary_size"] is None:
         vocabulary = run.tokenizer.vocabulary
