@@ -1,7 +1,7 @@
-"""The arrays that the whole house speaks in: sequences, batches, and the ids that mean something.
+"""The arrays that all modules exchange: rows of tokens, batches, and the special token ids.
 
-One format serves every architecture, packed or not. A row holds one or more examples, each a *segment*; the same
-segment id on the source and the target side of a row is one pair. Padding has segment id 0.
+One format serves every architecture, with and without packing. A row holds one or more examples, each a *segment*; equal
+segment ids on the source and the target side of a row form a pair. Padding has segment id 0.
 """
 
 import dataclasses
@@ -16,16 +16,16 @@ PADDING_SEGMENT = 0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Sizes and special ids of the tokenizer that a model was built for.
+    """Sizes and special token ids of the tokenizer that a model is built for.
 
     Attributes:
         source_size: number of source token ids.
         target_size: number of target token ids.
         joint: whether both sides share one set of ids (and may share one embedding table).
-        padding_id: fills positions of segment 0.
-        start_id: first input of every decoder, never a label.
-        end_id: last token of every source and target example.
-        sentinel_ids: mark places that a text is left out of, the first the first place; empty = there are none.
+        padding_id: the pad token, at positions of segment 0.
+        start_id: the BOS token, the first input of every decoder and never a label.
+        end_id: the EOS token, the last token of every source and target example.
+        sentinel_ids: tokens that stand for the spans removed from a text, in order; empty = none.
     """
 
     source_size: int
@@ -42,11 +42,11 @@ class Sequence:
     """Rows of token ids.
 
     Attributes:
-        tokens: token ids, the tokenizer's padding id where segment_ids is 0.
+        tokens: token ids; the pad token where segment_ids is 0.
         segment_ids: 0 = padding, 1.. = which example of the row.
         positions: index of the token within its example, from 0.
-        most_segments: no row has more; part of a program that is compiled for the sequence, not of its arrays. None =
-            any number. Where it is 1, all tokens stand at the begin of their row.
+        most_segments: upper bound on the segments of a row, static under `jax.jit`; None = unknown. If it is 1, all
+            tokens of a row are at its beginning.
     """
 
     tokens: Int[Array | np.ndarray, "batch length"]
@@ -56,7 +56,7 @@ class Sequence:
 
     @property
     def mask(self) -> Bool[Array | np.ndarray, "batch length"]:
-        """True where there is a token."""
+        """True at tokens, False at padding."""
         return self.segment_ids != PADDING_SEGMENT
 
 
@@ -64,7 +64,7 @@ class Sequence:
 class Batch:
     """Pairs: segment s of row r in `source` belongs to segment s of row r in `target`.
 
-    `target.tokens` are the labels, ending in the end id; the decoder's inputs are `shift_right` of them.
+    `target.tokens` are the labels, which end in the EOS token; `shift_right` makes the decoder's inputs of them.
     """
 
     source: Sequence
@@ -72,21 +72,21 @@ class Batch:
 
 
 def one_token_batch() -> Batch:
-    """A row of one token a side: enough to initialise a model, whose parameters do not depend on a batch's shape."""
+    """One row with one token per side: enough to initialise a model, whose parameters do not depend on a batch's shape."""
     row = jnp.zeros((1, 1), jnp.int32)
     sequence = Sequence(tokens=row, segment_ids=row, positions=row)
     return Batch(source=sequence, target=sequence)
 
 
 def shift_right(target: Sequence, start_id: int) -> Sequence:
-    """The decoder's teacher-forced inputs: every token moved one to the right within its own segment.
+    """The decoder's inputs for teacher forcing: every token moved one position to the right within its segment.
 
     Args:
         target: labels.
-        start_id: the input at position 0 of each segment.
+        start_id: the BOS token, the input at position 0 of each segment.
 
     Returns:
-        A Sequence with the same segments and positions whose tokens are the previous label, or start_id.
+        The same segments and positions; each token is the previous label, or start_id.
     """
     previous = jnp.roll(target.tokens, 1, axis=1)
     return target.replace(tokens=jnp.where(target.positions == 0, start_id, previous))
@@ -94,13 +94,13 @@ def shift_right(target: Sequence, start_id: int) -> Sequence:
 
 @flax.struct.dataclass
 class Memory:
-    """What an encoder leaves for the decoder.
+    """The encoder's output, which the decoder reads.
 
     Attributes:
-        states: one vector a source token, which attention compares with.
-        values: one vector a source token, which attention returns the weighted sum of; for most encoders the states.
-        summary: one vector a segment, that of segment s at index s - 1: all that a decoder without attention sees.
-        segment_ids: of the source tokens.
+        states: one vector per source token, which attention compares queries with.
+        values: one vector per source token, of which attention returns the weighted sum; for most encoders the states.
+        summary: one vector per segment, that of segment s at index s - 1; a decoder without attention reads nothing else.
+        segment_ids: segment ids of the source tokens.
     """
 
     states: Float[Array, "batch source memory"]
@@ -111,18 +111,18 @@ class Memory:
 
 @flax.struct.dataclass
 class DecodeState:
-    """What a decoder carries from one token to the next, between `start` and `step`.
+    """The state of incremental decoding, made by `start` and updated by `step`.
 
     Hypothesis h of source b has index b * beam + h, so that a sharded batch stays sharded.
 
     Attributes:
         per_source: leaves [batch, ...] that all hypotheses of a source share, such as the keys and values of
-            cross-attention; a search neither reorders them nor copies them per hypothesis, and no step changes them.
-        per_hypothesis: leaves [batch * beam, ...], such as a hidden state, which a search reorders as hypotheses live
-            and die.
-        history: leaves [batch, ...] that every step adds to, such as a KV cache, each hypothesis in its own place
-            among those of its source. A search never reorders them: where the ancestors of a hypothesis have left
-            what it reads is written in per_hypothesis.
+            cross-attention. A search neither reorders them nor copies them per hypothesis, and no step changes them.
+        per_hypothesis: leaves [batch * beam, ...], such as a hidden state. A search reorders them when it selects
+            hypotheses.
+        history: leaves [batch, ...] that every step appends to, such as a KV cache, with one entry per hypothesis and
+            position. A search never reorders them: per_hypothesis holds the indices of the entries that the ancestors
+            of a hypothesis wrote.
     """
 
     per_source: PyTree

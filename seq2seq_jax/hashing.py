@@ -1,11 +1,11 @@
-"""Numbers whose every bit depends on every bit of the numbers that they are made of."""
+"""Hash functions of integers in which every output bit depends on every input bit."""
 
 import numpy as np
 from jaxtyping import Array, UInt32, UInt64
 
 
 def mixed(values: UInt32[Array | np.ndarray, "*dims"]) -> UInt32[Array | np.ndarray, "*dims"]:
-    """A bijection of 32-bit numbers in which each bit of the input changes about half of the output's.
+    """A bijection of 32-bit integers in which each input bit flips about half of the output bits.
 
     Source: the finalizer of MurmurHash3 (Appleby 2011).
     """
@@ -15,7 +15,7 @@ def mixed(values: UInt32[Array | np.ndarray, "*dims"]) -> UInt32[Array | np.ndar
 
 
 def mixed_64(values: UInt64[np.ndarray, "*dims"]) -> UInt64[np.ndarray, "*dims"]:
-    """The same for 64-bit numbers, on the host.
+    """The same for 64-bit integers, on the host.
 
     Source: the finalizer of SplitMix64 (Steele, Lea and Flood 2014).
     """
@@ -25,8 +25,8 @@ def mixed_64(values: UInt64[np.ndarray, "*dims"]) -> UInt64[np.ndarray, "*dims"]
 
 
 def random_words(keys: UInt64[np.ndarray, " keys"], count: int) -> UInt64[np.ndarray, "keys count"]:
-    """`count` random 64-bit numbers for each key, always the same.
+    """`count` pseudorandom 64-bit integers for each key, a function of the key alone.
 
-    Source: SplitMix64 (Steele, Lea and Flood 2014), the keys its seeds.
+    Source: SplitMix64 (Steele, Lea and Flood 2014), seeded with the keys.
     """
     return mixed_64(keys[:, None] + np.uint64(0x9E3779B97F4A7C15) * np.arange(1, count + 1, dtype=np.uint64))

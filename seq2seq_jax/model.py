@@ -33,11 +33,11 @@ class ModelConfig:
     decoder: TransformerDecoderConfig | RecurrentDecoderConfig | ConvolutionalDecoderConfig
     """The decoder."""
     tied_embeddings: Literal["all", "decoder", "none"] = "all"
-    """Which tables are one: source, target and output; target and output; or none. "all" needs a joint tokenizer and
-    one model_dim."""
+    """Which embedding tables are shared: source, target and output; target and output; or none. "all" needs a joint
+    tokenizer and the same model_dim on both sides."""
     precision: Precision = "float32"
-    """Arithmetic: float32; bfloat16 (accelerators); bfloat16_products (CPUs with AMX: float32 but for the operands of
-    matrix products)."""
+    """Arithmetic: float32; bfloat16 (accelerators); bfloat16_products (CPUs with AMX: float32 except for the operands
+    of matrix products)."""
 
     def __post_init__(self):
         check_values(self, "model")
@@ -53,7 +53,7 @@ class ModelConfig:
         Args:
             source: tokens of the source.
             target: tokens of each target.
-            hypotheses: targets that share one encoded source.
+            hypotheses: number of targets that share one encoded source.
         """
         decoder = self.decoder.forward_flops(source, target, memory_dim=self.encoder.memory_dim, hypotheses=hypotheses)
         logits = product_flops(target, self.decoder.model_dim, vocabulary.target_size)
@@ -63,7 +63,7 @@ class ModelConfig:
         """The module.
 
         Raises:
-            ValueError: tied_embeddings = all with a tokenizer a side.
+            ValueError: tied_embeddings = all, and each side has its own tokenizer.
         """
         if self.tied_embeddings == "all" and not vocabulary.joint:
             raise ValueError(
@@ -76,8 +76,8 @@ class ModelConfig:
 class EncoderDecoder(nn.Module):
     """A conditional language model of the target given the source.
 
-    Training goes through `__call__`, or through `encode`, `decode` and `logits` apart; generation through `encode`,
-    `start` and `step`. Parameters are float32 and logits come in float32, whatever the precision between.
+    Training calls `__call__`, or `encode`, `decode` and `logits` one by one; generation calls `encode`, `start` and
+    `step`. Parameters and logits are float32 in every precision.
     """
 
     config: ModelConfig
@@ -106,10 +106,10 @@ class EncoderDecoder(nn.Module):
         )
 
     def encode(self, source: Sequence, *, deterministic: bool) -> Memory:
-        """What the decoder needs of the source.
+        """The encoded source.
 
         Args:
-            deterministic: without dropout; otherwise the rng stream "dropout" is drawn from.
+            deterministic: disables dropout; otherwise the rng stream "dropout" is used.
         """
         return self.encoder(self.source_embedding(source.tokens), source, deterministic=deterministic)
 
@@ -121,55 +121,55 @@ class EncoderDecoder(nn.Module):
         deterministic: bool,
         inputs: Int[Array, "batch target"] | None = None,
     ) -> Float[Array, "batch target model"]:
-        """Hidden states that predict each label of the target, teacher-forced.
+        """The decoder's hidden states for each label of the target, with teacher forcing.
 
         Args:
             target: the labels.
-            inputs: tokens that the decoder reads; None = the labels shifted right.
+            inputs: the decoder's input tokens; None = the labels shifted right.
         """
         if inputs is None:
             inputs = shift_right(target, self.vocabulary.start_id).tokens
         return self.decoder(self.target_embedding(inputs), target, memory, deterministic=deterministic)
 
-    def own_inputs(
-        self, target: Sequence, memory: Memory, *, share: Float[Array, ""], likeliest: bool
+    def scheduled_inputs(
+        self, target: Sequence, memory: Memory, *, probability: Float[Array, ""], argmax: bool
     ) -> Int[Array, "batch target"]:
-        """Decoder inputs of which a share are tokens that the model itself chose for the place before.
+        """Decoder inputs for scheduled sampling: labels, some of them replaced by model predictions.
 
-        A recurrent decoder chooses one token after the other, having read its own choices; the others choose all of
-        them at once, having read the labels. The first input of a segment stays the start id. Nothing is dropped out;
-        draws from the rng stream "sampling".
+        A recurrent decoder predicts token by token and reads its own predictions; other decoders predict all tokens in
+        one pass over the labels. The first input of a segment stays the BOS token. Dropout is off. Uses the rng stream
+        "sampling".
 
         Args:
-            share: probability that an input is the model's own.
-            likeliest: whether it chooses the likeliest token, or draws one.
+            probability: of replacing an input with the model's prediction.
+            argmax: whether the prediction is the most probable token, or a sample.
 
         Source: Bengio et al. 2015; Mihaylova and Martins 2019 (two passes).
         """
-        place_key, choice_key = jax.random.split(self.make_rng("sampling"))
+        replacement_key, sampling_key = jax.random.split(self.make_rng("sampling"))
         labels = shift_right(target, self.vocabulary.start_id)
-        replaced = jax.random.bernoulli(place_key, share, target.tokens.shape) & (target.positions > 0)
+        replaced = jax.random.bernoulli(replacement_key, probability, target.tokens.shape) & (target.positions > 0)
         table = whole(self.output.table)
 
-        def choose(hidden, place):
+        def predict(hidden, index):
             logits = Embedding.scores(table, hidden, precision=self.config.precision)
-            if likeliest:
+            if argmax:
                 return jnp.argmax(logits, axis=-1)
-            return jax.random.categorical(jax.random.fold_in(choice_key, place), logits)
+            return jax.random.categorical(jax.random.fold_in(sampling_key, index), logits)
 
         if isinstance(self.config.decoder, RecurrentDecoderConfig):
             embeddings = whole(self.target_embedding.table)
             embed = functools.partial(Embedding.rows, embeddings, precision=self.config.precision)
-            return self.decoder.own_inputs(labels.tokens, replaced, target, memory, embed=embed, choose=choose)
+            return self.decoder.scheduled_inputs(labels.tokens, replaced, target, memory, embed=embed, predict=predict)
         hidden = self.decode(target, memory, deterministic=True)
-        # Place after place, so that the logits of all tokens never exist at once.
-        places = jnp.arange(hidden.shape[1])
-        chosen = jax.lax.map(lambda each: choose(*each), (jnp.swapaxes(hidden, 0, 1), places))
-        own = shift_right(target.replace(tokens=chosen.T), self.vocabulary.start_id)
-        return jnp.where(replaced, own.tokens, labels.tokens)
+        # One position at a time, so that the logits of all positions never exist at once.
+        indices = jnp.arange(hidden.shape[1])
+        predicted = jax.lax.map(lambda each: predict(*each), (jnp.swapaxes(hidden, 0, 1), indices))
+        predictions = shift_right(target.replace(tokens=predicted.T), self.vocabulary.start_id)
+        return jnp.where(replaced, predictions.tokens, labels.tokens)
 
     def output_table(self) -> Float[Array, "vocab model"]:
-        """What `logits` multiplies with: `Embedding.scores` of it, in the config's precision, are the logits."""
+        """The table of the output projection: `Embedding.scores` of it, in the config's precision, are the logits."""
         return self.output.table
 
     def logits(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims vocab"]:
@@ -177,7 +177,7 @@ class EncoderDecoder(nn.Module):
         return self.output.logits(hidden)
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, "batch target vocab"]:
-        """Logits of every label of the batch, teacher-forced."""
+        """Logits of every label of the batch, with teacher forcing."""
         memory = self.encode(batch.source, deterministic=deterministic)
         return self.logits(self.decode(batch.target, memory, deterministic=deterministic))
 
@@ -186,18 +186,18 @@ class EncoderDecoder(nn.Module):
 
         Args:
             memory: rows of one segment each.
-            max_length: most tokens that will be decoded, the end mark counted.
-            beam_size: hypotheses a source.
+            max_length: upper bound on the tokens to decode, EOS token included.
+            beam_size: hypotheses per source.
         """
         return self.decoder.start(memory, max_length=max_length, beam_size=beam_size)
 
     def step(
         self, tokens: Int[Array, "hypotheses"], state: DecodeState
     ) -> tuple[Float[Array, "hypotheses vocab"], DecodeState]:
-        """Logits of the next token of every hypothesis, and the state after it.
+        """Logits of the next token of every hypothesis, and the next state.
 
         Args:
-            tokens: the tokens decoded last; the start id at first.
+            tokens: the last token of every hypothesis; the BOS token at first.
         """
         hidden, state = self.decoder.step(self.target_embedding(tokens), state)
         return self.logits(hidden), state
@@ -206,7 +206,7 @@ class EncoderDecoder(nn.Module):
 def attention_weights(
     model: EncoderDecoder, params: Any, batch: Batch
 ) -> Float[Array, "batch layers heads target source"]:
-    """How much each label of the batch attended to each source token, by layer and head of the decoder.
+    """The decoder's cross-attention weights, from each label to each source token, by layer and head.
 
     Raises:
         ValueError: the decoder has no attention.
@@ -219,7 +219,7 @@ def attention_weights(
     ]
     if not weights:
         raise ValueError(
-            "the model's decoder has no attention: all that it sees of a source is one vector, so no target token has "
-            "weights over source tokens. Give a run whose decoder attends."
+            "the model's decoder has no attention: it reads each source as one vector, so no target token has weights "
+            "over source tokens. Give a run whose decoder has attention."
         )
     return jnp.moveaxis(jnp.concatenate(weights), 0, 1)

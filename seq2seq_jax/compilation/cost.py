@@ -1,4 +1,4 @@
-"""What a compiled program costs a device: floating-point operations, memory traffic, exchanges, and a roofline time."""
+"""The cost of a compiled program per device: floating-point operations, memory traffic, collectives, roofline time."""
 
 import dataclasses
 import math
@@ -24,27 +24,27 @@ CONTROL = ("while", "conditional", "call", "after-all", "async-start", "async-up
 """Operations whose memory traffic is that of the operations inside them."""
 
 ASSUMPTIONS = (
-    "every operation runs at the chip's published peak or at its full memory bandwidth, whichever takes longer, one "
-    "after the other; whatever is not a matrix product costs memory traffic alone; arrays in a core's own memory cost "
+    "operations run one after the other, each at the chip's published peak or at its full memory bandwidth, whichever "
+    "takes longer; operations other than matrix products cost memory traffic only; arrays in a core's own memory cost "
     "nothing",
-    "a collective goes in rings over the links of the torus dims that its group spans (of GPUs: over NVLink inside a "
-    "host, over the network between hosts), at their full bandwidth and without latency",
-    "the lower time has all collectives beside the operations, the upper one after them",
+    "collectives are rings over the links of the torus dims that their groups span (for GPUs: over NVLink within a host, "
+    "over the network between hosts), at full bandwidth and without latency",
+    "in the lower time all collectives overlap with operations, in the upper time none do",
     "loops whose end depends on the data run to their bound; both branches of a condition count",
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """The collectives of one kind over the same axes of the mesh, in one run of the program.
+    """All collectives of one kind over the same mesh axes, in one execution of the program.
 
     Attributes:
         kind: such as "all-gather".
-        axes: of the mesh, "fsdp" or "data+fsdp".
-        count: how often.
-        bytes: that each device sends, in all.
-        seconds: that it takes, nothing beside it.
-        overlapped: share of the bytes that the compiler lets run beside other operations.
+        axes: of the mesh, such as "fsdp" or "data+fsdp".
+        count: number of executions.
+        bytes: total bytes that each device sends.
+        seconds: total time, without overlap.
+        overlapped: fraction of the bytes in collectives that the compiler lets overlap with other operations.
     """
 
     kind: str
@@ -57,14 +57,14 @@ class Exchange:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one run of a program, for each device.
+    """The cost of one execution of a program, per device.
 
     Attributes:
-        flops: of matrix products and convolutions, recomputation and padding included.
-        memory_bytes: read from and written to main memory.
-        operation_seconds: of all operations but the exchanges.
-        exchanges: by kind and axes, the longest first.
-        open_loops: loops that were counted to a bound.
+        flops: FLOPs of matrix products and convolutions, recomputation and padding included.
+        memory_bytes: bytes read from and written to main memory.
+        operation_seconds: time of all operations except for collectives.
+        exchanges: collectives by kind and axes, the longest first.
+        open_loops: loops that were counted up to a bound.
     """
 
     flops: float
@@ -75,12 +75,12 @@ class Cost:
 
     @property
     def exchange_seconds(self) -> float:
-        """Of all exchanges."""
+        """Time of all collectives."""
         return math.fsum(each.seconds for each in self.exchanges)
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Of a run: with all exchanges beside the operations, and with none."""
+        """Time of one execution: with all collectives overlapping with operations, and with none."""
         return max(self.operation_seconds, self.exchange_seconds), self.operation_seconds + self.exchange_seconds
 
 
@@ -88,10 +88,10 @@ def cost_of(text: str, *, mesh: Mesh, chip: Chip, torus_dims: int, unbounded_tri
     """The cost of a compiled program.
 
     Args:
-        text: of `jax.stages.Compiled.as_text`.
-        mesh: that it was compiled for.
+        text: result of `jax.stages.Compiled.as_text`.
+        mesh: the mesh that it was compiled for.
         torus_dims: dims of the chips' torus; 0 = GPUs in hosts.
-        unbounded_trips: of loops whose end depends on the data alone.
+        unbounded_trips: trip count of loops without a static bound.
     """
     program = Program(text, unbounded_trips=unbounded_trips)
     flops = memory_bytes = seconds = 0.0
@@ -129,26 +129,26 @@ def axes_of(groups: np.ndarray, mesh: Mesh) -> str:
     """The axes of a mesh along which the members of groups differ.
 
     Args:
-        groups: [groups, members] numbers of devices in the mesh.
+        groups: [groups, members] indices of devices in the mesh.
     """
-    places = np.unravel_index(groups, tuple(mesh.shape.values()))
-    return "+".join(axis for axis, place in zip(mesh.axis_names, places, strict=True) if np.any(place != place[:, :1]))
+    indices = np.unravel_index(groups, tuple(mesh.shape.values()))
+    return "+".join(axis for axis, index in zip(mesh.axis_names, indices, strict=True) if np.any(index != index[:, :1]))
 
 
 def _bandwidth(groups: np.ndarray, mesh: Mesh, chip: Chip, torus_dims: int) -> float:
-    """Bytes a second that a device can send to the others of its group."""
+    """Bytes per second that a device can send to the other members of its group."""
     devices = mesh.devices.reshape(-1)
     if not torus_dims:
         hosts = np.array([device.id // GPUS_PER_HOST for device in devices])[groups]
         inside = np.all(hosts == hosts[:, :1])
         return chip.interconnect_bandwidth if inside else chip.network_bandwidth
-    places = np.array([device.coords[:torus_dims] for device in devices])[groups]
-    spanned = np.any(places != places[:, :1], axis=(0, 1)).sum()
+    coordinates = np.array([device.coords[:torus_dims] for device in devices])[groups]
+    spanned = np.any(coordinates != coordinates[:, :1], axis=(0, 1)).sum()
     return chip.interconnect_bandwidth * max(spanned, 1) / torus_dims
 
 
 def _operations(program: Program, instruction: Instruction, computation: Computation) -> float:
-    """Floating-point operations of a matrix product, or of those fused into one operation."""
+    """FLOPs of a matrix product, or of all matrix products in a fusion."""
     if instruction.opcode != "fusion":
         return product_flops(instruction, computation)
     return math.fsum(
@@ -166,7 +166,7 @@ def _fused(program: Program, computation: Computation) -> Iterator[tuple[Instruc
 
 
 def product_flops(instruction: Instruction, computation: Computation) -> float:
-    """Floating-point operations of a `dot` or `convolution`; 0 of anything else."""
+    """FLOPs of a `dot` or `convolution`; 0 for other instructions."""
     if instruction.opcode == "dot":
         left = computation.instructions[instruction.operands[0]].arrays[0]
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)[1]
@@ -178,7 +178,7 @@ def product_flops(instruction: Instruction, computation: Computation) -> float:
 
 
 def _convolution_flops(instruction: Instruction, computation: Computation) -> float:
-    """Counts the products with numbers that are there, and none with padding or the gaps of dilation.
+    """FLOPs of a convolution, without products with padding or the gaps of dilation.
 
     A TPU computes batched matrix products as convolutions over windows that are mostly gaps.
     """
@@ -206,9 +206,9 @@ def _convolution_flops(instruction: Instruction, computation: Computation) -> fl
         size = left[left_labels.index(label)]
         kernel = right[right_labels.index(label)]
         steps = np.arange(result[result_labels.index(label)])[:, None] * int(stride)
-        place = steps + np.arange(kernel)[None] * int(right_dilation) - int(pad.split("_")[0])
-        there = (place >= 0) & (place % int(left_dilation) == 0) & (place // int(left_dilation) < size)
-        positions *= int(there.sum())
+        index = steps + np.arange(kernel)[None] * int(right_dilation) - int(pad.split("_")[0])
+        exists = (index >= 0) & (index % int(left_dilation) == 0) & (index // int(left_dilation) < size)
+        positions *= int(exists.sum())
     batch = result[result_labels.index("b")]
     columns = result[result_labels.index("f")]
     inner = right[right_labels.index("i")]
@@ -219,7 +219,7 @@ def _convolution_flops(instruction: Instruction, computation: Computation) -> fl
 def _traffic(program: Program, instruction: Instruction, computation: Computation) -> float:
     """Bytes that an operation reads from and writes to main memory.
 
-    Of an array that is only sliced it reads the slices, and of one that is updated in place it writes the update.
+    Only the slices of a sliced array, and only the updated part of an array that is updated in place, are counted.
     """
     opcode = instruction.opcode
     kind = opcode.removesuffix("-start").removesuffix("-done")
@@ -231,7 +231,7 @@ def _traffic(program: Program, instruction: Instruction, computation: Computatio
         read = math.fsum(_read_of_parameter(program, fused, number) for number in fused.parameters)
         return read + _written(program, fused, fused.root)
     if opcode.endswith("-start"):
-        # A copy or slice between memories, whose result also names what it reads.
+        # A copy or slice between memories, whose result also contains its operand.
         moved = instruction.arrays[0] if opcode == "copy-start" else instruction.arrays[-2]
         return 2.0 * moved.bytes_in_memory if moved.bytes_in_memory else moved.bytes
     if opcode in ("dynamic-slice", "slice", "gather"):
@@ -246,7 +246,7 @@ def _memory_bytes(instruction: Instruction) -> float:
 
 
 def _read_of_parameter(program: Program, computation: Computation, number: int) -> float:
-    """Bytes of a fusion's parameter that it reads."""
+    """Bytes that a fusion reads of one parameter."""
     parameter = computation.parameters[number]
     return min(_memory_bytes(parameter), _read(program, computation, parameter.name, bool(_memory_bytes(parameter))))
 
@@ -271,7 +271,7 @@ def _read(program: Program, computation: Computation, name: str, in_memory: bool
 
 
 def _written(program: Program, computation: Computation, name: str) -> float:
-    """Bytes that a fusion writes as this result."""
+    """Bytes that a fusion writes for this result."""
     instruction = computation.instructions[name]
     if instruction.opcode == "tuple":
         return math.fsum(_written(program, computation, operand) for operand in instruction.operands)

@@ -1,4 +1,4 @@
-"""The text of a compiled program: its computations, loops with their trips, and collectives with their groups."""
+"""Parser of HLO text: computations, loops with trip counts, and collectives with device groups."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import numpy as np
 BITS = re.compile(r"(?:pred|bf|f|s|u|c)(\d*)")
 
 ALIASES = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast")
-"""Operations that move nothing."""
+"""Operations without memory traffic."""
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -41,12 +41,12 @@ class ArrayShape:
 
     @property
     def bytes(self) -> float:
-        """Of the numbers alone."""
+        """Size without padding."""
         return math.prod(self.dims) * self._bytes_each
 
     @property
     def bytes_in_memory(self) -> float:
-        """With what the layout's tiles pad; 0 for an array that is not in the main memory."""
+        """Size with the padding of the layout's tiles; 0 for an array outside of main memory."""
         if re.search(r"S\([1-9]\d*\)", self.layout):
             return 0.0
         dims = list(self.dims)
@@ -71,10 +71,10 @@ class Instruction:
     """One operation.
 
     Attributes:
-        arrays: of its result, those of a tuple one after the other.
+        arrays: arrays of the result, flattened if it is a tuple.
         operands: names of instructions of the same computation.
-        literal: what stands between its parentheses, such as a constant's value.
-        attributes: what comes after.
+        literal: the text between its parentheses, such as a constant's value.
+        attributes: the text after the parentheses.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Instruction:
 
     @property
     def called(self) -> list[str]:
-        """Computations that it runs, without the body of a loop."""
+        """Computations that it calls, without the body of a loop."""
         branches = _BRANCHES.search(self.attributes)
         return _CALLED.findall(self.attributes) + (_NAME.findall(branches[1]) if branches else [])
 
@@ -98,7 +98,7 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """Operations by name, in the order in which they run."""
+    """Instructions by name, in their order of execution."""
 
     name: str
     instructions: dict[str, Instruction]
@@ -106,12 +106,12 @@ class Computation:
 
     @functools.cached_property
     def parameters(self) -> dict[int, Instruction]:
-        """By number."""
+        """Parameters by number."""
         return {int(each.literal): each for each in self.instructions.values() if each.opcode == "parameter"}
 
     @functools.cached_property
     def users(self) -> dict[str, list[Instruction]]:
-        """Of each name, the instructions that read it."""
+        """Name -> the instructions that read it."""
         users: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
         for each in self.instructions.values():
             for operand in dict.fromkeys(each.operands):
@@ -121,13 +121,13 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """An instruction that runs.
+    """An executed instruction.
 
     Attributes:
-        instruction: what runs.
-        computation: where it stands.
-        trips: how often it runs in one run of the program.
-        fused: whether it is part of a fusion, and so reads and writes no memory of its own.
+        instruction: the instruction.
+        computation: the computation that contains it.
+        trips: number of executions per execution of the program.
+        fused: whether it is part of a fusion, and so has no memory traffic of its own.
     """
 
     instruction: Instruction
@@ -137,20 +137,20 @@ class Run:
 
 
 class Program:
-    """A compiled program, read from its text (`jax.stages.Compiled.as_text`).
+    """A compiled program, parsed from its text (`jax.stages.Compiled.as_text`).
 
     Attributes:
-        open_loops: loops whose trips depend on what they compute, by the bound that was counted.
+        open_loops: loops whose trip counts depend on data, with the bounds that are used instead.
     """
 
     def __init__(self, text: str, *, unbounded_trips: int = 1):
-        """Read a program.
+        """Parse a program.
 
         Args:
-            unbounded_trips: of a loop whose condition does not say how often it can run.
+            unbounded_trips: trip count of loops without a bound in their condition.
 
         Raises:
-            ValueError: it is not the text of a program.
+            ValueError: the text is not that of a program.
         """
         self._unbounded_trips = unbounded_trips
         self.computations: dict[str, Computation] = {}
@@ -174,7 +174,7 @@ class Program:
         self.open_loops: dict[str, int] = {}
 
     def runs(self) -> Iterator[Run]:
-        """Every instruction that runs, with its trips; those of both branches of a condition."""
+        """All executed instructions with their trip counts, including both branches of conditions."""
         yield from self._runs(self.computations[self.entry], 1, fused=False)
 
     def _runs(self, computation: Computation, trips: int, *, fused: bool) -> Iterator[Run]:
@@ -189,12 +189,12 @@ class Program:
                     yield from self._runs(self.computations[name], trips, fused=inside)
 
     def trips(self, loop: Instruction, computation: Computation) -> int:
-        """How often the body of a loop runs.
+        """The trip count of a loop.
 
-        From the compiler's own count where it is written, otherwise from the loop's condition: what it compares, the
-        value that this begins with, and what the body adds to it. A condition that has further terms can end a loop
-        sooner: such a loop is counted to its bound, one without a bound as `unbounded_trips`, and both are noted in
-        `open_loops`.
+        It is the compiler's annotation if there is one. Otherwise it follows from the comparison in the loop's condition,
+        the initial value of the compared variable, and its increment in the body. A condition with further terms can end
+        a loop earlier: such a loop counts with its bound, a loop without a bound with `unbounded_trips`, and both are
+        recorded in `open_loops`.
         """
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if known:
@@ -211,7 +211,7 @@ class Program:
         return found
 
     def _is_more_than_a_bound(self, condition: Computation) -> bool:
-        """Whether a loop's condition is not one comparison alone."""
+        """Whether a loop's condition is more than a single comparison."""
         root = condition.instructions[condition.root]
         if root.opcode == "fusion":
             return self._is_more_than_a_bound(self.computations[root.called[0]])
@@ -242,7 +242,7 @@ class Program:
     def _origin(
         self, computation: Computation, name: str, arguments: dict[int, tuple[Computation, str]]
     ) -> Instruction:
-        """What a value is, through copies and a fusion's parameters."""
+        """The instruction that produces a value, through copies and a fusion's parameters."""
         instruction = computation.instructions[name]
         while instruction.opcode in ("copy", "bitcast", "convert", "copy-done", "copy-start"):
             instruction = computation.instructions[instruction.operands[0]]
@@ -252,7 +252,7 @@ class Program:
         return instruction
 
     def _start(self, computation: Computation, loop: Instruction, index: int) -> int:
-        """What a part of a loop's state begins with; 0 where that is no constant."""
+        """The initial value of an element of a loop's state; 0 if it is not a constant."""
         state = computation.instructions[loop.operands[0]]
         if state.opcode != "tuple":
             return 0
@@ -260,7 +260,7 @@ class Program:
         return int(origin.literal) if origin.opcode == "constant" else 0
 
     def _increment(self, loop: Instruction, index: int) -> int:
-        """What a loop's body adds to a part of its state; 1 where that is no constant."""
+        """The increment of an element of a loop's state in its body; 1 if it is not a constant."""
         body = self.computations[loop.attribute("body")]
         new = self._origin(body, body.instructions[body.root].operands[index], {})
         for operand in new.operands if new.opcode == "add" else ():
@@ -288,27 +288,26 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _balanced(text: str) -> tuple[str, str]:
-    """A text that begins with a parenthesis, cut after the one that closes it."""
+    """A text that starts with a parenthesis, split after the matching one."""
     depth = 0
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         depth += (character == "(") - (character == ")")
         if depth == 0:
-            return text[: place + 1], text[place + 1 :]
+            return text[: index + 1], text[index + 1 :]
     raise ValueError(f"parentheses do not close in {text[:80]!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One exchange between devices.
+    """One collective operation.
 
     Attributes:
         kind: one of COLLECTIVES.
-        bytes: that each device holds of what is gathered, reduced or exchanged, whole: the result of an all-gather,
-            the operand of the others.
-        groups: [groups, members] devices that exchange with each other, by their number in the mesh; of a
+        bytes: size per device of the unsharded data: the result of an all-gather, the operand of other collectives.
+        groups: [groups, members] indices in the mesh of the devices that communicate with each other; for a
             collective-permute the pairs of sender and receiver.
-        trips: how often it runs.
-        overlapped: whether others can run beside it.
+        trips: number of executions.
+        overlapped: whether it can overlap with other operations.
     """
 
     kind: str
@@ -319,17 +318,17 @@ class Collective:
 
     @property
     def bytes_sent(self) -> float:
-        """By each device, each time, in rings."""
-        share = 1.0 - 1.0 / self.groups.shape[1]
-        factor = {"all-reduce": 2.0 * share, "collective-permute": 1.0}.get(self.kind, share)
+        """Bytes that each device sends per execution, with ring algorithms."""
+        fraction = 1.0 - 1.0 / self.groups.shape[1]
+        factor = {"all-reduce": 2.0 * fraction, "collective-permute": 1.0}.get(self.kind, fraction)
         return factor * self.bytes
 
 
 def collectives(program: Program, num_devices: int) -> list[Collective]:
-    """All that a program exchanges; groups of one device, which exchange nothing, left out.
+    """The collectives of a program, except those with groups of one device.
 
-    An asynchronous one is counted where it starts. On a TPU it may run in pieces inside of the fusions beside it, each
-    of which then names it; and a reduction of which each keeps a part is a fusion of its own.
+    An asynchronous collective is counted where it starts. On a TPU it may run in pieces inside neighbouring fusions, each
+    of which then contains it; and a reduce-scatter is a fusion of an all-reduce and a slice.
     """
     found = []
     for run in program.runs():
@@ -367,13 +366,13 @@ def _belongs_to_async(computation: Computation) -> bool:
 
 
 def device_groups(attributes: str, num_devices: int) -> np.ndarray:
-    """[groups, members] of a collective.
+    """The device groups [groups, members] of a collective.
 
-    They are written as a list, as an iota ([8,4]<=[32], [2,8]<=[8,2]T(1,0)), or as axes of a mesh
+    HLO has three notations: a list, an iota ([8,4]<=[32], [2,8]<=[8,2]T(1,0)), or axes of a mesh
     (mesh['a'=8,'b'=2] {'a'}).
 
     Raises:
-        ValueError: written in another way.
+        ValueError: the notation is unknown.
     """
     if pairs := re.search(r"source_target_pairs=\{(.*?\})\}", attributes):
         return _listed(pairs[1])
@@ -385,7 +384,7 @@ def device_groups(attributes: str, num_devices: int) -> np.ndarray:
         return _iota(iota[1])
     if mesh := re.search(r"replica_groups=mesh\[(.*?)\](.*?)\{([^}]*)\}", attributes):
         return _mesh_axes(mesh[1], mesh[2], mesh[3])
-    raise ValueError(f"the devices of a collective are written in an unknown way: {attributes[:200]}")
+    raise ValueError(f"unknown notation of the devices of a collective: {attributes[:200]}")
 
 
 def _listed(text: str) -> np.ndarray:
@@ -419,8 +418,10 @@ def _mesh_axes(axes: str, device_ids: str, chosen: str) -> np.ndarray:
             done = before * part
         if done < size:
             split.append(size // done)
-    turned = re.search(r"\(\[([\d,]+)\]T\(([\d,]+)\)\)", device_ids)
-    devices = _iota(f"[-1]<=[{turned[1]}]T({turned[2]})" if turned else f"[-1]<=[{math.prod(sizes.values())}]")
+    transposed = re.search(r"\(\[([\d,]+)\]T\(([\d,]+)\)\)", device_ids)
+    devices = _iota(
+        f"[-1]<=[{transposed[1]}]T({transposed[2]})" if transposed else f"[-1]<=[{math.prod(sizes.values())}]"
+    )
     kept = [dim for dim in range(len(split)) if dim not in grouped]
     members = math.prod(split[dim] for dim in grouped)
     return devices.reshape(split).transpose(kept + grouped).reshape(-1, members)

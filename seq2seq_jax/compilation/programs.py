@@ -1,4 +1,4 @@
-"""The programs of an experiment for devices that are not there: neither data nor a tokenizer is needed."""
+"""The programs of an experiment for devices that are not attached; needs neither data nor a tokenizer."""
 
 import dataclasses
 import functools
@@ -36,16 +36,16 @@ from seq2seq_jax.run import Run, check_mesh
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """One program of an experiment, before it is compiled.
+    """One program of an experiment, before compilation.
 
     Attributes:
-        name: which.
-        work: what one run of it does, in words.
-        mesh: that it is for.
-        lowered: the program.
-        groups: bytes that a chip holds of each kind of argument, and of temporaries whose size is known beforehand.
-        model_flops: of one run, all chips together; see `seq2seq_jax.modules.flops`.
-        longest_output: tokens that it generates at most, and so the trips of a loop that ends when all texts have.
+        name: which program.
+        work: description of one execution.
+        mesh: the mesh that it is for.
+        lowered: the lowered program.
+        groups: bytes per chip of each kind of argument, and of temporaries whose size is known in advance.
+        model_flops: of one execution on all chips; see `seq2seq_jax.modules.flops`.
+        longest_output: maximum number of generated tokens, the bound of loops that end when all texts have ended.
     """
 
     name: StepName
@@ -58,7 +58,7 @@ class Step:
 
 
 class RunWithoutData(Run):
-    """The parts of a run on given devices, with a made-up tokenizer; nothing is read or written."""
+    """The parts of a run on given devices, with a placeholder tokenizer; reads and writes no files."""
 
     def __init__(self, experiment: Experiment, devices: Items[Any]):
         super().__init__(Path(), experiment)
@@ -66,19 +66,19 @@ class RunWithoutData(Run):
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """A tokenizer of the config's size."""
+        """A placeholder tokenizer with the config's vocabulary size."""
         return stand_in_tokenizer(self.experiment.tokenizer)
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The device mesh, of all devices, checked against the model and the batch."""
+        """The mesh of all devices, checked against the model and the batch."""
         mesh = self.experiment.mesh.build(self._devices)
         check_mesh(self.experiment, mesh)
         return mesh
 
 
 def stand_in_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """A tokenizer of numbered words with as many ids as the config asks for, for what depends on ids alone."""
+    """A placeholder tokenizer of numbered words with the config's vocabulary size, for programs that depend on ids only."""
     model = sentencepiece_model_pb2.ModelProto()
     # Without data, a size that follows it is taken to be the largest.
     size = config.vocabulary_size or VOCABULARY_SIZES[-1]
@@ -96,13 +96,13 @@ def stand_in_tokenizer(config: TokenizerConfig) -> Tokenizer:
 
 
 def build_step(name: StepName, experiment: Experiment, devices: Items[Any]) -> Step:
-    """A step of an experiment for devices.
+    """A program of an experiment for devices.
 
-    All rows are of the config's greatest lengths, and hold one pair each.
+    All rows have the config's maximum lengths, and hold one pair each.
 
     Raises:
-        ValueError: the mesh cannot be made of the devices, the model or the batch cannot be divided by it, or the step
-            does not go with the data.
+        ValueError: the mesh does not fit the devices, the model or the batch cannot be sharded over it, or the step is
+            not supported with the data.
     """
     if name == "generation":
         return _generation(RunWithoutData(experiment, devices))
@@ -173,7 +173,7 @@ def _update(name: StepName, run: RunWithoutData) -> Step:
 
 
 def _logits_bytes(run: RunWithoutData, rows: int, target: int) -> int:
-    """Of a chip, as much of them as exists at once in the forward pass."""
+    """Bytes per chip of the logits that exist at once in the forward pass."""
     positions, mesh = run.experiment.objective.loss_chunk or target, run.mesh
     vocabulary = run.model.vocabulary.target_size
     shards = mesh.shape["tensor"] if vocabulary % mesh.shape["tensor"] == 0 else 1

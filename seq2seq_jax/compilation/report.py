@@ -1,4 +1,4 @@
-"""What is known of a compiled step: memory of a chip, work, exchanges, and estimates of time and utilisation."""
+"""Report of a compiled step: memory per chip, work, collectives, and estimates of time and utilisation."""
 
 import dataclasses
 import time
@@ -12,21 +12,20 @@ from seq2seq_jax.compilation.programs import Step
 from seq2seq_jax.compilation.topology import Topology
 
 UNKNOWN_OF_GPUS = (
-    "The CPU's compiler stands in for that of the GPU: shapes, their division and the kinds of collectives are as on "
-    "GPUs; temporaries, fusions, what overlaps, and the precision in which bfloat16 is exchanged and added are not "
-    "known."
+    "The CPU compiler replaces the GPU compiler: shapes, sharding and kinds of collectives are as on GPUs; temporaries, "
+    "fusions, overlap, and the precision in which bfloat16 is communicated and accumulated are unknown."
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes of one chip's memory.
+    """Memory use of one chip, in bytes.
 
     Attributes:
-        arguments: what goes in: state and batch.
-        results: what comes out and does not take the place of an argument.
-        temporaries: what lives in between: gradients, activations, gathered parameters.
-        program: the compiled code.
+        arguments: inputs, such as state and batch.
+        results: outputs that do not replace a donated input.
+        temporaries: gradients, activations, gathered parameters.
+        program: compiled code.
     """
 
     arguments: int
@@ -36,7 +35,7 @@ class Memory:
 
     @classmethod
     def of(cls, compiled: jax.stages.Compiled) -> "Memory":
-        """What the compiler says."""
+        """The compiler's analysis of a program."""
         stats = compiled.memory_analysis()
         return cls(
             arguments=stats.argument_size_in_bytes,
@@ -47,7 +46,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """All of it together."""
+        """The sum of all parts."""
         return self.arguments + self.results + self.temporaries + self.program
 
 
@@ -56,17 +55,17 @@ class StepReport:
     """One step, compiled or refused for lack of memory.
 
     Attributes:
-        step: which.
-        work: what one run of it does.
+        step: which step.
+        work: description of one execution.
         mesh: devices along each axis.
         groups: see Step.
-        model_flops: of all chips together.
-        compile_seconds: how long that took.
-        memory: of a chip; None = the compiler refused.
-        refusal: what it said, in one line.
-        cost: of a chip; None = it refused.
-        step_seconds: estimated, with all exchanges beside the operations and with none.
-        utilization: model FLOPs over the peak of all chips in these two times.
+        model_flops: of all chips.
+        compile_seconds: compilation time.
+        memory: per chip; None = the compiler refused.
+        refusal: the compiler's message, in one line.
+        cost: per chip; None = the compiler refused.
+        step_seconds: estimated time, with all collectives overlapping with operations and with none.
+        utilization: MFU for these two times: model FLOPs over the peak of all chips.
     """
 
     step: StepName
@@ -82,11 +81,11 @@ class StepReport:
     utilization: tuple[float, float] | None
 
     def fits(self, topology: Topology) -> bool:
-        """Whether it runs in a chip's memory."""
+        """Whether it fits into a chip's memory."""
         return self.memory is not None and self.memory.peak <= topology.chip.memory
 
     def to_json(self, topology: Topology) -> dict[str, Any]:
-        """All figures (bytes, FLOPs, seconds), as JSON has them."""
+        """All values (bytes, FLOPs, seconds), as JSON values."""
         figures = dataclasses.asdict(self)
         if self.memory is not None:
             figures["memory"]["peak"] = self.memory.peak
@@ -94,7 +93,7 @@ class StepReport:
 
 
 def compile_step(step: Step, topology: Topology) -> StepReport:
-    """Compile a step for the topology whose devices it was built for."""
+    """Compile a step for the topology that it was built for."""
     start = time.perf_counter()
     memory = cost = seconds = utilization = refusal = None
     try:
@@ -132,5 +131,5 @@ def compile_step(step: Step, topology: Topology) -> StepReport:
 
 
 def _refusal(message: str) -> str:
-    """What the TPU compiler says when a program has no room, in one line."""
+    """The TPU compiler's out-of-memory message, in one line."""
     return " ".join(message.removeprefix("RESOURCE_EXHAUSTED: ").split("\n\n")[0].split())

@@ -1,4 +1,4 @@
-"""Devices that are not there: TPU slices through libtpu, and hosts of GPUs as devices of the CPU."""
+"""Devices that are not attached: TPU slices through libtpu, and hosts of GPUs as simulated CPU devices."""
 
 import dataclasses
 import importlib.metadata
@@ -16,13 +16,13 @@ from seq2seq_jax.parallel.chips import CHIPS, Chip
 GPUS_PER_HOST = 8
 
 TORUS_DIMS = {"v5e": 2, "v5p": 3, "v6e": 2}
-"""Dims of the torus of the TPUs that can be compiled for."""
+"""Dims of the torus of the supported TPUs."""
 
 LARGEST_SLICE = {"v5e": (16, 16), "v5p": (16, 16, 24), "v6e": (16, 16)}
 """Chips along each dim of the largest slice (docs.cloud.google.com/tpu/docs)."""
 
 ACCELERATOR_TYPE = {"v5e": "v5litepod-4", "v5p": "v5p-8", "v6e": "v6e-4"}
-"""What Cloud TPU calls one host of each."""
+"""Cloud TPU's accelerator type of one host of each."""
 
 MAX_GPUS = 512
 """Simulated on the CPU."""
@@ -36,12 +36,12 @@ HINT = (
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips and how they lie.
+    """Chips and their arrangement.
 
     Attributes:
         name: as given ("v5p:4x4x8").
-        chip: of which it is made.
-        dims: chips along each dim of the torus; of GPUs their number.
+        chip: the kind of chip.
+        dims: chips along each dim of the torus; for GPUs their number.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Topology:
         """The topology of a name.
 
         Raises:
-            ValueError: there is none; the message says which there are.
+            ValueError: there is no such topology; the message lists the valid ones.
         """
         kind, _, size = name.partition(":")
         dims = tuple(int(dim) for dim in size.split("x")) if re.fullmatch(r"\d+(x\d+)*", size) else ()
@@ -73,7 +73,7 @@ class Topology:
 
     @property
     def is_simulated(self) -> bool:
-        """Whether the CPU's compiler stands in for that of the chip."""
+        """Whether the CPU compiler replaces that of the chip."""
         return self.chip.name not in TORUS_DIMS
 
     @property
@@ -83,11 +83,11 @@ class Topology:
 
     @property
     def num_chips(self) -> int:
-        """Chips in all."""
+        """Total number of chips."""
         return math.prod(self.dims)
 
     def prepare(self) -> None:
-        """Set what jax reads when it first asks for devices.
+        """Set the options that jax reads when it initialises its devices.
 
         Raises:
             ValueError: libtpu is not installed.
@@ -102,8 +102,8 @@ class Topology:
                 f"compiling for {self.name} needs the TPU compiler, which is not installed: pip install "
                 f"'{_suitable_libtpu()}'"
             )
-        # There is no TPU to ask for its place in a pod, and its absence is no news to the user: libtpu is told that
-        # this is the only host of a small one, which changes nothing of what it compiles for a named topology.
+        # There is no TPU metadata server. libtpu is configured as the only host of a small slice, which does not change
+        # the programs that it compiles for a named topology.
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
         os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
         os.environ["TPU_WORKER_ID"] = "0"
@@ -114,7 +114,7 @@ class Topology:
         """The devices, for a mesh.
 
         Raises:
-            ValueError: libtpu refuses, as it does when another process uses it, or jax had started before `prepare`.
+            ValueError: libtpu fails, as when another process uses it, or jax was initialised before `prepare`.
         """
         if self.is_simulated:
             devices = jax.devices("cpu")
@@ -126,12 +126,12 @@ class Topology:
             return devices
         try:
             return list(topologies.get_topology_desc(platform="tpu", topology_name=self.name).devices)
-        except Exception as error:  # jax passes on whatever libtpu says.
+        except Exception as error:  # jax passes on any error of libtpu.
             raise ValueError(f"libtpu cannot describe {self.name}: {' '.join(str(error).split())}") from error
 
 
 def _suitable_libtpu() -> str:
-    """The requirement of the libtpu whose programs the installed jax can read: another version's may be refused."""
+    """The requirement of the libtpu that matches the installed jax: programs of other versions may be refused."""
     requirements = importlib.metadata.requires("jax") or []
     return next(each.partition(";")[0].strip() for each in requirements if each.startswith("libtpu"))
 

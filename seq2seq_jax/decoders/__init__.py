@@ -1,1 +1,1 @@
-"""Decoders: one file a family."""
+"""Decoders, one file per family."""

@@ -1,4 +1,4 @@
-"""The convolutional decoder, teacher-forced and stepwise."""
+"""The convolutional decoder, with teacher forcing and step by step."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ class ConvolutionalDecoderConfig(ConvolutionalConfig):
     """Settings of a convolutional decoder."""
 
     def forward_flops(self, source: Amount, target: Amount, *, memory_dim: int, hypotheses: int) -> Amount:
-        """Model FLOPs of decoding that many targets of one length for one source."""
+        """Model FLOPs of decoding `hypotheses` targets of one length for one source."""
         attention = 2 * product_flops(target, self.hidden_dim, self.model_dim) + 2 * product_flops(
             source * target, self.model_dim, 1
         )
@@ -36,12 +36,12 @@ class ConvolutionalDecoderConfig(ConvolutionalConfig):
         return mapped + hypotheses * each
 
     def build(self, *, memory_dim: int, summary_dim: int, precision: Precision) -> "ConvolutionalDecoder":
-        """The module, for an encoder whose states are memory_dim wide; it does not read summaries."""
+        """The module, for an encoder with states of width memory_dim; it does not read summaries."""
         return ConvolutionalDecoder(self, memory_dim, precision)
 
 
 class DecoderLayer(nn.Module):
-    """A gated convolution of what stands before, and attention to the memory, in a residual branch."""
+    """A causal gated convolution and attention to the memory, in a residual branch."""
 
     config: ConvolutionalDecoderConfig
     precision: Precision
@@ -71,14 +71,14 @@ class DecoderLayer(nn.Module):
         embeddings: Float[Array, "batch beam model"],
         attended: Attended,
     ) -> tuple[Float[Array, "hypotheses 1 hidden"], Float[Array, "hypotheses before hidden"]]:
-        """One position of every hypothesis; returns the layer's output, and what the next step's window begins with.
+        """One position of every hypothesis; returns the layer's output, and `before` of the next step.
 
         Args:
-            before: the layer's inputs at the kernel_size - 1 positions before this one.
+            before: the layer's inputs at the previous kernel_size - 1 positions.
         """
         window = jnp.concatenate([before, x], axis=1)
         branch = self.convolution.of_windows(window.reshape(len(x), 1, -1))
-        # The beam takes the place of the target positions, so that the memory is read once for all hypotheses.
+        # The beam replaces the dim of target positions, so that the memory is read once for all hypotheses.
         context = self.cross_attention(branch.reshape(*embeddings.shape[:2], -1), embeddings, attended)
         return self.sum_of(x, branch, context.reshape(x.shape)), window[:, 1:]
 
@@ -88,15 +88,15 @@ class DecoderLayer(nn.Module):
         branch: Float[Array, "batch target hidden"],
         context: Float[Array, "batch target hidden"],
     ) -> Float[Array, "batch target hidden"]:
-        """The layer's output: its input, its convolution and its context, of the variance of one."""
+        """The layer's output: the sum of its input, convolution and context, scaled to preserve their variance."""
         return nn.with_logical_constraint((x + (branch + context) * HALF) * HALF, ACTIVATION_AXES)
 
 
 class ConvolutionalDecoder(nn.Module):
-    """Gated convolutions of what stands before, each followed by attention to the memory, within each segment.
+    """Causal gated convolutions within each segment, each followed by attention to the memory.
 
-    Queries are compared with the memory as it is, as in the paper; that of an encoder of another width is first mapped
-    to model_dim, once for all layers.
+    Queries are compared with the encoder's states themselves, as in the paper; states of another width are first
+    projected to model_dim, once for all layers.
 
     Source: Gehring et al. 2017, section 3.
     """
@@ -119,7 +119,7 @@ class ConvolutionalDecoder(nn.Module):
     def keys_values(
         self, memory: Memory
     ) -> tuple[Float[Array, "batch source model"], Float[Array, "batch source model"]]:
-        """What queries are compared with, and what attention adds up."""
+        """The keys and values of attention."""
         if self.memory_dim == self.config.model_dim:
             return memory.states, memory.values
         return self.key(memory.states), self.value(memory.values)
@@ -132,7 +132,7 @@ class ConvolutionalDecoder(nn.Module):
         *,
         deterministic: bool,
     ) -> Float[Array, "batch target model"]:
-        """Hidden states of every target position, teacher-forced.
+        """Hidden states of every target position, with teacher forcing.
 
         Args:
             inputs: embedded decoder inputs (the labels, shifted right).
@@ -149,12 +149,12 @@ class ConvolutionalDecoder(nn.Module):
         return self.dropout(self.frame.leave(x), deterministic=deterministic)
 
     def start(self, memory: Memory, *, max_length: int, beam_size: int) -> DecodeState:
-        """The state before the first token, of one size whatever max_length.
+        """The state before the first token, whose size does not depend on max_length.
 
         Args:
             memory: rows of one segment each.
-            max_length: most tokens that will be decoded.
-            beam_size: hypotheses a source.
+            max_length: upper bound on the tokens to decode.
+            beam_size: hypotheses per source.
         """
         config = self.config
         keys, values = self.keys_values(memory)
@@ -171,10 +171,10 @@ class ConvolutionalDecoder(nn.Module):
     def step(
         self, inputs: Float[Array, "hypotheses model"], state: DecodeState
     ) -> tuple[Float[Array, "hypotheses model"], DecodeState]:
-        """Hidden states of the next position of every hypothesis, and the state after it.
+        """Hidden states of the next position of every hypothesis, and the next state.
 
         Args:
-            inputs: embeddings of the tokens decoded last.
+            inputs: embeddings of the last token of every hypothesis.
         """
         before, position = state.per_hypothesis["before"], state.per_hypothesis["position"]
         source = state.per_source

@@ -1,4 +1,4 @@
-"""The recurrent decoder, teacher-forced and stepwise."""
+"""The recurrent decoder, with teacher forcing and step by step."""
 
 import dataclasses
 import functools
@@ -38,19 +38,19 @@ class RecurrentDecoderConfig(RecurrentConfig):
     """Settings of a recurrent decoder."""
 
     attention: AttentionKind = "additive"
-    """How source states are scored; none = the decoder sees the encoder's summary alone, in its initial state."""
+    """Score function of the attention; none = no attention: the encoder's summary sets the initial state only."""
     attention_dim: int | None = None
     """Width inside additive attention; None = hidden_dim."""
     attention_layer: Literal["first", "last"] = "last"
-    """Layer whose output is the query. With `first`, the context joins the inputs of all layers above (GNMT)."""
+    """Layer whose output is the query. With `first`, the context is an input of all layers above (GNMT)."""
     input_feeding: bool = False
-    """Whether what the output projection read in the step before joins the inputs of the first layer (Luong et al.
-    2015, section 3.3). Steps are then computed one after the other in training, too."""
+    """Whether the attentional hidden state of the previous step is an input of the first layer (Luong et al. 2015,
+    section 3.3). Training then computes the steps one after the other, too."""
     coverage: bool = False
-    """Whether additive attention sees the sum of its weights so far (Tu et al. 2016)."""
+    """Whether additive attention reads the sum of its previous weights (Tu et al. 2016)."""
     deep_output: bool = False
-    """Whether the embedding of the token before joins state and context below the output projection (Pascanu et al.
-    2014; Bahdanau et al. 2015)."""
+    """Whether the output layer also reads the embedding of the previous token, besides state and context (Pascanu et
+    al. 2014; Bahdanau et al. 2015)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -77,31 +77,31 @@ class RecurrentDecoderConfig(RecurrentConfig):
             )
 
     def build(self, *, memory_dim: int, summary_dim: int, precision: Precision) -> "RecurrentDecoder":
-        """The module, for an encoder whose states and summaries have these widths.
+        """The module, for an encoder with states and summaries of these widths.
 
         Raises:
-            ValueError: dot-product attention between states of other widths.
+            ValueError: dot-product attention between states of different widths.
         """
         if self.attention in ("dot", "scaled_dot") and memory_dim != self.hidden_dim:
             raise ValueError(
-                f"model.decoder.attention = {self.attention} compares states of one width, and the encoder's have "
+                f"model.decoder.attention = {self.attention} needs states of equal width, and the encoder's have "
                 f"{memory_dim}, the decoder's hidden_dim {self.hidden_dim}. Change either, or use general attention."
             )
         return RecurrentDecoder(self, memory_dim, summary_dim, precision)
 
     def input_dim(self, index: int, *, memory_dim: int) -> int:
-        """Width of what the layer of this index, from 0, reads; input feeding not counted."""
+        """Input width of the layer of this index, from 0, without input feeding."""
         if index == 0:
             return self.model_dim
         return self.hidden_dim + (memory_dim if self.attention_layer == "first" else 0)
 
     def output_input_dim(self, *, memory_dim: int) -> int:
-        """Width of what is read below the output projection."""
+        """Input width of the output layer."""
         attended = 0 if self.attention == "none" else memory_dim
         return self.hidden_dim + attended + self.deep_output * self.model_dim
 
     def attention_flops(self, source: Amount, target: Amount, *, memory_dim: int, hypotheses: int) -> Amount:
-        """Of the attention of that many targets to one source, whose keys they share."""
+        """FLOPs of the attention of `hypotheses` targets to one source, whose keys they share."""
         if self.attention == "none":
             return 0.0
         contexts = product_flops(source * target, memory_dim, 1)
@@ -113,9 +113,9 @@ class RecurrentDecoderConfig(RecurrentConfig):
         return keys + hypotheses * (product_flops(source * target, self.hidden_dim, 1) + contexts)
 
     def forward_flops(self, source: Amount, target: Amount, *, memory_dim: int, hypotheses: int) -> Amount:
-        """Model FLOPs of decoding that many targets of one length for one source.
+        """Model FLOPs of decoding `hypotheses` targets of one length for one source.
 
-        Those of the first states, one product a source, are left out.
+        Those of the initial states, one product per source, are left out.
         """
         layers = sum(
             self.layer_flops(target, input_dim=self.input_dim(index, memory_dim=memory_dim))
@@ -129,17 +129,17 @@ class RecurrentDecoderConfig(RecurrentConfig):
 
     @property
     def is_sequential(self) -> bool:
-        """Whether a step needs what came out of the attention of the step before."""
+        """Whether a step depends on the attention of the previous step."""
         return self.input_feeding or self.coverage
 
 
 @flax.struct.dataclass
 class DecoderCarry:
-    """What goes from step to step, float32.
+    """The carry of the loop over steps, float32.
 
     Attributes:
         layers: state of each layer.
-        fed: what the output projection read, with input feeding.
+        fed: attentional hidden state, with input feeding.
         coverage: sum of attention weights, with coverage.
     """
 
@@ -148,11 +148,11 @@ class DecoderCarry:
     coverage: Float[Array, "rows source"] | None
 
     def across(self, keep: Float[Array, "rows 1"], starts: tuple[State, ...]) -> "DecoderCarry":
-        """What a step goes on from: the step before or, where a segment begins, its beginning.
+        """The carry into the next step: unchanged or, where a segment starts, that segment's initial carry.
 
         Args:
-            keep: 1 where the step before belongs to the same segment, else 0.
-            starts: states of the layers where a segment begins, else 0.
+            keep: 1 where the previous step belongs to the same segment, else 0.
+            starts: initial states of the layers where a segment starts, else 0.
         """
         layers = tuple(begin(state, keep, start) for state, start in zip(self.layers, starts, strict=True))
         fed, coverage = jax.tree.map(lambda part: part * keep, (self.fed, self.coverage))
@@ -161,13 +161,13 @@ class DecoderCarry:
 
 @flax.struct.dataclass
 class DecoderInputs:
-    """What a step reads.
+    """The inputs of a step.
 
     Attributes:
-        embedded: input token, after dropout.
-        gates: what it gives to the gates of the first layer; None = not computed yet.
-        mask: source places that may be attended to.
-        dropout: masks on the inputs of the layers above the first; None without dropout.
+        embedded: embedded input token, after dropout.
+        gates: its contribution to the gates of the first layer; None = not computed yet.
+        mask: True at source positions to attend to.
+        dropout: masks on the inputs of the layers above the first; None = no dropout.
     """
 
     embedded: Float[Array, "rows model"]
@@ -177,10 +177,10 @@ class DecoderInputs:
 
 
 class RecurrentDecoder(nn.Module):
-    """LSTM or GRU layers over the target, with attention to the source or its summary alone.
+    """LSTM or GRU layers over the target, with or without attention to the source.
 
-    The states of a segment begin as tanh(W summary + b). The output is tanh(W [state; context; embedding] + b), the
-    context with attention, the embedding with deep output.
+    The initial states of a segment are tanh(W summary + b). The output is tanh(W [state; context; embedding] + b), with
+    the context only if there is attention, and the embedding only with deep output.
 
     Source: Sutskever et al. 2014; Bahdanau et al. 2015; Luong et al. 2015; Wu et al. 2016.
     """
@@ -232,7 +232,7 @@ class RecurrentDecoder(nn.Module):
         *,
         deterministic: bool,
     ) -> Float[Array, "batch target model"]:
-        """Hidden states of every target position, teacher-forced.
+        """Hidden states of every target position, with teacher forcing.
 
         Args:
             inputs: embedded decoder inputs (the labels, shifted right).
@@ -245,7 +245,7 @@ class RecurrentDecoder(nn.Module):
         return self.dropout(hidden, deterministic=deterministic)
 
     def _initial_states(self, summary: Float[Array, "batch segments summary"]) -> Float[Array, "batch segments states"]:
-        """States of all layers at the beginning of each segment, side by side."""
+        """Initial states of all layers for each segment, concatenated."""
         states = jnp.tanh(self.bridge(summary).astype(jnp.float32))
         return states.reshape(*summary.shape[:2], -1)
 
@@ -255,7 +255,7 @@ class RecurrentDecoder(nn.Module):
         return tuple(tuple(parts[index : index + count]) for index in range(0, len(parts), count))
 
     def _layer_by_layer(self, embedded, target, memory, *, deterministic):
-        """All time steps of a layer before the next layer."""
+        """Layer by layer, each over all time steps."""
         config = self.config
         _, starts = self._borders(target, memory)
 
@@ -279,7 +279,7 @@ class RecurrentDecoder(nn.Module):
         return jnp.tanh(product + self.output_bias.astype(product.dtype)).reshape(*x.shape[:2], -1)
 
     def _one_after_the_other(self, embedded, target, memory, *, deterministic):
-        """All layers of a time step before the next step."""
+        """Step by step, each through all layers."""
         batch, length = embedded.shape[:2]
         masks = tuple(layer.mask(batch, deterministic=deterministic) for layer in self.layers)
         inputs = DecoderInputs(
@@ -306,7 +306,7 @@ class RecurrentDecoder(nn.Module):
         record(self.cross_attention, jnp.swapaxes(weights, 0, 1)[None, :, None])
         return jnp.swapaxes(hidden, 0, 1)
 
-    def own_inputs(
+    def scheduled_inputs(
         self,
         tokens: Int[Array, "batch target"],
         replaced: Bool[Array, "batch target"],
@@ -314,16 +314,16 @@ class RecurrentDecoder(nn.Module):
         memory: Memory,
         *,
         embed: Callable[[Int[Array, "batch"]], Float[Array, "batch model"]],
-        choose: Callable[[Float[Array, "batch model"], Int[Array, ""]], Int[Array, "batch"]],
+        predict: Callable[[Float[Array, "batch model"], Int[Array, ""]], Int[Array, "batch"]],
     ) -> Int[Array, "batch target"]:
-        """Decoder inputs some of which are the tokens that the model itself chose at the place before, having read the
-        inputs so far.
+        """Decoder inputs for scheduled sampling: some tokens are replaced by the model's prediction from the inputs before
+        them, which include earlier predictions.
 
         Args:
-            tokens: the inputs elsewhere.
-            replaced: where they are the model's own.
+            tokens: the inputs that are not replaced.
+            replaced: True where an input is the model's prediction.
             embed: embeddings of tokens.
-            choose: (hidden states, place) -> the next tokens.
+            predict: (hidden states, position) -> the next tokens.
         """
         kernels, constants = inside_a_loop(
             self._kernels_and_constants(*self._keys_and_values(memory), first_gates=True)
@@ -331,14 +331,14 @@ class RecurrentDecoder(nn.Module):
         project = projection(kernels, precision=self.precision)
 
         def step(carry, per_step):
-            carry, own = carry
-            place, tokens, replaced, mask, borders = per_step
-            tokens = jnp.where(replaced, own, tokens)
+            carry, predictions = carry
+            index, tokens, replaced, mask, borders = per_step
+            tokens = jnp.where(replaced, predictions, tokens)
             inputs = DecoderInputs(embedded=embed(tokens), gates=None, mask=mask, dropout=None)
             hidden, _, carry = self._advance(
                 project, constants, carry.across(*borders), inputs, (None,) * len(self.layers)
             )
-            return (carry, choose(hidden, place)), tokens
+            return (carry, predict(hidden, index)), tokens
 
         batch, length = tokens.shape
         mask = segment_mask(target.segment_ids, memory.segment_ids)
@@ -347,7 +347,7 @@ class RecurrentDecoder(nn.Module):
         return jax.lax.scan(step, carry, per_step)[1].T
 
     def _borders(self, target, memory):
-        """For every place whether the carry goes on into it, and with what a segment that begins there begins."""
+        """The arguments of `DecoderCarry.across` for every position."""
         starts = self._by_layer(at_first_places(self._initial_states(memory.summary), target.segment_ids))
         return 1.0 - is_first(target.segment_ids)[..., None].astype(jnp.float32), starts
 
@@ -365,11 +365,11 @@ class RecurrentDecoder(nn.Module):
         return self.cross_attention.keys(memory.states), memory.values
 
     def _kernels_and_constants(self, keys, values, *, first_gates):
-        """What `_advance` multiplies with, and what else it reads.
+        """The kernels and the further arrays that `_advance` reads.
 
         Args:
             keys: None without attention, as are values.
-            first_gates: whether it computes the gates of the first layer, too.
+            first_gates: whether it also computes the gates of the first layer.
         """
         kernels = {"output": self.output}
         constants = {
@@ -390,10 +390,10 @@ class RecurrentDecoder(nn.Module):
     def _advance(
         self, project: Project, constants, carry: DecoderCarry, inputs: DecoderInputs, masks
     ) -> tuple[Float[Array, "rows model"], Float[Array, "rows source"] | None, DecoderCarry]:
-        """One step of all layers: its output, the attention weights, and what goes on to the next.
+        """One step of all layers: its output, the attention weights, and the next carry.
 
         Args:
-            masks: recurrent dropout's, by layer.
+            masks: of recurrent dropout, by layer.
         """
         config = self.config
         context, weights, states = None, None, []
@@ -436,7 +436,7 @@ class RecurrentDecoder(nn.Module):
         Args:
             memory: rows of one segment each.
             max_length: not needed here.
-            beam_size: hypotheses a source.
+            beam_size: hypotheses per source.
         """
         config = self.config
         states = jnp.repeat(self._initial_states(memory.summary[:, :1])[:, 0], beam_size, axis=0)
@@ -451,10 +451,10 @@ class RecurrentDecoder(nn.Module):
     def step(
         self, inputs: Float[Array, "hypotheses model"], state: DecodeState
     ) -> tuple[Float[Array, "hypotheses model"], DecodeState]:
-        """Hidden states of the next position of every hypothesis, and the state after it.
+        """Hidden states of the next position of every hypothesis, and the next state.
 
         Args:
-            inputs: embeddings of the tokens decoded last.
+            inputs: embeddings of the last token of every hypothesis.
         """
         shared, carry = state.per_source, state.per_hypothesis
         kernels, constants = self._kernels_and_constants(shared.get("keys"), shared.get("values"), first_gates=True)
@@ -477,5 +477,5 @@ def _time_first(tree):
 
 
 def _together(*parts):
-    """The parts that there are, side by side."""
+    """The parts that are not None, concatenated along the last dim."""
     return jnp.concatenate([part for part in parts if part is not None], axis=-1)

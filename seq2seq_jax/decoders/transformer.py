@@ -1,4 +1,4 @@
-"""The Transformer decoder, teacher-forced and stepwise."""
+"""The Transformer decoder, with teacher forcing and step by step."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ class TransformerDecoderConfig(TransformerConfig):
     """Settings of a Transformer decoder."""
 
     def forward_flops(self, source: Amount, target: Amount, *, memory_dim: int, hypotheses: int) -> Amount:
-        """Model FLOPs of decoding that many targets of one length for one source, whose keys and values they share."""
+        """Model FLOPs of decoding `hypotheses` targets of one length for one source, whose keys and values they share."""
         queries, keys = self.num_heads * self.dim_per_head, self.kv_heads * self.dim_per_head
         cross_attention = product_flops(target, self.model_dim, 2 * queries) + 2 * product_flops(
             source * target, self.dim_per_head, self.num_heads
@@ -30,7 +30,7 @@ class TransformerDecoderConfig(TransformerConfig):
         return self.num_layers * (product_flops(source, memory_dim, 2 * keys) + hypotheses * each)
 
     def build(self, *, memory_dim: int, summary_dim: int, precision: Precision) -> "TransformerDecoder":
-        """The module, for an encoder whose states are memory_dim wide; it does not read summaries."""
+        """The module, for an encoder with states of width memory_dim; it does not read summaries."""
         return TransformerDecoder(self, memory_dim, precision)
 
 
@@ -51,7 +51,7 @@ class DecoderLayer(nn.Module):
         self.feed_forward_residual = Residual(config)
 
     def memory_keys_values(self, memory: Memory) -> StepKeysValues:
-        """Keys and values of the source, the same for every position and hypothesis."""
+        """Keys and values of the source, the same for all positions and hypotheses."""
         return self.cross_attention.step_keys_values(memory.states, memory.values)
 
     def __call__(
@@ -103,7 +103,7 @@ class DecoderLayer(nn.Module):
         self_bias: tuple[Float[Array, "heads target"], Float[Array, "heads"]] | None,
         cross_mask: Bool[Array, "batch 1 source"],
     ) -> tuple[Float[Array, "batch beam model"], KeysValues]:
-        """One position of every hypothesis; returns the layer's output, and what the cache is to hold of it."""
+        """One position of every hypothesis; returns the layer's output, and the new entries of its cache."""
         own = {}
 
         def attend(y):
@@ -140,7 +140,7 @@ class TransformerDecoder(nn.Module):
         *,
         deterministic: bool,
     ) -> Float[Array, "batch target model"]:
-        """Hidden states of every target position, teacher-forced.
+        """Hidden states of every target position, with teacher forcing.
 
         Args:
             inputs: embedded decoder inputs (the labels, shifted right).
@@ -160,8 +160,8 @@ class TransformerDecoder(nn.Module):
 
         Args:
             memory: rows of one segment each.
-            max_length: most tokens that will be decoded.
-            beam_size: hypotheses a source.
+            max_length: upper bound on the tokens to decode.
+            beam_size: hypotheses per source.
         """
         config, batch = self.config, len(memory.states)
         hypotheses, length = batch * beam_size, max_length * beam_size
@@ -185,23 +185,23 @@ class TransformerDecoder(nn.Module):
     def step(
         self, inputs: Float[Array, "hypotheses model"], state: DecodeState
     ) -> tuple[Float[Array, "hypotheses model"], DecodeState]:
-        """Hidden states of the next position of every hypothesis, and the state after it.
+        """Hidden states of the next position of every hypothesis, and the next state.
 
-        The history holds keys and values of all places of a source's beam, position after position. A hypothesis
-        attends to all of them, and a mask leaves it those of its ancestors: that costs less than to move a cache.
+        The history holds keys and values of all hypotheses of a source, position after position. A hypothesis attends
+        to all of them under a mask of its ancestors, which costs less than reordering the cache.
 
         Args:
-            inputs: embeddings of the tokens decoded last.
+            inputs: embeddings of the last token of every hypothesis.
         """
         ancestors, position = state.per_hypothesis["ancestors"], state.per_hypothesis["position"]
         source_mask = state.per_source["mask"]
         batch, max_length = len(source_mask), ancestors.shape[1]
         beam = len(inputs) // batch
         positions = position.reshape(batch, beam)
-        # All hypotheses have as many tokens.
+        # All hypotheses have the same number of tokens.
         reached = position[0]
-        places = jnp.arange(beam)
-        self_mask = (ancestors.reshape(batch, beam, max_length, 1) == places).reshape(batch, beam, -1)
+        slots = jnp.arange(beam)
+        self_mask = (ancestors.reshape(batch, beam, max_length, 1) == slots).reshape(batch, beam, -1)
         key_positions = jnp.append(jnp.arange(max_length), reached)
         self_bias = self.frame.bias(reached[None, None], key_positions[None])
         if self_bias is not None:
@@ -226,16 +226,16 @@ class TransformerDecoder(nn.Module):
 
             x, own = call(step, x, cache, memory)
             history.append(_with_position(cache, own, reached))
-        ancestors = jax.lax.dynamic_update_slice_in_dim(ancestors, jnp.tile(places, batch)[:, None], reached, axis=1)
+        ancestors = jax.lax.dynamic_update_slice_in_dim(ancestors, jnp.tile(slots, batch)[:, None], reached, axis=1)
         state = state.replace(per_hypothesis={"ancestors": ancestors, "position": position + 1}, history=tuple(history))
         return self.frame.leave(x).reshape(inputs.shape), state
 
 
 def _with_position(cache: StepKeysValues, own: KeysValues, position: Int[Array, ""]) -> StepKeysValues:
-    """The cache with the keys and values of one position of all hypotheses."""
-    begin = position * own.keys.shape[1]
+    """The cache, with the keys and values of one position of all hypotheses added."""
+    first = position * own.keys.shape[1]
     write = jax.lax.dynamic_update_slice_in_dim
     return StepKeysValues(
-        keys=write(cache.keys, own.keys.transpose(0, 2, 3, 1), begin, axis=3),
-        values=write(cache.values, own.values.transpose(0, 2, 1, 3), begin, axis=2),
+        keys=write(cache.keys, own.keys.transpose(0, 2, 3, 1), first, axis=3),
+        values=write(cache.values, own.values.transpose(0, 2, 1, 3), first, axis=2),
     )

@@ -22,7 +22,7 @@ class ConvolutionalEncoderConfig(ConvolutionalConfig):
         super().__post_init__()
         if self.kernel_size % 2 == 0:
             raise ValueError(
-                f"{type(self).__name__}.kernel_size must be odd, since a token reads as far to either side, "
+                f"{type(self).__name__}.kernel_size must be odd, since a token's window is centred on it, "
                 f"not {self.kernel_size}."
             )
 
@@ -70,9 +70,9 @@ class EncoderLayer(nn.Module):
 class ConvolutionalEncoder(nn.Module):
     """Gated convolutions within each segment.
 
-    The paper divides the gradient of the encoder by the number of the decoder's attention layers, for plain momentum.
-    The optimizers here divide every gradient by its own running size, where such a factor cancels (but for clipping and
-    shared tables): dates with 4 + 4 layers were learned as steadily with it as without.
+    The paper divides the encoder's gradient by the number of the decoder's attention layers, for SGD with momentum. The
+    optimizers here normalise every gradient by its running magnitude, so that such a factor cancels (except for clipping
+    and shared tables): dates with 4 + 4 layers trained as stably with it as without.
 
     Source: Gehring et al. 2017, section 3.
     """
@@ -85,7 +85,7 @@ class ConvolutionalEncoder(nn.Module):
         self.layer = EncoderLayer(self.config, self.precision)
 
     def __call__(self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool) -> Memory:
-        """States of the source, their sum with the embeddings as values, and their mean over each segment.
+        """States of the source; values are their sums with the embeddings, a segment's summary the mean of its states.
 
         Args:
             inputs: embedded tokens.

@@ -18,9 +18,9 @@ class RecurrentEncoderConfig(RecurrentConfig):
     """Settings of a recurrent encoder."""
 
     bidirectional_layers: int | None = None
-    """Lowest layers that read in both directions, half of their output each; None = all (GNMT: 1)."""
+    """Number of bidirectional layers, from the lowest; None = all (GNMT: 1)."""
     reverse_source: bool = False
-    """Layers of one direction read from the end to the beginning (Sutskever et al. 2014)."""
+    """Whether unidirectional layers read the source from its end to its beginning (Sutskever et al. 2014)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -31,7 +31,7 @@ class RecurrentEncoderConfig(RecurrentConfig):
             )
         if self.reverse_source and self.directions(self.num_layers - 1) == 2:
             raise ValueError(
-                "RecurrentEncoderConfig.reverse_source needs layers of one direction: all of them read in both. Set "
+                "RecurrentEncoderConfig.reverse_source needs unidirectional layers, and all layers are bidirectional. Set "
                 "bidirectional_layers to 0, or reverse_source to False."
             )
         if any(
@@ -39,12 +39,12 @@ class RecurrentEncoderConfig(RecurrentConfig):
             for index in range(1, self.num_layers)
         ):
             raise ValueError(
-                f"RecurrentEncoderConfig.residual_from = {self.residual_from} adds the output of a layer of two "
-                "directions to that of a layer of one. Raise residual_from, or change bidirectional_layers."
+                f"RecurrentEncoderConfig.residual_from = {self.residual_from} adds the output of a bidirectional layer to "
+                "that of a unidirectional one. Raise residual_from, or change bidirectional_layers."
             )
 
     def directions(self, index: int) -> int:
-        """In how many directions the layer of this index, from 0, reads."""
+        """Number of directions of the layer of this index, from 0."""
         return 2 if self.bidirectional_layers is None or index < self.bidirectional_layers else 1
 
     @property
@@ -58,7 +58,7 @@ class RecurrentEncoderConfig(RecurrentConfig):
         return self.memory_dim
 
     def input_dim(self, index: int) -> int:
-        """Width of what the layer of this index, from 0, reads."""
+        """Input width of the layer of this index, from 0."""
         return self.directions(index - 1) * self.hidden_dim if index else self.model_dim
 
     def forward_flops(self, source: Amount) -> Amount:
@@ -74,10 +74,10 @@ class RecurrentEncoderConfig(RecurrentConfig):
 
 
 class RecurrentEncoder(nn.Module):
-    """LSTM or GRU layers within each segment; a segment's summary is what they output when they have read all of it.
+    """LSTM or GRU layers within each segment; a segment's summary is their output after reading all of it.
 
-    Source: Sutskever et al. 2014 (one direction, reversed); Bahdanau et al. 2015 (two directions); Wu et al. 2016
-    (residual connections above one layer of two directions).
+    Source: Sutskever et al. 2014 (unidirectional, reversed); Bahdanau et al. 2015 (bidirectional); Wu et al. 2016
+    (residual connections above one bidirectional layer).
     """
 
     config: RecurrentEncoderConfig
@@ -99,7 +99,7 @@ class RecurrentEncoder(nn.Module):
 
         Args:
             inputs: embedded tokens.
-            source: their segments.
+            source: the segments of the tokens.
         """
         config, segment_ids = self.config, source.segment_ids
         x = inputs.astype(activation_dtype(self.precision))

@@ -89,7 +89,7 @@ class TransformerEncoder(nn.Module):
         self.layer = EncoderLayer(self.config, self.precision)
 
     def __call__(self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool) -> Memory:
-        """States of the source, and their mean over each segment as its summary.
+        """States of the source; a segment's summary is the mean of its states.
 
         Args:
             inputs: embedded tokens.

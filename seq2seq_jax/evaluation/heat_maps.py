@@ -1,4 +1,4 @@
-"""Heat maps of attention: which source tokens each target token attended to."""
+"""Heat maps of attention weights between source and target tokens."""
 
 import functools
 import io
@@ -19,10 +19,10 @@ from seq2seq_jax.files import write_whole
 _DPI = 120
 _MARGIN, _HEADER_GAP = 0.2, 0.1  # inches, as all lengths here
 _LARGEST_CELL, _SMALLEST_CELL = 0.55, 0.27
-_GRID = 7.0  # cells shrink to stay within it, but not below the smallest
-_LARGEST_GRID = 60.0  # of very many tokens, a side; cells then shrink further
+_GRID = 7.0  # cells shrink to stay within it, but not below the smallest size
+_LARGEST_GRID = 60.0  # side of the grid for very many tokens; cells then shrink further
 _LABEL_HEIGHT = 0.14  # cells smaller than that cannot all have a label
-_LABELS_APART = 1.5  # widths of a label's character between neighbours that stand upright
+_LABELS_APART = 1.5  # distance of horizontal labels, in widths of a character
 _BAR_GAP, _BAR_WIDTH, _SHORTEST_BAR, _LONGEST_BAR = 0.25, 0.16, 1.4, 5.0
 _BAR_LABELS = 0.65
 _NARROWEST_HEADER = 5.0
@@ -41,7 +41,7 @@ def plot_attention(
     title: str,
     texts: tuple[str, ...] = (),
 ) -> None:
-    """Write `attention_heat_map` to a PNG file; its directory is made if need be."""
+    """Write `attention_heat_map` to a PNG file; creates its directory."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = attention_heat_map(
@@ -60,16 +60,16 @@ def attention_heat_map(
     title: str,
     texts: tuple[str, ...] = (),
 ) -> Figure:
-    """A figure with source tokens along the top, target tokens down the left, and a cell for each two.
+    """A figure with source tokens along the top, target tokens along the left, and a cell for each pair.
 
-    It grows with the tokens. Characters that no installed font has are shown as their code points.
+    Its size grows with the number of tokens. Characters without a glyph in any installed font are shown as code points.
 
     Args:
-        weights: in 0 to 1.
-        texts: what else stands above the picture, each from a new line.
+        weights: in [0, 1].
+        texts: further lines above the heat map.
 
     Returns:
-        A figure of its own, that no global state knows of.
+        A figure that is not registered with pyplot.
     """
     everything = "".join([*source_tokens, *target_tokens, title, *texts])
     families, missing = _fonts_for(frozenset(everything))
@@ -86,7 +86,7 @@ def attention_heat_map(
     if cell >= _SMALLEST_CELL:
         _draw_borders(axes, weights.shape)
 
-    # The labels' own sizes say how large the figure must be: the axes begin as large as the cells need, and stay so.
+    # The size of the figure follows from the sizes of the labels; the axes keep the size that the cells need.
     figure.draw_without_rendering()
     extent = axes.get_tightbbox().transformed(figure.dpi_scale_trans.inverted())
     left, above = _MARGIN - min(extent.x0, 0), max(extent.y1 - height, 0)
@@ -126,7 +126,7 @@ def attention_heat_map(
 
 
 def characters_without_a_font(text: str) -> frozenset[str]:
-    """The characters of a text that no installed font has, and that a picture shows as code points."""
+    """The characters of a text without a glyph in any installed font, which a figure shows as code points."""
     return _fonts_for(frozenset(text))[1]
 
 
@@ -154,7 +154,7 @@ def _label(
 
 
 def _draw_borders(axes: Axes, shape: tuple[int, int]) -> None:
-    """Thin lines between the cells, so that the eye finds row and column."""
+    """Thin lines between the cells, which guide the eye along rows and columns."""
     for axis, size in zip((axes.yaxis, axes.xaxis), shape, strict=True):
         axis.set_ticks(np.arange(size - 1) + 0.5, minor=True)
     axes.grid(which="minor", color="0.85", linewidth=0.5)
@@ -164,7 +164,7 @@ def _draw_borders(axes: Axes, shape: tuple[int, int]) -> None:
 
 
 def _text_width(text: str, font_size: float) -> float:
-    """About how wide a line is, in inches: a character takes 0.62 of the font's size, a wide one all of it."""
+    """Approximate width of a line, in inches: 0.62 font sizes per character, 1 per wide character."""
     ems = sum(1.0 if unicodedata.east_asian_width(character) in "WF" else 0.62 for character in text)
     return ems * font_size / 72
 
@@ -175,7 +175,7 @@ def _wrapped(text: str, width: float, font_size: float) -> list[str]:
 
 
 def _shown(text: str, missing: frozenset[str]) -> str:
-    """The text with the code points of what cannot be drawn, such as <U+65E5>."""
+    """The text, with characters that cannot be drawn replaced by code points such as <U+65E5>."""
     return "".join(
         f"<U+{ord(character):04X}>" if character in missing or not _is_drawn(character) else character
         for character in text
@@ -183,13 +183,13 @@ def _shown(text: str, missing: frozenset[str]) -> str:
 
 
 def _is_drawn(character: str) -> bool:
-    # A line break, or another control character.
+    # Not a line break or another control character.
     return unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp")
 
 
 @functools.lru_cache(maxsize=1024)
 def _fonts_for(characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The installed fonts that have the characters, matplotlib's own first, and the characters that none has."""
+    """The installed fonts with glyphs for the characters, matplotlib's own first, and the characters that no font has."""
     families = [_FONT]
     missing = {character for character in characters if _is_drawn(character)}
     missing -= _characters(font_manager.findfont(_FONT))

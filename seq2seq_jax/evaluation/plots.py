@@ -1,4 +1,4 @@
-"""Pictures of a training run, drawn from the records of its metrics.jsonl."""
+"""Plots of a training run, from the records of its metrics.jsonl."""
 
 import dataclasses
 import io
@@ -27,12 +27,12 @@ class _Curve:
     color: str
     best: Literal["lowest", "highest"] | None = None
     unless: str | None = None
-    """A metric whose records have another unit for this one."""
+    """Records with this metric are left out, as their unit differs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Panel:
-    """Curves that share a unit."""
+    """Curves with the same unit."""
 
     title: str
     unit: str
@@ -76,7 +76,7 @@ _PANELS = (
         from_zero=True,
         curves=(
             _Curve(kind="train", metric="entropy", label="entropy", color="C0"),
-            _Curve(kind="train", metric="kl", label="divergence from the first model", color="C1"),
+            _Curve(kind="train", metric="kl", label="KL divergence from the initial model", color="C1"),
         ),
     ),
     _Panel(
@@ -86,8 +86,8 @@ _PANELS = (
         curves=(_Curve(kind="train", metric="sample_length", label="mean", color="C0"),),
     ),
     _Panel(
-        title="Samples with an end mark",
-        unit="share",
+        title="Samples that end in the EOS token",
+        unit="fraction",
         from_zero=True,
         curves=(_Curve(kind="train", metric="ended_share", label="ended before the limit", color="C0"),),
     ),
@@ -118,7 +118,7 @@ def plot_learning_curves(
     """Write `learning_curves` to a PNG file, 1,000 pixels wide; its directory is made if need be.
 
     Raises:
-        ValueError: the records hold nothing to draw.
+        ValueError: the records have no metric to plot.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,8 +130,8 @@ def plot_learning_curves(
 def learning_curves(records: list[dict], *, loss_scale: Literal["linear", "log"] = "linear") -> Figure:
     """A figure of loss, validation scores, what a policy gradient logs, tokens per second and learning rate over steps.
 
-    A panel with nothing to show is left out. A star marks the best of each validation metric. Where a step is recorded
-    twice, as a resumed run does, the later record counts.
+    Panels without data are left out. A star marks the best value of each validation metric. If a step is recorded twice,
+    as in a resumed run, the later record counts.
 
     Args:
         records: lines of metrics.jsonl, each with "step", "kind" ("train" or "validation") and metrics of that step.
@@ -139,15 +139,15 @@ def learning_curves(records: list[dict], *, loss_scale: Literal["linear", "log"]
             logarithmic one.
 
     Returns:
-        A figure of its own, 1,000 pixels wide, that no global state knows of.
+        A figure, 1,000 pixels wide, that is not registered with pyplot.
 
     Raises:
-        ValueError: the records hold nothing to draw.
+        ValueError: the records have no metric to plot.
     """
     panels = [panel for panel in _PANELS if any(_points(records, curve) for curve in panel.curves)]
     if not panels:
         raise ValueError(
-            f"expected records of training or validation metrics, got {len(records)} records with none: "
+            f"expected records with training or validation metrics, got {len(records)} records without any: "
             "plot a run that has logged a step"
         )
     columns = min(2, len(panels))
@@ -162,7 +162,7 @@ def learning_curves(records: list[dict], *, loss_scale: Literal["linear", "log"]
 
 
 def _points(records: list[dict], curve: _Curve) -> dict[int, float]:
-    """Step to value, in the order of steps."""
+    """Step -> value, in the order of steps."""
     points = {
         record["step"]: record[curve.metric]
         for record in records
@@ -182,7 +182,7 @@ def _draw(axes: Axes, panel: _Panel, records: list[dict], *, scale: Literal["lin
             step = (min if curve.best == "lowest" else max)(finite, key=finite.__getitem__)
             label += f", best {finite[step]:.4g} at step {step:,}"
             axes.plot([step], [finite[step]], marker="*", markersize=14, color=curve.color, zorder=3)
-        # A point on its own has no line to be seen by.
+        # A single point has no line.
         marker = "o" if curve.kind == "validation" or len(points) == 1 else None
         axes.plot(list(points), list(points.values()), color=curve.color, label=label, marker=marker, markersize=3)
     axes.set_title(panel.title)

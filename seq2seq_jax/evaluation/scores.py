@@ -1,4 +1,4 @@
-"""Scores of generated text against references, by the field's reference implementation."""
+"""Scores of generated text against references, by sacreBLEU."""
 
 import dataclasses
 import unicodedata
@@ -20,11 +20,11 @@ class Scores:
     bleu: float
     """BLEU, percent: cased, the tokens of `bleu_tokenizer`, exponential smoothing."""
     chrf: float
-    """chrF2, percent: character n-grams up to 6, recall weighed twice."""
+    """chrF2, percent: character n-grams up to 6, beta 2."""
     exact_match: float
-    """Hypotheses that are their reference to the character, percent."""
+    """Hypotheses that equal their reference, character by character, percent."""
     signature: str
-    """sacreBLEU's signature of `bleu`, to be published with it."""
+    """sacreBLEU's signature of `bleu`, to be reported with it."""
     chrf_signature: str
     """sacreBLEU's signature of `chrf`."""
     words_per_reference: float
@@ -42,7 +42,7 @@ def corpus_scores(hypotheses: list[str], references: list[str]) -> Scores:
         Scores, in percent.
 
     Raises:
-        ValueError: there are no texts, or not as many of one as of the other.
+        ValueError: there are no texts, or the numbers of hypotheses and references differ.
 
     Source: Papineni et al. 2002 (BLEU), Popović 2015 (chrF), Post 2018, arXiv:1804.08771 (sacreBLEU).
     """

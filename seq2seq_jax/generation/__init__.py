@@ -1,1 +1,1 @@
-"""Search over a model's start and step: from sources to texts."""
+"""Generation from sources to texts, with a model's `start` and `step`."""

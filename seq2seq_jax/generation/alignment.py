@@ -1,4 +1,4 @@
-"""Which source tokens each target token attended to: sources and targets in, attention weights out."""
+"""Alignments: the cross-attention weights between the tokens of sources and targets."""
 
 import dataclasses
 import functools
@@ -16,18 +16,18 @@ from seq2seq_jax.model import attention_weights
 from seq2seq_jax.parallel.mesh import OnMesh, batch_sharding, batch_shards
 
 BATCH_CELLS = 2**17
-"""(target, source) places of a batch: 64 MiB of weights with 8 layers of 16 heads."""
+"""Padded (target, source) position pairs of a batch: 64 MiB of weights with 8 layers of 16 heads."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Alignment:
-    """The attention of one pair, the target teacher-forced.
+    """The attention weights of one pair, with teacher forcing.
 
     Attributes:
-        source: text.
-        target: text, as it was given or as the model translates the source.
-        source_tokens: what the model reads; the last is the end mark.
-        target_tokens: likewise; a row of weights is the attention while that token was predicted.
+        source: source text.
+        target: target text, given or generated.
+        source_tokens: pieces of the source, of which the last is the EOS token.
+        target_tokens: pieces of the target, likewise; a row of weights is the attention when its token is predicted.
         weights: each row over the source tokens sums to 1.
     """
 
@@ -48,8 +48,8 @@ class Aligner:
 
     def __init__(self, generator: Generator, *, max_target_length: int):
         """Args:
-        generator: of the model; what translates where no targets are given.
-        max_target_length: tokens of the longest target that is accepted, end mark included.
+        generator: generator of the model, which provides missing targets.
+        max_target_length: maximum length of a target (tokens, EOS token included).
         """
         self.generator = generator
         self.max_target_length = max_target_length
@@ -62,7 +62,7 @@ class Aligner:
         )
 
     def layers_and_heads(self, params: Any) -> tuple[int, int]:
-        """How many layers of the decoder attend to the source, and with how many heads each.
+        """Number of decoder layers with cross-attention, and number of their heads.
 
         Raises:
             ValueError: the decoder has no attention.
@@ -82,12 +82,12 @@ class Aligner:
         """The alignment of each source with its target, in order.
 
         Args:
-            targets: as many texts; None = the best that the model's search finds.
-            progress: called with (what is done, pairs done, pairs in all) after each batch.
+            targets: one text per source; None = the model's best outputs.
+            progress: called with (task, pairs done, total pairs) after each batch.
 
         Raises:
-            ValueError: the decoder has no attention, there are more or fewer targets than sources, or a text is
-                longer than the model takes; the message names its line, counted from 1.
+            ValueError: the decoder has no attention, the numbers of targets and sources differ, or a text is longer
+                than the model's limit; the message names its line, counted from 1.
         """
         self.layers_and_heads(params)
         tokenizer = self.generator.tokenizer
@@ -120,14 +120,14 @@ class Aligner:
     def _encode_targets(self, targets: list[str], *, num_sources: int) -> list[list[int]]:
         if len(targets) != num_sources:
             raise ValueError(
-                f"there must be as many targets as sources, {num_sources}, and there are {len(targets)}. "
-                "Give a line of each for a pair."
+                f"expected one target per source, {num_sources} targets, and got {len(targets)}. Give one line of each "
+                "for every pair."
             )
         encoded = self.generator.tokenizer.encode_target(targets)
         for line, ids in enumerate(encoded, 1):
             if len(ids) > self.max_target_length:
                 raise ValueError(
                     f"line {line} of the targets has {len(ids)} tokens, and the model takes {self.max_target_length} "
-                    "(data.max_target_length, end mark included). Shorten the line; nothing was aligned."
+                    "(data.max_target_length, EOS token included). Shorten the line; nothing was aligned."
                 )
         return encoded

@@ -1,4 +1,4 @@
-"""A while-loop over rows that end one by one: the batch is halved when half of its rows are left."""
+"""Batch compaction: a while-loop over rows that end at different times halves the batch when half of its rows are left."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,7 +13,7 @@ Carry = TypeVar("Carry")
 Result = TypeVar("Result")
 
 MIN_ROWS = 8
-"""Fewer rows of a device are not made by halving: their steps would hardly be cheaper."""
+"""Minimum number of rows per device after a compaction: steps of fewer rows would hardly be cheaper."""
 
 
 def extend_until_done(
@@ -25,19 +25,20 @@ def extend_until_done(
     result: Callable[[Carry], Result],
     halvings: int,
 ) -> Result:
-    """What `result` gives of each row once no row is live.
+    """Iterates `extend` until no row is live, and returns `result` of every row.
 
-    Rows that are done leave the batch when at most half of a device's rows are live, so that the others' steps cost
-    about half; they keep the result that they had then. No row may depend on others, and extending one that is done
-    must change nothing of its result. Every halving compiles a loop of its own.
+    When at most half of a device's rows are live, finished rows are removed from the batch, so that further steps cost
+    about half; they keep their result. Rows must not depend on each other, and extending a finished row must not change
+    its result. Every compaction compiles another loop.
 
     Args:
-        extend: carry and shared to the next carry.
-        carry: arrays that lead with rows, or a multiple of them of which every row has a stretch, or scalars.
-        shared: the same, of what no step changes.
-        is_live: whether a row has to be extended further.
-        result: of a carry, arrays that lead with rows.
-        halvings: at most so many; 0 = none.
+        extend: (carry, shared) -> the next carry.
+        carry: a tree of scalars and of arrays whose first dim is the rows, or a multiple of them with consecutive
+            entries for each row.
+        shared: such a tree that no step changes.
+        is_live: carry -> whether a row must be extended further.
+        result: carry -> arrays whose first dim is the rows.
+        halvings: maximum number of compactions; 0 = none.
     """
     rows = len(is_live(carry))
     local_rows = rows // shards_of_rows(rows)
@@ -45,10 +46,10 @@ def extend_until_done(
     last = halvings == 0 or local_rows < 2 * MIN_ROWS
     leave = 0 if last else half
 
-    def goes_on(carry: Carry) -> Bool[Array, ""]:
+    def continues(carry: Carry) -> Bool[Array, ""]:
         return jnp.any(on_each_shard(lambda live: jnp.sum(live, keepdims=True) > leave, is_live(carry)))
 
-    carry = jax.lax.while_loop(goes_on, lambda carry: extend(carry, shared), carry)
+    carry = jax.lax.while_loop(continues, lambda carry: extend(carry, shared), carry)
     if last:
         return result(carry)
     kept = on_each_shard(lambda live: jnp.argsort(~live)[:half], is_live(carry))
@@ -62,7 +63,7 @@ def extend_until_done(
 
 
 def _take(kept: Int[Array, "kept"], tree: PyTree, rows: int) -> PyTree:
-    """The rows that are kept, indices of which count from each device's first, of all leaves but scalars."""
+    """The kept rows of all leaves except scalars; the indices count from the first row of each device."""
 
     def take(leaf: Array) -> Array:
         if leaf.ndim == 0:

@@ -1,4 +1,4 @@
-"""Text in, text out: batches of like length, one compiled search a shape, order restored."""
+"""Generation from text to text: sources are batched by length, each batch shape is compiled once, and order is kept."""
 
 import dataclasses
 import functools
@@ -26,10 +26,10 @@ class Hypothesis:
     """One generated text.
 
     Attributes:
-        text: detokenized.
-        score: what the search maximised: log-probability over the length penalty.
-        log_probability: nats, end mark included.
-        num_tokens: end mark included.
+        text: detokenized text.
+        score: the score that the search maximises: log-probability over the length penalty.
+        log_probability: in nats, EOS token included.
+        num_tokens: number of tokens, EOS token included.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Hypothesis:
 
 
 class Generator:
-    """Generates with one model; compiled programs are kept from call to call."""
+    """Generates with one model; compiled programs are reused between calls."""
 
     def __init__(
         self,
@@ -52,8 +52,8 @@ class Generator:
         truncate: bool = False,
     ):
         """Args:
-        max_source_length: tokens of the longest source that is accepted, end mark included.
-        truncate: whether a longer source is cut to that, its last token the end mark, instead of being refused.
+        max_source_length: maximum length of a source (tokens, EOS token included).
+        truncate: whether a longer source is truncated to that length, with the EOS token as its last token, instead of refused.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -69,11 +69,11 @@ class Generator:
         )
 
     def lower(self, params: Any, source: Sequence) -> jax.stages.Lowered:
-        """The search for sources, or for their shapes, before it is compiled."""
+        """The lowered search, for sources or their shapes."""
         return self._search.lower(params, source)
 
     def too_long(self, texts: Iterable[str]) -> list[int]:
-        """Indices of the texts that have more tokens than the model takes."""
+        """Indices of the texts that are longer than max_source_length."""
         encoded = self._encode(list(texts))
         return [index for index, ids in enumerate(encoded) if len(ids) > self.max_source_length]
 
@@ -85,7 +85,7 @@ class Generator:
         Nothing is searched for a blank source: a model that never saw one makes something up.
 
         Args:
-            progress: called with (sources done, sources in all) after each batch.
+            progress: called with (sources done, total sources) after each batch.
 
         Raises:
             ValueError: a text is longer than the model takes; the message names its line, counted from 1.
@@ -96,21 +96,21 @@ class Generator:
     def best_tokens(
         self, params: Any, texts: list[str], *, progress: Callable[[int, int], None] | None = None
     ) -> list[list[int]]:
-        """Target ids of the best text for each source, in order, each ending in the end id; else like `generate`.
+        """Target ids of the best text for each source, in order, EOS tokens included; otherwise like `generate`.
 
-        Text made of them need not be cut into the same tokens again.
+        Encoding the decoded text again may give other ids.
         """
         return self._each(params, texts, _best_tokens, [self.tokenizer.vocabulary.end_id], progress)
 
     def best_tokens_of(self, params: Any, encoded: list[list[int]]) -> list[list[int]]:
-        """What `best_tokens` gives, of source ids that end in the end id."""
+        """Like `best_tokens`, for source ids that end in the EOS token."""
         taken: dict[int, list[int]] = {}
         for indices, result in self._search_all(params, encoded):
             taken |= {int(index): _best_tokens(result, row) for row, index in enumerate(indices)}
         return [taken[index] for index in range(len(encoded))]
 
     def encode(self, texts: list[str], *, first_line: int = 1) -> list[list[int]]:
-        """Source ids of each text, ending in the end id; those of the empty text for a blank one.
+        """Source ids of each text, EOS token included; those of the empty text for a blank one.
 
         Args:
             first_line: number of the first text, for the message.
@@ -127,7 +127,7 @@ class Generator:
                 more = "more than " if len(text) > self._longest_text else ""
                 raise ValueError(
                     f"line {line} has {more}{len(ids)} tokens, and the model takes {self.max_source_length} "
-                    "(data.max_source_length, end mark included). Split the line."
+                    "(data.max_source_length, EOS token included). Split the line."
                 )
         return encoded
 
@@ -154,7 +154,7 @@ class Generator:
         of_blank: Result,
         progress: Callable[[int, int], None] | None,
     ) -> list[Result]:
-        """What `take(result, row)` makes of the search for each source, in order, and `of_blank` for a blank one."""
+        """`take(result, row)` of the search result for each source, in order, and `of_blank` for a blank one."""
         encoded = self.encode(texts)
         searched = [index for index, text in enumerate(texts) if not is_blank(text)]
         taken: dict[int, Result] = {}
@@ -165,7 +165,7 @@ class Generator:
         return [taken.get(index, of_blank) for index in range(len(texts))]
 
     def _search_all(self, params: Any, encoded: list[list[int]]) -> Iterator[tuple[np.ndarray, SearchResult]]:
-        """Search batch after batch, the next one already running while one is fetched."""
+        """Search batch by batch; the next batch runs while the results of one are fetched."""
         batches = source_batches(
             encoded,
             vocabulary=self.tokenizer.vocabulary,
@@ -225,6 +225,6 @@ def _best_tokens(result: SearchResult, row: int) -> list[int]:
 
 
 def with_rows_for(rows: Rows, shards: int) -> Rows:
-    """A Sequence or Batch with rows of padding added until they can be divided."""
+    """The rows, padded with empty rows to a multiple of `shards`."""
     missing = -jax.tree.leaves(rows)[0].shape[0] % shards
     return jax.tree.map(lambda array: np.pad(array, ((0, missing), (0, 0))), rows) if missing else rows

@@ -1,4 +1,4 @@
-"""Ancestral sampling over a decoder's one-token step: one while-loop of fixed shapes, which ends when all have."""
+"""Ancestral sampling: one while-loop of fixed shapes over a decoder's one-token step, until all samples have ended."""
 
 import dataclasses
 
@@ -12,17 +12,17 @@ from seq2seq_jax.generation.search import Step
 from seq2seq_jax.modules.embedding import of_tokens
 
 IMPOSSIBLE = -1e9
-"""Log-probability of a token that may not come: its probability is 0, and no product with that is NaN."""
+"""Log-probability of tokens that are not allowed: the probability is 0, and products with it are never NaN."""
 
 BLOCK = 128
-"""Ids whose probabilities are added up at a time when one is drawn."""
+"""Token ids per block of the cumulative sums that tokens are sampled with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The distribution that a model's logits mean for the next token: softmax(logits / temperature) over those allowed.
+    """The distribution of the next token, from a model's logits: softmax(logits / temperature) over allowed tokens.
 
-    Start and padding ids are never allowed, the end id not before minimum_length other tokens.
+    BOS and pad tokens are never allowed, the EOS token only after minimum_length other tokens.
     """
 
     vocabulary: Vocabulary
@@ -32,7 +32,7 @@ class Policy:
     def log_probabilities(
         self, logits: Float[Array, "*dims vocab"], positions: Int[Array, "*dims"]
     ) -> Float[Array, "*dims vocab"]:
-        """Of each token, float32, IMPOSSIBLE for those that are not allowed.
+        """Log-probability of each token, float32; IMPOSSIBLE for tokens that are not allowed.
 
         Args:
             positions: index of the token within its text, from 0.
@@ -49,10 +49,10 @@ class Samples:
     """Sampled texts of every source.
 
     Attributes:
-        tokens: ids up to and including the end id, or up to the limit; then the padding id.
-        log_probabilities: natural logarithm of the policy's probability of each token; 0 where there is none.
-        lengths: tokens of the text, the end mark counted.
-        ended: whether the text has its end mark, and was not cut off at its limit.
+        tokens: token ids up to and including the EOS token, or up to the limit; then pad tokens.
+        log_probabilities: natural logarithm of the policy's probability of each token; 0 at padding.
+        lengths: number of tokens, EOS token included.
+        ended: whether the text ends in the EOS token, and was not truncated at its limit.
     """
 
     tokens: Int[Array, "batch samples max_length"]
@@ -62,13 +62,13 @@ class Samples:
 
     @property
     def mask(self) -> Bool[Array, "batch samples max_length"]:
-        """True where there is a token."""
+        """True at tokens, False at padding."""
         return jnp.arange(self.tokens.shape[2]) < self.lengths[..., None]
 
 
 @flax.struct.dataclass
 class _Sampling:
-    """What the loop carries: the samples so far, the next index, and the decoder's state."""
+    """The loop's carry: the samples so far, the next index, and the decoder's state."""
 
     position: Int[Array, ""]
     last_tokens: Int[Array, "batch samples"]
@@ -89,27 +89,27 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Samples:
-    """Texts drawn token by token, independently of each other, for every source.
+    """Independent samples of texts for every source, drawn token by token.
 
-    A sample ends with the end id, or is cut off at its source's limit; no token is forced, so that the probability of
-    a sample is the product of those of its tokens. top_k and top_p restrict what is drawn, but not the
-    log-probabilities that are returned: these are always the policy's own, as teacher forcing gives them.
+    A sample ends with the EOS token, or is truncated at its source's limit; no token is forced, so that the probability
+    of a sample is the product of its tokens' probabilities. top_k and top_p restrict the tokens that are drawn, but not
+    the returned log-probabilities: these are always those of the policy, equal to those of teacher forcing.
 
-    Pure, and fit for `jax.jit`. The key alone decides the draws, whatever mesh the batch lies on.
+    Pure, and compatible with `jax.jit`. The samples depend on the key, and not on the mesh.
 
     Args:
-        step: the decoder's next-token logits and next state, with all that it reads bound but the state.
-        state: the decoder's state before the first token: leaves of `per_source` lead with batch, and are never
-            copied for the samples; those of `per_hypothesis` lead with batch * num_samples, those of `history` with
-            batch.
-        policy: the distribution that is drawn from.
-        num_samples: texts for each source.
-        max_lengths: limit of each source in tokens, the end mark counted; brought into 0..max_length, where 0 is for
-            rows without a source.
-        max_length: tokens that the arrays have room for.
-        greedy: this many of the texts, the first ones, take the likeliest token each time.
-        top_k: draw from the most probable tokens, this many; None = all.
-        top_p: draw from the most probable tokens that together have at least this probability (Holtzman et al.
+        step: (tokens, state) -> the decoder's next-token logits and next state.
+        state: the decoder's state before the first token. The first dim of leaves of `per_source` is batch, and they are
+            never copied for the samples; that of leaves of `per_hypothesis` is batch * num_samples, that of leaves of
+            `history` batch.
+        policy: the distribution to sample from.
+        num_samples: number of texts for each source.
+        max_lengths: limit of each source in tokens, EOS token included; clipped to 0..max_length, where 0 is for rows
+            without a source.
+        max_length: capacity of the token arrays.
+        greedy: number of texts, from the first, that are decoded greedily.
+        top_k: sample from the top_k most probable tokens; None = all.
+        top_p: sample from the smallest set of most probable tokens with at least this probability (Holtzman et al.
             2020); None = all.
 
     Returns:
@@ -134,26 +134,26 @@ def sample(
         drawn = drawn.reshape(batch_size, num_samples)
 
         samples = loop.samples
-        goes_on = is_open(samples)
+        active = is_open(samples)
 
         def written(array, values):
             return jax.lax.dynamic_update_index_in_dim(array, values, loop.position, axis=2)
 
-        tokens = jnp.where(goes_on, drawn, vocabulary.padding_id)
+        tokens = jnp.where(active, drawn, vocabulary.padding_id)
         return _Sampling(
             position=loop.position + 1,
             last_tokens=tokens,
             samples=Samples(
                 tokens=written(samples.tokens, tokens),
-                log_probabilities=written(samples.log_probabilities, jnp.where(goes_on, chosen, 0.0)),
-                lengths=samples.lengths + goes_on,
-                ended=samples.ended | (goes_on & (drawn == vocabulary.end_id)),
+                log_probabilities=written(samples.log_probabilities, jnp.where(active, chosen, 0.0)),
+                lengths=samples.lengths + active,
+                ended=samples.ended | (active & (drawn == vocabulary.end_id)),
             ),
             decoder=after.replace(per_source=None),
         )
 
     shape = (batch_size, num_samples)
-    begun = _Sampling(
+    initial = _Sampling(
         position=jnp.zeros((), jnp.int32),
         last_tokens=jnp.full(shape, vocabulary.start_id, jnp.int32),
         samples=Samples(
@@ -164,17 +164,17 @@ def sample(
         ),
         decoder=state.replace(per_source=None),
     )
-    return jax.lax.while_loop(lambda loop: jnp.any(is_open(loop.samples)), extend, begun).samples
+    return jax.lax.while_loop(lambda loop: jnp.any(is_open(loop.samples)), extend, initial).samples
 
 
 def restricted(
     log_probabilities: Float[Array, "hypotheses vocab"], *, top_k: int | None, top_p: float | None
 ) -> Float[Array, "hypotheses vocab"]:
-    """IMPOSSIBLE for all but the most probable tokens; those as probable as the last one allowed are kept with it.
+    """The log-probabilities of the most probable tokens, IMPOSSIBLE for the others; ties with the last one are kept.
 
     Args:
-        top_k: this many; None = all.
-        top_p: as many as are needed for this probability, after top_k; None = all.
+        top_k: number of tokens; None = all.
+        top_p: probability that the tokens, after top_k, must reach; None = all.
     """
     if top_k is None and top_p is None:
         return log_probabilities
@@ -190,12 +190,12 @@ def restricted(
 def draw(
     log_weights: Float[Array, "hypotheses vocab"], uniforms: Float[Array, "hypotheses"]
 ) -> Int[Array, "hypotheses"]:
-    """The id at which the cumulative weight passes the uniform number's share of the whole; never one of weight 0.
+    """Inverse-CDF sampling: the id at which the cumulative weight exceeds uniform * total; never one of weight 0.
 
-    Needs one random number a row instead of one an id, and adds up blocks of ids first, then those of the block found.
+    Needs one random number per row instead of one per id. Sums blocks of ids first, then the ids of the selected block.
 
     Args:
-        log_weights: logarithms of weights, which need not add up to 1.
+        log_weights: logarithms of unnormalised weights.
         uniforms: in [0, 1).
     """
     rows, vocab = log_weights.shape
@@ -209,11 +209,11 @@ def draw(
 def _passed(
     weights: Float[Array, "rows choices"], amount: Float[Array, "rows"]
 ) -> tuple[Int[Array, "rows"], Float[Array, "rows"]]:
-    """Where the cumulative weight passes an amount, and what of the amount lies in that place."""
+    """The index at which the cumulative weight exceeds an amount, and the remainder of the amount at that index."""
     cumulative = jnp.cumsum(weights, axis=-1)
     choices = jnp.arange(weights.shape[1])
-    # Rounding may leave the amount at the whole: then the last place that has weight.
+    # Rounding may leave the amount at the total: then the last index with a weight.
     last = jnp.max(jnp.where(weights > 0, choices, 0), axis=-1)
-    place = jnp.minimum(jnp.sum(cumulative <= amount[:, None], axis=-1), last)
-    before = jnp.take_along_axis(cumulative - weights, place[:, None], axis=1)[:, 0]
-    return place, jnp.maximum(amount - before, 0.0)
+    index = jnp.minimum(jnp.sum(cumulative <= amount[:, None], axis=-1), last)
+    before = jnp.take_along_axis(cumulative - weights, index[:, None], axis=1)[:, 0]
+    return index, jnp.maximum(amount - before, 0.0)

@@ -1,4 +1,4 @@
-"""Beam search over a decoder's one-token step: one while-loop of fixed shapes, which ends when all sources have."""
+"""Beam search: one while-loop of fixed shapes over a decoder's one-token step, until all sources are finished."""
 
 from collections.abc import Callable
 
@@ -19,10 +19,10 @@ Step = Callable[
     [Int[Array, "hypotheses"], DecodeState],
     tuple[Float[Array, "hypotheses vocab"], DecodeState],
 ]
-"""One token: the last token of every hypothesis and the state before it to the next logits and the state after it."""
+"""(last token of every hypothesis, state) -> (next logits, next state)."""
 
 BLOCK = 64
-"""Ids that are looked through together for the likeliest continuation."""
+"""Token ids per block in the search for the most probable continuations."""
 
 
 def longest_output(source_length: int, *, ratio: float, extra: int, position_limit: int | None) -> int:
@@ -40,16 +40,16 @@ def longest_output(source_length: int, *, ratio: float, extra: int, position_lim
 def length_limits(
     source: Sequence, *, ratio: float, extra: int, position_limit: int | None
 ) -> tuple[Int[Array, "batch"], int]:
-    """The limit of generated tokens for each row of sources, the end mark counted, and the room that all of them need.
+    """The limit on generated tokens, EOS token included, for each source, and the maximum of any source of the batch.
 
     Args:
-        source: one example a row.
-        ratio: this many tokens for each source token, ...
-        extra: ... and this many more.
-        position_limit: most tokens that the decoder has positions for; None = any number.
+        source: one example per row.
+        ratio: tokens per source token, ...
+        extra: ... plus this number of tokens.
+        position_limit: maximum length that the decoder has positions for; None = unbounded.
 
     Returns:
-        Limits, 0 for a row without a source, and the room for a row full of source tokens.
+        Limits, 0 for a row without a source; and the limit of a row without padding.
     """
     lengths = jnp.sum(source.mask, axis=1)
     room = longest_output(source.tokens.shape[1], ratio=ratio, extra=extra, position_limit=position_limit)
@@ -61,14 +61,14 @@ def length_limits(
 class SearchResult:
     """Finished hypotheses of every source, best first.
 
-    Where fewer exist than were asked for (a limit of one token allows only the empty text), the places left over
-    have score and log-probability -inf, length 0 and nothing but padding.
+    If fewer than n_best exist (a limit of one token allows only the empty text), the remaining entries have score and
+    log-probability -inf, length 0 and only padding.
 
     Attributes:
-        tokens: ids up to and including the end id, then the padding id.
+        tokens: token ids up to and including the EOS token, then pad tokens.
         scores: log-probability over the length penalty; descending.
-        log_probabilities: natural logarithm of the probability that the model gives to the tokens, end mark included.
-        lengths: tokens of the hypothesis, the end mark counted.
+        log_probabilities: natural logarithm of the model's probability of the tokens, EOS token included.
+        lengths: number of tokens, EOS token included.
     """
 
     tokens: Int[Array, "batch n_best max_length"]
@@ -79,16 +79,16 @@ class SearchResult:
 
 @flax.struct.dataclass
 class BeamState:
-    """What the loop carries. Live and finished hypotheses are apart: a live one never pushes a finished one out.
+    """The loop's carry. Live and finished hypotheses are separate: a live one never replaces a finished one.
 
     Attributes:
-        position: tokens that every live hypothesis has, and so the index of the next one.
+        position: length of every live hypothesis, and so the index of the next token.
         last_tokens: the decoder's next inputs.
-        live_tokens: ids so far, then padding.
-        live_log_probabilities: their sums, descending; -inf where there is no hypothesis. A source is done when all
-            of its are.
+        live_tokens: token ids so far, then padding.
+        live_log_probabilities: of the live hypotheses, descending; -inf where there is none. A source without a live
+            hypothesis is finished.
         decoder: the decoder's state.
-        finished: the best hypotheses so far that have ended.
+        finished: the best finished hypotheses so far.
     """
 
     position: Int[Array, ""]
@@ -114,35 +114,34 @@ def beam_search(
     length_penalty: float,
     halvings: int = 0,
 ) -> SearchResult:
-    """The likeliest continuations of start_id that a beam finds, for every source.
+    """Beam search: approximately the most probable continuations of start_id for every source.
 
     Each step extends the live hypotheses by every token and keeps the 2 * beam_size best candidates: those that end
-    compete for the finished places by score, the best beam_size others live on. A source is done when no live
-    hypothesis can reach a score above the worst of its n_best finished ones, however it goes on; its result is
-    then fixed, whatever else is in the batch. With beam_size 1 there is one candidate, so that the search is greedy
-    decoding: the likeliest token each time, until that is the end.
+    compete with the finished hypotheses by score, and the best beam_size others stay live. A source is finished when no
+    live hypothesis can reach a score above the worst of its n_best finished ones; its result then does not change, and
+    does not depend on the rest of the batch. With beam_size 1 there is one candidate, so that the search is greedy
+    decoding: the most probable token in every step, until that is the EOS token.
 
-    At the last position that a source's limit allows, the end id is the only token allowed, so every hypothesis that
-    is returned has ended. The start and padding ids are never generated; probabilities are not renormalised for it,
-    so that log_probabilities are those of teacher forcing. Of equal candidates the one of the better hypothesis, then
-    of the lower token id, comes first.
+    At the last position that a source's limit allows, only the EOS token is allowed, so every returned hypothesis has
+    ended. The BOS and pad tokens are never generated; probabilities are not renormalised for it, so that
+    log_probabilities are those of teacher forcing. Ties are broken in favour of the better hypothesis, then of the lower
+    token id.
 
-    Pure, and fit for `jax.jit`; nothing mixes the batch dimension, so a sharded batch stays sharded with its mesh in
-    use (`jax.set_mesh`).
+    Pure, and compatible with `jax.jit`; sources do not interact, so a sharded batch stays sharded with its mesh in use
+    (`jax.set_mesh`).
 
     Args:
-        step: the decoder's next-token logits and next state, with all that it reads bound but the state.
-        state: the decoder's state before the first token, the same for all hypotheses of a source. Leaves of
-            `per_source` lead with batch, those of `history` too, those of `per_hypothesis`
-            with batch * beam.
+        step: (tokens, state) -> the decoder's next-token logits and next state.
+        state: the decoder's state before the first token, the same for all hypotheses of a source. The first dim of
+            leaves of `per_source` and `history` is batch, that of leaves of `per_hypothesis` batch * beam.
         batch_size: number of sources.
         beam_size: number of live hypotheses for each.
-        n_best: number of finished hypotheses kept for each, at most beam_size; the fewer, the sooner a source is done.
-        max_lengths: limit of each source in tokens, the end mark counted; brought into 1..max_length.
-        max_length: tokens that the arrays have room for.
-        start_id: first input of the decoder.
-        end_id: ends a hypothesis.
-        padding_id: fills the tokens after the end.
+        n_best: number of finished hypotheses kept for each, at most beam_size; with fewer, sources finish earlier.
+        max_lengths: limit of each source in tokens, EOS token included; clipped to 1..max_length.
+        max_length: capacity of the token arrays.
+        start_id: the BOS token, first input of the decoder.
+        end_id: the EOS token, which ends a hypothesis.
+        padding_id: the pad token, which follows the EOS token.
         length_penalty: exponent alpha >= 0 of the length normalisation.
         halvings: see `extend_until_done`.
 
@@ -150,7 +149,7 @@ def beam_search(
         Finished hypotheses, at most n_best for each source, best first.
 
     Raises:
-        ValueError: end_id is also the start or padding id, or length_penalty is negative.
+        ValueError: end_id equals start_id or padding_id, or length_penalty is negative.
 
     Source: Wu et al. 2016, arXiv:1609.08144, equation 14 (length penalty, without its coverage term). The
     arrangement follows `beam_search` of tensor2tensor and of t5x (decoding.py).
@@ -158,12 +157,12 @@ def beam_search(
     if end_id in (start_id, padding_id):
         raise ValueError(
             f"end_id must differ from start_id and padding_id, got end_id {end_id}, start_id {start_id} and "
-            f"padding_id {padding_id}: give the end mark an id of its own"
+            f"padding_id {padding_id}: give the EOS token its own id"
         )
     if length_penalty < 0:
         raise ValueError(f"length_penalty must not be negative, got {length_penalty}: set it to 0 or more")
 
-    # Two candidates for each place suffice, as only one extension of each hypothesis ends.
+    # Twice the beam size suffices, as only one extension of each hypothesis ends.
     num_candidates = 2 * beam_size if beam_size > 1 else 1
 
     def penalty(length: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -173,7 +172,7 @@ def beam_search(
         return jnp.any(beams.live_log_probabilities > -jnp.inf, axis=1)
 
     def extend(beams: BeamState, shared: tuple[PyTree, Int[Array, "batch"]]) -> BeamState:
-        # From outside of the loop, so that nothing the step does can copy or change what sources share.
+        # Taken from outside of the loop, so that the step can neither copy nor change it.
         per_source, limits = shared
         logits, after = step(beams.last_tokens.reshape(-1), beams.decoder.replace(per_source=per_source))
         vocab_size = logits.shape[-1]
@@ -181,14 +180,14 @@ def beam_search(
         length = beams.position + 1
         ids = jnp.arange(vocab_size)
         allowed = jnp.where((length >= limits)[:, None], ids == end_id, (ids != start_id) & (ids != padding_id))
-        totals, candidates = _likeliest(logits, allowed, beams.live_log_probabilities, num_candidates)
+        totals, candidates = _most_probable(logits, allowed, beams.live_log_probabilities, num_candidates)
         parents, last_tokens = candidates // vocab_size, candidates % vocab_size
         tokens = jax.lax.dynamic_update_index_in_dim(
             _pick(beams.live_tokens, parents), last_tokens, beams.position, axis=2
         )
         ended = last_tokens == end_id
 
-        # The finished come first: they keep their places against equal newcomers, and empty places stay empty.
+        # Finished ones come first, so that they win ties against newcomers, and empty entries stay empty.
         ended_totals = jnp.where(ended, totals, -jnp.inf)
         newcomers = SearchResult(
             tokens=tokens,
@@ -196,11 +195,11 @@ def beam_search(
             log_probabilities=ended_totals,
             lengths=jnp.full_like(last_tokens, length),
         )
-        contenders = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), beams.finished, newcomers)
-        finished = _pick(contenders, _top_k(contenders.scores, n_best)[1])
+        pool = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), beams.finished, newcomers)
+        finished = _pick(pool, _top_k(pool.scores, n_best)[1])
 
         live_log_probabilities, survivors = _top_k(jnp.where(ended, -jnp.inf, totals), beam_size)
-        # Log-probabilities only fall and the penalty only grows: at best, all tokens up to the limit are certain.
+        # Log-probabilities only decrease and the penalty only grows: at best, all further tokens have probability 1.
         attainable = live_log_probabilities[:, 0] / penalty(limits)
         done = finished.scores[:, -1] >= attainable
         return BeamState(
@@ -220,7 +219,7 @@ def beam_search(
         position=jnp.zeros((), dtype=jnp.int32),
         last_tokens=jnp.full((batch_size, beam_size), start_id, dtype=jnp.int32),
         live_tokens=no_tokens,
-        # One hypothesis each to begin with, or the first step would find every candidate beam_size times.
+        # One live hypothesis at first, or the first step would find every candidate beam_size times.
         live_log_probabilities=nothing.at[:, 0].set(0.0),
         decoder=state.replace(per_source=None),
         finished=SearchResult(
@@ -240,16 +239,16 @@ def beam_search(
     )
 
 
-def _likeliest(
+def _most_probable(
     logits: Float[Array, "batch beam vocab"],
     allowed: Bool[Array, "batch vocab"],
     live_log_probabilities: Float[Array, "batch beam"],
     k: int,
 ) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
-    """Log-probabilities of the k likeliest continuations, descending, and their indices in [beam * vocab].
+    """Log-probabilities of the k most probable continuations, descending, and their indices in [beam * vocab].
 
-    A block of ids that holds one of the k has one of the k highest maxima, so that only k blocks are looked through,
-    and only their logits are normalised. Equal ones come in the order of their indices, as from `_top_k`.
+    A block of ids that holds one of the k has one of the k highest maxima, so that only k blocks are searched, and only
+    their logits are normalised. Ties are in the order of their indices, as in `_top_k`.
     """
 
     def of_rows(logits, allowed, live):
@@ -271,24 +270,24 @@ def _likeliest(
         maxima = jnp.max(blocks, axis=-1)
         every = jnp.broadcast_to(jnp.arange(beam), (batch, beam))
         maxima = totals(maxima, every).reshape(batch, beam * num_blocks)
-        # In the order of their indices, so that equal candidates are found in theirs.
+        # Sorted by index, so that ties among candidates keep the order of their indices.
         found = jnp.sort(jax.lax.top_k(maxima, min(k, maxima.shape[1]))[1], axis=1)
         parents, block = found // num_blocks, found % num_blocks
         pick = jax.vmap(lambda blocks, parents, block: blocks.at[parents, block].get(mode="promise_in_bounds"))
         candidates = totals(pick(blocks, parents, block), parents)
-        values, places = jax.lax.top_k(candidates.reshape(batch, -1), k)
-        # What fills the last block up is impossible, but must not be taken for another hypothesis's.
+        values, found = jax.lax.top_k(candidates.reshape(batch, -1), k)
+        # The padding of the last block has probability 0, but its ids must not be those of the next hypothesis.
         ids = jnp.minimum((block * BLOCK)[:, :, None] + jnp.arange(BLOCK), vocab - 1)
         indices = (parents * vocab)[:, :, None] + ids
-        return values, jnp.take_along_axis(indices.reshape(batch, -1), places, axis=1)
+        return values, jnp.take_along_axis(indices.reshape(batch, -1), found, axis=1)
 
     return on_each_shard(of_rows, logits, allowed, live_log_probabilities)
 
 
 def _top_k(values: Float[Array, "batch candidates"], k: int) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
-    """The k largest values of each source, descending, and their indices; of equal ones the lower index is first.
+    """The k largest values of each source, descending, and their indices; of ties the lower index is first.
 
-    Each device does the rows it has: XLA would gather the logits of the whole batch on all.
+    Each device handles its own rows: XLA would gather the logits of the whole batch on every device.
     """
     return on_each_shard(lambda rows: tuple(jax.lax.top_k(rows, k)), values)
 
@@ -300,6 +299,6 @@ def _pick(tree: PyTree, indices: Int[Array, "batch picked"]) -> PyTree:
 
 
 def _reorder(per_hypothesis: PyTree, parents: Int[Array, "batch beam"]) -> PyTree:
-    """Leaves [batch * beam, ...], each hypothesis replaced by its parent among those of its source."""
+    """Leaves [batch * beam, ...], each hypothesis replaced by its parent."""
     by_source = jax.tree.map(lambda leaf: leaf.reshape(*parents.shape, *leaf.shape[1:]), per_hypothesis)
     return jax.tree.map(lambda leaf, picked: picked.reshape(leaf.shape), per_hypothesis, _pick(by_source, parents))

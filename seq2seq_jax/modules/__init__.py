@@ -1,1 +1,1 @@
-"""The parts that encoders and decoders are built of."""
+"""Building blocks of encoders and decoders."""

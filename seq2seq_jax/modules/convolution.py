@@ -1,4 +1,4 @@
-"""What a convolutional encoder and decoder share: their settings, gated convolutions and multi-step attention."""
+"""The config, gated convolutions and multi-step attention of convolutional encoders and decoders."""
 
 import dataclasses
 import math
@@ -19,14 +19,14 @@ from seq2seq_jax.modules.transformer import ACTIVATION_AXES, Remat
 from seq2seq_jax.values import check_values
 
 HALF = math.sqrt(0.5)
-"""Factor of a sum of two terms, which keeps its variance that of either (Gehring et al. 2017, section 3.4)."""
+"""Factor of a sum of two terms that preserves their variance (Gehring et al. 2017, section 3.4)."""
 
 EMBEDDING_DEVIATION = 0.1
-"""Standard deviation of the embeddings of tokens, and of positions, at the beginning (the same, section 3.5).
+"""Initial standard deviation of the embeddings of tokens and of positions (ibid., section 3.5).
 
-It decides whether deep stacks learn: gates let more than half through where inputs are large, so that variance grows
-from layer to layer. On dates with 10 + 10 layers, the loss after 300 steps was 0.49 with 0.1, 2.3 with 0.3, and with 1
-it diverged, even with scores divided by the root of model_dim.
+It decides whether deep stacks learn: gates pass more than half of large inputs, so that the variance grows from layer to
+layer. On dates with 10 + 10 layers, the loss after 300 steps was 0.49 with 0.1 and 2.3 with 0.3; with 1 it diverged,
+even with scores divided by the square root of model_dim.
 """
 
 
@@ -37,20 +37,20 @@ class ConvolutionalConfig:
     num_layers: int = 20
     """Layers of the stack."""
     model_dim: int = 512
-    """Width of the embeddings and of what the stack returns."""
+    """Width of the embeddings and of the stack's output."""
     hidden_dim: int = 512
     """Channels of the convolutions."""
     kernel_size: int = 3
-    """Tokens that a convolution reads at once."""
+    """Width of a convolution's kernel (tokens)."""
     max_positions: int
     """Rows of the table of learned positions (tokens)."""
     dropout: float = 0.1
     """Dropout on embeddings and on the input of each convolution (and on a decoder's output)."""
     scan_layers: bool = False
-    """Compile one layer and loop over it (short compilation of deep stacks), rather than unroll them. The
-    parameters are the same."""
+    """Compile one layer and loop over it, instead of unrolling all layers: deep stacks compile faster. The parameters
+    are the same."""
     remat: Remat = "none"
-    """What the backward pass recomputes: nothing, everything in a layer, or all but its matrix products."""
+    """What the backward pass recomputes: nothing, whole layers, or all but matrix products."""
 
     def __post_init__(self):
         check_values(self, type(self).__name__)
@@ -68,30 +68,30 @@ class ConvolutionalConfig:
         )
 
     def convolution_flops(self, length: Amount) -> Amount:
-        """Of one layer's convolution."""
+        """FLOPs of one layer's convolution."""
         return product_flops(length, self.kernel_size * self.hidden_dim, 2 * self.hidden_dim)
 
     def frame_flops(self, length: Amount) -> Amount:
-        """Of the linear maps into and out of the channels."""
+        """FLOPs of the linear maps into and out of the channels."""
         return 2 * product_flops(length, self.model_dim, self.hidden_dim)
 
     @property
     def position_limit(self) -> int:
-        """Most tokens of an example that the stack has positions for."""
+        """Upper bound on the tokens of an example: the rows of the table of positions."""
         return self.max_positions
 
     @property
     def sharded_sizes(self) -> dict[str, tuple[str, int]]:
-        """Field -> logical axis and size of what a mesh divides."""
+        """Field -> logical axis and size of each dim that a mesh shards."""
         return {"hidden_dim": ("hidden", self.hidden_dim), "model_dim": ("model", self.model_dim)}
 
 
 def weight_normalized(
     module: nn.Module, shape: tuple[int, ...], axes: tuple[str | None, ...], *, deviation: float
 ) -> Float[Array, "..."]:
-    """A kernel whose direction and length are parameters apart, for each output (the last dim): g v / |v|.
+    """A kernel with separate parameters for direction and length of each output's weights (the last dim): g v / |v|.
 
-    Adds the parameters `kernel` (v) and `scale` (g), which begins as |v|. The gradient of v is orthogonal to v, so that
+    Adds the parameters `kernel` (v) and `scale` (g), initialised to |v|. The gradient of v is orthogonal to v, so that
     |v| does not shrink to 0.
 
     Args:
@@ -111,7 +111,7 @@ class WeightNormalizedLinear(nn.Module):
 
     Attributes:
         axes: logical axis names of input and output.
-        dropout: what fell on the input, for the variance of the initial values.
+        dropout: dropout rate of the input, for the variance of the initial values.
     """
 
     input_dim: int
@@ -133,10 +133,10 @@ class WeightNormalizedLinear(nn.Module):
 def unfold(
     x: Float[Array, "batch length input"], segment_ids: Int[Array, "batch length"], *, kernel_size: int, before: int
 ) -> Float[Array, "batch length window"]:
-    """At each place, the vectors of the window that a kernel reads there; 0 for those of another segment.
+    """The window of vectors that a kernel reads at each position; 0 for vectors of other segments.
 
     Args:
-        before: how many places of the window stand before the place itself.
+        before: number of positions in the window before the current one.
     """
     length = x.shape[1]
     margins = (before, kernel_size - 1 - before)
@@ -152,14 +152,14 @@ def unfold(
 class GatedConvolution(nn.Module):
     """A * sigmoid(B), where A and B are the halves of a weight-normalised convolution within each segment.
 
-    It is one matrix product over the unfolded windows, which was the fastest of five ways on a CPU: forward and
+    It is one matrix product over the unfolded windows, the fastest of five implementations on a CPU: forward and
     backward of 64 x 32 tokens with 256 and 512 channels took 26 and 117 ms in float32 and 15 and 30 ms with
-    bfloat16_products; a sum of kernel_size products with shifted results 28, 128, 16 and 37 ms. XLA's own convolution
-    (26 and 112 ms) knows no segments and has no bfloat16 on every backend.
+    bfloat16_products; a sum of kernel_size products with shifted results took 28, 128, 16 and 37 ms. XLA's convolution
+    (26 and 112 ms) does not support segments, nor bfloat16 on every backend.
 
     Attributes:
-        causal: whether a place reads itself and what stands before it, or as far to either side (kernel_size is odd).
-        dropout: what fell on the input, for the variance of the initial values.
+        causal: whether the window ends at the current position, or is centred on it (kernel_size is odd).
+        dropout: dropout rate of the input, for the variance of the initial values.
 
     Source: Gehring et al. 2017, section 3.2; Dauphin et al. 2017, equation 1.
     """
@@ -197,12 +197,12 @@ class GatedConvolution(nn.Module):
 
 
 class Attended(NamedTuple):
-    """What each layer attends to, the same in all of them.
+    """The keys, values and mask of attention, the same for all layers.
 
     Attributes:
         keys: compared with the queries.
         values: of which attention returns the weighted sum.
-        mask: which keys each query may read.
+        mask: True where a query attends to a key.
     """
 
     keys: Float[Array, "batch source model"]
@@ -211,10 +211,10 @@ class Attended(NamedTuple):
 
 
 class MultiStepAttention(nn.Module):
-    """Attention of a decoder's layer, whose query is the layer's state and the embedding of the decoder's input.
+    """Attention of one decoder layer; its query is the sum of the layer's state and the embedding of the decoder's input.
 
-    The weighted sum of n values is scaled by sqrt(n), which is what n equal weights of 1 / n take from the deviation
-    of their sum.
+    The weighted sum of n values is scaled by sqrt(n), since equal weights of 1 / n divide the standard deviation of the
+    sum by sqrt(n).
 
     Source: Gehring et al. 2017, section 3.3 and, for the scales, 3.4.
     """
@@ -237,14 +237,14 @@ class MultiStepAttention(nn.Module):
         scores = product("btm,bsm->bts", queries, attended.keys, precision=self.precision).astype(jnp.float32)
         weights = jax.nn.softmax(jnp.where(attended.mask, scores, MASKED_SCORE), axis=-1)
         record(self, weights[:, None])
-        # The scale goes on the few weights rather than on the wide context.
+        # Scaling the weights is cheaper than scaling the wide context.
         weights = weights * jnp.sqrt(jnp.sum(attended.mask, axis=-1, keepdims=True, dtype=jnp.float32))
         context = product("bts,bsm->btm", weights, attended.values, precision=self.precision)
         return self.output(context)
 
 
 class Frame(nn.Module):
-    """What stands around the layers: embeddings with positions, and a linear map into and out of the channels."""
+    """What surrounds the layers: embeddings with positions, and linear maps into and out of the channels."""
 
     config: ConvolutionalConfig
     precision: Precision
@@ -270,7 +270,7 @@ class Frame(nn.Module):
         Args:
             inputs: embedded tokens, scaled to a standard deviation of 1.
         """
-        # Positions begin with a deviation of 1 / sqrt(model_dim), and are scaled as tokens are.
+        # Position embeddings are initialised with a deviation of 1 / sqrt(model_dim), and scaled as token embeddings are.
         embeddings = (inputs + self.positions(positions) * self.config.model_dim**0.5) * EMBEDDING_DEVIATION
         embeddings = self.dropout(embeddings.astype(activation_dtype(self.precision)), deterministic=deterministic)
         embeddings = nn.with_logical_constraint(embeddings, ACTIVATION_AXES)

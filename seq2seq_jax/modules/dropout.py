@@ -1,4 +1,4 @@
-"""Dropout from a counter-based hash, of elements or of whole rows."""
+"""Dropout from a counter-based hash, with masks per element or per row."""
 
 import flax.linen as nn
 import jax
@@ -14,10 +14,10 @@ def dropout_mask(key: jax.Array, rate: float, shape: tuple[int, ...]) -> Float[A
 def dropped(
     x: Float[Array, "*dims"], key: jax.Array, rate: float, *, shape: tuple[int, ...] | None = None
 ) -> Float[Array, "*dims"]:
-    """x, its elements 0 with probability `rate` and the rest scaled by 1 / (1 - rate).
+    """x with elements set to 0 with probability `rate`, and the others scaled by 1 / (1 - rate).
 
     Args:
-        shape: of what is drawn, where several elements share it; None = that of x.
+        shape: of the mask, which broadcasts to that of x; None = that of x.
     """
     return jnp.where(_kept(key, rate, shape or x.shape), x / (1.0 - rate), 0).astype(x.dtype)
 
@@ -25,22 +25,22 @@ def dropped(
 def _kept(key: jax.Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, "*shape"]:
     """False with probability `rate`, exact to 2^-32.
 
-    An element's word is a hash of the key and of its place in the whole array: the same on every mesh, nothing but
-    arithmetic that the compiler fuses with what uses it, and a fraction of the cost of a cipher such as Threefry, which
-    draws the key's own words alone.
+    The random word of an element is a hash of the key and of the element's index in the global array. It is the same on
+    every mesh, consists of arithmetic that the compiler fuses with its consumer, and costs a fraction of a cipher such
+    as Threefry, which is used only for the two words of the key.
     """
     seeds = jax.random.bits(key, (2,), jnp.uint32)
     rows = jnp.zeros((*shape[:-1], 1), jnp.uint32)
     for dim, size in enumerate(shape[:-1]):
         rows = rows * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, rows.shape, dim)
     columns = jax.lax.broadcasted_iota(jnp.uint32, shape, len(shape) - 1)
-    # A row has 64 bits of its own, so that no two rows are one sequence from two starts.
+    # Each row is hashed with its own 64 bits, so that no two rows are parts of the same pseudorandom sequence.
     words = _mixed(columns ^ _mixed(rows ^ seeds[0], seeds[1]), _mixed(rows ^ seeds[1], seeds[0]))
     return words >= jnp.uint32(round(rate * 2**32))
 
 
 def _mixed(word: UInt32[Array, "*dims"], addend: UInt32[Array, "..."]) -> UInt32[Array, "*dims"]:
-    """A bijection of 32-bit words of which every bit of the input turns every bit of the output with probability 1/2.
+    """A bijection of 32-bit words in which each input bit flips each output bit with probability about 1/2.
 
     Source: Wellons 2018, "Prospecting for Hash Functions" (lowbias32), with an addend in its middle.
     """
@@ -50,13 +50,13 @@ def _mixed(word: UInt32[Array, "*dims"], addend: UInt32[Array, "..."]) -> UInt32
 
 
 class Dropout(nn.Module):
-    """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate).
+    """Sets elements to 0 with probability `rate` and scales the others by 1 / (1 - rate).
 
-    Draws from the rng stream "dropout".
+    Uses the rng stream "dropout".
 
     Attributes:
-        whole_rows: one mask for all places of a row, so for all time steps of a recurrence (variational dropout, Gal
-            and Ghahramani 2016); examples that share a row share it.
+        whole_rows: use one mask for all positions of a row, and so for all time steps of a recurrence (variational
+            dropout, Gal and Ghahramani 2016); examples packed into one row share it.
 
     Source: Srivastava et al. 2014.
     """

@@ -8,16 +8,15 @@ from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_pr
 
 
 def of_tokens(scores: Float[Array, "*dims vocab"], tokens: Int[Array, "*dims"]) -> Float[Array, "*dims"]:
-    """The score of each token, by a comparison instead of a gather: its gradient is no scatter, and a vocabulary may be
-    sharded.
-    """
+    """The score of each token, by a comparison instead of a gather: the gradient needs no scatter, and the vocabulary
+    may be sharded."""
     return jnp.sum(jnp.where(jnp.arange(scores.shape[-1]) == tokens[..., None], scores, 0.0), axis=-1)
 
 
 class Embedding(nn.Module):
     """A table [vocab, model].
 
-    Called with token ids it returns rows scaled by the square root of the model dim; `logits` multiplies with the
+    Calling it with token ids returns rows scaled by the square root of the model dim; `logits` multiplies by the
     unscaled table (Press and Wolf 2017; Vaswani et al. 2017, section 3.4).
     """
 
@@ -40,14 +39,14 @@ class Embedding(nn.Module):
     def rows(
         table: Float[Array, "vocab model"], tokens: Int[Array, "*dims"], *, precision: Precision
     ) -> Float[Array, "*dims model"]:
-        """What calling gives, of a table; fit for JAX's own loops, where a module's methods are not."""
+        """The result of calling the module, from its table; usable in JAX's loops, where a module's methods are not."""
         return (table[tokens] * table.shape[1] ** 0.5).astype(activation_dtype(precision))
 
     @staticmethod
     def scores(
         table: Float[Array, "vocab model"], hidden: Float[Array, "*dims model"], *, precision: Precision
     ) -> Float[Array, "*dims vocab"]:
-        """What `logits` gives, of a table."""
+        """The result of `logits`, from the table."""
         rows = hidden.reshape(-1, hidden.shape[-1]).astype(jnp.float32)
         # In bfloat16, logits of 16 to 32 would be an eighth apart: too coarse for a loss.
         precision = "float32" if precision == "float32" else "bfloat16_products"

@@ -14,7 +14,7 @@ Activation = Literal["relu", "gelu", "silu"]
 
 
 class FeedForward(nn.Module):
-    """W2 act(W1 x), or gated W2 (act(W1 x) * V x), with or without a bias on each product.
+    """W2 act(W1 x) or, gated, W2 (act(W1 x) * V x), with or without a bias on each product.
 
     Source: Vaswani et al. 2017, equation 2; Shazeer 2020, equation 6.
     """

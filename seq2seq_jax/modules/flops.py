@@ -1,8 +1,8 @@
-"""How model FLOPs are counted, for every architecture.
+"""Model FLOPs, counted in the same way for every architecture.
 
-The FLOPs of a model are those of its matrix products on the tokens that there are: 2 for each multiplication and
-addition. Padding, recomputation, pairs that causal attention masks, and everything element by element do not count.
-Lengths may be arrays of many examples, which broadcast, for one result an example.
+Model FLOPs are those of matrix products on tokens: 2 for each multiply-add. Padding, recomputation, pairs that causal
+attention masks, and elementwise operations do not count. Lengths may be arrays over examples, which broadcast to one
+result per example.
 
 Source: Chowdhery et al. 2022, appendix B.
 """
@@ -11,18 +11,18 @@ from jaxtyping import Array, Num
 from numpy import ndarray
 
 Amount = int | float | Num[ndarray | Array, "..."]
-"""A length (tokens) or a number of FLOPs, of one example or of many."""
+"""A length (tokens) or a number of FLOPs, for one example or an array of them."""
 
 TRAINING = 3
-"""FLOPs of a forward and a backward pass, over those of the forward pass: the backward pass multiplies each product's
-gradient with both of its operands."""
+"""Ratio of the FLOPs of forward and backward pass to those of the forward pass: the backward pass multiplies the
+gradient of each product by both operands."""
 
 
 def product_flops(rows: Amount, inner: int, columns: int) -> Amount:
-    """FLOPs of [rows, inner] times [inner, columns]."""
+    """FLOPs of a product of [rows, inner] and [inner, columns]."""
     return 2.0 * rows * inner * columns
 
 
 def causal_pairs(length: Amount) -> Amount:
-    """Pairs of a place and itself or one before it, as the half of all pairs that they come to be."""
+    """Pairs of a position and itself or an earlier one, counted as half of all pairs, their limit for long rows."""
     return 0.5 * length**2

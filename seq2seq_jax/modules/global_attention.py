@@ -1,4 +1,4 @@
-"""The attention of recurrent decoders: one query a target token against all states of its source segment."""
+"""The attention of recurrent decoders: one query per target token, over all states of its source segment."""
 
 from typing import Literal
 
@@ -61,13 +61,13 @@ class GlobalAttention(nn.Module):
             )
 
     def keys(self, states: Float[Array, "batch source memory"]) -> Float[Array, "batch source key"]:
-        """What queries are compared with, the same for all of them."""
+        """The keys, which are the same for all queries."""
         if self.kind == "scaled_dot":
             return states * self.memory_dim**-0.5
         return states if self.kind == "dot" else self.memory(states)
 
     def constants(self) -> dict[str, Array]:
-        """What `attend` needs beside kernels."""
+        """Further parameters that `attend` reads, besides kernels."""
         if self.kind != "additive":
             return {}
         return {"vector": self.vector} | ({"coverage_vector": self.coverage_vector} if self.coverage else {})
@@ -75,7 +75,7 @@ class GlobalAttention(nn.Module):
     def kernels(
         self, keys: Float[Array, "batch source key"], values: Float[Array, "batch source memory"]
     ) -> dict[str, Kernel]:
-        """What `attend` multiplies with."""
+        """The right operands of the products of `attend`."""
         kernels = {"values": values}
         if self.kind == "additive":
             return kernels | {"query": self.query}
@@ -88,7 +88,7 @@ class GlobalAttention(nn.Module):
         values: Float[Array, "batch source memory"],
         mask: Bool[Array, "batch target source"],
     ) -> Float[Array, "batch target memory"]:
-        """Contexts of all target places at once; without coverage."""
+        """Contexts of all target positions at once; without coverage."""
         if self.kind == "additive":
             rows = queries.reshape(-1, self.query_dim)
             projected = matrix_product(rows, self.query, precision=self.precision)
@@ -111,9 +111,9 @@ def attend(
     """Context and weights of one step, inside a loop over time.
 
     Args:
-        project: of `GlobalAttention.kernels`.
-        constants: of `GlobalAttention.constants`.
-        query: of each hypothesis; those of one source stand together, so that keys are read once for all.
+        project: multiplies by the kernels of `GlobalAttention.kernels`.
+        constants: result of `GlobalAttention.constants`.
+        query: of each hypothesis; the hypotheses of one source are consecutive, so that its keys are read once.
         coverage: sum of the weights of earlier steps.
     """
     if "vector" in constants:
@@ -141,7 +141,7 @@ def additive_scores(
 ) -> Float[Array, "batch target source"]:
     """vector^T tanh(key + query) of all pairs, float32.
 
-    A loop over target places, forwards and backwards, so that [batch, target, source, attention] never exists whole.
+    Forward and backward pass loop over target positions, so that [batch, target, source, attention] never exists at once.
     """
 
     keys, queries, vector = inside_a_loop((keys, queries, vector))

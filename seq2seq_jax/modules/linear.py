@@ -13,10 +13,10 @@ class Linear(nn.Module):
 
     Attributes:
         input_dims: sizes of the contracted dims.
-        output_dims: sizes of the dims that take their place.
+        output_dims: sizes of the dims that replace them.
         axes: logical axis name of each input and output dim, or None.
         bias: whether a bias is added.
-        precision: of the product.
+        precision: precision of the product.
     """
 
     input_dims: tuple[int, ...]

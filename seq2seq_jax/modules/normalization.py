@@ -1,4 +1,4 @@
-"""Layer normalisation and its root-mean-square form."""
+"""LayerNorm and RMSNorm."""
 
 from typing import Literal
 

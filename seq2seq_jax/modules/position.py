@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoidal, learned, rotary and relative positions, all from explicit position ids."""
+"""Position encodings, all from explicit position ids: sinusoidal, learned, rotary and relative."""
 
 import math
 from typing import Literal
@@ -14,7 +14,7 @@ Positions = Literal["sinusoidal", "learned", "rotary", "relative"]
 def sinusoidal(positions: Int[Array, "*dims"], *, model_dim: int) -> Float[Array, "*dims model"]:
     """Sines in the first half of the model dim, cosines in the second.
 
-    Source: Vaswani et al. 2017, section 3.5 (the two halves interleaved there, side by side here).
+    Source: Vaswani et al. 2017, section 3.5 (interleaved there, concatenated here).
     """
     frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(model_dim // 2) / max(model_dim // 2 - 1, 1))
     angles = positions[..., None] * frequencies
@@ -24,7 +24,7 @@ def sinusoidal(positions: Int[Array, "*dims"], *, model_dim: int) -> Float[Array
 def rotate(
     x: Float[Array, "batch length heads head_dim"], positions: Int[Array, "batch length"]
 ) -> Float[Array, "batch length heads head_dim"]:
-    """Rotary positions: each pair of dims (i, i + head_dim/2) is turned by an angle proportional to the position.
+    """Rotary positions: each pair of dims (i, i + head_dim/2) is rotated by an angle proportional to the position.
 
     Source: Su et al. 2021, equation 34.
     """
@@ -50,7 +50,7 @@ class LearnedPositions(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """A learned bias a head on attention scores, by the bucketed distance from query to key.
+    """A learned bias on attention scores per head, a function of the bucketed distance from query to key.
 
     Source: Raffel et al. 2020, section 2.1.
     """
@@ -67,13 +67,14 @@ class RelativeBias(nn.Module):
         initializer = nn.with_logical_partitioning(nn.initializers.normal(self.num_heads**-0.5), (None, "heads"))
         table = self.param("table", initializer, (self.num_buckets, self.num_heads))
         distance = key_positions[:, None, :] - query_positions[:, :, None]
-        # A product instead of a gather, which on a TPU pads the few heads of each pair to 128, and whose gradient is a
-        # scatter. With a single 1 a row it is exact.
+        # A product instead of a gather: a gather pads the few heads of each pair to 128 on a TPU, and its gradient is a
+        # scatter. With a single 1 per row the product is exact.
         chosen = jax.nn.one_hot(self.bucket(distance), self.num_buckets)
         return jnp.einsum("btsn,nh->bhts", chosen, table, precision=jax.lax.Precision.HIGHEST)
 
     def bucket(self, distance: Int[Array, "*dims"]) -> Int[Array, "*dims"]:
-        """Half of the buckets are single distances, the rest grow logarithmically up to max_distance.
+        """The bucket of each distance: half of the buckets hold one distance each, the rest grow logarithmically up to
+        max_distance.
 
         Args:
             distance: key position minus query position.

@@ -1,9 +1,9 @@
-"""Recurrent layers: LSTM and GRU over packed rows, with a backward pass made for speed.
+"""Recurrent layers: LSTM and GRU over packed rows, with a fast custom backward pass.
 
 The input products of all time steps are one matrix product before the loop over time, and the gradients of all
-parameters are matrix products after the backward loop. Inside the loops there is one product a step, from the carried
-state, and what is elementwise. On a mesh the rows are divided inside the loops and nothing else is: parameters are
-gathered before them, so that no step waits for another device.
+parameters are matrix products after the backward loop. Inside the loops each step has one product, that of the carried
+state, and elementwise operations. On a mesh only the rows are sharded inside the loops: parameters are gathered before
+them, so that no step waits for another device.
 """
 
 import functools
@@ -27,16 +27,16 @@ from seq2seq_jax.modules.precision import (
 CellKind = Literal["lstm", "gru"]
 
 State = tuple[Float[Array, "*dims hidden"], ...]
-"""What a cell carries, its output first: (hidden, cell) for an LSTM, (hidden,) for a GRU. Float32."""
+"""The state of a cell, its output first: (hidden, cell) for an LSTM, (hidden,) for a GRU. Float32."""
 
 
 def whole(tree: PyTree) -> PyTree:
-    """Parameters as they are to be inside a loop over time: whole on every device."""
+    """Parameters with the sharding for a loop over time: replicated on every device."""
     return jax.tree.map(lambda leaf: nn.with_logical_constraint(leaf, (None,) * leaf.ndim), tree)
 
 
 def rows_divided(tree: PyTree, *, dim: int = 0) -> PyTree:
-    """Activations as they are to be inside a loop over time: divided along their batch dim alone."""
+    """Activations with the sharding for a loop over time: sharded along their batch dim only."""
 
     def constrained(leaf):
         axes = tuple("batch" if index == dim else None for index in range(leaf.ndim))
@@ -46,7 +46,7 @@ def rows_divided(tree: PyTree, *, dim: int = 0) -> PyTree:
 
 
 def inside_a_loop(tree: PyTree) -> PyTree:
-    """`whole` for vectors and matrices, which are parameters, and `rows_divided` for what has more dims."""
+    """`whole` for vectors and matrices, which are parameters, and `rows_divided` for arrays of more dims."""
     return jax.tree.map(lambda leaf: whole(leaf) if leaf.ndim < 3 else rows_divided(leaf), tree)
 
 
@@ -68,23 +68,23 @@ class LSTM:
 
     @staticmethod
     def forward(inputs, product, state, normalize=lambda cell: cell):
-        """The next state, and what the backward pass needs.
+        """The next state, and the residuals of the backward pass.
 
         Args:
             inputs: W x + b, [batch, 4 * hidden].
             product: U h.
-            normalize: what the output reads of c'; the backward pass below knows none.
+            normalize: is applied to c' before the output's tanh; `backward` supports the identity only.
         """
         _, before = state
         i, f, g, o = jnp.split(inputs + product, 4, axis=-1)
         i, f, g, o = _sigmoid(i), _sigmoid(f), jnp.tanh(g), _sigmoid(o)
         cell = f * before + i * g
-        # Four arrays rather than one: slices of one array would be copied in every step of the backward loop.
+        # Four arrays instead of one: slices of one array would be copied in every step of the backward loop.
         return (o * jnp.tanh(normalize(cell)), cell), (i, f, g, o, before)
 
     @staticmethod
     def backward(saved, gradient):
-        """Gradients of inputs and product, and of the state before but for what comes through the product."""
+        """Gradients of inputs, of the product, and of the previous state except through the product."""
         i, f, g, o, before = saved
         hidden_gradient, cell_gradient = gradient
         tanh = jnp.tanh(f * before + i * g)
@@ -112,7 +112,7 @@ class GRU:
 
     @staticmethod
     def forward(inputs, product, state):
-        """See LSTM.forward; here product is U h with b' in its last third."""
+        """See LSTM.forward; here the product is U h, with b' added to its last third."""
         (before,) = state
         reset_input, update_input, candidate_input = jnp.split(inputs, 3, axis=-1)
         reset, update, candidate = jnp.split(product, 3, axis=-1)
@@ -135,12 +135,12 @@ CELLS = {"lstm": LSTM, "gru": GRU}
 
 
 def zero_state(cell: CellKind, batch: int, hidden_dim: int) -> State:
-    """The state of nothing read."""
+    """The initial state, all zeros."""
     return (jnp.zeros((batch, hidden_dim), jnp.float32),) * CELLS[cell].num_states
 
 
 def begin(state: State, keep: Float[Array, "batch 1"], start: State | None) -> State:
-    """The state that a step starts from: the one before, or that of a new segment."""
+    """The previous state or, where a segment starts, that segment's initial state."""
     state = tuple(part * keep for part in state)
     if start is None:
         return state
@@ -148,7 +148,7 @@ def begin(state: State, keep: Float[Array, "batch 1"], start: State | None) -> S
 
 
 def gate_inputs(constants: dict[str, Array], product: Float[Array, "*dims gates"]) -> Float[Array, "*dims gates"]:
-    """W x + b, with layer normalisation where the layer has it, from the product W x."""
+    """W x + b from the product W x, with layer normalisation if the layer has it."""
     if "input_scale" in constants:
         product = (_standardized(product) * constants["input_scale"]).astype(product.dtype)
     return product + constants["bias"].astype(product.dtype)
@@ -162,13 +162,13 @@ def advance(
     project: Callable[[Float[Array, "batch hidden"]], Float[Array, "batch gates"]],
     mask: Float[Array, "batch hidden"] | None = None,
 ) -> State:
-    """One step of a layer, for what cannot go through `recur`.
+    """One step of a layer, for layers that `recur` does not support.
 
     Args:
-        constants: of the layer.
-        inputs: of the layer's gates.
-        project: multiplies with the recurrent kernel.
-        mask: recurrent dropout's.
+        constants: the layer's parameters except for kernels.
+        inputs: the inputs' contribution to the gates.
+        project: multiplies by the recurrent kernel.
+        mask: of recurrent dropout.
     """
     product = project(state[0] if mask is None else state[0] * mask)
     if "product_scale" in constants:
@@ -203,7 +203,7 @@ def recur(
 ) -> Float[Array, "length batch hidden"]:
     """The cell's outputs at all time steps.
 
-    Before each step the state becomes keep * state + start, so that a segment begins with a state of its own.
+    Before each step the state becomes keep * state + start, so that every segment starts from its own initial state.
 
     Args:
         cell: LSTM or GRU.
@@ -211,9 +211,9 @@ def recur(
         inputs: W x + b of every step.
         kernel: U.
         bias: of the product U h.
-        keep: 1 to carry the state on into this step, 0 where a segment begins; a constant.
-        start: states that segments begin with, [length, batch, hidden], 0 where none begins; None = 0 everywhere.
-        mask: h is multiplied with this before U in every step (variational dropout); a constant.
+        keep: 1 to carry the state into this step, 0 where a segment starts; not differentiated.
+        start: initial states of segments, [length, batch, hidden], 0 where none starts; None = 0 everywhere.
+        mask: h is multiplied by it before U in every step (variational dropout); not differentiated.
     """
     return _recur_forward(cell, reverse, precision, inputs, kernel, bias, keep, start, mask)[0]
 
@@ -271,20 +271,21 @@ recur.defvjp(_recur_forward, _recur_backward)
 
 
 Kernel = Float[Array, "input output"] | Float[Array, "batch input output"]
-"""What rows are multiplied with: one matrix for all, or one for each of `batch` equal groups of rows in a row."""
+"""The right operand of a product of rows: one matrix for all rows, or one per group, of `batch` equal groups of
+consecutive rows."""
 
 Project = Callable[[str, Float[Array, "rows input"]], Float[Array, "rows output"]]
-"""Multiplies rows with the kernel of a name, each name once a step; in float32."""
+"""Multiplies rows by the kernel of a name, each name once per step; in float32."""
 
 
 def projection(kernels: dict[str, Kernel], *, precision: Precision) -> Project:
-    """The plain `Project` of some kernels."""
+    """A `Project` of kernels, without the bookkeeping of `scan_with_products`."""
     operands = {name: _operand(precision, kernel) for name, kernel in kernels.items()}
     return lambda name, rows: _product(precision, rows, operands[name])
 
 
 def _operand(precision, kernel):
-    """A kernel in the dtype that it is multiplied in; XLA does not move this out of a loop."""
+    """A kernel in the dtype of its products; XLA does not move this conversion out of a loop."""
     return kernel.astype(operand_dtype(precision) if kernel.ndim == 2 else activation_dtype(precision))
 
 
@@ -297,14 +298,15 @@ def scan_with_products(
     *,
     precision: Precision,
 ) -> tuple[PyTree, PyTree]:
-    """`jax.lax.scan` of step(project, constants, carry, inputs), with the gradients of the kernels after the loop.
+    """`jax.lax.scan` of step(project, constants, carry, inputs) that computes the kernels' gradients after the loop.
 
-    Plain differentiation of a scan adds each step's outer product to the gradient of a kernel, inside of the backward
-    loop; here the rows are kept, and all of them meet all gradients in one matrix product.
+    Plain differentiation of a scan adds each step's outer product to a kernel's gradient inside the backward loop;
+    here the rows are saved, and one matrix product of all rows and all gradients follows the loop.
 
     Args:
-        kernels: what `project` multiplies with.
-        constants: further arrays that the step reads and that have gradients: vectors, and [batch, ...] of more dims.
+        kernels: the kernels of `project`.
+        constants: further arrays that the step reads and that have gradients: vectors, and arrays [batch, ...] of more
+            dims.
         per_step: [length, batch, ...].
     """
     kernels, constants = inside_a_loop((kernels, constants))
@@ -353,7 +355,7 @@ def scan_with_products(
 
 
 def _zeros_of_products(step, kernels, constants, carry, per_step, precision):
-    """Zeros in the shapes of a step's products, for all steps; their gradients are those of the products."""
+    """Zeros in the shapes of all steps' products; their gradients are those of the products."""
     shapes = {}
 
     def project(name, rows):
@@ -383,7 +385,7 @@ def _product_forward(precision, rows, kernel):
 def _product_backward(precision, residuals, gradient):
     rows, kernel = residuals
     of_rows = _product(precision, gradient, jnp.swapaxes(kernel, -1, -2)).astype(rows.dtype)
-    # That of the kernel is made after the loop.
+    # The kernel's gradient is computed after the loop.
     return of_rows, jnp.zeros_like(kernel)
 
 
@@ -391,7 +393,7 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 def _gradient_of_kernel(kernel, rows, gradient, precision):
-    """Of all steps: rows and gradient are [length, rows, input] and [length, rows, output]."""
+    """The kernel's gradient from all steps: rows [length, rows, input] and gradient [length, rows, output]."""
     if kernel.ndim == 2:
         rows, gradient = (array.reshape(-1, array.shape[-1]) for array in (rows, gradient))
         return kernel_gradient(rows, gradient, precision=precision)

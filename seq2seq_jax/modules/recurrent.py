@@ -1,4 +1,4 @@
-"""What recurrent encoders and decoders share: their settings and their layers."""
+"""The config and the layers that recurrent encoders and decoders share."""
 
 import dataclasses
 import functools
@@ -35,19 +35,19 @@ class RecurrentConfig:
     num_layers: int = 1
     """Layers of the stack."""
     model_dim: int = 512
-    """Width of the embeddings, and of what a decoder's output projection reads."""
+    """Width of the embeddings, and of the input of the decoder's output projection."""
     hidden_dim: int = 512
-    """Width of a cell's state, in each direction."""
+    """Width of a cell's state, per direction."""
     residual_from: int | None = None
-    """First layer (2 or later) whose input is added to its output (GNMT: 3); None = none."""
+    """First layer (2 or later) with a residual connection (GNMT: 3); None = no residual connections."""
     layer_norm: bool = False
-    """Normalise the products inside the cells."""
+    """Layer normalisation inside the cells."""
     dropout: float = 0.1
     """Dropout on the inputs of each layer, and on the output of a decoder."""
     variational_dropout: bool = False
-    """Draw dropout's masks once a row for all of its time steps."""
+    """Use one dropout mask per row for all of its time steps."""
     recurrent_dropout: float = 0.0
-    """Dropout on the hidden state that a cell reads, drawn once a row for all of its time steps."""
+    """Dropout on the hidden state that a cell reads, with one mask per row for all of its time steps."""
 
     def __post_init__(self):
         check_values(self, type(self).__name__)
@@ -64,16 +64,16 @@ class RecurrentConfig:
 
     @property
     def position_limit(self) -> None:
-        """Most tokens of an example: any number."""
+        """Upper bound on the tokens of an example; None = unbounded."""
         return None
 
     @property
     def sharded_sizes(self) -> dict[str, tuple[str, int]]:
-        """Field -> logical axis and size of what a mesh divides."""
+        """Field -> logical axis and size of each dim that a mesh shards."""
         return {"hidden_dim": ("hidden", self.hidden_dim), "model_dim": ("model", self.model_dim)}
 
     def layer_flops(self, length: Amount, *, input_dim: int) -> Amount:
-        """Of one layer in one direction."""
+        """FLOPs of one layer in one direction."""
         gates = CELLS[self.cell].num_gates * self.hidden_dim
         return product_flops(length, input_dim + self.hidden_dim, gates)
 
@@ -89,11 +89,11 @@ class RecurrentConfig:
         )
 
     def input_dropout(self) -> Dropout:
-        """Dropout of this stack."""
+        """The dropout module of this stack."""
         return Dropout(self.dropout, whole_rows=self.variational_dropout)
 
     def is_residual(self, index: int) -> bool:
-        """Whether the layer of this index, from 0, adds its input to its output."""
+        """Whether the layer of this index, from 0, has a residual connection."""
         return self.residual_from is not None and index + 1 >= self.residual_from
 
 
@@ -101,8 +101,8 @@ class RecurrentLayer(nn.Module):
     """One cell over time, in one direction.
 
     Attributes:
-        layer_norm: normalise both products and, in an LSTM, the cell state (Ba et al. 2016, equations 20 to 22).
-        recurrent_dropout: rate at which h is dropped before U, one mask a row for all steps (Gal and Ghahramani 2016).
+        layer_norm: normalises both products and, in an LSTM, the cell state (Ba et al. 2016, equations 20 to 22).
+        recurrent_dropout: dropout rate of h before U, with one mask per row for all steps (Gal and Ghahramani 2016).
     """
 
     cell: CellKind
@@ -135,7 +135,7 @@ class RecurrentLayer(nn.Module):
                 self.cell_bias = parameter("cell_bias", zeros, hidden)
 
     def gate_inputs(self, x: Float[Array, "*dims input"]) -> Float[Array, "*dims gates"]:
-        """What the inputs give to the gates, of any number of steps: W x + b, normalised where the layer is."""
+        """The inputs' contribution to the gates, for any number of steps: W x + b, with layer normalisation if set."""
         product = matrix_product(x.reshape(-1, x.shape[-1]), self.input_kernel(), precision=self.precision)
         return gate_inputs(self.constants(), product.reshape(*x.shape[:-1], -1))
 
@@ -148,7 +148,7 @@ class RecurrentLayer(nn.Module):
         return self.kernel.reshape(self.hidden_dim, -1)
 
     def constants(self) -> dict[str, Array]:
-        """What else `gate_inputs` and `advance` need."""
+        """Further parameters that `gate_inputs` and `advance` read."""
         constants = {"bias": self.bias.reshape(-1)}
         if self.cell == "gru":
             constants["product_bias"] = jnp.pad(self.candidate_bias, (2 * self.hidden_dim, 0))
@@ -160,7 +160,7 @@ class RecurrentLayer(nn.Module):
         return constants
 
     def mask(self, batch: int, *, deterministic: bool) -> Float[Array, "batch hidden"] | None:
-        """Recurrent dropout's mask, if there is one."""
+        """The mask of recurrent dropout; None = no dropout."""
         if deterministic or self.recurrent_dropout == 0.0:
             return None
         return dropout_mask(self.make_rng("dropout"), self.recurrent_dropout, (batch, self.hidden_dim))
@@ -174,10 +174,10 @@ class RecurrentLayer(nn.Module):
         reverse: bool,
         deterministic: bool,
     ) -> Float[Array, "batch length hidden"]:
-        """The outputs at all places; the state is set back where a segment begins.
+        """The outputs at all positions; the state is reset where a segment starts.
 
         Args:
-            start: states that segments begin with, at their first places; 0 elsewhere. None = 0.
+            start: initial states of segments, at their first positions; 0 elsewhere. None = 0.
             reverse: whether to read from right to left.
         """
         begins = is_last(segment_ids) if reverse else is_first(segment_ids)
@@ -215,5 +215,5 @@ def _orthogonal_gates(key, shape):
 
 
 def _remembering(key, shape):
-    """Forget gates open to begin with (Gers et al. 2000; Jozefowicz et al. 2015)."""
+    """A forget-gate bias of 1 (Gers et al. 2000; Jozefowicz et al. 2015)."""
     return jnp.zeros(shape).at[1].set(1.0)

@@ -1,4 +1,4 @@
-"""What belongs to which example of a packed row: masks, borders, and one vector a segment."""
+"""Segments of packed rows: masks, boundaries, and reductions to one vector per segment."""
 
 import flax.struct
 import jax
@@ -11,19 +11,19 @@ from seq2seq_jax.batch import PADDING_SEGMENT, Batch
 def segment_mask(
     query_segments: Int[Array, "batch target"], key_segments: Int[Array, "batch source"]
 ) -> Bool[Array, "batch target source"]:
-    """True where query and key belong to one segment."""
+    """True where query and key belong to the same segment."""
     return query_segments[:, :, None] == key_segments[:, None, :]
 
 
 @flax.struct.dataclass
 class Segments:
-    """Which example of its row each query and each key belongs to: what the mask of attention is made of.
+    """Segment ids of queries and keys, from which the attention mask follows.
 
     Attributes:
         queries: segment ids of the queries.
         keys: segment ids of the keys.
         most: see `Sequence.most_segments`.
-        causal: whether a query also reads no key that stands after it in the row.
+        causal: whether a query attends only to keys at or before its own position in the row.
     """
 
     queries: Int[Array, "batch target"]
@@ -32,10 +32,10 @@ class Segments:
     causal: bool = flax.struct.field(pytree_node=False)
 
     def mask(self, *, places: Int[Array, "target"] | None = None) -> Bool[Array, "batch target source"]:
-        """True where the query reads the key.
+        """True where the query attends to the key.
 
         Args:
-            places: of the queries in the row; None = the first so many.
+            places: indices of the queries in the row; None = 0, 1, 2, ...
         """
         mask = segment_mask(self.queries, self.keys)
         if not self.causal:
@@ -46,36 +46,36 @@ class Segments:
 
 
 def is_first(segment_ids: Int[Array, "batch length"]) -> Bool[Array, "batch length"]:
-    """True at the first place of each segment (and of the padding)."""
+    """True at the first position of each segment (and of the padding)."""
     return segment_ids != _shifted(segment_ids, 1)
 
 
 def is_last(segment_ids: Int[Array, "batch length"]) -> Bool[Array, "batch length"]:
-    """True at the last place of each segment (and of the padding)."""
+    """True at the last position of each segment (and of the padding)."""
     return segment_ids != _shifted(segment_ids, -1)
 
 
 def _shifted(segment_ids, offset):
-    """What stands `offset` places to the left; outside of the row, a segment that does not exist."""
+    """The ids `offset` positions to the left; -1, which no segment has, outside of the row."""
     length = segment_ids.shape[1]
     padded = jnp.pad(segment_ids, ((0, 0), (max(offset, 0), max(-offset, 0))), constant_values=-1)
     return padded[:, :length] if offset > 0 else padded[:, -offset : length - offset]
 
 
 def lengths_of_segments(segment_ids: Int[Array, "batch length"], *, segments: int) -> Int[Array, "batch segments"]:
-    """Tokens of each segment; segment s at index s - 1.
+    """Number of tokens of each segment; segment s at index s - 1.
 
     Args:
-        segments: how many are counted, from the first.
+        segments: number of segments to count, from the first.
     """
     ids = jnp.arange(PADDING_SEGMENT + 1, PADDING_SEGMENT + 1 + segments)
     return jnp.sum(segment_ids[:, None, :] == ids[:, None], axis=-1)
 
 
 def lengths_of_pairs(batch: Batch) -> tuple[Int[Array, "batch segments"], Int[Array, "batch segments"]]:
-    """Tokens of the source and of the target of each pair; 0 and 0 where there is none.
+    """Number of source and of target tokens of each pair; 0 and 0 where there is no pair.
 
-    Both sides of a pair have a token, the end mark, so that a row has no more pairs than places on its shorter side.
+    Both sides of a pair have at least the EOS token, so a row has at most as many pairs as positions on its shorter side.
     """
     segments = min(batch.source.tokens.shape[1], batch.target.tokens.shape[1])
     source, target = (lengths_of_segments(side.segment_ids, segments=segments) for side in (batch.source, batch.target))
@@ -97,7 +97,7 @@ def sum_of_segments(
 def mean_of_segments(
     values: Float[Array, "batch length dim"], segment_ids: Int[Array, "batch length"]
 ) -> Float[Array, "batch segments dim"]:
-    """The mean of each segment, at index s - 1; 0 where there is no segment."""
+    """The mean over each segment, at index s - 1; 0 where there is no segment."""
     everywhere = jnp.ones_like(segment_ids, bool)
     counts = sum_of_segments(jnp.ones((*segment_ids.shape, 1)), everywhere, segment_ids)
     total = sum_of_segments(values.astype(jnp.float32), everywhere, segment_ids)
@@ -107,13 +107,13 @@ def mean_of_segments(
 def at_first_places(
     summary: Float[Array, "batch segments dim"], segment_ids: Int[Array, "batch length"]
 ) -> Float[Array, "batch length dim"]:
-    """The vector of its segment at the first place of each segment; 0 everywhere else."""
+    """The segment's vector at the first position of each segment; 0 everywhere else."""
     segments = jnp.arange(PADDING_SEGMENT + 1, summary.shape[1] + 1)
     return _selection((segment_ids[:, :, None] == segments) & is_first(segment_ids)[:, :, None], summary)
 
 
 def _selection(chosen, values):
-    """A product with 0 and 1: on every backend faster than a gather, whose gradient is a scatter."""
+    """A gather as a product with zeros and ones: faster on every backend, as the gradient of a gather is a scatter."""
     return jnp.einsum("bij,bjd->bid", chosen.astype(values.dtype), values, precision=jax.lax.Precision.HIGHEST).astype(
         values.dtype
     )

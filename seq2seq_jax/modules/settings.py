@@ -1,13 +1,13 @@
-"""What the settings of every stack must keep."""
+"""Checks that the configs of all stacks share."""
 
 from typing import Any
 
 
 def check_sizes(config: Any, *fields: str) -> None:
-    """Refuse sizes below 1.
+    """Check that sizes are at least 1.
 
     Raises:
-        ValueError: with the field.
+        ValueError: one is not; the message names the field.
     """
     for field in fields:
         if getattr(config, field) < 1:
@@ -15,10 +15,10 @@ def check_sizes(config: Any, *fields: str) -> None:
 
 
 def check_rates(config: Any, *fields: str) -> None:
-    """Refuse rates of dropout outside of [0, 1).
+    """Check that dropout rates are in [0, 1).
 
     Raises:
-        ValueError: with the field.
+        ValueError: one is not; the message names the field.
     """
     for field in fields:
         if not 0.0 <= getattr(config, field) < 1.0:

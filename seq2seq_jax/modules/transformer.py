@@ -1,4 +1,4 @@
-"""What a Transformer's encoder and decoder share: their settings, residual branches, and the loop over layers."""
+"""The config, residual branches and loop over layers that a Transformer's encoder and decoder share."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -24,13 +24,13 @@ from seq2seq_jax.values import check_values
 ACTIVATION_AXES = ("batch", "length", "activation")
 
 Remat = Literal["none", "full", "save_attention", "save_products"]
-"""What the backward pass recomputes: nothing, everything in a layer, all but attention that is fused or in blocks,
-or all but that and matrix products."""
+"""What the backward pass recomputes: nothing; whole layers; all but fused or blocked attention; or all but such
+attention and matrix products."""
 
 
 @runtime_checkable
 class Layered(Protocol):
-    """What `over_layers` reads of the settings of a stack, of whatever layers."""
+    """The fields that `over_layers` reads of the config of any stack of layers."""
 
     num_layers: int
     scan_layers: bool
@@ -48,7 +48,7 @@ class TransformerConfig:
     num_heads: int = 8
     """Attention heads."""
     num_kv_heads: int | None = None
-    """Heads of keys and values, each shared by num_heads / num_kv_heads queries; None = num_heads."""
+    """Heads of keys and values, each shared by num_heads / num_kv_heads query heads; None = num_heads."""
     head_dim: int | None = None
     """Width of a head; None = model_dim / num_heads."""
     hidden_dim: int = 2048
@@ -58,21 +58,22 @@ class TransformerConfig:
     gated: bool = False
     """Whether the feed-forward layer is gated (three matrices)."""
     feed_forward_bias: bool | None = None
-    """Whether the feed-forward layer has biases; None = in the plain form, not in the gated one."""
+    """Whether the feed-forward layer has biases; None = unless it is gated."""
     normalization: NormalizationKind = "layer"
     """LayerNorm, or RMSNorm without biases."""
     norm_position: Literal["pre", "post"] = "pre"
-    """Normalise before each branch (and once at the end), or after each residual sum."""
+    """Normalise the input of each branch (and the stack's output), or each residual sum."""
     positions: Positions = "sinusoidal"
-    """How positions enter: added to the embeddings, rotating queries and keys, or as T5's bias on the scores."""
+    """Position encoding: added to the embeddings (sinusoidal, learned), rotating queries and keys, or T5's relative bias
+    on the attention scores."""
     max_positions: int | None = None
-    """Rows of the table of learned positions (tokens); for positions = learned alone."""
+    """Rows of the table of learned positions (tokens); only for positions = learned."""
     relative_buckets: int | None = None
-    """Buckets of the relative bias (T5: 32); for positions = relative alone."""
+    """Buckets of the relative bias (T5: 32); only for positions = relative."""
     relative_max_distance: int | None = None
-    """Distance (tokens) from which on all share a bucket (T5: 128); for positions = relative alone."""
+    """Distance (tokens) from which on all pairs share a bucket (T5: 128); only for positions = relative."""
     attention_bias: bool = True
-    """Whether the projections of attention have biases."""
+    """Whether the attention projections have biases."""
     dropout: float = 0.1
     """Dropout on embeddings and on each branch before its residual sum."""
     attention_dropout: float = 0.0
@@ -80,15 +81,15 @@ class TransformerConfig:
     hidden_dropout: float = 0.0
     """Dropout inside the feed-forward layer."""
     scan_layers: bool = False
-    """Compile one layer and loop over it (short compilation of deep stacks), rather than unroll them. The
-    parameters are the same."""
+    """Compile one layer and loop over it, instead of unrolling all layers: deep stacks compile faster. The parameters
+    are the same."""
     attention_kernel: AttentionKernel = "auto"
-    """How attention is computed: plain, on all scores at once; blocked, on those of 256 queries at a time, so that
-    memory is linear in the length of a row; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where it can be,
-    else blocked for rows of 512 tokens and more without positions = relative, else plain."""
+    """How attention is computed: plain, all scores at once; blocked, the scores of 256 queries at a time, so that memory
+    is linear in the row length; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where supported, else blocked
+    for rows of 512 tokens and more without positions = relative, else plain."""
     remat: Remat = "none"
-    """What the backward pass recomputes: nothing, everything in a layer, all but attention that is fused or in
-    blocks, or all but that and matrix products."""
+    """What the backward pass recomputes: nothing; whole layers; all but fused or blocked attention; or all but such
+    attention and matrix products."""
 
     def __post_init__(self):
         check_values(self, type(self).__name__)
@@ -127,7 +128,7 @@ class TransformerConfig:
 
     @property
     def sharded_sizes(self) -> dict[str, tuple[str, int]]:
-        """Field -> logical axis and size of what a mesh divides."""
+        """Field -> logical axis and size of each dim that a mesh shards."""
         return {
             "num_heads": ("heads", self.num_heads),
             "num_kv_heads": ("kv_heads", self.kv_heads),
@@ -146,13 +147,13 @@ class TransformerConfig:
         return self.model_dim // self.num_heads if self.head_dim is None else self.head_dim
 
     def self_attention_flops(self, length: Amount, pairs: Amount) -> Amount:
-        """Of one layer, for tokens of which that many pairs attend."""
+        """FLOPs of one layer, for the given numbers of tokens and of attending pairs."""
         queries, keys = self.num_heads * self.dim_per_head, self.kv_heads * self.dim_per_head
         projections = product_flops(length, self.model_dim, 2 * queries + 2 * keys)
         return projections + 2 * product_flops(pairs, self.dim_per_head, self.num_heads)
 
     def feed_forward_flops(self, length: Amount) -> Amount:
-        """Of one layer."""
+        """FLOPs of one layer."""
         return product_flops(length, self.model_dim, (3 if self.gated else 2) * self.hidden_dim)
 
     def attention(self, *, memory_dim: int, self_attention: bool, precision: Precision) -> MultiHeadAttention:
@@ -205,7 +206,7 @@ class Residual(nn.Module):
 
 
 class Frame(nn.Module):
-    """What stands around the layers: positions before them, a last normalisation after a pre-norm stack."""
+    """What surrounds the layers: position encodings before them, and the final norm of a pre-norm stack."""
 
     config: TransformerConfig
     causal: bool
@@ -233,7 +234,7 @@ class Frame(nn.Module):
         *,
         deterministic: bool,
     ) -> Float[Array, "batch length model"]:
-        """Embeddings with positions and dropout."""
+        """The first layer's input: embeddings with position encodings and dropout."""
         if self.config.positions == "sinusoidal":
             inputs = inputs + sinusoidal(positions, model_dim=self.config.model_dim)
         elif self.config.positions == "learned":
@@ -244,11 +245,11 @@ class Frame(nn.Module):
     def bias(
         self, query_positions: Int[Array, "batch target"], key_positions: Int[Array, "batch source"]
     ) -> Float[Array, "batch heads target source"] | None:
-        """The relative bias on attention scores, where the stack has one."""
+        """The relative bias on attention scores; None if the stack has none."""
         return self.relative(query_positions, key_positions) if self.config.positions == "relative" else None
 
     def self_bias(self, sequence: Sequence) -> Float[Array, "#batch heads length length"] | None:
-        """The relative bias between the places of a sequence, for all rows at once where they have one segment each."""
+        """The relative bias between the positions of a sequence, shared by all rows if each has a single segment."""
         positions = sequence.positions
         if sequence.most_segments == 1:
             positions = jnp.arange(positions.shape[1])[None]
@@ -294,10 +295,10 @@ def over_layers(
 
 
 def each_layer(layer: nn.Module, *, config: Layered) -> Iterator[Callable[..., Any]]:
-    """What calls a function of a module and more arguments with each layer of a stack in turn.
+    """For each layer of a stack, a function that calls its first argument with that layer and the further arguments.
 
-    For steps of decoding, whose state is then one array a layer and not a slice of one that holds all: what would take
-    a slice, or put layers together, copies a whole cache each step.
+    For decoding steps: their state is one array per layer. Slices of one array of all layers would copy the whole cache
+    in every step.
     """
     for index in range(config.num_layers):
 

@@ -1,1 +1,1 @@
-"""Training objectives: each gives its players a loss."""
+"""Training objectives: each defines the losses of its players."""

@@ -1,13 +1,13 @@
 """Estimators of the gradient of the expected reward, each from samples and their rewards.
 
-Throughout, x is a source, y_1 .. y_K are texts drawn from the policy π(· | x), R_k is the reward of y_k, and
-log π(y) = Σ_t log π(y_t | y_<t, x). Every estimator gives one loss a source; the objective takes their mean over the
-sources of the global batch, so the normaliser is the number of sources, whatever the lengths of texts are. Constants
-such as advantages carry no gradient.
+Throughout, x is a source, y_1 .. y_K are samples of the policy π(· | x), R_k is the reward of y_k, and
+log π(y) = Σ_t log π(y_t | y_<t, x). Every estimator defines one loss per source; the objective takes their mean over the
+sources of the global batch, so the normaliser is the number of sources, independent of the lengths of texts. Advantages
+are constants, without a gradient.
 
-With reward-to-go, R_k in an advantage becomes R(y_k) - R(y_k,<t) for the token at t: what was earned before the token
-was drawn does not depend on it, so that nothing is added to the bias. A text that is cut off at its limit is a sample
-like any other, of the probability of its tokens.
+With reward-to-go, R_k in an advantage becomes R(y_k) - R(y_k,<t) for the token at t. The reward earned before a token
+does not depend on it, so that this adds no bias. A text that is truncated at the length limit is a regular sample, with
+the probability of its tokens.
 """
 
 import dataclasses
@@ -22,27 +22,27 @@ from seq2seq_jax.batch import Batch
 from seq2seq_jax.values import check_values
 
 DEVIATION_FLOOR = 1e-4
-"""Added to the standard deviation of a group's rewards, which may all be the same (as in DeepSeekMath)."""
+"""Added to the standard deviation of a group's rewards, which is 0 if they are equal (as in DeepSeekMath)."""
 
 
 @flax.struct.dataclass
 class Experience:
-    """Samples of a batch, and what is known of them before an update. All leaves lead with the batch.
+    """Samples of a batch, with rewards and advantages. The first dim of all leaves is the batch.
 
     Attributes:
-        batch: sources and references, one a row.
-        tokens: of the samples.
-        mask: True where a sample has a token.
-        log_probabilities: of the tokens by the policy that drew them.
-        drawn_lengths: tokens of each text that was drawn, a greedy one among them.
-        ended: whether a sample has its end mark.
-        rewards: of whole samples.
-        metrics: the parts of the reward, by name.
-        advantages: what a token's log-probability is weighted with; one a sample, or one a token.
-        returns: reward still to come when a token is drawn; one a sample, or one a token.
-        reference_log_probabilities: of the tokens by the frozen reference model; None = there is none.
-        hidden: the decoder's states before each token, without its dropout; None = no baseline is learned.
-        encoder_key: of the encoder's dropout when the samples were drawn, the same in every row; None = it had none.
+        batch: sources and references, one per row.
+        tokens: token ids of the samples.
+        mask: True at tokens of a sample, False at padding.
+        log_probabilities: of the tokens under the policy that sampled them.
+        drawn_lengths: lengths (tokens) of all decoded texts, a greedy one included.
+        ended: whether a sample ends in the EOS token.
+        rewards: of the samples.
+        metrics: the terms of the reward, by name.
+        advantages: weights of the tokens' log-probabilities; one per sample, or one per token.
+        returns: future reward when a token is sampled; one per sample, or one per token.
+        reference_log_probabilities: of the tokens under the frozen reference model; None = no reference model.
+        hidden: the decoder's states before each token, without its dropout; None = no learned baseline.
+        encoder_key: key of the encoder's dropout during sampling, the same in every row; None = no dropout.
     """
 
     batch: Batch
@@ -62,16 +62,16 @@ class Experience:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimator:
-    """What all estimators share: a loss -1/K Σ_k Σ_t A_k,t log π(y_k,t | y_k,<t, x), from some advantages A."""
+    """Base class of the estimators, with the loss -1/K Σ_k Σ_t A_k,t log π(y_k,t | y_k,<t, x) for advantages A."""
 
     minimum_samples: ClassVar[int] = 1
-    """Samples a source that the estimator is defined for."""
+    """Minimum number of samples per source."""
     compares_with_greedy: ClassVar[bool] = False
-    """Whether a greedy text is decoded beside the samples."""
+    """Whether a greedy text is decoded in addition to the samples."""
     baseline: ClassVar[str] = "none"
-    """What the objective is to know of the reward beforehand; see Reinforce."""
+    """The baseline that the objective keeps; see Reinforce."""
     clip: ClassVar[float | None] = None
-    """Largest difference of the ratio to the sampled policy from 1; see GroupNormalized."""
+    """Maximum difference from 1 of the ratio to the sampling policy; see GroupNormalized."""
     updates: ClassVar[int] = 1
     """Updates on the same samples."""
 
@@ -82,19 +82,19 @@ class Estimator:
         greedy: Float[Array, "batch one"] | None,
         baseline: Float[Array, "*values"] | None,
     ) -> Float[Array, "batch samples tokens"]:
-        """What each sample, or each of its tokens, was better by than was to be expected.
+        """The advantage of each sample, or of each of its tokens, over the expected return.
 
         Args:
-            returns: rewards to come; one a sample or one a token.
-            greedy: reward of the greedy text, where the estimator compares with it.
-            baseline: expected return, where the estimator has a baseline: one number, or one a token.
+            returns: future rewards; one per sample or one per token.
+            greedy: reward of the greedy text, if the estimator compares with it.
+            baseline: expected return, if the estimator has a baseline: one number, or one per token.
         """
         raise NotImplementedError
 
     def losses(
         self, log_probabilities: Float[Array, "batch samples length"], experience: Experience
     ) -> Float[Array, "batch"]:
-        """The loss of each source, to be differentiated by the log-probabilities."""
+        """The loss of each source, to be differentiated with respect to the log-probabilities."""
         weighted = experience.advantages * log_probabilities
         return -jnp.mean(_sum_of_tokens(weighted, experience.mask), axis=1)
 
@@ -103,18 +103,18 @@ class Estimator:
 class Reinforce(Estimator):
     """∇E[R] ≈ 1/K Σ_k (R_k - b) ∇log π(y_k), REINFORCE with a baseline b.
 
-    Bias: none, as no baseline here depends on the token whose gradient it weighs. "moving_average": b is the mean of
-    the rewards of earlier batches, an exponential moving average without the weight of its start. "learned": b is a
-    linear function of the decoder's state before the token, a second player, fitted to the returns by least squares;
-    no gradient goes from it into the model.
+    Bias: none, as no baseline depends on the token whose gradient it weights. "moving_average": b is a bias-corrected
+    exponential moving average of the mean rewards of earlier batches. "learned": b is a linear function of the decoder's
+    state before the token, a second player, fitted to the returns by least squares; its gradient does not reach the
+    model.
 
     Source: Williams 1992; Ranzato et al. 2016, section 3.2.2 (learned baseline).
     """
 
     baseline: Literal["none", "moving_average", "learned"] = "moving_average"
-    """What is subtracted from the reward."""
+    """Baseline, which is subtracted from the reward."""
     baseline_decay: float | None = 0.95
-    """Decay a batch of the moving average; for moving_average alone."""
+    """Decay of the moving average per batch; only for moving_average."""
 
     def __post_init__(self):
         check_values(self, "objective.estimator")
@@ -135,8 +135,8 @@ class Reinforce(Estimator):
 class SelfCritical(Estimator):
     """∇E[R] ≈ 1/K Σ_k (R_k - R(ŷ)) ∇log π(y_k), where ŷ is the greedy text of the same model.
 
-    Bias: none, as the greedy text does not depend on the samples. What is pushed up is what beats the way in which the
-    model is used.
+    Bias: none, as the greedy text does not depend on the samples. Samples that are better than greedy decoding, which is
+    how the model is used, become more probable.
 
     Source: Rennie et al. 2017, equation 8.
     """
@@ -167,12 +167,12 @@ class LeaveOneOut(Estimator):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupNormalized(Estimator):
-    """1/K Σ_k Σ_t min(ρ A_k, clip(ρ, 1-ε, 1+ε) A_k), A_k = (R_k - mean R) / (std R + 1e-4), ρ = π / π_sampled a token.
+    """1/K Σ_k Σ_t min(ρ A_k, clip(ρ, 1-ε, 1+ε) A_k), A_k = (R_k - mean R) / (std R + 1e-4), ρ = π / π_sampled per token.
 
-    Bias: of the expected reward's gradient, yes. The mean counts the sample itself, which scales by (K-1)/K; the
-    deviation gives sources whose samples are alike more weight; clipping cuts off, and more than one update is made on
-    the samples of an older policy. The ratio is to the probabilities when sampled, without dropout: with dropout it is
-    not 1 even in the first update. Without clip the ratio is left out.
+    Bias: a biased estimate of the gradient of the expected reward. The mean includes the sample itself, which scales by
+    (K-1)/K; the division by the standard deviation gives more weight to sources whose samples have similar rewards;
+    clipping, and updates on samples of an older policy, add bias. The denominator of the ratio is the probability during
+    sampling, without dropout: with dropout the ratio is not 1 even in the first update. Without clip there is no ratio.
 
     Source: Shao et al. 2024 (DeepSeekMath), equation 3, without division by the length of a text (Liu et al. 2025).
     """
@@ -182,7 +182,7 @@ class GroupNormalized(Estimator):
     divide_by_deviation: bool = True
     """Whether advantages are divided by the standard deviation of the group's rewards."""
     clip: float | None = None
-    """Largest difference ε of the ratio from 1 that is followed; None = no ratio, and one update a batch."""
+    """Maximum difference ε of the ratio from 1; None = no ratio, and one update per batch."""
     updates: int = 1
     """Updates on the same samples."""
 
@@ -219,8 +219,8 @@ class GroupNormalized(Estimator):
 class MinimumRisk(Estimator):
     """Loss -Σ_y∈S Q(y) R(y), Q(y) = π(y)^α / Σ_y'∈S π(y')^α, over the set S of distinct samples of a source.
 
-    Bias: of the expected reward's gradient, yes: it is the exact gradient of the expected reward of Q, a distribution
-    over the texts that were sampled alone, sharpened (α > 1) or flattened (α < 1).
+    Bias: a biased estimate of the gradient of the expected reward. It is the exact gradient of the expected reward of Q,
+    a distribution over the sampled texts only, sharpened (α > 1) or flattened (α < 1).
 
     Source: Shen et al. 2016, equations 11 to 13.
     """
@@ -236,22 +236,21 @@ class MinimumRisk(Estimator):
             raise ValueError(f"objective.estimator.sharpness must be positive, and is {self.sharpness}.")
 
     def advantages(self, returns, *, greedy, baseline):
-        """How much each reward is above the mean of the set: for the curves alone."""
+        """Each reward minus the mean of the set; used for logging only."""
         return returns - jnp.mean(returns, axis=1, keepdims=True)
 
     def losses(self, log_probabilities, experience):
         """See Estimator.losses."""
-        of_texts = self.sharpness * _sum_of_tokens(log_probabilities, experience.mask)
-        in_set = is_first_of_its_kind(experience.tokens)
-        shares = jax.nn.softmax(jnp.where(in_set, of_texts, -jnp.inf), axis=1)
-        return -jnp.sum(shares * experience.rewards, axis=1)
+        scores = self.sharpness * _sum_of_tokens(log_probabilities, experience.mask)
+        probabilities = jax.nn.softmax(jnp.where(is_duplicate(experience.tokens), -jnp.inf, scores), axis=1)
+        return -jnp.sum(probabilities * experience.rewards, axis=1)
 
 
-def is_first_of_its_kind(tokens: Int[Array, "batch samples length"]) -> Bool[Array, "batch samples"]:
-    """False for a sample that equals an earlier one of the same source."""
+def is_duplicate(tokens: Int[Array, "batch samples length"]) -> Bool[Array, "batch samples"]:
+    """True for a sample that equals an earlier one of the same source."""
     same = jnp.all(tokens[:, :, None] == tokens[:, None, :], axis=-1)
     earlier = jnp.tri(tokens.shape[1], k=-1, dtype=bool)
-    return ~jnp.any(same & earlier, axis=2)
+    return jnp.any(same & earlier, axis=2)
 
 
 def _sum_of_tokens(

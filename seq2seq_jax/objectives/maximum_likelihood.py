@@ -21,28 +21,28 @@ from seq2seq_jax.values import check_values
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaximumLikelihoodConfig:
-    """Settings of maximum likelihood."""
+    """Config of maximum likelihood."""
 
     one_example_a_row: ClassVar[bool] = False
-    """Rows may be packed."""
+    """Whether every row must hold a single example."""
 
     label_smoothing: float = 0.1
-    """Probability mass that the label gives to all tokens of the vocabulary alike."""
+    """Probability mass of the label that is spread uniformly over the vocabulary."""
     z_loss: float = 0.0
     """Weight of the squared log of the softmax normaliser (T5 and PaLM: 1e-4)."""
     loss_chunk: int | None = None
-    """Target positions of a row that go through the vocabulary at a time, so that the logits of all tokens never
-    exist at once; None = all. Divides data.max_target_length."""
+    """Target positions of a row whose logits are computed at a time, so that those of all positions never exist at once;
+    None = all. Must divide data.max_target_length."""
     sampling_schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
-    """Scheduled sampling: how the probability that a decoder input is a token of the model's own, instead of the
-    label, grows from 0 to sampling_limit. It is that limit times i / steps (at most 1), 1 - exp(-i / steps) or
-    1 - steps / (steps + exp(i / steps)), after i updates and with steps = sampling_steps."""
+    """Scheduled sampling: schedule of the probability that a decoder input is a model prediction instead of the label.
+    After i updates it is sampling_limit times min(i / steps, 1), 1 - exp(-i / steps) or
+    1 - steps / (steps + exp(i / steps)), with steps = sampling_steps."""
     sampling_limit: float | None = None
-    """Highest probability of a token of the model's own; for scheduled sampling alone."""
+    """Limit of the probability of a model prediction; only for scheduled sampling."""
     sampling_steps: int | None = None
-    """Updates on whose scale the probability grows; for scheduled sampling alone."""
+    """Time scale of the schedule (updates); only for scheduled sampling."""
     sampling_choice: Literal["drawn", "likeliest"] | None = None
-    """Which tokens the model chooses; for scheduled sampling alone."""
+    """Whether predictions are sampled, or the most probable tokens; only for scheduled sampling."""
 
     def __post_init__(self):
         check_values(self, "objective")
@@ -57,16 +57,16 @@ class MaximumLikelihoodConfig:
             value = getattr(self, field)
             if (value is None) != (self.sampling_schedule == "none"):
                 raise ValueError(
-                    f"objective.{field} must be set with an objective.sampling_schedule other than none, and only "
-                    f"then; they are {value} and {self.sampling_schedule}."
+                    f"objective.{field} must be set if and only if objective.sampling_schedule is not none; they are "
+                    f"{value} and {self.sampling_schedule}."
                 )
         if self.sampling_limit is not None and not 0.0 < self.sampling_limit <= 1.0:
             raise ValueError(f"objective.sampling_limit must lie in (0, 1], not {self.sampling_limit}.")
         if self.sampling_steps is not None and self.sampling_steps < 1:
             raise ValueError(f"objective.sampling_steps must be at least 1 update, not {self.sampling_steps}.")
 
-    def sampling_share(self, step: Int[Array, ""]) -> Float[Array, ""]:
-        """Probability that a decoder input is the model's own token, after this many updates.
+    def sampling_probability(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """Probability that a decoder input is a model prediction, after `step` updates.
 
         Source: Bengio et al. 2015, section 2.4.
         """
@@ -89,7 +89,7 @@ class MaximumLikelihoodConfig:
         return MaximumLikelihood(self, model)
 
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "MaximumLikelihood":
-        """The objective for a model; of the tokenizer it has no need."""
+        """The objective for a model; it does not need the tokenizer."""
         return MaximumLikelihood(self, model)
 
 
@@ -114,7 +114,7 @@ def cross_entropy(
 
 
 class MaximumLikelihood(Objective):
-    """The objective. Its loss is normalised per target token (end marks counted) of the global batch."""
+    """The objective. Its loss is the mean over target tokens, EOS tokens included, of the global batch."""
 
     def __init__(self, config: MaximumLikelihoodConfig, model: EncoderDecoder):
         self.config = config
@@ -129,7 +129,7 @@ class MaximumLikelihood(Objective):
     ) -> tuple[Total, dict[str, Total]]:
         """See Objective.loss; without an rng, dropout and scheduled sampling are off.
 
-        Logged: `nll`, nats a target token without smoothing.
+        Logs `nll`, the negative log-likelihood without label smoothing (nats per target token).
         """
         variables = {"params": params[player]}
         apply = functools.partial(
@@ -158,27 +158,27 @@ class MaximumLikelihood(Objective):
     def pair_flops(self, source: Amount, target: Amount) -> Amount:
         """Model FLOPs of a step on a pair of these lengths (tokens).
 
-        With scheduled sampling the decoder's forward pass that chooses its inputs counts too.
+        With scheduled sampling the decoder's forward pass that predicts its inputs counts too.
         """
         config = self.model.config
         forward = config.forward_flops(source, target, vocabulary=self.model.vocabulary)
-        chosen = 0.0
+        predictions = 0.0
         if self.config.sampling_schedule != "none":
-            chosen = forward - config.encoder.forward_flops(source)
-        return TRAINING * forward + chosen
+            predictions = forward - config.encoder.forward_flops(source)
+        return TRAINING * forward + predictions
 
     def _inputs(self, variables, batch, memory, step, rng):
-        """Decoder inputs with scheduled sampling; None = the labels."""
+        """Decoder inputs for scheduled sampling; None = the labels."""
         if rng is None or self.config.sampling_schedule == "none":
             return None
         return self.model.apply(
             jax.lax.stop_gradient(variables),
             batch.target,
             jax.lax.stop_gradient(memory),
-            share=self.config.sampling_share(step),
-            likeliest=self.config.sampling_choice == "likeliest",
+            probability=self.config.sampling_probability(step),
+            argmax=self.config.sampling_choice == "likeliest",
             rngs={"sampling": rng},
-            method="own_inputs",
+            method="scheduled_inputs",
         )
 
 
@@ -191,10 +191,10 @@ def _vocabulary_loss(
     labels: Int[Array, "batch target"],
     mask: Bool[Array, "batch target"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Loss and negative log-likelihood, summed over the target; only the loss has a gradient.
+    """Loss and negative log-likelihood, summed over the target; only the loss is differentiable.
 
-    The loss is a sum, so the gradient of a chunk is known as soon as its logits are: it is formed there and then, and
-    neither are logits kept for the backward pass nor is anything computed twice.
+    The loss is a sum, so the gradient of a chunk follows from its logits alone. The forward pass computes it right away:
+    logits are neither saved for the backward pass nor recomputed.
 
     Source: Hsu et al. 2024, section 3.2 (fused linear cross-entropy).
     """
@@ -239,7 +239,7 @@ def _masked_sums(config, scores, labels, mask):
 
 
 def _over_chunks(config, add, carry, arrays):
-    """`lax.scan` of `add` over chunks of dim 1 of the arrays; what it gives of each chunk stands side by side again."""
+    """`lax.scan` of `add` over chunks of dim 1 of the arrays; the results of the chunks are concatenated again."""
     batch, length = arrays[0].shape[:2]
     chunk = config.loss_chunk or length
     if length % chunk:

@@ -1,4 +1,4 @@
-"""The contract between an objective and the training step."""
+"""The interface between objectives and the training step."""
 
 import abc
 from typing import Any
@@ -16,10 +16,10 @@ Params = Any
 
 @flax.struct.dataclass
 class Total:
-    """A sum and what it is to be divided by, so that parts of a batch add up exactly.
+    """A sum and its normaliser, so that results of parts of a batch can be added exactly.
 
-    The mean over the global batch is the quotient of the sums over its parts: accumulated micro-batches, and shards
-    of a mesh.
+    The mean over the global batch is the ratio of the two sums over its parts, which are accumulated micro-batches and
+    shards of a mesh.
     """
 
     sum: Float[Array, ""]
@@ -32,14 +32,14 @@ class Total:
 
 
 class Objective(abc.ABC):
-    """What a run minimises.
+    """A training objective.
 
-    A training step prepares its batch once, and then lets every player compute its loss on what came of it.
+    A training step calls `prepare` once per batch, and then computes the loss of every player on the result.
 
     Attributes:
-        players: names of the sets of parameters that the objective trains, each against its own loss; the first is
-            the model that is evaluated and used.
-        updates: times that every player is updated on one batch.
+        players: names of the sets of parameters that the objective trains, each with its own loss; the first is the
+            model that is evaluated and used.
+        updates: number of updates of every player per batch.
     """
 
     players: tuple[str, ...] = ("model",)
@@ -47,33 +47,33 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def initialize(self, player: str, key: jax.Array) -> Params:
-        """A player's first parameters, boxed with their logical axes."""
+        """A player's initial parameters, boxed with their logical axes."""
 
     def initial_state(self, params: dict[str, Params]) -> Any:
-        """What the objective itself carries from step to step, a tree of arrays; by default nothing.
+        """The objective's own initial state, a tree of arrays that is carried from step to step; by default empty.
 
         Args:
-            params: the players' first parameters.
+            params: the players' initial parameters.
         """
         return {}
 
     def prepare(
         self, params: dict[str, Params], state: Any, batch: Batch, *, step: Int[Array, ""], rng: jax.Array
     ) -> tuple[Any, Any]:
-        """What the losses of one step share, such as samples and their rewards; by default the batch itself.
+        """The input that the losses of one step share, such as samples and their rewards; by default the batch itself.
 
-        No gradient goes through it.
+        It is not differentiated.
 
         Args:
             params: parameters of every player, before the step.
-            state: the objective's own.
+            state: the objective's own state.
             batch: the global batch.
-            step: steps done before this one.
+            step: number of completed steps.
             rng: key of this step.
 
         Returns:
-            A tree whose leaves lead with the rows of the batch, so that they can be divided into micro-batches; and
-            the objective's next state.
+            A tree whose leaves have the rows of the batch as first dim, so that they can be split into micro-batches;
+            and the objective's next state.
         """
         return batch, state
 
@@ -81,31 +81,31 @@ class Objective(abc.ABC):
     def loss(
         self, player: str, params: dict[str, Params], prepared: Any, *, step: Int[Array, ""], rng: jax.Array | None
     ) -> tuple[Total, dict[str, Total]]:
-        """The loss of one player, to be differentiated by params[player].
+        """The loss of one player, to be differentiated with respect to params[player].
 
         Args:
             params: parameters of every player.
-            prepared: what `prepare` gave for the global batch, or a part of its rows.
-            step: steps done before this one.
-            rng: key of this part of this update; None = nothing random.
+            prepared: result of `prepare` for the global batch, or some of its rows.
+            step: number of completed steps.
+            rng: key of this part of this update; None = deterministic.
 
         Returns:
-            The loss (its `weight` is the normaliser), and further figures to log.
+            The loss (its `weight` is the normaliser), and further metrics to log.
         """
 
     def counts(self, prepared: Any) -> dict[str, Int[Array, ""]]:
-        """Further things to count of a prepared batch, such as samples; logged as their number a second."""
+        """Further counts of a prepared batch, such as samples; logged per second."""
         return {}
 
     @abc.abstractmethod
     def model_flops(self, prepared: Any) -> Float[Array, ""]:
-        """Model FLOPs of one step on what `prepare` gave for the global batch: of all passes, of all players.
+        """Model FLOPs of one step on the result of `prepare` for the global batch: all passes of all players.
 
-        By the lengths that there are, without padding; see `seq2seq_jax.modules.flops`.
+        Padding does not count; see `seq2seq_jax.modules.flops`.
         """
 
     def evaluate(self, params: Params, batch: Batch) -> tuple[Total, dict[str, Total]]:
-        """The loss of the first player's parameters on a batch, and further figures; nothing random."""
+        """The loss of the first player's parameters on a batch, and further metrics; deterministic."""
         player = self.players[0]
         return self.loss(player, {player: params}, batch, step=jnp.zeros((), jnp.int32), rng=None)
 
@@ -114,5 +114,5 @@ class Objective(abc.ABC):
         return None
 
     def alarms(self, figures: dict[str, Any]) -> dict[str, str]:
-        """What is going wrong, by a short name: sentences for a person, from the figures of a record."""
+        """Warnings to show the user, by a short name, from the metrics of a record."""
         return {}

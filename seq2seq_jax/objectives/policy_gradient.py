@@ -1,4 +1,4 @@
-"""Policy gradients: sample texts, score them with the metric that is reported, make the better ones likelier.
+"""Policy gradients: sample texts, score them with the reported metric, increase the probability of the better ones.
 
 Sampling, reward and update are one compiled program: the reward is computed from token ids on the device.
 """
@@ -37,63 +37,64 @@ RewardFunction = Callable[
     [Int[Array, "batch samples length"], Int[Array, "batch target"]],
     tuple[Float[Array, "batch samples"], dict[str, Float[Array, "batch samples"]]],
 ]
-"""Token ids of samples and references to the reward of each sample, and its parts by name."""
+"""Token ids of samples and references -> the reward of each sample, and the terms of the reward by name."""
 
 ENCODER_STREAM = 1
-"""What the key of the samples is folded with for the encoder's dropout."""
+"""Folded into the key of the samples for the encoder's dropout."""
 
 SOLVED = 0.1
 """Distance of the reward from the best that there is, in units of all weights together, within which a policy whose
 samples hardly differ has solved its task, and has not collapsed."""
 
-LEAST_ENDED_SHARE = 0.5
-"""Share of samples with an end mark below which training is said to collapse."""
+MIN_ENDED_FRACTION = 0.5
+"""Minimum fraction of samples that end in the EOS token; below it, a warning reports a collapse."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyGradientConfig:
-    """Settings of training by policy gradients, normalised per source.
+    """Config of policy gradients, normalised per source.
 
     The loss of a source is that of the estimator, minus entropy_weight Σ_t H(π(· | y_<t, x)) and plus kl_weight
     Σ_t (e^d - d - 1), both means over the samples, plus likelihood_weight times the cross-entropy of the reference, a
-    sum over its tokens (Wu et al. 2016, equation 9); d is the log-ratio of the frozen first model to the policy
-    (Schulman 2020, an unbiased estimate of KL(π, first model)).
+    sum over its tokens (Wu et al. 2016, equation 9); d is the log-ratio of the frozen initial model to the policy
+    (Schulman 2020, an unbiased estimate of KL(π, initial model)).
     """
 
     one_example_a_row: ClassVar[bool] = True
-    """Rows must not be packed: samples are drawn for a row."""
+    """Whether every row must hold a single example: samples are drawn per row."""
 
     reward: RewardConfig = RewardConfig(bleu=1.0)
-    """What is made large: a weighted sum of metrics."""
+    """The reward to maximise, a weighted sum of metrics."""
     estimator: Reinforce | SelfCritical | LeaveOneOut | GroupNormalized | MinimumRisk = LeaveOneOut()
     """How the gradient of the expected reward is estimated."""
     samples: int = 5
-    """Texts drawn for each source."""
+    """Samples drawn for each source."""
     temperature: float = 1.0
-    """Of the policy that is sampled and trained: softmax(logits / temperature)."""
+    """Temperature of the policy that is sampled and trained: softmax(logits / temperature)."""
     minimum_length: int = 1
     """Tokens before which no sample may end."""
     maximum_length_ratio: float = 1.5
-    """A sample is cut off after this many tokens for each source token, ..."""
+    """A sample is truncated after maximum_length_ratio tokens per source token, ..."""
     maximum_length_extra: int = 10
-    """... and this many more."""
+    """... plus maximum_length_extra tokens."""
     sample_with_encoder_dropout: bool = False
-    """Whether samples are drawn with the encoder's dropout, and learned from with the same masks: one policy both
-    times, which knows its training sources less by heart, as it will new ones."""
+    """Whether samples are drawn with the encoder's dropout, with the same masks as in the update. Sampling and update
+    then use the same policy, which has memorised its training sources less, as for unseen ones."""
     include_reference: bool = False
-    """Whether the reference joins the samples of its source. It was not drawn from the policy, so this adds bias."""
+    """Whether the reference is added to the samples of its source. It is not a sample of the policy, so this adds
+    bias."""
     reward_to_go: bool = False
-    """Whether a token's advantage counts only the reward that came after it (scores every prefix of every sample)."""
+    """Whether a token's advantage counts only the reward after it (scores every prefix of every sample)."""
     likelihood_weight: float = 0.0
-    """Weight of maximum likelihood beside the policy gradient."""
+    """Weight of the maximum-likelihood loss that is added to the policy-gradient loss."""
     label_smoothing: float = 0.0
-    """Of that maximum likelihood, and of the validation loss."""
+    """Label smoothing of the maximum-likelihood loss and of the validation loss."""
     entropy_weight: float = 0.0
     """Weight of the policy's entropy, which keeps it from collapsing onto one text."""
     kl_weight: float = 0.0
-    """Weight of the divergence from the model that training started from; a frozen copy of it is kept."""
+    """Weight of the KL divergence from the initial model, of which a frozen copy is kept."""
     entropy_floor: float = 0.1
-    """Entropy (nats a token) below which a collapse is warned of."""
+    """Entropy (nats per token) below which a warning reports a collapse."""
 
     def __post_init__(self):
         check_values(self, "objective")
@@ -115,12 +116,13 @@ class PolicyGradientConfig:
             raise ValueError(f"objective.label_smoothing must lie in [0, 1), not {self.label_smoothing}.")
         if self.reward_to_go and isinstance(self.estimator, MinimumRisk):
             raise ValueError(
-                "objective.reward_to_go has no use with MinimumRisk, whose loss is one of whole texts: set it to False."
+                "objective.reward_to_go is not supported with MinimumRisk, whose loss is one of whole texts: set it to "
+                "False."
             )
         if self.include_reference and self.estimator.clip is not None:
             raise ValueError(
-                "objective.include_reference has no use with objective.estimator.clip: the reference was not drawn "
-                "from the policy, so its ratio means nothing. Set it to False, or clip to None."
+                "objective.include_reference is not supported with objective.estimator.clip: the reference is not a "
+                "sample of the policy, so its ratio has no meaning. Set it to False, or clip to None."
             )
 
     @property
@@ -145,13 +147,13 @@ class PolicyGradientConfig:
 
 
 class PolicyGradient(Objective):
-    """The objective. Every term of its loss is a sum over tokens, and normalised per source of the global batch.
+    """The objective. Every term of its loss is a sum over tokens, normalised by the number of sources of the global batch.
 
-    Samples are drawn without dropout; their log-probabilities are computed again by teacher forcing, with the dropout
-    of the model. A model without dropout is the same policy both times, which the estimators' lack of bias rests on:
-    with dropout, advantages that are not 0 on average (self-critical ones are mostly negative) push that other policy
-    towards or away from all samples alike. With `sample_with_encoder_dropout` the encoder's is the same both times.
-    All samples of a source share its memory.
+    Samples are drawn without dropout; their log-probabilities are recomputed with teacher forcing, with the dropout of
+    the model. Estimators are unbiased only if both policies are the same, as in a model without dropout: otherwise
+    advantages with a mean other than 0 (self-critical ones are mostly negative) push the policy with dropout towards or
+    away from all samples. With `sample_with_encoder_dropout` the encoder's dropout is the same in both. All samples of a
+    source share its memory.
     """
 
     def __init__(self, config: PolicyGradientConfig, model: EncoderDecoder, reward: RewardFunction):
@@ -167,13 +169,13 @@ class PolicyGradient(Objective):
         self._likelihood = config.build_evaluation(model)
 
     def initialize(self, player: str, key: jax.Array) -> Params:
-        """See Objective.initialize. The baseline starts as 0 everywhere."""
+        """See Objective.initialize. The baseline is initialised to 0."""
         if player == "baseline":
             return {"kernel": jnp.zeros(self.model.config.decoder.model_dim), "bias": jnp.zeros(())}
         return self._likelihood.initialize(player, key)
 
     def initial_state(self, params: dict[str, Params]) -> dict[str, Any]:
-        """The frozen reference model and the moving average of rewards, as far as they are in use."""
+        """The frozen reference model and the moving average of rewards, if they are used."""
         state = {}
         if self.config.kl_weight > 0.0:
             state["reference"] = jax.tree.map(jnp.copy, params["model"])
@@ -191,7 +193,7 @@ class PolicyGradient(Objective):
         return self.experience(params, state, batch, memory, drawn, encoder_key=key)
 
     def draw(self, params: Params, memory: Memory, source: Sequence, *, rng: jax.Array) -> Samples:
-        """The samples of every source, a greedy text before them where the estimator compares with it."""
+        """The samples of every source, preceded by a greedy text if the estimator compares with it."""
         config, decoder = self.config, self.model.config.decoder
         limits, room = length_limits(
             source,
@@ -222,12 +224,12 @@ class PolicyGradient(Objective):
         *,
         encoder_key: jax.Array | None = None,
     ) -> tuple[Experience, Any]:
-        """What is known of drawn texts, and the objective's next state.
+        """Samples with rewards and advantages, and the objective's next state.
 
         Args:
             memory: of the sources.
-            drawn: what `draw` gives.
-            encoder_key: of the dropout that the memory was made with; None = without.
+            drawn: result of `draw`.
+            encoder_key: key of the dropout of the memory; None = no dropout.
         """
         config, references = self.config, batch.target.tokens
         drawn_lengths = drawn.lengths
@@ -292,9 +294,9 @@ class PolicyGradient(Objective):
     ) -> tuple[Total, dict[str, Total]]:
         """See Objective.loss.
 
-        Logged, means over samples: `reward` and its parts `reward_NAME`, `reward_spread` (standard deviation among the
-        samples of a source), `advantage` (absolute value), `entropy` and `kl` (nats a token), `sample_length` (tokens),
-        `ended_share`, and `nll` of the references (nats a token) where maximum likelihood has a weight.
+        Logs means over samples: `reward` and its terms `reward_NAME`, `reward_spread` (standard deviation among the
+        samples of a source), `advantage` (absolute value), `entropy` and `kl` (nats per token), `sample_length`
+        (tokens), `ended_share`, and `nll` of the references (nats per token) if likelihood_weight > 0.
         """
         has_source = _has_source(prepared.batch)
         num_sources = jnp.sum(has_source).astype(jnp.float32)
@@ -320,10 +322,10 @@ class PolicyGradient(Objective):
     def losses(
         self, params: Params, prepared: Experience, rng: jax.Array | None
     ) -> tuple[Float[Array, "batch"], dict[str, Total]]:
-        """The loss of each source, and figures that come with it.
+        """The loss of each source, and metrics to log.
 
         Args:
-            rng: key of the dropout; None = none but that of `sample_with_encoder_dropout`.
+            rng: key of the dropout; None = no dropout except that of `sample_with_encoder_dropout`.
         """
         config, batch, mask = self.config, prepared.batch, prepared.mask
         keys = [None] * 3 if rng is None else jax.random.split(rng, 3)
@@ -365,7 +367,7 @@ class PolicyGradient(Objective):
         return self._likelihood.evaluate(params, batch)
 
     def counts(self, prepared: Experience) -> dict[str, Int[Array, ""]]:
-        """See Objective.counts: `rewards`, samples that were scored, and `sampled_tokens`."""
+        """See Objective.counts: `rewards`, the number of scored samples, and `sampled_tokens`."""
         scored = jnp.sum(_has_source(prepared.batch)) * prepared.tokens.shape[1]
         return {"rewards": scored, "sampled_tokens": jnp.sum(prepared.mask)}
 
@@ -389,18 +391,18 @@ class PolicyGradient(Objective):
         drawn: Num[Array | ndarray, "sources drawn"],
         learned: Num[Array | ndarray, "sources learned"],
     ) -> Num[Array | ndarray, "sources"]:
-        """Model FLOPs of a step on each source: texts are drawn, and learned from.
+        """Model FLOPs of a step on each source: sampling and update.
 
-        Drawing is a forward pass of all texts, an update a forward and a backward pass of those learned from and, where
-        maximum likelihood has a weight, of the reference on the same encoded source. The divergence from the first
-        model takes a forward pass of it, a learned baseline one of the decoder; the baseline's own column and the
+        Sampling is a forward pass of all decoded texts; an update is a forward and a backward pass of the texts that are
+        learned from and, if likelihood_weight > 0, of the reference on the same encoded source. The KL divergence needs a
+        forward pass of the initial model, a learned baseline one of the decoder; the baseline's linear layer and the
         reward do not count.
 
         Args:
             source: tokens of each source.
             reference: tokens of its reference.
-            drawn: tokens of each text drawn for it.
-            learned: tokens of each text learned from.
+            drawn: tokens of each text decoded for it.
+            learned: tokens of each text that is learned from.
         """
         config, model, updates = self.config, self.model.config, self.updates
         encoder = model.encoder.forward_flops(source)
@@ -411,7 +413,7 @@ class PolicyGradient(Objective):
             )
 
         def forward_of_texts(lengths):
-            # What is done once a source, and what each text adds to it.
+            # The cost per source, and the cost that each text adds.
             once = forward(0.0 * lengths[:, :1], 0)
             return once[:, 0] + (forward(lengths, 1) - once).sum(axis=-1)
 
@@ -435,7 +437,7 @@ class PolicyGradient(Objective):
         return best is not None and figures["reward"] >= best - SOLVED * sum(map(abs, weights))
 
     def alarms(self, figures: dict[str, Any]) -> dict[str, str]:
-        """See Objective.alarms: a policy that has collapsed."""
+        """See Objective.alarms: warns of a collapsed policy."""
         found = {}
         entropy, ended = figures.get("entropy"), figures.get("ended_share")
         if entropy is not None and entropy < self.config.entropy_floor and not self._solved(figures):
@@ -447,10 +449,11 @@ class PolicyGradient(Objective):
                 f"objective.entropy_floor = {self.config.entropy_floor}, so its samples hardly differ and there is "
                 "little to learn from. Lower optimizer.learning_rate, or raise objective.entropy_weight or kl_weight."
             )
-        if ended is not None and ended < LEAST_ENDED_SHARE:
+        if ended is not None and ended < MIN_ENDED_FRACTION:
             found["length"] = (
-                f"only {ended:.0%} of the samples end before their limit: the policy has learned to go on for ever, or "
-                "the limit is too short. Look at samples/, raise objective.maximum_length_ratio, or weigh likelihood."
+                f"only {ended:.0%} of the samples end before their limit: the policy does not generate the EOS token, or "
+                "the limit is too short. Look at samples/, raise objective.maximum_length_ratio, or set "
+                "objective.likelihood_weight."
             )
         return found
 
@@ -458,7 +461,7 @@ class PolicyGradient(Objective):
         return self.model.apply({"params": params}, *arguments, **options)
 
     def _dropped_out(self, params: Params, *arguments: Any, key: jax.Array | None, method: str) -> Any:
-        """What a method gives with the dropout of a key; None = without."""
+        """The result of a method with the dropout of a key; None = no dropout."""
         rngs = None if key is None else {"dropout": key}
         return self._apply(params, *arguments, deterministic=key is None, rngs=rngs, method=method)
 
@@ -471,7 +474,7 @@ class PolicyGradient(Objective):
         *,
         dropout: jax.Array | None,
     ) -> Float[Array, "batch samples length model"]:
-        """Hidden states of all samples, teacher-forced; the memory is read, and projected, once for all of them."""
+        """Hidden states of all samples, with teacher forcing; the memory is read and projected once for all of them."""
         num_samples = tokens.shape[1]
         keys = None if dropout is None else jax.random.split(dropout, num_samples)
 
@@ -488,10 +491,10 @@ class PolicyGradient(Objective):
         hidden: Float[Array, "batch samples length model"],
         tokens: Int[Array, "batch samples length"],
     ) -> tuple[Float[Array, "batch samples length"], Float[Array, "batch samples length"]]:
-        """Log-probability of each token, and entropy of the policy that it was drawn from (nats).
+        """Log-probability of each token, and entropy of its distribution under the policy (nats).
 
-        One sample a source at a time, so that the logits of all never exist at once; the backward pass computes them
-        again.
+        One sample per source at a time, so that the logits of all samples never exist at once; the backward pass
+        recomputes them.
         """
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[2]), (tokens.shape[0], tokens.shape[2]))
 
@@ -509,18 +512,18 @@ class PolicyGradient(Objective):
     def _earned_before(
         self, tokens: Int[Array, "batch samples length"], references: Int[Array, "batch target"]
     ) -> Float[Array, "batch samples length"]:
-        """The reward of what stands before each token."""
-        places = jnp.arange(tokens.shape[2])
+        """The reward of the prefix before each token."""
+        indices = jnp.arange(tokens.shape[2])
 
-        def reward_of_first(length):
-            prefix = jnp.where(places < length, tokens, self.model.vocabulary.end_id)
+        def reward_of_prefix(length):
+            prefix = jnp.where(indices < length, tokens, self.model.vocabulary.end_id)
             return self.reward(prefix, references)[0]
 
-        return jnp.moveaxis(jax.lax.map(reward_of_first, places), 0, -1)
+        return jnp.moveaxis(jax.lax.map(reward_of_prefix, indices), 0, -1)
 
 
 def _in_every_row(key: jax.Array, batch: Batch) -> UInt32[Array, "batch words"]:
-    """A key as data that leads with the batch, as all of an Experience does."""
+    """The data of a key, repeated along the batch dim that all leaves of an Experience have."""
     words = jax.random.key_data(key)
     return jnp.broadcast_to(words, (batch.source.tokens.shape[0], *words.shape))
 
@@ -538,7 +541,7 @@ def _linear(params: Params, hidden: Float[Array, "*dims model"]) -> Float[Array,
 
 
 def _with_reference(samples: Samples, reference: Sequence, padding_id: int) -> Samples:
-    """The samples and, after them, the reference of each source, as if it had been drawn with certainty."""
+    """The samples followed by the reference of each source, with log-probability 0."""
     room = max(samples.tokens.shape[2], reference.tokens.shape[1])
 
     def joined(values, last):

@@ -1,4 +1,4 @@
-"""Peak rates and memory of chips: published ones of accelerators, a measured one of CPUs."""
+"""Peak rates and memory of chips: published values of accelerators, measured FLOPs per second of CPUs."""
 
 import dataclasses
 import time
@@ -11,19 +11,19 @@ from jax.typing import DTypeLike
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """What the maker says of one chip. Rates are peaks, which no program reaches.
+    """Published specifications of one chip. Rates are peaks, which no program reaches.
 
     Attributes:
         name: as in a topology ("v5p").
-        device_kinds: names by which jax reports it, all of this rate.
-        flops: bfloat16 floating-point operations a second, without sparsity.
+        device_kinds: `device_kind` of all jax devices with this peak rate.
+        flops: bfloat16 floating-point operations per second, without sparsity.
         memory: bytes of high-bandwidth memory.
-        memory_bandwidth: bytes a second.
-        interconnect_bandwidth: bytes a second that it can send over all of its links to neighbours (TPU), or to the
+        memory_bandwidth: bytes per second.
+        interconnect_bandwidth: bytes per second that it can send over all of its links to neighbours (TPU), or to the
             other chips of its host (GPU).
-        network_bandwidth: bytes a second that it can send to chips of other hosts, where these are reached by another
-            network; None = by the same links.
-        source: where the figures are published.
+        network_bandwidth: bytes per second that it can send to chips of other hosts, if these are reached over another
+            network; None = over the same links.
+        source: where the values are published.
     """
 
     name: str
@@ -128,10 +128,10 @@ CHIPS = {
         ),
     )
 }
-"""Every chip that is known, by name."""
+"""All known chips, by name."""
 
 MEASURED_SIZE = 1024
-"""Rows and columns of the matrices whose product measures a CPU."""
+"""Rows and columns of the matrices in the measurement of a CPU's peak."""
 
 MEASURED_SECONDS = 0.3
 
@@ -168,8 +168,8 @@ def _measure_flops(dtype: jnp.dtype) -> float:
     product = jax.jit(lambda left, right: jnp.matmul(left, right, preferred_element_type=jnp.float32))
     matrix = jax.device_put(jnp.ones((MEASURED_SIZE, MEASURED_SIZE), dtype), jax.local_devices()[0])
     jax.block_until_ready(product(matrix, matrix))
-    seconds, begun = float("inf"), time.perf_counter()
-    while (start := time.perf_counter()) < begun + MEASURED_SECONDS:
+    seconds, deadline = float("inf"), time.perf_counter() + MEASURED_SECONDS
+    while (start := time.perf_counter()) < deadline:
         jax.block_until_ready(product(matrix, matrix))
         seconds = min(seconds, time.perf_counter() - start)
     return 2.0 * MEASURED_SIZE**3 / seconds

@@ -7,7 +7,7 @@ import time
 import jax
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
-"""The event that jax records when it has made a program for the devices, or taken it from its cache on disk."""
+"""The event that jax records when it has compiled a program, or loaded it from its cache on disk."""
 
 
 class _OfThread(threading.local):
@@ -19,7 +19,7 @@ _of_thread = _OfThread()
 
 
 def compilations() -> int:
-    """Programs that this thread has had compiled, from the first call on, which starts the count."""
+    """Number of compilations in this thread since the first call, which starts the count."""
     _listen()
     return _of_thread.count
 
@@ -33,10 +33,10 @@ def last_compilation() -> float:
 
 @functools.cache
 def _listen() -> None:
-    jax.monitoring.register_event_duration_secs_listener(_heard)
+    jax.monitoring.register_event_duration_secs_listener(_on_event)
 
 
-def _heard(event: str, duration: float, **details: str | int) -> None:
+def _on_event(event: str, duration: float, **details: str | int) -> None:
     # jax compiles in the thread that calls the function.
     if event == COMPILED:
         _of_thread.count += 1

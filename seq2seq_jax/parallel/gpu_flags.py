@@ -1,4 +1,4 @@
-"""Flags of XLA for NVIDIA GPUs, set before JAX starts, where this version of XLA knows them."""
+"""XLA flags for NVIDIA GPUs, set before JAX starts, if this version of XLA knows them."""
 
 import glob
 import importlib.util
@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterable, Mapping, MutableMapping
 
 FLAGS = {
-    # Exchanges between GPUs run beside computation instead of before it.
+    # Collectives between GPUs overlap with computation.
     "xla_gpu_enable_latency_hiding_scheduler": "true",
-    # Two turns of a loop over layers at a time, so that the parameters of the next layer are gathered during this one.
+    # Two iterations of a loop over layers at a time, so that the next layer's parameters are gathered during this one.
     "xla_gpu_enable_while_loop_double_buffering": "true",
 }
-"""Name -> value of what is set."""
+"""Name -> value of the flags to set."""
 
 PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
@@ -23,15 +23,15 @@ PROBE_TIMEOUT = 120
 
 
 def is_for_gpu(environment: Mapping[str, str]) -> bool:
-    """Whether JAX will run on NVIDIA GPUs, as far as can be seen without starting it."""
+    """Whether JAX will run on NVIDIA GPUs, as far as can be determined without starting it."""
     platforms = environment.get("JAX_PLATFORMS", "")
-    asked = not platforms or bool({"cuda", "gpu"} & set(platforms.split(",")))
+    requested = not platforms or bool({"cuda", "gpu"} & set(platforms.split(",")))
     plugin = any(importlib.util.find_spec(name) for name in PLUGINS)
-    return asked and plugin and bool(glob.glob("/dev/nvidia[0-9]*"))
+    return requested and plugin and bool(glob.glob("/dev/nvidia[0-9]*"))
 
 
 def known(flags: Iterable[str], environment: Mapping[str, str]) -> bool:
-    """Whether XLA accepts flags: an unknown one aborts the process, so another process tries."""
+    """Whether XLA accepts flags: an unknown flag aborts the process, so a subprocess tries them."""
     tried = {**environment, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
     try:
         probe = subprocess.run(
@@ -47,12 +47,12 @@ def known(flags: Iterable[str], environment: Mapping[str, str]) -> bool:
 
 
 def set_flags(environment: MutableMapping[str, str] = os.environ, *, wanted: Mapping[str, str] = FLAGS) -> list[str]:
-    """Add the wanted flags to XLA_FLAGS that this XLA knows and the user has not set; nothing away from GPUs.
+    """Add to XLA_FLAGS the wanted flags that this XLA knows and the user has not set, if there are GPUs.
 
-    Must come before the first use of a device. Takes a second or two.
+    Must be called before the first use of a device. Takes one to two seconds.
 
     Returns:
-        What was added.
+        The added flags.
     """
     if not is_for_gpu(environment):
         return []

@@ -1,4 +1,4 @@
-"""The device mesh and how logical axes of arrays lie on it."""
+"""The device mesh, and the sharding of arrays over it by logical axes."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from seq2seq_jax.parallel.mesh_config import AXES
 from seq2seq_jax.parallel.mesh_config import MeshConfig as MeshConfig
 
 BATCH_AXES = ("data", "fsdp")
-"""Mesh axes over which the rows of a batch are divided."""
+"""Mesh axes over which the rows of a batch are sharded."""
 
 RULES = (
     ("batch", BATCH_AXES),
@@ -36,7 +36,7 @@ RULES = (
 """Logical axis of a parameter or an activation -> mesh axes."""
 
 LARGEST_WHOLE = 2**20
-"""Bytes of the largest array that all devices of the fsdp axis hold whole, where one of its dims can be divided."""
+"""Size (bytes) above which an array is sharded over the fsdp axis even without a model dim, if a dim is divisible."""
 
 
 def lay_out(sizes: tuple[int, ...], devices: list[Any] | None) -> Mesh:
@@ -88,37 +88,37 @@ def _fast_group(device: Any) -> int:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows divided over the batch axes, all else whole."""
+    """Rows sharded over the batch axes; all other dims replicated."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts the rows of a batch are divided."""
+    """Number of shards of the rows of a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def whole_along_length(x: Array, dim: int) -> Array:
-    """The same array, not divided over the sequence axis: what every position attends to."""
+    """The array, gathered along the sequence axis: the keys and values that every position attends to."""
     return _along_length(x, dim, None)
 
 
 def divided_along_length(x: Array, dim: int) -> Array:
-    """The same array, divided over the sequence axis."""
+    """The array, sharded over the sequence axis."""
     return _along_length(x, dim, "sequence")
 
 
 def parts_of_length() -> int:
-    """How many parts the mesh in use divides the places of a row into."""
+    """Number of shards of the positions of a row on the mesh in use."""
     return jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
 
 
 def _along_length(x: Array, dim: int, axis: str | None) -> Array:
-    """How one dim lies on the mesh in use, all others as the compiler likes; nothing where no length is divided."""
+    """Constrain the sharding of one dim on the mesh in use, if lengths are sharded; other dims are up to the compiler."""
     if parts_of_length() == 1:
         return x
     spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
@@ -127,13 +127,13 @@ def _along_length(x: Array, dim: int, axis: str | None) -> Array:
 
 
 def rows_of_process(mesh: Mesh) -> tuple[int, int]:
-    """The smallest share of the rows of a batch that holds all rows of this process's devices.
+    """The smallest shard of the rows of a batch that contains all rows of this process's devices.
 
-    Devices that differ along tensor and sequence only have the same rows. On a torus the rows of a host may lie apart:
-    then its share is larger than what it needs.
+    Devices that differ only along tensor and sequence have the same rows. On a torus the rows of a host may not be
+    contiguous: then its shard contains more rows than its devices need.
 
     Returns:
-        Which of how many equal shares it is.
+        Index of the shard, and number of equal shards.
     """
     shards = batch_shards(mesh)
     process = jax.process_index()
@@ -145,11 +145,11 @@ def rows_of_process(mesh: Mesh) -> tuple[int, int]:
 
 
 def global_batch(rows: Any, mesh: Mesh, *, share: tuple[int, int]) -> Any:
-    """Arrays on the devices, their rows divided over the mesh, from those of each process.
+    """Global arrays with rows sharded over the mesh, from the host arrays of each process.
 
     Args:
-        rows: host arrays, of the rows of this process's share.
-        share: see `rows_of_process`.
+        rows: host arrays with the rows of this process's shard.
+        share: index of the shard, and number of shards; see `rows_of_process`.
     """
     index, count = share
     sharding = batch_sharding(mesh)
@@ -170,10 +170,10 @@ def shardings(mesh: Mesh, boxed: Any) -> Any:
     """The NamedSharding of every leaf of a tree of shapes.
 
     Args:
-        boxed: what `jax.eval_shape` gives, parameters boxed with their logical axes (flax.linen's
-            LogicallyPartitioned). A leaf without axes is replicated, and so is a dim that its mesh axis does not
-            divide. Large arrays without a model dim, such as moments that have lost it, are divided over fsdp along
-            the last dim that can be.
+        boxed: result of `jax.eval_shape`, with parameters boxed with their logical axes (flax.linen's
+            LogicallyPartitioned). Leaves without axes, and dims that are not divisible by their mesh axis, are
+            replicated. Large arrays without a model dim, such as factored moments, are sharded over fsdp along their
+            last divisible dim.
     """
 
     def of_leaf(leaf):
@@ -192,9 +192,9 @@ def shardings(mesh: Mesh, boxed: Any) -> Any:
 
 
 def _with_fsdp(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> list[Any]:
-    """The spec with fsdp on the last dim that can be divided over it as well, if there is one.
+    """The spec with fsdp added to the last dim that it divides, if there is one.
 
-    The last, since a loop over layers takes slices of the first.
+    The last dim is preferred, since a loop over layers slices the first.
     """
     for dim, (axis, size) in reversed(list(enumerate(zip(spec, shape, strict=True)))):
         taken = 1 if axis is None else mesh.shape[axis]
@@ -204,13 +204,13 @@ def _with_fsdp(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> li
 
 
 def bytes_per_device(layout: Any) -> int:
-    """Bytes that a device holds of a tree of shapes and shardings (ShapeDtypeStruct leaves)."""
+    """Bytes per device of a tree of shapes and shardings (ShapeDtypeStruct leaves)."""
     leaves = jax.tree.leaves(layout)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 class OnMesh:
-    """A jitted function that is traced with a mesh and the rules of its logical axes in use.
+    """A jitted function that is traced under a mesh and the rules for its logical axes.
 
     Attributes:
         compilations: programs that its calls have had compiled in this process.
@@ -219,7 +219,7 @@ class OnMesh:
 
     def __init__(self, function: Callable[..., Any], mesh: Mesh, **options: Any):
         """Args:
-        options: of `jax.jit`.
+        options: options of `jax.jit`.
         """
         self._compiled = jax.jit(function, **options)
         self._mesh = mesh
@@ -237,30 +237,30 @@ class OnMesh:
         return results
 
     def lower(self, *arguments: Any) -> jax.stages.Lowered:
-        """The function for arguments, or for their shapes, before it is compiled."""
+        """The lowered function, for arguments or their shapes."""
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
             return self._compiled.lower(*arguments)
 
 
 def shards_of_rows(rows: int) -> int:
-    """Devices that `on_each_shard` spreads so many rows over; 1 = none but the one that calls."""
+    """Number of shards that `on_each_shard` splits the rows into; 1 = no sharding."""
     axes = _free_batch_axes()
     shards = math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes)
     return 1 if rows % shards else shards
 
 
 def _free_batch_axes() -> tuple[str, ...]:
-    """Axes of the mesh in use that batches lie over and no surrounding `shard_map` has taken."""
+    """Batch axes of the mesh in use, except for those that a surrounding `shard_map` has made manual."""
     mesh = jax.sharding.get_abstract_mesh()
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     return tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
 
 
 def on_each_shard(function: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """What a function of arrays that lead with the batch gives, each device calling it with the rows that it has.
+    """Apply a function to arrays whose first dim is the batch, on each device with its own rows.
 
-    The rows of a batch must not depend on each other. Without a mesh in use, or with rows that it does not divide, it
-    is called once with all.
+    The rows of a batch must not depend on each other. Without a mesh in use, or if its shards do not divide the rows, the
+    function is called once with all rows.
     """
     if shards_of_rows(len(arrays[0])) == 1:
         return function(*arrays)

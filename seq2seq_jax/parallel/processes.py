@@ -1,4 +1,4 @@
-"""The processes of one job: how they find each other, agree, and end together. The engine is jax.distributed."""
+"""The processes of a job: discovery, consistency checks and common shutdown, on top of jax.distributed."""
 
 import contextlib
 import ipaddress
@@ -18,7 +18,7 @@ from seq2seq_jax.parallel.placement import Placement, ProcessesConfig
 
 
 class PeerLostError(Exception):
-    """Another process of the job is gone, or does not answer."""
+    """Another process of the job has died, or does not respond."""
 
     exit_status = 1
 
@@ -47,15 +47,15 @@ def bind_address(coordinator: str, environment: Mapping[str, str] = os.environ) 
 
 @contextlib.contextmanager
 def started(config: ProcessesConfig, *, end: Callable[[str], None]) -> Iterator[Placement | None]:
-    """Within, this process is one of its job; must come before anything asks jax for its devices.
+    """A context in which this process is part of its job; must be entered before jax initialises its devices.
 
     Args:
-        end: takes the reason why the processes did not meet; called in a thread of its own, must end the process, as
+        end: called with the reason if the processes do not all connect, in a separate thread; must end the process, as
             jax.distributed cannot be interrupted and would abort it.
 
     Raises:
-        ValueError: what the launcher tells is incomplete.
-        PeerLostError: a computation of all processes failed, mostly because one of them is gone.
+        ValueError: the launcher's environment variables are incomplete.
+        PeerLostError: a computation of all processes failed, usually because one of them has died.
     """
     placement = config.placement()
     if placement is None:
@@ -63,8 +63,9 @@ def started(config: ProcessesConfig, *, end: Callable[[str], None]) -> Iterator[
         return
     address = placement.coordinator or "the coordinator"
     reason = (
-        f"the processes did not all meet at {address} (told by {placement.origin}) within {config.start_timeout} s: it "
-        "does not answer, or others are missing. Start all of them, process 0 there, or raise processes.start_timeout."
+        f"not all processes have connected to {address} (found in {placement.origin}) within {config.start_timeout} s: it "
+        "does not respond, or processes are missing. Start all of them, process 0 there, or raise "
+        "processes.start_timeout."
     )
     waiting = threading.Timer(config.start_timeout, end, [reason])
     waiting.daemon = True
@@ -84,15 +85,15 @@ def started(config: ProcessesConfig, *, end: Callable[[str], None]) -> Iterator[
         yield placement
     except jax.errors.JaxRuntimeError as error:
         raise PeerLostError(
-            f"process {jax.process_index()} of {jax.process_count()} cannot go on: "
-            f"{' '.join(str(error).split())[:300]} "
-            "If another process ended first, its log says why. The same command continues from the last checkpoint."
+            f"process {jax.process_index()} of {jax.process_count()} cannot continue: "
+            f"{' '.join(str(error).split())[:300]} If another process ended first, its log says why. The same command "
+            "continues from the last checkpoint."
         ) from error
     jax.distributed.shutdown()
 
 
 def exchange(text: str) -> list[str]:
-    """What each process gives, in their order; returns when all have given."""
+    """All-gather of one text per process, in the order of processes; waits for all of them."""
     if jax.process_count() == 1:
         return [text]
     given = np.frombuffer(text.encode(), np.uint8)
@@ -104,45 +105,45 @@ def exchange(text: str) -> list[str]:
 
 
 def agree(facts: Mapping[str, str]) -> None:
-    """Return when all processes have given the same facts.
+    """Check that all processes pass the same facts.
 
     Raises:
-        ValueError: they have not: the same line on every process, which names the first that differs.
+        ValueError: they do not; the same message on every process, which names the first difference.
     """
     first, *others = (json.loads(given) for given in exchange(json.dumps(facts)))
     for index, other in enumerate(others, 1):
         for name in first | other:
             if first.get(name) != other.get(name):
                 raise ValueError(
-                    f"the processes disagree: {name} is {first.get(name)} on process 0 and {other.get(name)} on "
+                    f"the processes differ: {name} is {first.get(name)} on process 0 and {other.get(name)} on "
                     f"process {index}. Start all with the same command, code and data."
                 )
 
 
 @contextlib.contextmanager
 def first_process_first() -> Iterator[None]:
-    """The body runs in process 0, and when it is done there, in all others: what the first writes, the others find.
+    """A context whose body runs in process 0 first and then in all others, which find the files that it writes.
 
     Raises:
-        ValueError: on the others, if process 0 failed; it says why.
+        ValueError: on the other processes, if process 0 failed; the message says why.
     """
     if jax.process_index() != 0:
-        told = exchange("")[0]
-        if told:
-            raise ValueError(f"process 0 stopped: {told}")
-    told = ""
+        failure = exchange("")[0]
+        if failure:
+            raise ValueError(f"process 0 stopped: {failure}")
+    failure = ""
     try:
         yield
     except Exception as error:
-        told = str(error) or type(error).__name__
+        failure = str(error) or type(error).__name__
         raise
     finally:
         if jax.process_index() == 0:
-            exchange(told)
+            exchange(failure)
 
 
 def gather(values: list[float]) -> list[list[float]]:
-    """What each process gives, in their order; as many values from each."""
+    """All-gather of the values of each process, in the order of processes; all pass the same number of values."""
     if jax.process_count() == 1:
         return [values]
     return multihost_utils.process_allgather(np.asarray(values, np.float32)).tolist()
@@ -173,29 +174,28 @@ def preemptible() -> Iterator[None]:
 
 
 class Job:
-    """What a training loop needs to know of the processes that run it together, this one alone by default.
+    """Pre-emption and stall detection for the processes of a training loop; by default a single process.
 
-    While it is entered, which can be done again and again, it hears SIGTERM, and ends this process when that makes no
-    progress any more.
+    As a context, which can be entered repeatedly, it handles SIGTERM and ends a process that makes no progress.
     """
 
     def __init__(self, *, stall_timeout: float = 0.0, end: Callable[[str], None] | None = None):
         """Args:
         stall_timeout: seconds without progress after which the process ends; 0 = never.
-        end: takes the reason; called in a thread of its own, must end the process.
+        end: called with the reason, in a separate thread; must end the process.
         """
         self._stall_timeout = stall_timeout
         self._end = end
-        self._told = False
-        self._under_way, self._since = "the first step", time.monotonic()
+        self._terminated = False
+        self._current_task, self._since = "the first step", time.monotonic()
         self._closed = threading.Event()
 
     def __enter__(self) -> "Job":
         self._since = time.monotonic()
         self._closed.clear()
         if jax.process_count() == 1:
-            # Several processes have jax.distributed's own handler, which tells all of them.
-            self._handler_before = signal.signal(signal.SIGTERM, self._hear)
+            # With several processes, jax.distributed's handler notifies all of them.
+            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
         if self._stall_timeout:
             threading.Thread(target=self._watch, daemon=True).start()
         return self
@@ -203,20 +203,20 @@ class Job:
     def __exit__(self, *exception) -> None:
         self._closed.set()
         if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._handler_before)
+            signal.signal(signal.SIGTERM, self._previous_handler)
 
     def preempted(self, step: int) -> bool:
-        """Whether to stop after this step; the same answer on all processes, which ask after each of their steps."""
+        """Whether to stop after this step; all processes must call it after every step, and get the same answer."""
         if jax.process_count() == 1:
-            return self._told
+            return self._terminated
         return multihost_utils.reached_preemption_sync_point(step)
 
-    def progress(self, under_way: str) -> None:
-        """Something was finished, and this comes next."""
-        self._under_way, self._since = under_way, time.monotonic()
+    def progress(self, next_task: str) -> None:
+        """Report progress, and the task that comes next."""
+        self._current_task, self._since = next_task, time.monotonic()
 
-    def _hear(self, *_) -> None:
-        self._told = True
+    def _on_sigterm(self, *_) -> None:
+        self._terminated = True
 
     def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._stall_timeout / 4)):
@@ -224,7 +224,8 @@ class Job:
             if silent > self._stall_timeout:
                 self._end(
                     f"process {jax.process_index()} of {jax.process_count()} has made no progress for {silent:.0f} s "
-                    f"({self._under_way}): it hangs, or waits for one that does. Look at the logs of all processes; "
-                    "the same command continues from the last checkpoint. processes.stall_timeout sets the time."
+                    f"({self._current_task}): it hangs, or waits for a process that hangs. Look at the logs of all "
+                    "processes; the same command continues from the last checkpoint. processes.stall_timeout sets the "
+                    "limit."
                 )
                 return

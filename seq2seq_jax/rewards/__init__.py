@@ -1,1 +1,1 @@
-"""Text metrics as pure functions of token ids, of fixed shapes: rewards inside of a compiled training step."""
+"""Text metrics as pure functions of token ids with fixed shapes: rewards inside a compiled training step."""

@@ -1,4 +1,4 @@
-"""Edit distance and longest common subsequence of sequences, along the diagonals of the table."""
+"""Edit distance and longest common subsequence, by dynamic programming along the diagonals of the table."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ Cell = Int[Array, "*rows columns"]
 def edit_distances(
     hypotheses: UInt32[Array, "*rows planes hypothesis"], references: UInt32[Array, "*rows planes reference"]
 ) -> Int[Array, "*rows"]:
-    """Fewest insertions, deletions and substitutions of one symbol that make the hypothesis its reference.
+    """Minimum number of insertions, deletions and substitutions that turn the hypothesis into its reference.
 
     Source: Levenshtein 1966.
     """
@@ -28,7 +28,7 @@ def edit_distances(
 def longest_common_subsequences(
     hypotheses: UInt32[Array, "*rows planes hypothesis"], references: UInt32[Array, "*rows planes reference"]
 ) -> Int[Array, "*rows"]:
-    """Most symbols that both have in the same order, gaps allowed."""
+    """Length of the longest common subsequence."""
 
     def cell(above: Cell, left: Cell, corner: Cell, equal: Bool[Array, "*rows columns"]) -> Cell:
         return jnp.where(equal, corner + 1, jnp.maximum(above, left))
@@ -43,17 +43,17 @@ def _last_cell(
     *,
     border: int,
 ) -> Int[Array, "*rows"]:
-    """The last cell of the table of dynamic programming that has a row a hypothesis symbol, a column a reference's.
+    """The last cell of the dynamic-programming table with one row per hypothesis symbol and one column per reference symbol.
 
-    The cells of one diagonal depend on the two diagonals before it alone, so that all are computed at once.
+    The cells of a diagonal depend only on the two previous diagonals, so that they are computed in parallel.
 
     Args:
-        cell: from the cells above, to the left and in the corner between, and whether the two symbols are equal.
-        border: what each cell of the first row and column has more than the one before it; the corner has 0.
+        cell: (cells above, cells to the left, cells above left, whether the symbols are equal) -> cells.
+        border: increment between cells of the first row and column, which start at 0.
     """
     rows, length, width = hypotheses.shape[:-2], hypotheses.shape[-1], references.shape[-1] + 1
     columns = jnp.arange(width)
-    # The diagonal d pairs column j with hypothesis symbol d - j: of the reversed hypothesis, a window.
+    # Diagonal d pairs column j with hypothesis symbol d - j, which is a window of the reversed hypothesis.
     margin = [(0, 0)] * (hypotheses.ndim - 1)
     reversed_hypotheses = jnp.pad(hypotheses[..., ::-1], [*margin, (width, width)], constant_values=NO_SYMBOL)
     references_by_column = jnp.pad(references, [*margin, (1, 0)], constant_values=NO_SYMBOL)

@@ -1,4 +1,4 @@
-"""Any reward in Python, called by the host from within the compiled step."""
+"""Rewards defined in Python, which the compiled step calls on the host."""
 
 import importlib
 import math
@@ -13,14 +13,14 @@ from jaxtyping import Array, Float, Int
 from seq2seq_jax.data.tokenizer import Tokenizer
 
 TextReward = Callable[[list[str], list[str]], list[float]]
-"""Hypotheses and as many references to as many rewards."""
+"""(hypotheses, references) -> rewards, all of the same length."""
 
 
 def load_function(path: str) -> TextReward:
-    """The function that "module:function" names.
+    """The function of a path "module:function".
 
     Raises:
-        ValueError: it cannot be imported, or is no function.
+        ValueError: it cannot be imported, or is not callable.
     """
     module, _, name = path.partition(":")
     if not module or not name:
@@ -45,7 +45,7 @@ def host_rewards(
     *,
     fail: Callable[[str], None],
 ) -> Float[Array, "batch samples"]:
-    """The rewards that a function in Python gives to the decoded texts.
+    """The rewards of the decoded texts by a Python function.
 
     The device waits for the host, and the texts are decoded one by one. The function is called once for the rows of
     each device, and must depend on its arguments alone. Where it fails, all rewards are NaN: an exception would pass

@@ -1,4 +1,4 @@
-"""Metrics from counts, for which more is always better: sentence scores, each of one hypothesis and one reference."""
+"""Sentence-level metrics from counts, for one hypothesis and one reference; for all of them higher is better."""
 
 from typing import Literal
 
@@ -14,16 +14,16 @@ CHRF_ORDER = 6
 CHRF_BETA = 2
 REPETITION_ORDER = 4
 FLOOR = 0.1
-"""Matches that smoothing "floor" puts in the place of none, as in sacrebleu."""
+"""Number of matches that smoothing "floor" assumes if there are none, as in sacrebleu."""
 
 
 def bleu(words: Overlap, smoothing: Smoothing) -> Float[Array, "*rows"]:
-    """Sentence BLEU in [0, 1], n-grams of 1 to 4 words, over the orders that the hypothesis has n-grams of.
+    """Sentence BLEU in [0, 1], from n-grams of 1 to 4 words, with effective order.
 
     Args:
-        words: of 13a words, 4 orders.
-        smoothing: of orders without a match: "exp" halves an assumed match for each such order, "floor" assumes 0.1,
-            "add-k" adds 1 to the matches and n-grams of all orders above the first, "none" makes the score 0.
+        words: counts of 13a words, 4 orders.
+        smoothing: of orders without a match: "exp" assumes 1/2, 1/4, ... matches for successive such orders, "floor"
+            assumes 0.1, "add-k" adds 1 to the matches and n-grams of all orders above the first, "none" gives score 0.
 
     Source: Papineni et al. 2002; sacrebleu 2.6.0, BLEU(effective_order=True, smooth_method=smoothing).sentence_score.
     """
@@ -41,7 +41,7 @@ def bleu(words: Overlap, smoothing: Smoothing) -> Float[Array, "*rows"]:
 
 
 def gleu(words: Overlap) -> Float[Array, "*rows"]:
-    """The lesser of the precision and the recall of all n-grams of 1 to 4 words; 0 where there are none.
+    """The minimum of precision and recall of all n-grams of 1 to 4 words; 0 if there are none.
 
     Source: Wu et al. 2016, arXiv:1609.08144, section 5.2; nltk.translate.gleu_score.sentence_gleu.
     """
@@ -51,22 +51,22 @@ def gleu(words: Overlap) -> Float[Array, "*rows"]:
 
 
 def chrf(characters: Overlap) -> Float[Array, "*rows"]:
-    """chrF2 in [0, 1]: mean precision and mean recall of n-grams of 1 to 6 characters, recall weighed twice.
+    """chrF2 in [0, 1]: F2 measure of mean precision and mean recall of n-grams of 1 to 6 characters.
 
-    The means are over the orders that both sides have n-grams of.
+    The means are over the orders for which both sides have n-grams.
 
     Args:
-        characters: of characters without whitespace, 6 orders.
+        characters: counts of characters without whitespace, 6 orders.
 
     Source: Popović 2015; sacrebleu 2.6.0, CHRF().sentence_score.
     """
     both = (characters.hypothesis > 0) & (characters.reference > 0)
     num_orders = jnp.maximum(jnp.sum(both, axis=-1), 1)
 
-    def mean_share(totals: Int[Array, "*rows order"]) -> Float[Array, "*rows"]:
+    def mean_fraction(totals: Int[Array, "*rows order"]) -> Float[Array, "*rows"]:
         return jnp.sum(jnp.where(both, characters.matches / jnp.maximum(totals, 1), 0.0), axis=-1) / num_orders
 
-    precision, recall = mean_share(characters.hypothesis), mean_share(characters.reference)
+    precision, recall = mean_fraction(characters.hypothesis), mean_fraction(characters.reference)
     denominator = CHRF_BETA**2 * precision + recall
     return jnp.where(
         denominator > 0, (1 + CHRF_BETA**2) * precision * recall / jnp.where(denominator > 0, denominator, 1.0), 0.0
@@ -76,12 +76,12 @@ def chrf(characters: Overlap) -> Float[Array, "*rows"]:
 def f_measure(
     matches: Int[Array, "*rows"], hypothesis: Int[Array, "*rows"], reference: Int[Array, "*rows"]
 ) -> Float[Array, "*rows"]:
-    """Harmonic mean of precision and recall, 0 where nothing matches: ROUGE's score of n-grams and of subsequences.
+    """Harmonic mean of precision and recall, 0 without matches: ROUGE's score of n-grams and of subsequences.
 
     Args:
-        matches: what both have.
-        hypothesis: what the hypothesis has.
-        reference: what the reference has.
+        matches: number of common items.
+        hypothesis: number of items of the hypothesis.
+        reference: number of items of the reference.
 
     Source: Lin 2004; rouge-score 0.1.2, scoring.fmeasure.
     """
@@ -89,7 +89,7 @@ def f_measure(
 
 
 def minus_error_rate(distances: Int[Array, "*rows"], reference: Int[Array, "*rows"]) -> Float[Array, "*rows"]:
-    """Minus the edit distance over the symbols of the reference, and of an empty reference minus the distance itself.
+    """Minus the edit distance divided by the length of the reference; for an empty reference, minus the distance.
 
     Source: jiwer 4.0.0, wer and cer.
     """
@@ -97,30 +97,30 @@ def minus_error_rate(distances: Int[Array, "*rows"], reference: Int[Array, "*row
 
 
 def distinct(words: Overlap, order: int) -> Float[Array, "*rows"]:
-    """Share of the hypothesis's n-grams that are left when each is counted once.
+    """Number of distinct n-grams of the hypothesis divided by the number of its n-grams.
 
-    A hypothesis without n-grams has 0: an empty text is not to be rewarded for its diversity.
+    A hypothesis without n-grams has score 0, so that empty texts are not rewarded for diversity.
 
-    Source: Li et al. 2016, arXiv:1510.03055, section 5.3, of one hypothesis.
+    Source: Li et al. 2016, arXiv:1510.03055, section 5.3, for one hypothesis.
     """
     return words.distinct[..., order - 1] / jnp.maximum(words.hypothesis[..., order - 1], 1)
 
 
 def minus_repetition(words: Overlap) -> Float[Array, "*rows"]:
-    """Minus the share of the hypothesis's 4-grams that occurred in it before; 0 of a hypothesis without 4-grams."""
+    """Minus the fraction of the hypothesis's 4-grams that occur earlier in it; 0 for a hypothesis without 4-grams."""
     total = words.hypothesis[..., REPETITION_ORDER - 1]
     return (words.distinct[..., REPETITION_ORDER - 1] - total) / jnp.maximum(total, 1)
 
 
 def length_agreement(words: Overlap) -> Float[Array, "*rows"]:
-    """Words of the shorter side over words of the longer one: 1 for equal lengths, and less for too short or long."""
+    """Number of words of the shorter side divided by that of the longer one; 1 for equal lengths."""
     hypothesis, reference = words.hypothesis[..., 0], words.reference[..., 0]
     longer = jnp.maximum(hypothesis, reference)
     return jnp.where(longer == 0, 1.0, jnp.minimum(hypothesis, reference) / jnp.maximum(longer, 1))
 
 
 def exact_match(equal: Bool[Array, "*rows"]) -> Float[Array, "*rows"]:
-    """1 for the reference's own text, to the character, otherwise 0."""
+    """1 if the texts are equal, character by character, otherwise 0."""
     return equal.astype(jnp.float32)
 
 

@@ -1,4 +1,4 @@
-"""How many n-grams two sequences share, counted exactly by one sort for all n."""
+"""Exact counts of the n-grams that two sequences share, with one sort for all n."""
 
 import flax.struct
 import jax
@@ -11,11 +11,11 @@ from seq2seq_jax.rewards.words import NO_SYMBOL, count
 
 @flax.struct.dataclass
 class Overlap:
-    """Counts of n-grams, those of n symbols at index n - 1.
+    """Counts of n-grams; those of n symbols at index n - 1.
 
     Attributes:
-        matches: n-grams of the hypothesis that are in the reference, each at most as often as there.
-        distinct: different n-grams of the hypothesis.
+        matches: n-grams of the hypothesis that occur in the reference, each clipped to its count there.
+        distinct: distinct n-grams of the hypothesis.
         hypothesis: n-grams of the hypothesis.
         reference: n-grams of the reference.
     """
@@ -34,9 +34,8 @@ def overlap(
 ) -> Overlap:
     """Counts of the n-grams of 1 to `order` symbols (see Symbols), row by row.
 
-    All n-grams of the longest kind, of both sides, are sorted by their symbols, first symbol first. The n-grams of
-    every n that are alike then stand side by side, so that one sort serves all n, and the work grows as
-    length x log(length).
+    The n-grams of the highest order, of both sides, are sorted by their symbols, first symbol first. Equal n-grams of
+    every order are then adjacent, so that one sort serves all orders, in O(length log length).
     """
     grams = [
         jnp.concatenate([shift(side, offset, NO_SYMBOL) for side in (hypotheses, references)], axis=-1)
@@ -66,15 +65,15 @@ def overlap(
 def _count_in_groups(
     begins: Int[Array, "*rows size"], counted: Bool[Array, "*rows size"]
 ) -> Int[Array, "*rows groups"]:
-    """How many of the counted stand in each group of neighbours.
+    """Number of counted elements in each group of adjacent elements.
 
     Args:
-        begins: 1 where a group begins; the group before the first beginning is group 0.
-        counted: what to count.
+        begins: 1 where a group starts; elements before the first start are group 0.
+        counted: True at elements to count.
     """
 
     def of_row(groups, counted):
-        # The last group of a row that begins everywhere has the index of its size.
+        # If a group starts at every element, the index of the last group is the row's size.
         return jnp.zeros(groups.shape[0] + 1, jnp.int32).at[groups].add(counted)
 
     of_rows = jnp.vectorize(of_row, signature="(size),(size)->(groups)")

@@ -1,4 +1,4 @@
-"""The reward of sampled texts: a weighted sum of metrics, computed by the compiled training step itself."""
+"""The reward of sampled texts: a weighted sum of metrics, computed inside the compiled training step."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ VIEWS: dict[str, Callable[[Characters], Symbols]] = {
     "alphanumeric": words_alphanumeric,
     "between_blanks": words_between_blanks,
 }
-"""What the metrics compare of a text."""
+"""Name -> the representation of a text that metrics compare."""
 
 VIEW_OF = {
     "bleu": "13a",
@@ -51,7 +51,7 @@ VIEW_OF = {
     "repetition": "13a",
     "length": "13a",
 }
-"""The view that each metric is computed from."""
+"""Metric -> the view that it is computed from."""
 
 ORDER_OF = {
     "bleu": metrics.BLEU_ORDER,
@@ -64,7 +64,7 @@ ORDER_OF = {
     "repetition": metrics.REPETITION_ORDER,
     "length": 1,
 }
-"""The longest n-grams of the metrics that count n-grams."""
+"""Metric -> the highest order of its n-grams, for metrics that count n-grams."""
 
 
 RANGE_OF = dict.fromkeys(VIEW_OF, (0.0, 1.0)) | {
@@ -77,42 +77,44 @@ RANGE_OF = dict.fromkeys(VIEW_OF, (0.0, 1.0)) | {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """A weighted sum of metrics of one text against its reference; of every metric more is better."""
+    """A weighted sum of metrics of one text against its reference; for every metric higher is better."""
 
     bleu: float = 0.0
-    """Weight of sentence BLEU, as sacrebleu's with 13a words and effective order, in [0, 1]."""
+    """Weight of sentence BLEU, that of sacrebleu with 13a words and effective order, in [0, 1]."""
     gleu: float = 0.0
-    """Weight of the lesser of precision and recall of all 1- to 4-grams of 13a words (Wu et al. 2016), in [0, 1]."""
+    """Weight of GLEU, the minimum of precision and recall of all 1- to 4-grams of 13a words (Wu et al. 2016), in
+    [0, 1]."""
     chrf: float = 0.0
-    """Weight of chrF2, as sacrebleu's, in [0, 1]."""
+    """Weight of chrF2, that of sacrebleu, in [0, 1]."""
     rouge_1: float = 0.0
-    """Weight of the F measure of words, as rouge-score's without stemmer, in [0, 1]. Its words are of a-z and 0-9
-    alone."""
+    """Weight of the F measure of words, that of rouge-score without stemmer, in [0, 1]. Words consist of a-z and 0-9
+    only."""
     rouge_2: float = 0.0
-    """Weight of the F measure of pairs of words, likewise."""
+    """Weight of the F measure of word bigrams, likewise."""
     rouge_l: float = 0.0
     """Weight of the F measure of the longest common subsequence of words, likewise."""
     word_error_rate: float = 0.0
-    """Weight of minus the word error rate, as jiwer's; 0 is best, and there is no worst."""
+    """Weight of minus the word error rate, that of jiwer; the best value is 0, there is no lower bound."""
     character_error_rate: float = 0.0
-    """Weight of minus the character error rate, as jiwer's; 0 is best, and there is no worst."""
+    """Weight of minus the character error rate, that of jiwer; the best value is 0, there is no lower bound."""
     exact_match: float = 0.0
-    """Weight of being the reference's text to the character, 0 or 1."""
+    """Weight of exact match with the reference, character by character, 0 or 1."""
     distinct_1: float = 0.0
-    """Weight of the hypothesis's different 13a words over all of them, in [0, 1]; 0 of a text without words."""
+    """Weight of the number of distinct 13a words of the hypothesis divided by that of all, in [0, 1]; 0 without words."""
     distinct_2: float = 0.0
-    """Weight of the hypothesis's different pairs of 13a words over all of them, in [0, 1]; 0 of a text without."""
+    """Weight of the number of distinct bigrams of 13a words of the hypothesis divided by that of all, in [0, 1]; 0
+    without bigrams."""
     repetition: float = 0.0
-    """Weight of minus the share of the hypothesis's 4-grams of 13a words that occurred in it before, in [-1, 0]."""
+    """Weight of minus the fraction of the hypothesis's 4-grams of 13a words that occur earlier in it, in [-1, 0]."""
     length: float = 0.0
-    """Weight of the 13a words of the shorter text over those of the longer one, in [0, 1]; 1 for equal lengths."""
+    """Weight of the number of 13a words of the shorter text divided by that of the longer one, in [0, 1]."""
     bleu_smoothing: metrics.Smoothing = "exp"
-    """What sacrebleu does about n-grams without a match: "exp" halves, "floor" assumes 0.1, "add-k" adds 1."""
+    """sacrebleu's smoothing of n-gram orders without a match: "exp" halves, "floor" assumes 0.1, "add-k" adds 1."""
     function: str | None = None
-    """Any reward in Python, "module:function" of (hypotheses: list[str], references: list[str]) -> list[float]. The
-    device waits for the host at every step, so it is slower than the metrics above."""
+    """A reward in Python, "module:function" of (hypotheses: list[str], references: list[str]) -> list[float]. The device
+    waits for the host at every step, so it is slower than the metrics above."""
     function_weight: float | None = None
-    """Weight of the function, needed with it."""
+    """Weight of the function; required with it."""
 
     def __post_init__(self):
         check_values(self, "objective.reward")
@@ -129,12 +131,12 @@ class RewardConfig:
             raise ValueError("objective.reward.function_weight is 0: set another weight, or leave the function out")
         if math.isclose(sum(weights.values()), 0.0, abs_tol=1e-12):
             raise ValueError(
-                f"the weights of objective.reward sum to 0 ({weights}), so that the best text may earn nothing: "
+                f"the weights of objective.reward sum to 0 ({weights}), so that the best text may have reward 0: "
                 "change one of them"
             )
         if self.bleu_smoothing != "exp" and self.bleu == 0:
             raise ValueError(
-                f"objective.reward.bleu_smoothing is {self.bleu_smoothing}, which does nothing without BLEU: "
+                f"objective.reward.bleu_smoothing is {self.bleu_smoothing}, which has no effect without BLEU: "
                 "set objective.reward.bleu, or leave the smoothing out"
             )
 
@@ -161,16 +163,16 @@ class RewardConfig:
         """The reward of a tokenizer's target ids.
 
         Raises:
-            ValueError: the tokenizer's texts cannot be told exactly from its ids, or the function cannot be imported.
+            ValueError: texts cannot be computed exactly from the tokenizer's ids, or the function cannot be imported.
         """
         return Reward(self, tokenizer)
 
 
 class Reward:
-    """Rewards of token ids: pure, of fixed shapes, and fit for `jax.jit`.
+    """Rewards of token ids: pure, with fixed shapes, and compatible with `jax.jit`.
 
-    Each metric is that of the texts that the tokenizer decodes, and equals its library's up to the rounding of
-    float32. N-grams and edits are counted exactly; words are compared by hashes of 63 bits.
+    Each metric is that of the decoded texts, and equals the result of its reference library up to float32 rounding.
+    N-grams and edits are counted exactly; words are compared by hashes of 63 bits.
     """
 
     def __init__(self, config: RewardConfig, tokenizer: Tokenizer):
@@ -186,10 +188,10 @@ class Reward:
         hypotheses: Int[Array, "batch samples length"],
         references: Int[Array, "batch reference_length"],
     ) -> tuple[Float[Array, "batch samples"], dict[str, Float[Array, "batch samples"]]]:
-        """The weighted sum, and each metric with a weight by its name.
+        """The weighted sum, and the metrics with a weight, by name.
 
-        A text ends at its first end id, or with its row. With a mesh in use (`jax.set_mesh`) each device scores the
-        rows of its own; nothing is exchanged.
+        A text ends at its first EOS token, or with its row. With a mesh in use (`jax.set_mesh`) each device scores its
+        own rows, without communication.
 
         Args:
             hypotheses: target ids of the samples of each source.
@@ -224,7 +226,7 @@ class Reward:
         hypotheses: Int[Array, "batch samples length"],
         references: Int[Array, "batch reference_length"],
     ) -> dict[str, Symbols]:
-        """The views of all texts, [batch, samples + 1, ...], the reference last: so it is read once a source."""
+        """The views of all texts, [batch, samples + 1, ...], the reference last, so that it is decoded once per source."""
         length = max(hypotheses.shape[-1], references.shape[-1])
         padding = self._table.padding_id
         texts = (pad_to(hypotheses, length, padding), pad_to(references, length, padding)[:, None])
@@ -245,7 +247,7 @@ class Reward:
             hypotheses, references = symbols[:, :-1, :, :size], symbols[:, -1:, :, :size]
             return self._metrics(names, hypotheses, jnp.broadcast_to(references, hypotheses.shape))
 
-        # Words are far fewer than characters can be.
+        # There are far fewer words than characters at most.
         worst, of_words = symbols.shape[-1], symbols.shape[-2] > 1
         candidates = sizes(worst, ratio=4 if of_words else 2, count=3)
         return at_size(at, jnp.max(count(symbols)), candidates)

@@ -1,4 +1,4 @@
-"""Token ids to the characters of their text, exactly as the tokenizer decodes them, without leaving the device."""
+"""Decoding of token ids to characters on the device, with exactly the result of the tokenizer."""
 
 import dataclasses
 import re
@@ -12,9 +12,9 @@ from jaxtyping import Array, ArrayLike, Bool, Int, Shaped
 from seq2seq_jax.data.tokenizer import UNKNOWN_ID, Tokenizer
 
 NO_CHARACTER = -1
-"""What the places after the end of a text hold."""
+"""The value at positions after the end of a text."""
 REPLACEMENT = 0xFFFD
-"""Stands for a byte that belongs to no UTF-8 character."""
+"""Replaces bytes that are not part of a UTF-8 character."""
 NO_BYTE = -1
 
 Characters = Int[Array, "*rows size"]
@@ -22,7 +22,7 @@ Characters = Int[Array, "*rows size"]
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
-# All that str.isspace and str.split hold for blank.
+# All characters that str.isspace and str.split treat as whitespace.
 _WHITESPACE_RANGES = (
     (0x09, 0x0D),
     (0x1C, 0x20),
@@ -38,17 +38,17 @@ _WHITESPACE_RANGES = (
 
 
 def in_ranges(characters: Characters, ranges: tuple[tuple[int, int], ...]) -> Bool[Array, "*rows size"]:
-    """Whether each character lies in one of the ranges, bounds included."""
+    """Whether each character is in one of the ranges, bounds included."""
     return jnp.any(jnp.stack([(low <= characters) & (characters <= high) for low, high in ranges]), axis=0)
 
 
 def is_whitespace(characters: Characters) -> Bool[Array, "*rows size"]:
-    """What `str.isspace` says of each character."""
+    """`str.isspace` of each character."""
     return in_ranges(characters, _WHITESPACE_RANGES)
 
 
 def shift(array: Shaped[Array, "*rows size"], offset: int, fill: ArrayLike) -> Shaped[Array, "*rows size"]:
-    """At each place what stands `offset` places later (earlier, if it is negative), `fill` where there is nothing."""
+    """The element `offset` positions later (earlier, if it is negative), or `fill` if there is none."""
     size = array.shape[-1]
     gap = jnp.full((*array.shape[:-1], min(abs(offset), size)), fill, array.dtype)
     if offset < 0:
@@ -57,22 +57,22 @@ def shift(array: Shaped[Array, "*rows size"], offset: int, fill: ArrayLike) -> S
 
 
 def compact(characters: Characters, keep: Bool[Array, "*rows size"]) -> Characters:
-    """The characters to keep, moved together at the front."""
+    """The characters to keep, moved to the front."""
 
     def of_text(characters, keep):
         size = characters.shape[0]
-        places = jnp.where(keep, jnp.cumsum(keep) - 1, size)
-        return jnp.full_like(characters, NO_CHARACTER).at[places].set(characters, mode="drop")
+        indices = jnp.where(keep, jnp.cumsum(keep) - 1, size)
+        return jnp.full_like(characters, NO_CHARACTER).at[indices].set(characters, mode="drop")
 
     return jnp.vectorize(of_text, signature="(size),(size)->(size)")(characters, keep)
 
 
 def strip_right(characters: Characters) -> Characters:
     """`str.rstrip`."""
-    places = jnp.arange(characters.shape[-1])
+    indices = jnp.arange(characters.shape[-1])
     inked = (characters != NO_CHARACTER) & ~is_whitespace(characters)
-    last = jnp.max(jnp.where(inked, places, -1), axis=-1, keepdims=True)
-    return jnp.where(places <= last, characters, NO_CHARACTER)
+    last = jnp.max(jnp.where(inked, indices, -1), axis=-1, keepdims=True)
+    return jnp.where(indices <= last, characters, NO_CHARACTER)
 
 
 def strip(characters: Characters) -> Characters:
@@ -88,12 +88,12 @@ def without_whitespace(characters: Characters) -> Characters:
 
 @flax.struct.dataclass
 class Layout:
-    """Where the characters of each token go.
+    """The characters of each token.
 
     Attributes:
         first: index of the token's first character in the table of all pieces.
-        lengths: characters of the token.
-        code_points: the one character that the bytes of this token and the next ones spell; NO_CHARACTER = the token
+        lengths: number of characters of the token.
+        code_points: the character that the bytes of this token and the following ones encode; NO_CHARACTER = the token
             is a piece of the table.
     """
 
@@ -107,13 +107,13 @@ class PieceTable:
     """The characters of every target id of a tokenizer.
 
     Attributes:
-        characters: code points of all pieces, one piece after the other, a space for each "▁".
+        characters: concatenated code points of all pieces, with a space for each "▁".
         first: index of each id's first character.
-        lengths: characters of each id.
-        dropped: leading spaces (0 or 1) that an id loses where the text has not begun.
-        bytes: the byte that an id stands for, or NO_BYTE.
-        end_id: ends a text.
-        padding_id: has no text.
+        lengths: number of characters of each id.
+        dropped: leading spaces (0 or 1) that an id loses at the beginning of a text.
+        bytes: the byte that an id represents, or NO_BYTE.
+        end_id: the EOS token, which ends a text.
+        padding_id: the pad token, which has no text.
     """
 
     characters: Int[np.ndarray, "characters"]
@@ -126,19 +126,19 @@ class PieceTable:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "PieceTable":
-        """The table of a tokenizer's target side, read from what it decodes.
+        """The table of a tokenizer's target side, computed by decoding its ids.
 
         Raises:
-            ValueError: its texts are not its pieces one after the other, spaces at the start removed.
+            ValueError: decoded texts are not the concatenated pieces without leading spaces.
         """
         vocabulary = tokenizer.vocabulary
         ids = range(vocabulary.target_size)
-        # After the unknown id a text has begun, so that no space is lost.
-        begun = tokenizer.decode_target([UNKNOWN_ID])
+        # After the unknown id no leading space is removed.
+        prefix = tokenizer.decode_target([UNKNOWN_ID])
         pieces, dropped, values = [], [], []
         for token, name in zip(ids, tokenizer.target_pieces(ids), strict=True):
             first, later = tokenizer.decode_target([token]), tokenizer.decode_target([UNKNOWN_ID, token])
-            piece = later.removeprefix(begun)
+            piece = later.removeprefix(prefix)
             byte = _BYTE_PIECE.fullmatch(name)
             is_byte = byte is not None and piece != name
             values.append(int(byte[1], 16) if is_byte else NO_BYTE)
@@ -146,18 +146,17 @@ class PieceTable:
             dropped.append(0 if is_byte else len(piece) - len(first))
             silent = first == "" and piece != ""
             if (
-                not later.startswith(begun)
+                not later.startswith(prefix)
                 or first not in (piece, piece.removeprefix(" "))
                 or (silent and tokenizer.decode_target([token, token]) != "")
             ):
                 raise ValueError(
-                    f"rewards need a tokenizer that removes all spaces at the start of a text and changes nothing "
-                    f"else, and the target model decodes the piece {name!r} otherwise: train a tokenizer of "
-                    "TokenizerConfig"
+                    f"rewards need a tokenizer that removes leading spaces of a text and changes nothing else, and the "
+                    f"target model decodes the piece {name!r} differently: train a tokenizer of TokenizerConfig"
                 )
         lengths = np.array([len(piece) for piece in pieces], np.int32)
         return cls(
-            # One more, so that there is something to read for a piece without text at the end.
+            # One extra entry, so that the index of a final piece without text is valid.
             characters=np.array([*map(ord, "".join(pieces)), NO_CHARACTER], np.int32),
             first=(np.cumsum(lengths) - lengths).astype(np.int32),
             lengths=lengths,
@@ -168,11 +167,11 @@ class PieceTable:
         )
 
     def worst_size(self, length: int) -> int:
-        """Characters that a text of this many tokens can have at most."""
+        """Maximum number of characters of a text of `length` tokens."""
         return length * max(int(self.lengths.max()), 1)
 
     def layout(self, tokens: Int[Array, "*rows length"]) -> Layout:
-        """Where the characters of each token go; tokens from the first end id on have none."""
+        """The characters of each token; tokens from the first EOS token on have none."""
         ended = jnp.cumsum(tokens == self.end_id, axis=-1) > 0
         tokens = jnp.where(ended, self.padding_id, tokens)
         byte = jnp.asarray(self.bytes)[tokens]
@@ -191,7 +190,7 @@ class PieceTable:
 
         Args:
             layout: of the tokens.
-            size: of the last dim; no text has more characters.
+            size: size of the last dim, an upper bound on the characters of a text.
         """
 
         def owners(lengths: Int[Array, "length"]) -> Int[Array, "size"]:
@@ -201,28 +200,29 @@ class PieceTable:
 
         owner = jnp.vectorize(owners, signature="(length)->(size)")(layout.lengths)
         ends = jnp.cumsum(layout.lengths, axis=-1)
-        places = jnp.arange(size)
+        indices = jnp.arange(size)
 
         def of_owner(values: Int[Array, "*rows length"]) -> Characters:
             return jnp.take_along_axis(values, owner, axis=-1)
 
-        read = jnp.asarray(self.characters)[of_owner(layout.first - ends + layout.lengths) + places]
-        spelt = of_owner(layout.code_points)
-        characters = jnp.where(spelt != NO_CHARACTER, spelt, read)
-        return jnp.where(places < ends[..., -1:], characters, NO_CHARACTER)
+        read = jnp.asarray(self.characters)[of_owner(layout.first - ends + layout.lengths) + indices]
+        from_bytes = of_owner(layout.code_points)
+        characters = jnp.where(from_bytes != NO_CHARACTER, from_bytes, read)
+        return jnp.where(indices < ends[..., -1:], characters, NO_CHARACTER)
 
 
 def _utf8(byte: Int[Array, "*rows length"]) -> tuple[Int[Array, "*rows length"], Int[Array, "*rows length"]]:
-    """The characters that neighbouring bytes spell.
+    """The characters that adjacent bytes encode in UTF-8.
 
-    A character's first byte and its others differ in their high bits, so each first byte can be decided on its own.
+    The first byte of a character and its continuation bytes differ in their high bits, so that every first byte can be
+    decoded independently.
 
     Args:
         byte: 0..255, or NO_BYTE.
 
     Returns:
-        At a character's first byte its code point, at a byte that is of no character U+FFFD, elsewhere NO_CHARACTER;
-        and the characters that begin at each place, 0 or 1.
+        The code point at a character's first byte, U+FFFD at a byte that is not part of a character, NO_CHARACTER
+        elsewhere; and the number of characters that start at each position, 0 or 1.
     """
     second, third, fourth = (shift(byte, offset, NO_BYTE) for offset in (1, 2, 3))
 

@@ -139,7 +139,7 @@ def test_a_layer_and_a_head_are_chosen(seq2seq, trained, tmp_path, drawn, option
     [
         ([], b"", "standard input has no lines"),
         (["--input", "FILES/nothing"], b"", "there is no file"),
-        (["--target", "FILES/two"], b"one\n", "there must be as many targets as sources, 1, and there are 2."),
+        (["--target", "FILES/two"], b"one\n", "expected one target per source, 1 targets, and got 2."),
         (["--target", "FILES/long"], b"one\n", "line 1 of the targets has 42 tokens, and the model takes 24"),
         ([], b"one\n" + b"two red cows " * 20 + b"\n", "line 2 has"),
         ([], b"one\n\xff\n", "line 2 of standard input is not UTF-8"),

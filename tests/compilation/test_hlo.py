@@ -93,7 +93,7 @@ def test_groups_of_devices(attributes, groups):
 
 
 def test_groups_in_a_form_that_is_not_known_are_an_error():
-    with pytest.raises(ValueError, match="written in an unknown way: replica_groups=V9"):
+    with pytest.raises(ValueError, match="unknown notation of the devices of a collective: replica_groups=V9"):
         device_groups("replica_groups=V9", 8)
 
 

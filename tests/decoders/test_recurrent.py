@@ -278,6 +278,6 @@ def test_a_dot_of_states_of_other_widths_is_refused(attention):
     with pytest.raises(ValueError) as error:
         config_of(attention=attention).build(memory_dim=6, summary_dim=6, precision="float32")
     assert str(error.value) == (
-        f"model.decoder.attention = {attention} compares states of one width, and the encoder's have 6, the decoder's "
+        f"model.decoder.attention = {attention} needs states of equal width, and the encoder's have 6, the decoder's "
         "hidden_dim 4. Change either, or use general attention."
     )

@@ -164,10 +164,10 @@ def test_an_encoder_in_low_precision(precision, dtype):
 
 
 BOTH_WAYS = (
-    "reverse_source needs layers of one direction: all of them read in both. Set bidirectional_layers to 0, or "
+    "reverse_source needs unidirectional layers, and all layers are bidirectional. Set bidirectional_layers to 0, or "
     "reverse_source to False."
 )
-MIXED = "adds the output of a layer of two directions to that of a layer of one. Raise residual_from, or change "
+MIXED = "adds the output of a bidirectional layer to that of a unidirectional one. Raise residual_from, or change "
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_nothing_gives_nothing():
 @pytest.mark.parametrize(
     ("sources", "targets", "message"),
     [
-        (["a", "b"], ["a"], "there must be as many targets as sources, 2, and there are 1."),
+        (["a", "b"], ["a"], "expected one target per source, 2 targets, and got 1."),
         (["a", "a" * 32], None, "line 2 has 33 tokens, and the model takes 32 (data.max_source_length"),
         (["a", "a" * 32], ["a", "b"], "line 2 has 33 tokens, and the model takes 32 (data.max_source_length"),
         (["a", "b"], ["a", "a" * 28], "line 2 of the targets has 29 tokens, and the model takes 28 (data.max_target"),

@@ -124,7 +124,7 @@ def test_a_text_that_is_too_long_is_refused_with_its_line():
     generate, params = generator()
     texts = ["abc", "a" * 31, "a" * 32, "b" * 50]
     assert generate.too_long(texts) == [2, 3]
-    expected = re.escape("line 3 has 33 tokens, and the model takes 32 (data.max_source_length, end mark included)")
+    expected = re.escape("line 3 has 33 tokens, and the model takes 32 (data.max_source_length, EOS token included)")
     with pytest.raises(ValueError, match=rf"^{expected}[^\n]*$"):
         generate.generate(params, texts)
 

@@ -241,7 +241,7 @@ def test_a_query_without_any_key_gets_a_finite_context_and_gradient():
         ({"kernel_size": 0}, "kernel_size must be at least 1, not 0"),
         ({"max_positions": -3}, "max_positions must be at least 1, not -3"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), not 1.0"),
-        ({"kernel_size": 4}, "kernel_size must be odd, since a token reads as far to either side, not 4"),
+        ({"kernel_size": 4}, "kernel_size must be odd, since a token's window is centred on it, not 4"),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong, message):

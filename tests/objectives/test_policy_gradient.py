@@ -20,7 +20,7 @@ from seq2seq_jax.objectives.estimators import (
     MinimumRisk,
     Reinforce,
     SelfCritical,
-    is_first_of_its_kind,
+    is_duplicate,
 )
 from seq2seq_jax.objectives.maximum_likelihood import cross_entropy
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient, PolicyGradientConfig
@@ -243,7 +243,7 @@ def test_minimum_risk_is_its_closed_form():
 
 def test_the_first_of_equal_samples_counts():
     tokens = jnp.array([[[1, 2], [3, 2], [1, 2], [1, 2]], [[4, 2], [5, 2], [5, 0], [4, 2]]])
-    assert is_first_of_its_kind(tokens).tolist() == [[True, True, False, False], [True, True, True, False]]
+    assert is_duplicate(tokens).tolist() == [[False, False, True, True], [False, False, False, True]]
 
 
 def test_the_clipped_ratio_by_hand():
@@ -492,8 +492,14 @@ def test_the_step_is_one_program_that_never_calls_the_host():
         ({"temperature": 0.0}, "objective.temperature must be positive"),
         ({"kl_weight": -1.0}, "objective.kl_weight must be finite and not negative"),
         ({"maximum_length_extra": 0}, "objective.maximum_length_extra must be at least 1"),
-        ({"reward_to_go": True, "estimator": MinimumRisk()}, "objective.reward_to_go has no use with MinimumRisk"),
-        ({"include_reference": True, "estimator": GroupNormalized(clip=0.2)}, "objective.include_reference has no use"),
+        (
+            {"reward_to_go": True, "estimator": MinimumRisk()},
+            "objective.reward_to_go is not supported with MinimumRisk",
+        ),
+        (
+            {"include_reference": True, "estimator": GroupNormalized(clip=0.2)},
+            "objective.include_reference is not supported",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(settings, message):

@@ -1,4 +1,4 @@
-"""Scheduled sampling: how its probability grows, and which tokens a decoder then reads."""
+"""Scheduled sampling: the schedule of its probability, and the tokens that a decoder reads."""
 
 import functools
 import math
@@ -25,27 +25,27 @@ def built(name):
     return model, parameters(model)
 
 
-def own_inputs(name, rows, *, share, likeliest=True, seed=0):
+def scheduled_inputs(name, rows, *, probability, argmax=True, seed=0):
     model, params = built(name)
 
     @jax.jit
-    def choose(params, rows, share, key):
+    def predict(params, rows, probability, key):
         memory = model.apply({"params": params}, rows.source, deterministic=True, method="encode")
         return model.apply(
             {"params": params},
             rows.target,
             memory,
-            share=share,
-            likeliest=likeliest,
+            probability=probability,
+            argmax=argmax,
             rngs={"sampling": key},
-            method="own_inputs",
+            method="scheduled_inputs",
         )
 
-    return np.asarray(choose(params, rows, jnp.float32(share), jax.random.key(seed)))
+    return np.asarray(predict(params, rows, jnp.float32(probability), jax.random.key(seed)))
 
 
 def labels_moved(rows):
-    """Start id, then the labels but for the last, of each segment."""
+    """The BOS token, then the labels except for the last, of each segment."""
     tokens, positions = np.asarray(rows.target.tokens), np.asarray(rows.target.positions)
     moved = np.concatenate([tokens[:, -1:], tokens[:, :-1]], axis=1)
     return np.where(positions == 0, VOCABULARY.start_id, moved)
@@ -59,17 +59,20 @@ def labels_moved(rows):
         ("inverse_sigmoid", {0: 0.4 / 11, 10: 0.4 * (1 - 10 / (10 + math.e)), 200: 0.4}),
     ],
 )
-def test_the_share_grows_as_its_schedule_says(schedule, expected):
+def test_the_probability_follows_its_schedule(schedule, expected):
     config = MaximumLikelihoodConfig(**SCHEDULED | {"sampling_schedule": schedule, "sampling_limit": 0.4})
-    for step, share in expected.items():
-        assert config.sampling_share(jnp.int32(step)) == pytest.approx(share, rel=1e-5, abs=1e-6)
+    for step, probability in expected.items():
+        assert config.sampling_probability(jnp.int32(step)) == pytest.approx(probability, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"sampling_limit": None}, "objective.sampling_limit must be set with an objective.sampling_schedule"),
-        ({"sampling_schedule": "none"}, "must be set with .* and only then; they are 0.5 and none"),
+        (
+            {"sampling_limit": None},
+            "objective.sampling_limit must be set if and only if objective.sampling_schedule is not none",
+        ),
+        ({"sampling_schedule": "none"}, "must be set if and only if .*; they are 0.5 and none"),
         ({"sampling_limit": 0.0}, r"sampling_limit must lie in \(0, 1\], not 0.0"),
         ({"sampling_limit": 1.5}, r"sampling_limit must lie in \(0, 1\], not 1.5"),
         ({"sampling_steps": 0}, "sampling_steps must be at least 1 update, not 0"),
@@ -81,15 +84,15 @@ def test_settings_that_do_not_fit(wrong, message):
 
 
 @pytest.mark.parametrize("name", [RECURRENT[0], IN_TWO_PASSES[0]])
-def test_a_share_of_nothing_leaves_the_labels(name):
+def test_a_probability_of_zero_keeps_the_labels(name):
     mask = np.asarray(PACKED.target.mask)
-    np.testing.assert_array_equal(own_inputs(name, PACKED, share=0.0)[mask], labels_moved(PACKED)[mask])
+    np.testing.assert_array_equal(scheduled_inputs(name, PACKED, probability=0.0)[mask], labels_moved(PACKED)[mask])
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_a_recurrent_decoder_reads_its_own_choices_one_after_the_other(name):
+def test_a_recurrent_decoder_reads_its_own_predictions_one_after_the_other(name):
     model, params = built(name)
-    found = own_inputs(name, PACKED, share=1.0)
+    found = scheduled_inputs(name, PACKED, probability=1.0)
     segment_ids = np.asarray(PACKED.target.segment_ids)
     apply = functools.partial(model.apply, {"params": params})
     step = jax.jit(functools.partial(apply, method="step"))
@@ -106,29 +109,31 @@ def test_a_recurrent_decoder_reads_its_own_choices_one_after_the_other(name):
 
 
 @pytest.mark.parametrize("name", IN_TWO_PASSES)
-def test_other_decoders_choose_in_a_first_pass_over_the_labels(name):
+def test_other_decoders_predict_in_a_first_pass_over_the_labels(name):
     model, params = built(name)
     logits = np.asarray(jax.jit(model.apply)({"params": params}, PACKED))
-    likeliest = PACKED.replace(target=PACKED.target.replace(tokens=jnp.asarray(logits.argmax(axis=-1))))
+    most_probable = PACKED.replace(target=PACKED.target.replace(tokens=jnp.asarray(logits.argmax(axis=-1))))
     mask = np.asarray(PACKED.target.mask)
-    np.testing.assert_array_equal(own_inputs(name, PACKED, share=1.0)[mask], labels_moved(likeliest)[mask])
+    np.testing.assert_array_equal(
+        scheduled_inputs(name, PACKED, probability=1.0)[mask], labels_moved(most_probable)[mask]
+    )
 
 
 @pytest.mark.parametrize("name", [RECURRENT[1], IN_TWO_PASSES[0]])
-def test_draws_follow_the_model_and_replace_the_share(name):
+def test_samples_follow_the_model_and_replace_with_the_probability(name):
     rows = 4_000
     pair = (PAIRS[0][0][-3:], PAIRS[0][1][-2:])
     many = jax.tree.map(lambda leaf: jnp.tile(leaf, (rows, 1)), batch([[pair]], 3, 2, VOCABULARY))
     model, params = built(name)
     logits = model.apply({"params": params}, jax.tree.map(lambda leaf: leaf[:1], many))
     expected = np.asarray(jax.nn.softmax(logits[0, 0]))
-    drawn = own_inputs(name, many, share=1.0, likeliest=False)
+    drawn = scheduled_inputs(name, many, probability=1.0, argmax=False)
     assert np.all(drawn[:, 0] == VOCABULARY.start_id)
     frequencies = np.bincount(drawn[:, 1], minlength=VOCABULARY.target_size) / rows
     # Four standard deviations of a frequency.
     np.testing.assert_array_less(np.abs(frequencies - expected), 4 * np.sqrt(expected * (1 - expected) / rows) + 1e-9)
     label = pair[1][0]
-    kept = np.mean(own_inputs(name, many, share=0.3, likeliest=False)[:, 1] == label)
+    kept = np.mean(scheduled_inputs(name, many, probability=0.3, argmax=False)[:, 1] == label)
     assert kept == pytest.approx(0.7 + 0.3 * expected[label], abs=0.03)
 
 

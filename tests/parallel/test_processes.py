@@ -303,7 +303,7 @@ def test_processes_that_do_not_meet_are_told_where(workplace, index):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"count": 2}, "belong together"),
+        ({"count": 2}, "must be set together"),
         ({"coordinator": "node1", "count": 2, "index": 0}, "HOST:PORT, such as node1:12345, not 'node1'"),
         ({"coordinator": "node1:99999", "count": 2, "index": 0}, "HOST:PORT"),
         ({"coordinator": "node1:1234", "count": 2, "index": 2}, "0 to 1 among 2 processes, and is 2"),
@@ -340,7 +340,7 @@ def test_flags_come_before_what_a_launcher_tells():
 
 
 def test_an_environment_that_is_incomplete_is_refused():
-    with pytest.raises(ValueError, match="belong together, and JAX_COORDINATOR_ADDRESS is not set"):
+    with pytest.raises(ValueError, match="must be set together, and JAX_COORDINATOR_ADDRESS is not set"):
         ProcessesConfig().placement({"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"})
 
 

@@ -196,7 +196,7 @@ def test_a_function_that_cannot_be_used_is_refused(tokenizer, function, message)
         ({"bleu": 1.0, "function": "a:b"}, "need each other"),
         ({"bleu": 1.0, "function_weight": 1.0}, "need each other"),
         ({"bleu": 1.0, "function": "a:b", "function_weight": 0.0}, "function_weight is 0"),
-        ({"chrf": 1.0, "bleu_smoothing": "floor"}, "does nothing without BLEU"),
+        ({"chrf": 1.0, "bleu_smoothing": "floor"}, "has no effect without BLEU"),
     ],
 )
 def test_senseless_weights_are_refused(settings, message):
