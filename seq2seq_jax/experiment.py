@@ -291,7 +291,7 @@ def to_json(config: Any) -> Any:
 
 
 def from_json(kind: Any, values: Any) -> Any:
-    """The config that `to_json` gave.
+    """The config that `to_json` of this version, or of an earlier one with other names, gave.
 
     Args:
         kind: its class, or a union of classes.
@@ -318,6 +318,7 @@ def _from_json(kind: Any, values: Any, *, place: str) -> Any:
     name = values.pop("class", next(iter(candidates)))
     if name not in candidates:
         raise ValueError(f"a config of class {name!r} is not known to this version; known: {sorted(candidates)}.")
+    values = current_fields(candidates[name], values)
     hints = typing.get_type_hints(candidates[name])
     unknown = sorted(set(values) - {field.name for field in dataclasses.fields(candidates[name])})
     if unknown:

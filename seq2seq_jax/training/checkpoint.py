@@ -25,6 +25,7 @@ import tensorstore
 from jaxtyping import Array, UInt
 
 from seq2seq_jax.hashing import mixed
+from seq2seq_jax.old_names import current_loop_state
 from seq2seq_jax.parallel.processes import exchange
 
 logger = logging.getLogger(__name__)
@@ -261,9 +262,10 @@ class Checkpoints:
             AnotherLayoutError: another version wrote it, which recorded other things.
         """
         try:
-            return Progress(**self._record(step)["progress"])
+            progress = Progress(**self._record(step)["progress"])
         except TypeError as error:
             raise self._another_layout(step, f"its record is another version's ({error})") from error
+        return dataclasses.replace(progress, loop=current_loop_state(progress.loop))
 
     def restore(self, step: int, layout: Any, *, subtree: tuple[str, ...] = ()) -> Any:
         """The state of a step, or a part of it, verified.

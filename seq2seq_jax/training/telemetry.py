@@ -34,13 +34,13 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _record_of(line: bytes) -> Record | None:
-    """The record that a line holds; None = it holds none."""
+    """The record that a line holds, under current names; None = it holds none."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
     whole = isinstance(record, dict) and isinstance(record.get("kind"), str) and type(record.get("step")) is int
-    return record if whole else None
+    return current_metrics(record) if whole else None
 
 
 class RecordFiles:
@@ -71,7 +71,7 @@ class RecordFiles:
             lines = [json.dumps(record).encode() for record in kept]
         else:
             lines = self._verified(checksums, after_step)
-        self.records = [json.loads(line) for line in lines]
+        self.records = [current_metrics(json.loads(line)) for line in lines]
         self.checksums = [zlib.crc32(line) for line in lines]
         write_whole(self.path, b"".join(line + b"\n" for line in lines))
         self._file = self.path.open("a", buffering=1)

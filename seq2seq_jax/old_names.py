@@ -1,0 +1,61 @@
+"""Names that earlier versions gave to fields of configs, their values, metrics and saved states, so that old runs stay readable.
+
+Everything that is renamed gets an entry here: `experiment.json`, `metrics.jsonl` and checkpoints of earlier versions are
+read through these tables, and written under the current names only.
+"""
+
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+FIELDS: dict[str, dict[str, str]] = {
+    "PairSource": {"max_examples_a_row": "max_examples_per_row"},
+    "TrainingConfig": {"batch_tokens": "target_tokens_per_batch", "samples": "num_sample_outputs"},
+    "GenerationConfig": {"batch_tokens": "source_tokens_per_batch", "halvings": "max_compactions"},
+    "PolicyGradientConfig": {"samples": "samples_per_source"},
+}
+"""Class of a config (subclasses included) -> old name of a field -> its current name."""
+
+VALUES: dict[str, dict[str, dict[Any, Any]]] = {}
+"""Class of a config (subclasses included) -> current name of a field -> old value -> its current value."""
+
+METRICS: dict[str, str] = {}
+"""Old name of a metric in metrics.jsonl -> its current name."""
+
+LOOP_STATE: dict[str, str] = {}
+"""Old key of the training loop's state in a checkpoint, or of its window, -> its current key."""
+
+
+def current_fields(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON values of a config, under the current names of its fields.
+
+    Raises:
+        ValueError: a field is there under its old and its current name.
+    """
+    known = typing.get_type_hints(config)
+    current = dict(values)
+    for parent in config.__mro__:
+        for old, new in FIELDS.get(parent.__name__, {}).items():
+            if old not in current or old in known:
+                continue
+            if new in current:
+                raise ValueError(f"{config.__name__} has {old}, an old name of {new}, and {new} itself. Remove either.")
+            current[new] = current.pop(old)
+        for field, renamed in VALUES.get(parent.__name__, {}).items():
+            if field in current and isinstance(current[field], str):
+                current[field] = renamed.get(current[field], current[field])
+    return current
+
+
+def current_metrics(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of metrics.jsonl, under the current names of its metrics."""
+    return {METRICS.get(name, name): value for name, value in record.items()}
+
+
+def current_loop_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The training loop's state of a checkpoint, under its current keys and the current names of metrics."""
+    current = {LOOP_STATE.get(key, key): value for key, value in state.items()}
+    if "window" in current:
+        window = {LOOP_STATE.get(key, key): value for key, value in current["window"].items()}
+        current["window"] = window | {"sums": current_metrics(window["sums"])}
+    return current

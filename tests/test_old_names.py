@@ -1,0 +1,77 @@
+"""Fields, values, metrics and saved states of earlier versions are read under their current names."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from seq2seq_jax import old_names
+from seq2seq_jax.experiment import Experiment, dump, from_json
+from seq2seq_jax.old_names import current_fields, current_loop_state, current_metrics
+from seq2seq_jax.training.telemetry import read_records
+
+OLD_EXPERIMENTS = sorted(Path(__file__).parent.glob("golden/*.json"))
+"""Experiments of the first version, under its names."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Base:
+    """Stands for a config with subclasses."""
+
+    per_row: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Base):
+    """Stands for a config with a renamed field and a renamed value."""
+
+    choice: str | None = None
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    """Tables with entries for the configs above."""
+    monkeypatch.setattr(old_names, "FIELDS", {"Base": {"a_row": "per_row"}})
+    monkeypatch.setattr(old_names, "VALUES", {"Config": {"choice": {"likeliest": "argmax"}}})
+    monkeypatch.setattr(old_names, "METRICS", {"padding_share": "padding_fraction"})
+    monkeypatch.setattr(old_names, "LOOP_STATE", {"anchor": "plan_position", "slots": "positions"})
+
+
+def test_old_fields_and_values_are_renamed_and_others_kept(tables):
+    assert current_fields(Config, {"a_row": 3, "choice": "likeliest"}) == {"per_row": 3, "choice": "argmax"}
+    current = {"per_row": 3, "choice": "argmax"}
+    assert current_fields(Config, current) == current
+    assert current_fields(Base, {"a_row": 3, "choice": "likeliest"}) == {"per_row": 3, "choice": "likeliest"}
+
+
+def test_a_field_under_both_names_is_refused(tables):
+    with pytest.raises(ValueError, match=r"^Config has a_row, an old name of per_row, and per_row itself\. [^\n]*$"):
+        current_fields(Config, {"a_row": 3, "per_row": 3})
+
+
+def test_old_metrics_are_renamed(tables, tmp_path):
+    record = {"kind": "train", "step": 5, "padding_share": 0.5}
+    assert current_metrics(record) == {"kind": "train", "step": 5, "padding_fraction": 0.5}
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    assert read_records(path) == [current_metrics(record)]
+
+
+def test_the_loop_state_of_old_checkpoints_is_renamed(tables):
+    old = {"best": 1.0, "anchor": [1, 2], "window": {"steps": 2, "slots": 96, "sums": {"padding_share": 0.5}}}
+    assert current_loop_state(old) == {
+        "best": 1.0,
+        "plan_position": [1, 2],
+        "window": {"steps": 2, "positions": 96, "sums": {"padding_fraction": 0.5}},
+    }
+    assert current_loop_state({}) == {}
+
+
+@pytest.mark.parametrize("path", OLD_EXPERIMENTS, ids=lambda path: path.stem)
+def test_old_experiments_are_read_and_written_under_current_names(path):
+    experiment = from_json(Experiment, json.loads(path.read_text(encoding="utf-8"))["experiment"])
+    text = dump(experiment)
+    assert from_json(Experiment, json.loads(text)) == experiment
+    known = {field.name for field in dataclasses.fields(experiment.training)}
+    assert set(json.loads(text)["training"]) == known
