@@ -21,8 +21,8 @@ import pytest
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 EXPERIMENTS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(HERE.glob("*.json"))}
-QUICK = ("transformer_packed_resumed", "recurrent_bucketed", "convolutional_bucketed", "policy_gradient_leave_one_out")
-"""Computed in every run of the tests: every family, both objectives, packed and bucketed rows, and resuming."""
+QUICK = ("transformer_packed_resumed", "policy_gradient_leave_one_out")
+"""Computed in every run of the tests: both objectives, packed and bucketed rows, --init-from and resuming."""
 
 # The results depend on how programs are compiled, so this is independent of how other tests compile theirs.
 XLA_FLAGS = "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false"
@@ -82,7 +82,7 @@ def computer(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.deep) for name in EXPERIMENTS]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in EXPERIMENTS]
 )
 def test_numbers_and_texts_have_not_moved(name, computer):
     recorded = EXPERIMENTS[name]
