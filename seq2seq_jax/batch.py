@@ -1,7 +1,7 @@
 """The arrays that all modules exchange: rows of tokens, batches, and the special token ids.
 
-One format serves every architecture, with and without packing. A row holds one or more examples, each a *segment*; equal
-segment ids on the source and the target side of a row form a pair. Padding has segment id 0.
+One format serves every architecture, with and without packing. A row holds one or more examples, each a *segment*;
+equal segment ids on the source and the target side of a row form a pair. Padding has segment id 0.
 """
 
 import dataclasses
@@ -72,7 +72,8 @@ class Batch:
 
 
 def one_token_batch() -> Batch:
-    """One row with one token per side: enough to initialise a model, whose parameters do not depend on a batch's shape."""
+    """One row with one token per side: enough to initialise a model, whose parameters do not depend on a batch's
+    shape."""
     row = jnp.zeros((1, 1), jnp.int32)
     sequence = Sequence(tokens=row, segment_ids=row, positions=row)
     return Batch(source=sequence, target=sequence)
@@ -99,7 +100,8 @@ class Memory:
     Attributes:
         states: one vector per source token, which attention compares queries with.
         values: one vector per source token, of which attention returns the weighted sum; for most encoders the states.
-        summary: one vector per segment, that of segment s at index s - 1; a decoder without attention reads nothing else.
+        summary: one vector per segment, that of segment s at index s - 1; a decoder without attention reads nothing
+            else.
         segment_ids: segment ids of the source tokens.
     """
 

@@ -1,7 +1,8 @@
-"""Names that earlier versions gave to fields of configs, their values, metrics and saved states, so that old runs stay readable.
+"""Names that earlier versions gave to fields of configs, their values, metrics and saved states, so that old runs stay
+readable.
 
-Everything that is renamed gets an entry here: `experiment.json`, `metrics.jsonl` and checkpoints of earlier versions are
-read through these tables, and written under the current names only.
+Everything that is renamed gets an entry here: `experiment.json`, `metrics.jsonl` and checkpoints of earlier versions
+are read through these tables, and written under the current names only.
 """
 
 import typing

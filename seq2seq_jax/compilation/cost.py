@@ -27,8 +27,8 @@ ASSUMPTIONS = (
     "operations run one after the other, each at the chip's published peak or at its full memory bandwidth, whichever "
     "takes longer; operations other than matrix products cost memory traffic only; arrays in a core's own memory cost "
     "nothing",
-    "collectives are rings over the links of the torus dims that their groups span (for GPUs: over NVLink within a host, "
-    "over the network between hosts), at full bandwidth and without latency",
+    "collectives are rings over the links of the torus dims that their groups span (for GPUs: over NVLink within a "
+    "host, over the network between hosts), at full bandwidth and without latency",
     "in the lower time all collectives overlap with operations, in the upper time none do",
     "loops whose end depends on the data run to their bound; both branches of a condition count",
 )

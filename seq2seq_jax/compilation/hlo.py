@@ -191,10 +191,10 @@ class Program:
     def trips(self, loop: Instruction, computation: Computation) -> int:
         """The trip count of a loop.
 
-        It is the compiler's annotation if there is one. Otherwise it follows from the comparison in the loop's condition,
-        the initial value of the compared variable, and its increment in the body. A condition with further terms can end
-        a loop earlier: such a loop counts with its bound, a loop without a bound with `unbounded_trips`, and both are
-        recorded in `open_loops`.
+        It is the compiler's annotation if there is one. Otherwise it follows from the comparison in the loop's
+        condition, the initial value of the compared variable, and its increment in the body. A condition with further
+        terms can end a loop earlier: such a loop counts with its bound, a loop without a bound with `unbounded_trips`,
+        and both are recorded in `open_loops`.
         """
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if known:
@@ -327,8 +327,8 @@ class Collective:
 def collectives(program: Program, num_devices: int) -> list[Collective]:
     """The collectives of a program, except those with groups of one device.
 
-    An asynchronous collective is counted where it starts. On a TPU it may run in pieces inside neighbouring fusions, each
-    of which then contains it; and a reduce-scatter is a fusion of an all-reduce and a slice.
+    An asynchronous collective is counted where it starts. On a TPU it may run in pieces inside neighbouring fusions,
+    each of which then contains it; and a reduce-scatter is a fusion of an all-reduce and a slice.
     """
     found = []
     for run in program.runs():

@@ -12,8 +12,8 @@ from seq2seq_jax.compilation.programs import Step
 from seq2seq_jax.compilation.topology import Topology
 
 UNKNOWN_OF_GPUS = (
-    "The CPU compiler replaces the GPU compiler: shapes, sharding and kinds of collectives are as on GPUs; temporaries, "
-    "fusions, overlap, and the precision in which bfloat16 is communicated and accumulated are unknown."
+    "The CPU compiler replaces the GPU compiler: shapes, sharding and kinds of collectives are as on GPUs; "
+    "temporaries, fusions, overlap, and the precision in which bfloat16 is communicated and accumulated are unknown."
 )
 
 

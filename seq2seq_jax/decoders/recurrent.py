@@ -316,8 +316,8 @@ class RecurrentDecoder(nn.Module):
         embed: Callable[[Int[Array, "batch"]], Float[Array, "batch model"]],
         predict: Callable[[Float[Array, "batch model"], Int[Array, ""]], Int[Array, "batch"]],
     ) -> Int[Array, "batch target"]:
-        """Decoder inputs for scheduled sampling: some tokens are replaced by the model's prediction from the inputs before
-        them, which include earlier predictions.
+        """Decoder inputs for scheduled sampling: some tokens are replaced by the model's prediction from the inputs
+        before them, which include earlier predictions.
 
         Args:
             tokens: the inputs that are not replaced.

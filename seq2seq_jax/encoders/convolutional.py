@@ -71,8 +71,8 @@ class ConvolutionalEncoder(nn.Module):
     """Gated convolutions within each segment.
 
     The paper divides the encoder's gradient by the number of the decoder's attention layers, for SGD with momentum. The
-    optimizers here normalise every gradient by its running magnitude, so that such a factor cancels (except for clipping
-    and shared tables): dates with 4 + 4 layers trained as stably with it as without.
+    optimizers here normalise every gradient by its running magnitude, so that such a factor cancels (except for
+    clipping and shared tables): dates with 4 + 4 layers trained as stably with it as without.
 
     Source: Gehring et al. 2017, section 3.
     """

@@ -31,16 +31,16 @@ class RecurrentEncoderConfig(RecurrentConfig):
             )
         if self.reverse_source and self.directions(self.num_layers - 1) == 2:
             raise ValueError(
-                "RecurrentEncoderConfig.reverse_source needs unidirectional layers, and all layers are bidirectional. Set "
-                "bidirectional_layers to 0, or reverse_source to False."
+                "RecurrentEncoderConfig.reverse_source needs unidirectional layers, and all layers are "
+                "bidirectional. Set bidirectional_layers to 0, or reverse_source to False."
             )
         if any(
             self.is_residual(index) and self.directions(index) != self.directions(index - 1)
             for index in range(1, self.num_layers)
         ):
             raise ValueError(
-                f"RecurrentEncoderConfig.residual_from = {self.residual_from} adds the output of a bidirectional layer to "
-                "that of a unidirectional one. Raise residual_from, or change bidirectional_layers."
+                f"RecurrentEncoderConfig.residual_from = {self.residual_from} adds the output of a bidirectional "
+                "layer to that of a unidirectional one. Raise residual_from, or change bidirectional_layers."
             )
 
     def directions(self, index: int) -> int:

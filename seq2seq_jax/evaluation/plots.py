@@ -130,8 +130,8 @@ def plot_learning_curves(
 def learning_curves(records: list[dict], *, loss_scale: Literal["linear", "log"] = "linear") -> Figure:
     """A figure of loss, validation scores, what a policy gradient logs, tokens per second and learning rate over steps.
 
-    Panels without data are left out. A star marks the best value of each validation metric. If a step is recorded twice,
-    as in a resumed run, the later record counts.
+    Panels without data are left out. A star marks the best value of each validation metric. If a step is recorded
+    twice, as in a resumed run, the later record counts.
 
     Args:
         records: lines of metrics.jsonl, each with "step", "kind" ("train" or "validation") and metrics of that step.

@@ -1,4 +1,5 @@
-"""Batch compaction: a while-loop over rows that end at different times halves the batch when half of its rows are left."""
+"""Batch compaction: a while-loop over rows that end at different times halves the batch when half of its rows are
+left."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -99,9 +99,9 @@ def sample(
 
     Args:
         step: (tokens, state) -> the decoder's next-token logits and next state.
-        state: the decoder's state before the first token. The first dim of leaves of `per_source` is batch, and they are
-            never copied for the samples; that of leaves of `per_hypothesis` is batch * num_samples, that of leaves of
-            `history` batch.
+        state: the decoder's state before the first token. The first dim of leaves of `per_source` is batch, and they
+            are never copied for the samples; that of leaves of `per_hypothesis` is batch * num_samples, that of leaves
+            of `history` batch.
         policy: the distribution to sample from.
         num_samples: number of texts for each source.
         max_lengths: limit of each source in tokens, EOS token included; clipped to 0..max_length, where 0 is for rows

@@ -124,8 +124,8 @@ def beam_search(
 
     At the last position that a source's limit allows, only the EOS token is allowed, so every returned hypothesis has
     ended. The BOS and pad tokens are never generated; probabilities are not renormalised for it, so that
-    log_probabilities are those of teacher forcing. Ties are broken in favour of the better hypothesis, then of the lower
-    token id.
+    log_probabilities are those of teacher forcing. Ties are broken in favour of the better hypothesis, then of the
+    lower token id.
 
     Pure, and compatible with `jax.jit`; sources do not interact, so a sharded batch stays sharded with its mesh in use
     (`jax.set_mesh`).

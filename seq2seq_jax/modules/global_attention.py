@@ -141,7 +141,8 @@ def additive_scores(
 ) -> Float[Array, "batch target source"]:
     """vector^T tanh(key + query) of all pairs, float32.
 
-    Forward and backward pass loop over target positions, so that [batch, target, source, attention] never exists at once.
+    Forward and backward pass loop over target positions, so that [batch, target, source, attention] never exists at
+    once.
     """
 
     keys, queries, vector = inside_a_loop((keys, queries, vector))

@@ -75,7 +75,8 @@ def lengths_of_segments(segment_ids: Int[Array, "batch length"], *, segments: in
 def lengths_of_pairs(batch: Batch) -> tuple[Int[Array, "batch segments"], Int[Array, "batch segments"]]:
     """Number of source and of target tokens of each pair; 0 and 0 where there is no pair.
 
-    Both sides of a pair have at least the EOS token, so a row has at most as many pairs as positions on its shorter side.
+    Both sides of a pair have at least the EOS token, so a row has at most as many pairs as positions on its shorter
+    side.
     """
     segments = min(batch.source.tokens.shape[1], batch.target.tokens.shape[1])
     source, target = (lengths_of_segments(side.segment_ids, segments=segments) for side in (batch.source, batch.target))

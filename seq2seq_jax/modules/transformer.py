@@ -64,8 +64,8 @@ class TransformerConfig:
     norm_position: Literal["pre", "post"] = "pre"
     """Normalise the input of each branch (and the stack's output), or each residual sum."""
     positions: Positions = "sinusoidal"
-    """Position encoding: added to the embeddings (sinusoidal, learned), rotating queries and keys, or T5's relative bias
-    on the attention scores."""
+    """Position encoding: added to the embeddings (sinusoidal, learned), rotating queries and keys, or T5's relative
+    bias on the attention scores."""
     max_positions: int | None = None
     """Rows of the table of learned positions (tokens); only for positions = learned."""
     relative_buckets: int | None = None
@@ -84,9 +84,9 @@ class TransformerConfig:
     """Compile one layer and loop over it, instead of unrolling all layers: deep stacks compile faster. The parameters
     are the same."""
     attention_kernel: AttentionKernel = "auto"
-    """How attention is computed: plain, all scores at once; blocked, the scores of 256 queries at a time, so that memory
-    is linear in the row length; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where supported, else blocked
-    for rows of 512 tokens and more without positions = relative, else plain."""
+    """How attention is computed: plain, all scores at once; blocked, the scores of 256 queries at a time, so that
+    memory is linear in the row length; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where supported, else
+    blocked for rows of 512 tokens and more without positions = relative, else plain."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing; whole layers; all but fused or blocked attention; or all but such
     attention and matrix products."""

@@ -1,9 +1,9 @@
 """Estimators of the gradient of the expected reward, each from samples and their rewards.
 
 Throughout, x is a source, y_1 .. y_K are samples of the policy π(· | x), R_k is the reward of y_k, and
-log π(y) = Σ_t log π(y_t | y_<t, x). Every estimator defines one loss per source; the objective takes their mean over the
-sources of the global batch, so the normaliser is the number of sources, independent of the lengths of texts. Advantages
-are constants, without a gradient.
+log π(y) = Σ_t log π(y_t | y_<t, x). Every estimator defines one loss per source; the objective takes their mean over
+the sources of the global batch, so the normaliser is the number of sources, independent of the lengths of texts.
+Advantages are constants, without a gradient.
 
 With reward-to-go, R_k in an advantage becomes R(y_k) - R(y_k,<t) for the token at t. The reward earned before a token
 does not depend on it, so that this adds no bias. A text that is truncated at the length limit is a regular sample, with
@@ -104,9 +104,9 @@ class Reinforce(Estimator):
     """∇E[R] ≈ 1/K Σ_k (R_k - b) ∇log π(y_k), REINFORCE with a baseline b.
 
     Bias: none, as no baseline depends on the token whose gradient it weights. "moving_average": b is a bias-corrected
-    exponential moving average of the mean rewards of earlier batches. "learned": b is a linear function of the decoder's
-    state before the token, a second player, fitted to the returns by least squares; its gradient does not reach the
-    model.
+    exponential moving average of the mean rewards of earlier batches. "learned": b is a linear function of the
+    decoder's state before the token, a second player, fitted to the returns by least squares; its gradient does not
+    reach the model.
 
     Source: Williams 1992; Ranzato et al. 2016, section 3.2.2 (learned baseline).
     """
@@ -135,8 +135,8 @@ class Reinforce(Estimator):
 class SelfCritical(Estimator):
     """∇E[R] ≈ 1/K Σ_k (R_k - R(ŷ)) ∇log π(y_k), where ŷ is the greedy text of the same model.
 
-    Bias: none, as the greedy text does not depend on the samples. Samples that are better than greedy decoding, which is
-    how the model is used, become more probable.
+    Bias: none, as the greedy text does not depend on the samples. Samples that are better than greedy decoding, which
+    is how the model is used, become more probable.
 
     Source: Rennie et al. 2017, equation 8.
     """
@@ -167,12 +167,14 @@ class LeaveOneOut(Estimator):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupNormalized(Estimator):
-    """1/K Σ_k Σ_t min(ρ A_k, clip(ρ, 1-ε, 1+ε) A_k), A_k = (R_k - mean R) / (std R + 1e-4), ρ = π / π_sampled per token.
+    """1/K Σ_k Σ_t min(ρ A_k, clip(ρ, 1-ε, 1+ε) A_k), A_k = (R_k - mean R) / (std R + 1e-4), ρ = π / π_sampled per
+    token.
 
     Bias: a biased estimate of the gradient of the expected reward. The mean includes the sample itself, which scales by
     (K-1)/K; the division by the standard deviation gives more weight to sources whose samples have similar rewards;
-    clipping, and updates on samples of an older policy, add bias. The denominator of the ratio is the probability during
-    sampling, without dropout: with dropout the ratio is not 1 even in the first update. Without clip there is no ratio.
+    clipping, and updates on samples of an older policy, add bias. The denominator of the ratio is the probability
+    during sampling, without dropout: with dropout the ratio is not 1 even in the first update. Without clip there is no
+    ratio.
 
     Source: Shao et al. 2024 (DeepSeekMath), equation 3, without division by the length of a text (Liu et al. 2025).
     """
@@ -219,8 +221,8 @@ class GroupNormalized(Estimator):
 class MinimumRisk(Estimator):
     """Loss -Σ_y∈S Q(y) R(y), Q(y) = π(y)^α / Σ_y'∈S π(y')^α, over the set S of distinct samples of a source.
 
-    Bias: a biased estimate of the gradient of the expected reward. It is the exact gradient of the expected reward of Q,
-    a distribution over the sampled texts only, sharpened (α > 1) or flattened (α < 1).
+    Bias: a biased estimate of the gradient of the expected reward. It is the exact gradient of the expected reward of
+    Q, a distribution over the sampled texts only, sharpened (α > 1) or flattened (α < 1).
 
     Source: Shen et al. 2016, equations 11 to 13.
     """

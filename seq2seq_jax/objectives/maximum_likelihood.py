@@ -31,8 +31,8 @@ class MaximumLikelihoodConfig:
     z_loss: float = 0.0
     """Weight of the squared log of the softmax normaliser (T5 and PaLM: 1e-4)."""
     loss_chunk: int | None = None
-    """Target positions of a row whose logits are computed at a time, so that those of all positions never exist at once;
-    None = all. Must divide data.max_target_length."""
+    """Target positions of a row whose logits are computed at a time, so that those of all positions never exist at
+    once; None = all. Must divide data.max_target_length."""
     sampling_schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
     """Scheduled sampling: schedule of the probability that a decoder input is a model prediction instead of the label.
     After i updates it is sampling_limit times min(i / steps, 1), 1 - exp(-i / steps) or
@@ -193,8 +193,8 @@ def _vocabulary_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Loss and negative log-likelihood, summed over the target; only the loss is differentiable.
 
-    The loss is a sum, so the gradient of a chunk follows from its logits alone. The forward pass computes it right away:
-    logits are neither saved for the backward pass nor recomputed.
+    The loss is a sum, so the gradient of a chunk follows from its logits alone. The forward pass computes it right
+    away: logits are neither saved for the backward pass nor recomputed.
 
     Source: Hsu et al. 2024, section 3.2 (fused linear cross-entropy).
     """

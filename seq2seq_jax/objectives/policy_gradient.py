@@ -147,13 +147,14 @@ class PolicyGradientConfig:
 
 
 class PolicyGradient(Objective):
-    """The objective. Every term of its loss is a sum over tokens, normalised by the number of sources of the global batch.
+    """The objective. Every term of its loss is a sum over tokens, normalised by the number of sources of the global
+    batch.
 
     Samples are drawn without dropout; their log-probabilities are recomputed with teacher forcing, with the dropout of
     the model. Estimators are unbiased only if both policies are the same, as in a model without dropout: otherwise
     advantages with a mean other than 0 (self-critical ones are mostly negative) push the policy with dropout towards or
-    away from all samples. With `sample_with_encoder_dropout` the encoder's dropout is the same in both. All samples of a
-    source share its memory.
+    away from all samples. With `sample_with_encoder_dropout` the encoder's dropout is the same in both. All samples of
+    a source share its memory.
     """
 
     def __init__(self, config: PolicyGradientConfig, model: EncoderDecoder, reward: RewardFunction):
@@ -393,10 +394,10 @@ class PolicyGradient(Objective):
     ) -> Num[Array | ndarray, "sources"]:
         """Model FLOPs of a step on each source: sampling and update.
 
-        Sampling is a forward pass of all decoded texts; an update is a forward and a backward pass of the texts that are
-        learned from and, if likelihood_weight > 0, of the reference on the same encoded source. The KL divergence needs a
-        forward pass of the initial model, a learned baseline one of the decoder; the baseline's linear layer and the
-        reward do not count.
+        Sampling is a forward pass of all decoded texts; an update is a forward and a backward pass of the texts that
+        are learned from and, if likelihood_weight > 0, of the reference on the same encoded source. The KL divergence
+        needs a forward pass of the initial model, a learned baseline one of the decoder; the baseline's linear layer
+        and the reward do not count.
 
         Args:
             source: tokens of each source.
@@ -451,8 +452,8 @@ class PolicyGradient(Objective):
             )
         if ended is not None and ended < MIN_ENDED_FRACTION:
             found["length"] = (
-                f"only {ended:.0%} of the samples end before their limit: the policy does not generate the EOS token, or "
-                "the limit is too short. Look at samples/, raise objective.maximum_length_ratio, or set "
+                f"only {ended:.0%} of the samples end before their limit: the policy does not generate the EOS token, "
+                "or the limit is too short. Look at samples/, raise objective.maximum_length_ratio, or set "
                 "objective.likelihood_weight."
             )
         return found

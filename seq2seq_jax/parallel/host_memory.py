@@ -16,11 +16,11 @@ def keep_memory_between_steps() -> bool:
     """Let this process keep memory that a step frees for the next step; returns whether it does.
 
     By default glibc returns large blocks to the system at once. The temporaries of the next training step are then new
-    pages, which the system clears and maps on one core while the others wait. After this call the process keeps its peak
-    memory. If there are accelerators, or another C library, nothing changes.
+    pages, which the system clears and maps on one core while the others wait. After this call the process keeps its
+    peak memory. If there are accelerators, or another C library, nothing changes.
 
-    Must be called before JAX starts its backend, as threads keep the heaps that they already have. It therefore looks for
-    device files instead of asking JAX for its devices.
+    Must be called before JAX starts its backend, as threads keep the heaps that they already have. It therefore looks
+    for device files instead of asking JAX for its devices.
 
     Source: mallopt(3).
     """

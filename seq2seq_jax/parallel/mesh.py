@@ -118,7 +118,8 @@ def parts_of_length() -> int:
 
 
 def _along_length(x: Array, dim: int, axis: str | None) -> Array:
-    """Constrain the sharding of one dim on the mesh in use, if lengths are sharded; other dims are up to the compiler."""
+    """Constrain the sharding of one dim on the mesh in use, if lengths are sharded; other dims are up to the
+    compiler."""
     if parts_of_length() == 1:
         return x
     spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
@@ -259,8 +260,8 @@ def _free_batch_axes() -> tuple[str, ...]:
 def on_each_shard(function: Callable[..., Any], *arrays: jax.Array) -> Any:
     """Apply a function to arrays whose first dim is the batch, on each device with its own rows.
 
-    The rows of a batch must not depend on each other. Without a mesh in use, or if its shards do not divide the rows, the
-    function is called once with all rows.
+    The rows of a batch must not depend on each other. Without a mesh in use, or if its shards do not divide the rows,
+    the function is called once with all rows.
     """
     if shards_of_rows(len(arrays[0])) == 1:
         return function(*arrays)

@@ -63,8 +63,8 @@ def started(config: ProcessesConfig, *, end: Callable[[str], None]) -> Iterator[
         return
     address = placement.coordinator or "the coordinator"
     reason = (
-        f"not all processes have connected to {address} (found in {placement.origin}) within {config.start_timeout} s: it "
-        "does not respond, or processes are missing. Start all of them, process 0 there, or raise "
+        f"not all processes have connected to {address} (found in {placement.origin}) within {config.start_timeout} "
+        "s: it does not respond, or processes are missing. Start all of them, process 0 there, or raise "
         "processes.start_timeout."
     )
     waiting = threading.Timer(config.start_timeout, end, [reason])

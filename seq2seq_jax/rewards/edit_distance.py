@@ -43,7 +43,8 @@ def _last_cell(
     *,
     border: int,
 ) -> Int[Array, "*rows"]:
-    """The last cell of the dynamic-programming table with one row per hypothesis symbol and one column per reference symbol.
+    """The last cell of the dynamic-programming table with one row per hypothesis symbol and one column per reference
+    symbol.
 
     The cells of a diagonal depend only on the two previous diagonals, so that they are computed in parallel.
 

@@ -100,7 +100,8 @@ class RewardConfig:
     exact_match: float = 0.0
     """Weight of exact match with the reference, character by character, 0 or 1."""
     distinct_1: float = 0.0
-    """Weight of the number of distinct 13a words of the hypothesis divided by that of all, in [0, 1]; 0 without words."""
+    """Weight of the number of distinct 13a words of the hypothesis divided by that of all, in [0, 1]; 0 without
+    words."""
     distinct_2: float = 0.0
     """Weight of the number of distinct bigrams of 13a words of the hypothesis divided by that of all, in [0, 1]; 0
     without bigrams."""
@@ -111,8 +112,8 @@ class RewardConfig:
     bleu_smoothing: metrics.Smoothing = "exp"
     """sacrebleu's smoothing of n-gram orders without a match: "exp" halves, "floor" assumes 0.1, "add-k" adds 1."""
     function: str | None = None
-    """A reward in Python, "module:function" of (hypotheses: list[str], references: list[str]) -> list[float]. The device
-    waits for the host at every step, so it is slower than the metrics above."""
+    """A reward in Python, "module:function" of (hypotheses: list[str], references: list[str]) -> list[float]. The
+    device waits for the host at every step, so it is slower than the metrics above."""
     function_weight: float | None = None
     """Weight of the function; required with it."""
 
@@ -226,7 +227,8 @@ class Reward:
         hypotheses: Int[Array, "batch samples length"],
         references: Int[Array, "batch reference_length"],
     ) -> dict[str, Symbols]:
-        """The views of all texts, [batch, samples + 1, ...], the reference last, so that it is decoded once per source."""
+        """The views of all texts, [batch, samples + 1, ...], the reference last, so that it is decoded once per
+        source."""
         length = max(hypotheses.shape[-1], references.shape[-1])
         padding = self._table.padding_id
         texts = (pad_to(hypotheses, length, padding), pad_to(references, length, padding)[:, None])

@@ -59,8 +59,8 @@ def words_13a(characters: Characters) -> Symbols:
     blank = is_whitespace(characters) | (characters == NO_CHARACTER)
     digit, symbol = in_ranges(characters, _DIGITS), in_ranges(characters, _SYMBOLS)
     mark = (characters == ord(".")) | (characters == ord(","))
-    # Rule 2 matches pairs of a non-digit and a mark, from left to right: in a run of marks every other one is the second
-    # of a pair, and whether these are the odd or the even ones depends on the character before the run.
+    # Rule 2 matches pairs of a non-digit and a mark, from left to right: in a run of marks every other one is the
+    # second of a pair, and whether these are the odd or the even ones depends on the character before the run.
     indices = jnp.arange(characters.shape[-1])
     before_run = jax.lax.cummax(jnp.where(mark, -1, indices), axis=characters.ndim - 1)
     digit_before = jax.lax.cummax(jnp.where(mark, -1, 2 * indices + digit), axis=characters.ndim - 1)

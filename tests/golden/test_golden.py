@@ -1,8 +1,8 @@
 """Golden experiments: losses, parameters and texts stay what they were when they were recorded, bit for bit.
 
 Each JSON file in this directory holds an experiment, as in experiment.json under the names of the time when it was
-recorded, and its results. On another processor or with another version of jax, sums are rounded differently, and only the
-beginning of the training is compared.
+recorded, and its results. On another processor or with another version of jax, sums are rounded differently, and only
+the beginning of the training is compared.
 
 After a change that is meant to change numbers, and says why: python tests/golden/test_golden.py NAME... records anew.
 """
