@@ -4,6 +4,7 @@ Run in a separate process: python compute.py DIRECTORY. The experiments are the 
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -65,13 +66,14 @@ def digest(tree: Any) -> str:
     return hashed.hexdigest()
 
 
+@functools.cache
 def compute(name: str) -> dict[str, Any]:
     """Losses of all steps, validations, a digest of the parameters, and the texts of the search."""
     path = Path(__file__).parent / f"{name}.json"
     recorded = json.loads(path.read_text(encoding="utf-8"))
     stop_after, init_from = recorded["stop_after"], recorded["experiment"]["init_from"]
     config, run = Path(f"{name}.py"), Path("runs") / name
-    if init_from is not None and not Path(init_from.removesuffix(":latest")).exists():
+    if init_from is not None:
         compute(Path(init_from.removesuffix(":latest")).name)
     config.write_text(CONFIG.format(path=str(path)))
     if stop_after is not None:
