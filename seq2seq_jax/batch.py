@@ -73,7 +73,8 @@ class Batch:
 
 def one_token_batch() -> Batch:
     """One row with one token per side: enough to initialise a model, whose parameters do not depend on a batch's
-    shape."""
+    shape.
+    """
     row = jnp.zeros((1, 1), jnp.int32)
     sequence = Sequence(tokens=row, segment_ids=row, positions=row)
     return Batch(source=sequence, target=sequence)

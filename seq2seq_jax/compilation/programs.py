@@ -79,7 +79,8 @@ class RunWithoutData(Run):
 
 def stand_in_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """A placeholder tokenizer of numbered words with the config's vocabulary size, for programs that depend on ids
-    only."""
+    only.
+    """
     model = sentencepiece_model_pb2.ModelProto()
     # Without data, a size that follows it is taken to be the largest.
     size = config.vocabulary_size or VOCABULARY_SIZES[-1]

@@ -21,7 +21,8 @@ class TransformerDecoderConfig(TransformerConfig):
 
     def forward_flops(self, source: Amount, target: Amount, *, memory_dim: int, hypotheses: int) -> Amount:
         """Model FLOPs of decoding `hypotheses` targets of one length for one source, whose keys and values they
-        share."""
+        share.
+        """
         queries, keys = self.num_heads * self.dim_per_head, self.kv_heads * self.dim_per_head
         cross_attention = product_flops(target, self.model_dim, 2 * queries) + 2 * product_flops(
             source * target, self.dim_per_head, self.num_heads

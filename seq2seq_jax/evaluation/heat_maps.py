@@ -190,7 +190,8 @@ def _is_drawn(character: str) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _fonts_for(characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
     """The installed fonts with glyphs for the characters, matplotlib's own first, and the characters that no font
-    has."""
+    has.
+    """
     families = [_FONT]
     missing = {character for character in characters if _is_drawn(character)}
     missing -= _characters(font_manager.findfont(_FONT))

@@ -197,5 +197,5 @@ def _draw(axes: Axes, panel: _Panel, records: list[dict], *, scale: Literal["lin
         axes.set_yscale("log")
     else:
         axes.ticklabel_format(axis="y", style="scientific", scilimits=(-2, 5))
-    # Below the axes, where it covers no curve.
+    # Below the axes, so that it covers no curve.
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize="small", frameon=False)

@@ -1,5 +1,6 @@
 """Batch compaction: a while-loop over rows that end at different times halves the batch when half of its rows are
-left."""
+left.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -8,22 +8,22 @@ from seq2seq_jax.values import check_values
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """How text is searched for."""
+    """Config of beam search."""
 
     beam_size: int = 4
-    """Hypotheses kept for each source; 1 is greedy decoding."""
+    """Hypotheses kept for each source; 1 = greedy decoding."""
     n_best: int = 1
     """Hypotheses returned for each source, best first."""
     length_penalty: float = 1.0
     """Exponent alpha of the length normalisation, score = log p / ((5 + length) / 6) ^ alpha; 0 = none."""
     maximum_length_ratio: float = 2.0
-    """Limit of generated tokens, the end mark counted: this many for each source token, ..."""
+    """Limit on generated tokens, EOS token included: maximum_length_ratio per source token, ..."""
     maximum_length_extra: int = 10
-    """... and this many more. A table of learned positions is a limit as well."""
+    """... plus maximum_length_extra. A table of learned positions also limits the length."""
     batch_tokens: int = 8192
-    """Source token slots, padding included, that are searched in one batch."""
+    """Source tokens per batch of the search, padding included."""
     halvings: int = 0
-    """Times that a batch is halved as its sources are done; each compiles the step of a search once more."""
+    """Maximum number of batch compactions (halvings as sources finish); each compiles the search step once more."""
 
     def __post_init__(self):
         check_values(self, "generation")

@@ -53,7 +53,8 @@ class Generator:
     ):
         """Args:
         max_source_length: maximum length of a source (tokens, EOS token included).
-        truncate: whether a longer source is truncated to that length, with the EOS token as its last token, instead of refused.
+        truncate: whether a longer source is truncated to that length, with the EOS token as its last token, instead of
+            refused.
         """
         self.model = model
         self.tokenizer = tokenizer

@@ -9,7 +9,8 @@ from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_pr
 
 def of_tokens(scores: Float[Array, "*dims vocab"], tokens: Int[Array, "*dims"]) -> Float[Array, "*dims"]:
     """The score of each token, by a comparison instead of a gather: the gradient needs no scatter, and the vocabulary
-    may be sharded."""
+    may be sharded.
+    """
     return jnp.sum(jnp.where(jnp.arange(scores.shape[-1]) == tokens[..., None], scores, 0.0), axis=-1)
 
 

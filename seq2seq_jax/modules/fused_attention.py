@@ -27,9 +27,9 @@ LARGEST_HEAD = 128
 
 LONGEST_MASKED = 1024
 """Queries and keys of a row (their geometric mean) up to which packed rows are masked by a bias on the scores, and
-above which by the offsets of their segments. Measured on an H100, segments of 27 tokens on average, forward and backward
-pass by offsets and by a mask: 7.1 and 0.8 ms for 256 rows of 128, 3.7 and 1.1 ms for 64 of 512, 2.8 and 1.6 ms for 32 of
-1,024. Each segment fills tiles of 128 positions of its own; the cost of a mask grows with the row."""
+above which by the offsets of their segments. Measured on an H100 with segments of 27 tokens on average, forward and
+backward pass by offsets and by a mask: 7.1 and 0.8 ms for 256 rows of 128, 3.7 and 1.1 ms for 64 of 512, 2.8 and 1.6 ms
+for 32 of 1,024. Each segment fills tiles of 128 positions of its own; the cost of a mask grows with the row."""
 
 MASKED_BIAS = -(2.0**41)
 """Of a pair that may not attend: what JAX's own bindings add for a mask, finite so that a query without any key is."""

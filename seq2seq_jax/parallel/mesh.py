@@ -119,7 +119,8 @@ def parts_of_length() -> int:
 
 def _along_length(x: Array, dim: int, axis: str | None) -> Array:
     """Constrain the sharding of one dim on the mesh in use, if lengths are sharded; other dims are up to the
-    compiler."""
+    compiler.
+    """
     if parts_of_length() == 1:
         return x
     spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim

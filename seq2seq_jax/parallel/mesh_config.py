@@ -13,16 +13,16 @@ AXES = ("data", "fsdp", "tensor", "sequence")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; one of them may be -1 for all that are left."""
+    """Devices along each axis of the mesh; one of them may be -1 for all remaining devices."""
 
     data: int = -1
-    """Copies of the parameters, each with its share of the rows."""
+    """Replicas of the parameters, each with a shard of the rows (data parallelism)."""
     fsdp: int = 1
-    """Shards of the parameters along the model dim, each with its share of the rows."""
+    """Shards of the parameters along the model dim, each with a shard of the rows (fully sharded data parallelism)."""
     tensor: int = 1
-    """Shards of heads, hidden dims and vocabulary, all with the same rows."""
+    """Shards of heads, hidden dims and vocabulary, all with the same rows (tensor parallelism)."""
     sequence: int = 1
-    """Shards of the activations along the length of their rows, for long sources."""
+    """Shards of the activations along the length of their rows, for long sources (sequence parallelism)."""
 
     def __post_init__(self):
         check_values(self, "mesh")
@@ -31,13 +31,14 @@ class MeshConfig:
             raise ValueError(f"mesh sizes must be at least 1, one of them may be -1 (the rest); they are {sizes}.")
 
     def build(self, devices: list[Any] | None = None) -> "jax.sharding.Mesh":
-        """The mesh over `devices` (jax.Device or what describes one; by default all that there are).
+        """The mesh over `devices` (jax.Device or topology descriptions; by default all devices).
 
-        Devices that talk fast to each other, those of a host or of a TPU slice, are neighbours along sequence, tensor
-        and fsdp, in this order; data goes across hosts or slices first.
+        Devices with fast links, those of one host or TPU slice, are neighbours along sequence, tensor and fsdp, in this
+        order; the data axis spans hosts or slices first.
 
         Raises:
-            ValueError: the sizes do not make up the number of devices, or cannot be laid over hosts or slices.
+            ValueError: the product of the sizes is not the number of devices, or the sizes do not fit the hosts or
+                slices.
         """
         from seq2seq_jax.parallel.mesh import lay_out
 

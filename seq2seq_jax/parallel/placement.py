@@ -12,30 +12,30 @@ from seq2seq_jax.values import check_values
 class ProcessesConfig:
     """The processes that train together.
 
-    Without coordinator, count and index they are what the launcher tells: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
-    and JAX_PROCESS_ID; else the tasks of a Slurm step, or the hosts of a TPU slice; else this process alone.
+    By default they are detected: from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; otherwise from the
+    tasks of a Slurm step or the hosts of a TPU slice; otherwise there is a single process.
     """
 
     coordinator: str | None = None
-    """HOST:PORT on which process 0 is to be reached by all others."""
+    """HOST:PORT at which all processes reach process 0."""
     count: int | None = None
     """Number of processes."""
     index: int | None = None
-    """Which of them this is, from 0."""
+    """Index of this process, from 0."""
     start_timeout: int = 300
     """Seconds that processes wait for each other at the start."""
     heartbeat_timeout: int = 100
-    """Seconds without a sign of life after which a process is taken for dead, and all others end."""
+    """Seconds without a heartbeat after which a process is considered dead, and all others end."""
     stall_timeout: float = 1800.0
-    """Seconds without a finished step (or a batch of a validation) after which a process ends, whether it waits for
-    others or hangs itself; more than the longest compilation takes. 0 = never."""
+    """Seconds without a finished step (or validation batch) after which a process ends, whether it waits for others or
+    hangs itself; must exceed the longest compilation. 0 = never."""
 
     def __post_init__(self):
         check_values(self, "processes")
         given = [self.coordinator is not None, self.count is not None, self.index is not None]
         if any(given) and not all(given):
             raise ValueError(
-                "processes.coordinator, count and index belong together: give all three, or none to have them detected."
+                "processes.coordinator, count and index must be set together: give all three, or none to detect them."
             )
         for name in ("start_timeout", "heartbeat_timeout"):
             if getattr(self, name) < 1:
@@ -46,10 +46,10 @@ class ProcessesConfig:
             _check(self.coordinator, self.count, self.index, origin="processes")
 
     def placement(self, environment: Mapping[str, str] = os.environ) -> "Placement | None":
-        """Where this process stands in its job; None = it is alone.
+        """The place of this process in its job; None = a single process.
 
         Raises:
-            ValueError: what the launcher tells is incomplete.
+            ValueError: the launcher's environment variables are incomplete.
         """
         if self.coordinator is not None:
             return Placement("flags", self.coordinator, self.count, self.index)
@@ -58,7 +58,7 @@ class ProcessesConfig:
         if any(given[1:]):
             if not all(given):
                 missing = ", ".join(name for name, value in zip(names, given, strict=True) if not value)
-                raise ValueError(f"{', '.join(names)} belong together, and {missing} is not set.")
+                raise ValueError(f"{', '.join(names)} must be set together, and {missing} is not set.")
             coordinator, *numbers = given
             if not all(number.isdecimal() and len(number) < 10 for number in numbers):
                 raise ValueError(f"JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers, not {numbers}.")
@@ -76,10 +76,10 @@ class ProcessesConfig:
 
 
 class Placement(NamedTuple):
-    """Where a process stands in its job; None = jax.distributed finds it out."""
+    """The place of a process in its job; None = jax.distributed detects it."""
 
     origin: str
-    """What told it."""
+    """Where it was found: flags, environment, Slurm or TPU metadata."""
     coordinator: str | None
     count: int | None
     index: int | None

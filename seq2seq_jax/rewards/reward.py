@@ -228,7 +228,8 @@ class Reward:
         references: Int[Array, "batch reference_length"],
     ) -> dict[str, Symbols]:
         """The views of all texts, [batch, samples + 1, ...], the reference last, so that it is decoded once per
-        source."""
+        source.
+        """
         length = max(hypotheses.shape[-1], references.shape[-1])
         padding = self._table.padding_id
         texts = (pad_to(hypotheses, length, padding), pad_to(references, length, padding)[:, None])

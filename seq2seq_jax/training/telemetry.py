@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq_jax.files import write_whole
+from seq2seq_jax.old_names import current_metrics
 from seq2seq_jax.training.writers import Writer
 
 logger = logging.getLogger(__name__)

@@ -56,7 +56,7 @@ class Stack(nn.Module):
     def embed(
         self, tokens: Int[torch.Tensor, "batch length"], embedding: nn.Embedding
     ) -> Float[torch.Tensor, "batch length model"]:
-        """Embeddings with positions and dropout."""
+        """The first layer's input: embeddings with position encodings and dropout."""
         positions = self.positions.weight[: tokens.shape[1]]
         return self.dropout((embedding(tokens) + positions) * (self.scale * EMBEDDING_DEVIATION))
 

@@ -54,7 +54,7 @@ class Task:
     dropout: float = 0.1
     """Rate of dropout, at the same places on both sides."""
     label_smoothing: float = 0.1
-    """Probability mass that the label gives to all tokens of the vocabulary alike."""
+    """Probability mass of the label that is spread uniformly over the vocabulary."""
     learning_rate: float = 1e-3
     """Of AdamW (decays 0.9 and 0.98, epsilon 1e-9, no weight decay), after clipping the gradient's norm to 1."""
 

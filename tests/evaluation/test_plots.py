@@ -73,7 +73,8 @@ def test_a_policy_gradient_shows_its_samples_instead_of_its_loss():
     ]
     figure = panels(records)
     assert list(figure) == [
-        "Loss", "Reward of samples", "Policy", "Length of samples", "Samples that end in the EOS token", "Rewards computed",
+        "Loss", "Reward of samples", "Policy", "Length of samples", "Samples that end in the EOS token",
+        "Rewards computed",
     ]  # fmt: skip
     assert curves(figure["Loss"]) == {"validation": [(20, 2.5)]}
     assert curves(figure["Reward of samples"]) == {
