@@ -26,7 +26,7 @@ BLOCK = 64
 
 
 def longest_output(source_length: int, *, ratio: float, extra: int, position_limit: int | None) -> int:
-    """The limit of generated tokens, the end mark counted, for a source of that many; see `length_limits`."""
+    """The limit on generated tokens, EOS token included, for a source of that many tokens; see `length_limits`."""
     room = ratio * source_length + extra
     if position_limit is None and room > LONGEST_ROW:
         raise ValueError(

@@ -164,7 +164,7 @@ _measured: dict[Any, float] = {}
 
 
 def _measure_flops(dtype: jnp.dtype) -> float:
-    """The best of as many products as fit in MEASURED_SECONDS."""
+    """The best rate of the products that fit into MEASURED_SECONDS."""
     product = jax.jit(lambda left, right: jnp.matmul(left, right, preferred_element_type=jnp.float32))
     matrix = jax.device_put(jnp.ones((MEASURED_SIZE, MEASURED_SIZE), dtype), jax.local_devices()[0])
     jax.block_until_ready(product(matrix, matrix))

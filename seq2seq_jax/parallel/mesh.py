@@ -229,7 +229,7 @@ class OnMesh:
         self.compiling_seconds = 0.0
 
     def __call__(self, *arguments: Any) -> Any:
-        """What the function returns."""
+        """The function's result."""
         before, begun = compilations(), time.perf_counter()
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
             results = self._compiled(*arguments)

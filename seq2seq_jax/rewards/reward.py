@@ -143,7 +143,7 @@ class RewardConfig:
 
     @property
     def weights(self) -> dict[str, float | int]:
-        """Of the metrics that have one, by name."""
+        """Weights other than 0, by metric."""
         weights = {name: getattr(self, name) for name in VIEW_OF}
         if self.function_weight is not None:
             weights["function"] = self.function_weight
