@@ -96,7 +96,7 @@ else
     t5+=(--task.loss_chunk 64)
     big=(--task.rows 256 --task.source_length 128 --task.target_length 128 --task.transformer_layers 6)
     big+=(--task.vocabulary_size 37000 --task.dropout 0.3 --task.loss_chunk 64)
-    trained+=(--data.train_examples 20000 --data.test_examples 2048 --training.steps 300 --training.batch_tokens 9216 --optimizer.learning_rate 1e-3)
+    trained+=(--data.train_examples 20000 --data.test_examples 2048 --training.steps 300 --training.target_tokens_per_batch 9216 --optimizer.learning_rate 1e-3)
     for stack in encoder decoder; do
         trained+=("--model.$stack.num_layers" 6 "--model.$stack.model_dim" 512 "--model.$stack.num_heads" 8)
         trained+=("--model.$stack.hidden_dim" 2048 "--model.$stack.scan_layers" True)

@@ -22,37 +22,37 @@ class Vocabulary:
         source_size: number of source token ids.
         target_size: number of target token ids.
         joint: whether both sides share one set of ids (and may share one embedding table).
-        padding_id: the pad token, at positions of segment 0.
-        start_id: the BOS token, the first input of every decoder and never a label.
-        end_id: the EOS token, the last token of every source and target example.
+        pad_id: the pad token, at positions of segment 0.
+        bos_id: the BOS token, the first input of every decoder and never a label.
+        eos_id: the EOS token, the last token of every source and target example.
         sentinel_ids: tokens that stand for the spans removed from a text, in order; empty = none.
     """
 
     source_size: int
     target_size: int
     joint: bool
-    padding_id: int
-    start_id: int
-    end_id: int
+    pad_id: int
+    bos_id: int
+    eos_id: int
     sentinel_ids: tuple[int, ...] = ()
 
 
 @flax.struct.dataclass
-class Sequence:
+class TokenRows:
     """Rows of token ids.
 
     Attributes:
         tokens: token ids; the pad token where segment_ids is 0.
         segment_ids: 0 = padding, 1.. = which example of the row.
         positions: index of the token within its example, from 0.
-        most_segments: upper bound on the segments of a row, static under `jax.jit`; None = unknown. If it is 1, all
+        max_segments: upper bound on the segments of a row, static under `jax.jit`; None = unknown. If it is 1, all
             tokens of a row are at its beginning.
     """
 
     tokens: Int[Array | np.ndarray, "batch length"]
     segment_ids: Int[Array | np.ndarray, "batch length"]
     positions: Int[Array | np.ndarray, "batch length"]
-    most_segments: int | None = flax.struct.field(pytree_node=False, default=None)
+    max_segments: int | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
     def mask(self) -> Bool[Array | np.ndarray, "batch length"]:
@@ -67,8 +67,8 @@ class Batch:
     `target.tokens` are the labels, which end in the EOS token; `shift_right` makes the decoder's inputs of them.
     """
 
-    source: Sequence
-    target: Sequence
+    source: TokenRows
+    target: TokenRows
 
 
 def one_token_batch() -> Batch:
@@ -76,22 +76,22 @@ def one_token_batch() -> Batch:
     shape.
     """
     row = jnp.zeros((1, 1), jnp.int32)
-    sequence = Sequence(tokens=row, segment_ids=row, positions=row)
+    sequence = TokenRows(tokens=row, segment_ids=row, positions=row)
     return Batch(source=sequence, target=sequence)
 
 
-def shift_right(target: Sequence, start_id: int) -> Sequence:
+def shift_right(target: TokenRows, bos_id: int) -> TokenRows:
     """The decoder's inputs for teacher forcing: every token moved one position to the right within its segment.
 
     Args:
         target: labels.
-        start_id: the BOS token, the input at position 0 of each segment.
+        bos_id: the BOS token, the input at position 0 of each segment.
 
     Returns:
-        The same segments and positions; each token is the previous label, or start_id.
+        The same segments and positions; each token is the previous label, or bos_id.
     """
     previous = jnp.roll(target.tokens, 1, axis=1)
-    return target.replace(tokens=jnp.where(target.positions == 0, start_id, previous))
+    return target.replace(tokens=jnp.where(target.positions == 0, bos_id, previous))
 
 
 @flax.struct.dataclass

@@ -60,17 +60,18 @@ class Experiment:
     def __post_init__(self):
         check_values(self)
         row, rows = self.data.max_target_length, self.rows_per_batch
-        if self.training.batch_tokens % row or rows == 0:
+        if self.training.target_tokens_per_batch % row or rows == 0:
             raise ValueError(
-                f"training.batch_tokens must be a multiple of data.max_target_length = {row} (whole rows), and is "
-                f"{self.training.batch_tokens}. Try {max(row, round(self.training.batch_tokens / row) * row)}."
+                f"training.target_tokens_per_batch must be a multiple of data.max_target_length = {row} (whole rows), "
+                f"and is {self.training.target_tokens_per_batch}. Try "
+                f"{max(row, round(self.training.target_tokens_per_batch / row) * row)}."
             )
         if rows % self.training.accumulation:
             raise ValueError(
-                f"a batch of {rows} rows (training.batch_tokens / data.max_target_length) cannot be divided into "
-                f"training.accumulation = {self.training.accumulation} equal parts. Change either."
+                f"a batch of {rows} rows (training.target_tokens_per_batch / data.max_target_length) cannot be "
+                f"divided into training.accumulation = {self.training.accumulation} equal parts. Change either."
             )
-        if self.objective.one_example_a_row and not self.data.one_example_a_row:
+        if self.objective.requires_unpacked_rows and not self.data.has_unpacked_rows:
             raise ValueError(
                 f"objective {type(self.objective).__name__} samples a text for every row, so a row must hold one "
                 "example. Set data.packing to False."
@@ -91,7 +92,7 @@ class Experiment:
         encoder = self.model.encoder
         if not any(getattr(encoder, field.name) for field in dataclasses.fields(encoder) if "dropout" in field.name):
             raise ValueError(
-                "objective.sample_with_encoder_dropout has no use with an encoder that has none. Set "
+                "objective.sample_with_encoder_dropout has no effect with an encoder that has none. Set "
                 "model.encoder.dropout, or leave it False."
             )
         if self.training.accumulation > 1:
@@ -120,7 +121,7 @@ class Experiment:
     @property
     def rows_per_batch(self) -> int:
         """Packed rows of a global batch."""
-        return self.training.batch_tokens // self.data.max_target_length
+        return self.training.target_tokens_per_batch // self.data.max_target_length
 
 
 MAY_CHANGE = (
@@ -138,7 +139,7 @@ MAY_CHANGE = (
     "data.prefetch",
     "mesh",
     "training.log_every",
-    "training.samples",
+    "training.num_sample_outputs",
     "training.keep_latest",
     "training.checkpoint_every",
     "training.patience",
@@ -221,7 +222,7 @@ def _line_of(error: BaseException, path: Path) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def named(name: str) -> Experiment:
+def load_config_by_name(name: str) -> Experiment:
     """The experiment of another config, for a config that changes parts of it.
 
     Raises:
@@ -230,7 +231,7 @@ def named(name: str) -> Experiment:
     return load_config(find_config(name))[0]
 
 
-class Chosen(typing.NamedTuple):
+class CommandLine(typing.NamedTuple):
     """What a command line that takes a CONFIG says."""
 
     name: str
@@ -241,7 +242,7 @@ class Chosen(typing.NamedTuple):
     """The command's, with the config's experiment, overridden, as `experiment`."""
 
 
-def choose(
+def parse_command_line(
     config: str,
     rest: Sequence[str],
     *,
@@ -249,7 +250,7 @@ def choose(
     program: str,
     description: str,
     **settings: Any,
-) -> Chosen:
+) -> CommandLine:
     """The command line of a program that takes a CONFIG, and whose options are its own and all fields of that.
 
     Args:
@@ -274,7 +275,7 @@ def choose(
         program=program,
         description=description.format(name=name, description=told),
     )
-    return Chosen(name, default, chosen)
+    return CommandLine(name, default, chosen)
 
 
 def to_json(config: Any) -> Any:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import Batch, DecodeState, Memory, Sequence, Vocabulary, shift_right
+from seq2seq_jax.batch import Batch, DecodeState, Memory, TokenRows, Vocabulary, shift_right
 from seq2seq_jax.decoders.convolutional import ConvolutionalDecoderConfig
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
@@ -20,7 +20,7 @@ from seq2seq_jax.modules.attention import WEIGHTS
 from seq2seq_jax.modules.embedding import Embedding
 from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.precision import Precision
-from seq2seq_jax.modules.recurrence import whole
+from seq2seq_jax.modules.recurrence import replicate
 from seq2seq_jax.values import check_values
 
 
@@ -105,7 +105,7 @@ class EncoderDecoder(nn.Module):
             precision=config.precision,
         )
 
-    def encode(self, source: Sequence, *, deterministic: bool) -> Memory:
+    def encode(self, source: TokenRows, *, deterministic: bool) -> Memory:
         """The encoded source.
 
         Args:
@@ -115,7 +115,7 @@ class EncoderDecoder(nn.Module):
 
     def decode(
         self,
-        target: Sequence,
+        target: TokenRows,
         memory: Memory,
         *,
         deterministic: bool,
@@ -128,11 +128,11 @@ class EncoderDecoder(nn.Module):
             inputs: the decoder's input tokens; None = the labels shifted right.
         """
         if inputs is None:
-            inputs = shift_right(target, self.vocabulary.start_id).tokens
+            inputs = shift_right(target, self.vocabulary.bos_id).tokens
         return self.decoder(self.target_embedding(inputs), target, memory, deterministic=deterministic)
 
     def scheduled_inputs(
-        self, target: Sequence, memory: Memory, *, probability: Float[Array, ""], argmax: bool
+        self, target: TokenRows, memory: Memory, *, probability: Float[Array, ""], argmax: bool
     ) -> Int[Array, "batch target"]:
         """Decoder inputs for scheduled sampling: labels, some of them replaced by model predictions.
 
@@ -147,9 +147,9 @@ class EncoderDecoder(nn.Module):
         Source: Bengio et al. 2015; Mihaylova and Martins 2019 (two passes).
         """
         replacement_key, sampling_key = jax.random.split(self.make_rng("sampling"))
-        labels = shift_right(target, self.vocabulary.start_id)
+        labels = shift_right(target, self.vocabulary.bos_id)
         replaced = jax.random.bernoulli(replacement_key, probability, target.tokens.shape) & (target.positions > 0)
-        table = whole(self.output.table)
+        table = replicate(self.output.table)
 
         def predict(hidden, index):
             logits = Embedding.scores(table, hidden, precision=self.config.precision)
@@ -158,14 +158,14 @@ class EncoderDecoder(nn.Module):
             return jax.random.categorical(jax.random.fold_in(sampling_key, index), logits)
 
         if isinstance(self.config.decoder, RecurrentDecoderConfig):
-            embeddings = whole(self.target_embedding.table)
+            embeddings = replicate(self.target_embedding.table)
             embed = functools.partial(Embedding.rows, embeddings, precision=self.config.precision)
             return self.decoder.scheduled_inputs(labels.tokens, replaced, target, memory, embed=embed, predict=predict)
         hidden = self.decode(target, memory, deterministic=True)
         # One position at a time, so that the logits of all positions never exist at once.
         indices = jnp.arange(hidden.shape[1])
         predicted = jax.lax.map(lambda each: predict(*each), (jnp.swapaxes(hidden, 0, 1), indices))
-        predictions = shift_right(target.replace(tokens=predicted.T), self.vocabulary.start_id)
+        predictions = shift_right(target.replace(tokens=predicted.T), self.vocabulary.bos_id)
         return jnp.where(replaced, predictions.tokens, labels.tokens)
 
     def output_table(self) -> Float[Array, "vocab model"]:

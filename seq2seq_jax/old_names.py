@@ -17,13 +17,26 @@ FIELDS: dict[str, dict[str, str]] = {
 }
 """Class of a config (subclasses included) -> old name of a field -> its current name."""
 
-VALUES: dict[str, dict[str, dict[Any, Any]]] = {}
+VALUES: dict[str, dict[str, dict[Any, Any]]] = {
+    "MaximumLikelihoodConfig": {"sampling_choice": {"drawn": "sample", "likeliest": "argmax"}},
+}
 """Class of a config (subclasses included) -> current name of a field -> old value -> its current value."""
 
-METRICS: dict[str, str] = {}
+METRICS: dict[str, str] = {
+    "checkpoint_stall_share": "checkpoint_stall_fraction",
+    "ended_share": "ended_fraction",
+    "input_wait_share": "input_wait_fraction",
+    "input_wait_share_by_process": "input_wait_fraction_by_process",
+    "padding_share": "padding_fraction",
+    "step_wait_share_by_process": "step_wait_fraction_by_process",
+    "straggler_share": "straggler_fraction",
+}
 """Old name of a metric in metrics.jsonl -> its current name."""
 
-LOOP_STATE: dict[str, str] = {}
+LOOP_STATE: dict[str, str] = {
+    "anchor": "plan_position",
+    "slots": "padded_positions",
+}
 """Old key of the training loop's state in a checkpoint, or of its window, -> its current key."""
 
 

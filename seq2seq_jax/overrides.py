@@ -84,7 +84,7 @@ def _field_of_another_class(config: Any, arguments: Sequence[str]) -> str | None
             article, has = "an" if kind[0] in "AEIOU" else "a", "has" if len(owners) == 1 else "have"
             others = " and ".join(filter(None, [", ".join(owners[:-1]), owners[-1]]))
             return (
-                f"{option} has no use: {place} is {article} {kind} here, which has no {name}; {others} {has} it. "
+                f"{option} has no effect: {place} is {article} {kind} here, which has no {name}; {others} {has} it. "
                 f"Choose a config whose {place} has it, or leave it out."
             )
     return None

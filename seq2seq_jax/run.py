@@ -215,8 +215,9 @@ class Run:
                 named = {name: values for name, values in changed.items() if name in MAY_CHANGE}
                 raise ValueError(
                     f"the text in {getattr(self.experiment.data, 'directory', 'the dataset')} is not that which "
-                    f"{self.directory} was trained on{f' ({_told(named)})' if named else ''}. Restore it, or train in "
-                    f"another --run-dir, which can start from its parameters: --init-from {self.directory}."
+                    f"{self.directory} was trained on{f' ({_describe_changes(named)})' if named else ''}. Restore it, "
+                    "or train in another --run-dir, which can start from its parameters: --init-from "
+                    f"{self.directory}."
                 )
             self._tokenizer_fingerprint = fingerprints["tokenizer"]
             for place in (self.directory, self.directory / "samples", self.directory / "plots"):
@@ -307,7 +308,7 @@ class Run:
         return mesh
 
     def peak_flops(self, reached: float = 0.0) -> float | None:
-        """FLOPs a second of all devices of the mesh together at most, in the model's precision; None = not known.
+        """FLOPs per second of all devices of the mesh together at most, in the model's precision; None = not known.
 
         See `seq2seq_jax.parallel.chips.peak_flops`.
 
@@ -415,7 +416,7 @@ class Run:
 
     def place(self, batch: Batch) -> Batch:
         """A process's rows of a host batch, as part of the global batch on the devices."""
-        return global_batch(batch, self.mesh, share=self.rows_of_process)
+        return global_batch(batch, self.mesh, shard=self.rows_of_process)
 
     @functools.cached_property
     def rows_of_process(self) -> tuple[int, int]:
@@ -450,7 +451,7 @@ class Run:
             self.store(split),
             self.experiment.data,
             vocabulary=self.tokenizer.vocabulary,
-            batch_tokens=self.experiment.training.batch_tokens,
+            target_tokens_per_batch=self.experiment.training.target_tokens_per_batch,
             process_index=self.rows_of_process[0],
             process_count=self.rows_of_process[1],
         )
@@ -590,9 +591,10 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
     if rows % shards:
         row = experiment.data.max_target_length
         raise ValueError(
-            f"a batch of {rows} rows (training.batch_tokens / data.max_target_length / training.accumulation) cannot "
-            f"be divided over data x fsdp = {shards} devices. Set training.batch_tokens to a multiple of "
-            f"{shards * row * experiment.training.accumulation}, or change the mesh."
+            f"a batch of {rows} rows (training.target_tokens_per_batch / data.max_target_length / "
+            f"training.accumulation) cannot be divided over data x fsdp = {shards} devices. Set "
+            f"training.target_tokens_per_batch to a multiple of {shards * row * experiment.training.accumulation}, or "
+            "change the mesh."
         )
     for side, stack in (("encoder", experiment.model.encoder), ("decoder", experiment.model.decoder)):
         for name, (logical_axis, size) in stack.sharded_sizes.items():
@@ -613,7 +615,8 @@ def refuse_differences(old: Experiment, new: Experiment, directory: Path) -> Non
     changed = differences(old, new, continuing=True)
     if changed:
         raise ValueError(
-            f"{directory} holds a run with another config: {_told(changed)}. Use the same values, or another --run-dir"
+            f"{directory} holds a run with another config: {_describe_changes(changed)}. Use the same values, or "
+            "another --run-dir"
             + (
                 "."
                 if _of_another_model(old, new)
@@ -654,10 +657,12 @@ def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:
         ValueError: with the fields that differ.
     """
     for what, fields in _of_another_model(old, new).items():
-        raise ValueError(f"{origin} has another {what}: {_told(fields)}. Use the same values, or another run.")
+        raise ValueError(
+            f"{origin} has another {what}: {_describe_changes(fields)}. Use the same values, or another run."
+        )
 
 
-def _told(changed: dict[str, tuple[Any, Any]]) -> str:
+def _describe_changes(changed: dict[str, tuple[Any, Any]]) -> str:
     """Fields that differ, in words."""
     return "; ".join(f"{name} is {before!r} there and {after!r} here" for name, (before, after) in changed.items())
 

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.compilation.cost import cost_of
 from seq2seq_jax.compilation.programs import RunWithoutData
-from seq2seq_jax.compilation.report import Memory
+from seq2seq_jax.compilation.report import MemoryUse
 from seq2seq_jax.compilation.topology import Topology
 from seq2seq_jax.data.pipeline import row_shapes
-from seq2seq_jax.experiment import Experiment, named, override
+from seq2seq_jax.experiment import Experiment, load_config_by_name, override
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
@@ -68,7 +68,7 @@ class Comparison:
 
 def experiment_of(width: int, *, layers: int, rows: int, scan_layers: bool) -> Experiment:
     """The training that is compared: Multi30k's small Transformer, in another size."""
-    base = named("multi30k/transformer_small")
+    base = load_config_by_name("multi30k/transformer_small")
     stack = {
         "model_dim": width,
         "num_heads": 4,
@@ -85,7 +85,7 @@ def experiment_of(width: int, *, layers: int, rows: int, scan_layers: bool) -> E
             decoder=dataclasses.replace(base.model.decoder, **stack),
             precision="float32",
         ),
-        training=dataclasses.replace(base.training, batch_tokens=rows * base.data.max_target_length),
+        training=dataclasses.replace(base.training, target_tokens_per_batch=rows * base.data.max_target_length),
         mesh=MeshConfig(data=2, fsdp=2, tensor=2),
     )
 
@@ -98,7 +98,7 @@ def compare(width: int, *, layers: int, rows: int, steps: int, topology: Topolog
     cost = cost_of(
         compiled.as_text(), mesh=run.mesh, chip=topology.chip, torus_dims=topology.torus_dims, unbounded_trips=1
     )
-    memory = Memory.of(compiled)
+    memory = MemoryUse.of(compiled)
     predicted = (memory.arguments + memory.results + memory.temporaries) * run.mesh.size
     # Once before what is measured, so that what the runtime keeps for good is there already.
     state, _ = compiled(run.initial_state(), run.place(batch))
@@ -130,11 +130,11 @@ def compare(width: int, *, layers: int, rows: int, steps: int, topology: Topolog
 
 def _compiled(run: RunWithoutData) -> tuple[jax.stages.Compiled, Batch]:
     """The compiled update, and a batch for it."""
-    shape = row_shapes(run.experiment.data, run.experiment.training.batch_tokens)[-1]
+    shape = row_shapes(run.experiment.data, run.experiment.training.target_tokens_per_batch)[-1]
 
     def sequence(length):
         places = np.broadcast_to(np.arange(length, dtype=np.int32), (shape.rows, length)).copy()
-        return Sequence(tokens=places + 4, segment_ids=np.ones_like(places), positions=places)
+        return TokenRows(tokens=places + 4, segment_ids=np.ones_like(places), positions=places)
 
     batch = Batch(source=sequence(shape.source_length), target=sequence(shape.target_length))
     return run.build_update().lower(run.layout, batch).compile(), batch

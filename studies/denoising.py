@@ -17,7 +17,7 @@ from seq2seq_jax.data.document_store import DocumentStore
 from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.data.source import DocumentCorpus
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.experiment import Experiment, choose, to_json
+from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 
 PROGRAM = "python -m studies.denoising"
 DESCRIPTION = """\
@@ -114,7 +114,7 @@ def measure(experiment: Experiment, *, documents: int, batches: int) -> Rates:
             store,
             experiment.data,
             vocabulary=tokenizer.vocabulary,
-            batch_tokens=experiment.training.batch_tokens,
+            target_tokens_per_batch=experiment.training.target_tokens_per_batch,
             seed=experiment.training.seed,
             first_batch=0,
             num_batches=1 + batches + experiment.data.prefetch,
@@ -142,7 +142,7 @@ def main(arguments: list[str]) -> None:
         ValueError: there is no such config, or a value does not fit.
     """
     named = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    name, _, chosen = choose(
+    name, _, chosen = parse_command_line(
         named[0] if named else EXAMPLE,
         arguments[len(named) :],
         arguments=DenoisingArguments,

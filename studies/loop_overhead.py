@@ -16,7 +16,7 @@ from seq2seq_jax.batch import Batch
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.benchmark.workload import batches_of
-from seq2seq_jax.experiment import Experiment, choose, to_json
+from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 from seq2seq_jax.parallel.processes import Job
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
@@ -136,7 +136,7 @@ class Contenders:
             batches = itertools.chain([next(batches)], batches)
             begun = time.perf_counter()
             # The save at the end comes after the last record.
-            self._state, _ = loop.run(self._state, Progress(step=0, score=None, loop={}), batches, anchor=list)
+            self._state, _ = loop.run(self._state, Progress(step=0, score=None, loop={}), batches, plan_position=list)
         return ended - begun
 
     def pipeline(self) -> tuple[float, list[Batch]]:
@@ -194,7 +194,7 @@ def main(arguments: list[str]) -> None:
         ValueError: there is no such config, or a value does not fit.
     """
     given = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    name, _, chosen = choose(
+    name, _, chosen = parse_command_line(
         given[0] if given else CONFIG,
         arguments[len(given) :],
         arguments=LoopOverheadArguments,

@@ -21,7 +21,7 @@ from seq2seq_jax.data.packing import BatchPlan, RowShape
 from seq2seq_jax.data.pipeline import assemble, select
 from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.token_store import TokenStore
-from seq2seq_jax.experiment import Experiment, choose, to_json
+from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 from seq2seq_jax.overrides import split_names
 from seq2seq_jax.parallel.mesh import batch_shards
 from seq2seq_jax.run import Run
@@ -30,8 +30,8 @@ PROGRAM = "python -m studies.packing"
 CONFIGS = ("multi30k/transformer_small", "multi30k/recurrent_additive", "multi30k/convolutional")
 DESCRIPTION = """\
 Time the training steps of CONFIGs (by default one of each family on Multi30k) on packed rows and on padded ones, as
-target tokens a second without padding. A padded batch has one pair a row, of a bucket of like lengths, and about as
-many token places as a packed batch; the buckets are those that pad the least. Steps of all shapes take turns in one
+target tokens per second without padding. A padded batch has one pair per row, of a bucket of like lengths, and about as
+many token positions as a packed batch; the buckets are those that pad the least. Steps of all shapes take turns in one
 process; an epoch's time is the sum over its batches of the time of their shapes. The model is the same, and so is the
 text. Values are those of {name}.
 """
@@ -64,7 +64,7 @@ class Batching:
     examples: Mapping[RowShape, Batch]
     """One batch of each shape."""
     fill: float
-    """Tokens over token places, both sides together."""
+    """Tokens over token positions, both sides together."""
     target_tokens: int
     """Target tokens, without padding."""
 
@@ -106,10 +106,10 @@ def padded_shapes(
     places: int,
     multiple: int,
 ) -> tuple[RowShape, ...]:
-    """The buckets that pad the least for one pair a row, both sides of a bucket equally long, shortest first.
+    """The buckets that pad the least for one pair per row, both sides of a bucket equally long, shortest first.
 
     Args:
-        places: token places of a batch, both sides together; none has more, unless it has the fewest rows.
+        places: token positions of a batch, both sides together; none has more, unless it has the fewest rows.
         multiple: the rows of a batch are a multiple of this.
     """
     return tuple(
@@ -168,7 +168,7 @@ class Speed:
     shapes: int
     """Shapes of its batches, each compiled once."""
     fill: float
-    """Tokens over token places, both sides together."""
+    """Tokens over token positions, both sides together."""
     first_calls: float
     """Seconds of the first steps of all shapes together, in which they were compiled."""
     step: Spread
@@ -262,7 +262,7 @@ def time_in_turns(
 
 
 def batchings_of(run: Run, buckets: tuple[int, ...]) -> dict[str, Batching]:
-    """Packed rows of a run's training split, and padded ones in so many buckets of about as many token places."""
+    """Packed rows of a run's training split, and padded ones in so many buckets of about as many token positions."""
     experiment, store, vocabulary = run.experiment, run.store("train"), run.tokenizer.vocabulary
     data = experiment.data
     examples, _ = select(store, data)
@@ -310,7 +310,7 @@ def main(arguments: list[str]) -> None:
     names, rest = split_names(arguments)
     chosen = {}
     for config in names or CONFIGS:
-        name, _, options = choose(
+        name, _, options = parse_command_line(
             config,
             rest,
             arguments=PackingArguments,

@@ -17,18 +17,18 @@ from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread, Timing
 from seq2seq_jax.benchmark.training_step import TrainingStep
 from seq2seq_jax.benchmark.workload import batches_of
-from seq2seq_jax.experiment import Experiment, choose, to_json
+from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient
-from seq2seq_jax.parallel.mesh import OnMesh
+from seq2seq_jax.parallel.mesh import JittedOnMesh
 from seq2seq_jax.run import Run
-from seq2seq_jax.training.step import descend
+from seq2seq_jax.training.step import apply_gradient
 
 PROGRAM = "python -m studies.policy_gradient"
 CONFIG = "multi30k/transformer_small_self_critical"
 DESCRIPTION = f"""\
-Time the policy-gradient step of CONFIG (by default {CONFIG}) for several numbers of samples a source, beside a step of
-maximum likelihood on the same sources, per target token; its parts (sampling, reward, update), each as a program of its
+Time the policy-gradient step of CONFIG (by default {CONFIG}) for several numbers of samples per source, beside a step
+of maximum likelihood on the same sources, per target token; its parts (sampling, reward, update), each as a program of its
 own; and the way it is usually done, with the reward computed by sacrebleu on the host between two programs. All take
 turns in one process. Samples are as long as they are for the model that --init-from names. Values are those of
 {{name}}.
@@ -42,7 +42,7 @@ class PolicyGradientArguments:
     samples: tuple[int, ...] = (1, 5, 16)
     """Numbers of samples a source that are timed."""
     host_samples: int = 5
-    """Number of samples a source, of those and at least 2, for which the reward is computed on the host too."""
+    """Number of samples per source, of those and at least 2, for which the reward is computed on the host too."""
     rounds: int = 7
     """Turns that each has (5 at least)."""
     json: str | None = None
@@ -63,13 +63,13 @@ class Parts:
         self._batch = run.place(batch)
         self._step = TrainingStep(run.build_update(), run.initial_state())
         self._player = run.initial_state().players["model"]
-        self._sample = OnMesh(self._sampled, run.mesh)
-        self._reward = OnMesh(self._rewarded, run.mesh)
-        self._update = OnMesh(self._updated, run.mesh)
-        self._host_update = OnMesh(self._updated_by_rewards, run.mesh)
+        self._sample = JittedOnMesh(self._sampled, run.mesh)
+        self._reward = JittedOnMesh(self._rewarded, run.mesh)
+        self._update = JittedOnMesh(self._updated, run.mesh)
+        self._host_update = JittedOnMesh(self._updated_by_rewards, run.mesh)
         self._key = jax.random.key(0)
         self._samples = self._sample(self._player.params, self._batch, self._key)
-        self._experience = OnMesh(self._experienced, run.mesh)(self._player.params, self._batch, self._samples)
+        self._experience = JittedOnMesh(self._experienced, run.mesh)(self._player.params, self._batch, self._samples)
         self.sampled_tokens = int(jnp.sum(self._experience.mask))
         self._references = [
             run.tokenizer.decode_target(row) for row in jax.device_get(self._batch.target.tokens).tolist()
@@ -126,7 +126,7 @@ class Parts:
             return total.sum / total.weight
 
         gradient = jax.grad(loss)(player.params)
-        return descend(
+        return apply_gradient(
             player,
             gradient,
             self._run.optimizers["model"],
@@ -147,7 +147,7 @@ def compare(
 
     Args:
         name: of the experiment's config.
-        samples: numbers of samples a source.
+        samples: numbers of samples per source.
         host_samples: the number for which the reward is computed on the host too.
         rounds: see `harness.take_turns`.
     """
@@ -156,7 +156,7 @@ def compare(
         tokens: dict[int, int] = {}
         batch = None
         for number in samples:
-            objective = dataclasses.replace(experiment.objective, samples=number)
+            objective = dataclasses.replace(experiment.objective, samples_per_source=number)
             run = Run(Path(directory), dataclasses.replace(experiment, objective=objective))
             if batch is None:
                 run.begin(name)
@@ -194,7 +194,7 @@ def _rows(found: dict[str, Any], samples: tuple[int, ...]) -> list[tuple[str, ..
         host = timings.get(("with host reward", number))
         rows.append(
             (
-                f"{number} samples a source",
+                f"{number} samples per source",
                 f"{tokens[number]:,}",
                 report.milliseconds(whole.spread),
                 *(f"{1e3 * timings[part, number].spread.median:,.0f} ms" for part in ("sampling", "reward", "update")),
@@ -238,7 +238,7 @@ def main(arguments: list[str]) -> None:
         ValueError: there is no such config, or a value does not fit.
     """
     given = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    name, _, chosen = choose(
+    name, _, chosen = parse_command_line(
         given[0] if given else CONFIG,
         arguments[len(given) :],
         arguments=PolicyGradientArguments,
@@ -246,7 +246,7 @@ def main(arguments: list[str]) -> None:
         description=DESCRIPTION,
     )
     experiment = chosen.experiment
-    if not experiment.objective.one_example_a_row:
+    if not experiment.objective.requires_unpacked_rows:
         raise ValueError(f"{name} has no policy-gradient objective; give one that has, such as {CONFIG}.")
     if chosen.host_samples not in chosen.samples or chosen.host_samples < 2:
         raise ValueError(

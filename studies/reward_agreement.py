@@ -124,7 +124,7 @@ def rows(tokenizer: Tokenizer, texts: Sequence[str], length: int | None = None) 
     """Target ids of texts, [texts, length], padded; by default as long as the longest text."""
     encoded = tokenizer.encode_target(list(texts))
     length = max(map(len, encoded)) if length is None else length
-    ids = np.full((len(encoded), length), tokenizer.vocabulary.padding_id, np.int32)
+    ids = np.full((len(encoded), length), tokenizer.vocabulary.pad_id, np.int32)
     for row, text in zip(ids, encoded, strict=True):
         row[: len(text)] = text
     return ids

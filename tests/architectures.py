@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
 from seq2seq_jax.decoders.convolutional import ConvolutionalDecoderConfig
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
@@ -20,8 +20,8 @@ from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.global_attention import AttentionKind
 from seq2seq_jax.modules.precision import Precision
 
-VOCABULARY = Vocabulary(source_size=29, target_size=29, joint=True, padding_id=0, start_id=2, end_id=3)
-TINY_VOCABULARY = Vocabulary(source_size=6, target_size=6, joint=True, padding_id=0, start_id=1, end_id=2)
+VOCABULARY = Vocabulary(source_size=29, target_size=29, joint=True, pad_id=0, bos_id=2, eos_id=3)
+TINY_VOCABULARY = Vocabulary(source_size=6, target_size=6, joint=True, pad_id=0, bos_id=1, eos_id=2)
 
 STACK = {
     "num_layers": 2,
@@ -42,7 +42,7 @@ class Architecture:
         config: of the model.
         tolerance: how far two ways to the same logit (of order 1) or to the same gradient of a mean loss may lie
             apart. Rounding decides: bfloat16 keeps 8 bits, so that one rounding is an error of up to 2^-9 = 0.002 of a
-            value, and a sum in another order rounds otherwise, once a layer and branch.
+            value, and a sum in another order rounds otherwise, once per layer and branch.
     """
 
     config: ModelConfig
@@ -318,5 +318,5 @@ def random_parameters(module: nn.Module, *inputs: Any, seed: int = 0, **argument
 def parameters(model: EncoderDecoder, seed: int = 0) -> Any:
     """`random_parameters` of a model."""
     ones = jnp.ones((1, 2), jnp.int32)
-    sequence = Sequence(tokens=ones, segment_ids=ones, positions=ones)
+    sequence = TokenRows(tokens=ones, segment_ids=ones, positions=ones)
     return random_parameters(model, Batch(source=sequence, target=sequence), seed=seed)

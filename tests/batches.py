@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
 
 Pair = tuple[list[int], list[int]]
-"""Token ids of a source and of its target, each ending in the end id."""
+"""Token ids of a source and of its target, each ending in the EOS token."""
 
 
 def random_pairs(rng: np.random.Generator, source_lengths, target_lengths, vocabulary: Vocabulary) -> list[Pair]:
-    """One pair for each two lengths (tokens, the end mark counted)."""
+    """One pair for each two lengths (tokens, the EOS token counted)."""
 
     def example(length, size):
-        return [*rng.integers(vocabulary.end_id + 1, size, length - 1).tolist(), vocabulary.end_id]
+        return [*rng.integers(vocabulary.eos_id + 1, size, length - 1).tolist(), vocabulary.eos_id]
 
     return [
         (example(source, vocabulary.source_size), example(target, vocabulary.target_size))
@@ -20,9 +20,9 @@ def random_pairs(rng: np.random.Generator, source_lengths, target_lengths, vocab
     ]
 
 
-def sequence(rows: list[list[list[int]]], length: int, padding_id: int) -> Sequence:
+def sequence(rows: list[list[list[int]]], length: int, pad_id: int) -> TokenRows:
     """The examples of each row one after the other, then padding."""
-    arrays = [np.full((len(rows), length), fill, np.int32) for fill in (padding_id, 0, 0)]
+    arrays = [np.full((len(rows), length), fill, np.int32) for fill in (pad_id, 0, 0)]
     for row, examples in enumerate(rows):
         begin = 0
         for segment, ids in enumerate(examples, 1):
@@ -32,15 +32,15 @@ def sequence(rows: list[list[list[int]]], length: int, padding_id: int) -> Seque
             begin += len(ids)
         assert begin <= length
     tokens, segment_ids, positions = arrays
-    return Sequence(tokens=tokens, segment_ids=segment_ids, positions=positions)
+    return TokenRows(tokens=tokens, segment_ids=segment_ids, positions=positions)
 
 
 def batch(rows: list[list[Pair]], source_length: int, target_length: int, vocabulary: Vocabulary) -> Batch:
     """The pairs of each row one after the other, then padding."""
     sources, targets = ([[pair[side] for pair in row] for row in rows] for side in (0, 1))
     return Batch(
-        source=sequence(sources, source_length, vocabulary.padding_id),
-        target=sequence(targets, target_length, vocabulary.padding_id),
+        source=sequence(sources, source_length, vocabulary.pad_id),
+        target=sequence(targets, target_length, vocabulary.pad_id),
     )
 
 

@@ -40,7 +40,7 @@ def experiment(**parts):
         "model": ModelConfig(encoder=TransformerEncoderConfig(), decoder=TransformerDecoderConfig()),
         "objective": MaximumLikelihoodConfig(),
         "optimizer": AdamWConfig(),
-        "training": TrainingConfig(batch_tokens=64),
+        "training": TrainingConfig(target_tokens_per_batch=64),
     }
     return Experiment(**defaults | parts)
 
@@ -58,7 +58,7 @@ VARIANTS = {
         data=ParallelText(
             directory="d", source="en", target="de", test=None, packing=False, bucket_lengths=(4, 128),
         ),
-        training=TrainingConfig(batch_tokens=1280, patience=3),
+        training=TrainingConfig(target_tokens_per_batch=1280, patience=3),
     ),
     "table": experiment(
         data=Table(directory="d", source="a", target="b", max_target_length=8),
@@ -138,7 +138,7 @@ def test_differences_name_old_and_new_values():
     [
         ("data.cache_directory", "elsewhere"), ("data.verify", "once"), ("data.workers", 3), ("data.prefetch", 9),
         ("mesh.data", 1),
-        ("training.log_every", 7), ("training.samples", 0), ("training.keep_latest", 5),
+        ("training.log_every", 7), ("training.num_sample_outputs", 0), ("training.keep_latest", 5),
         ("training.checkpoint_every", 7), ("training.patience", 3), ("tokenizer.vocabulary_size", None),
     ],
 )  # fmt: skip
@@ -229,8 +229,8 @@ def test_an_override_that_belongs_to_another_class(arguments, place, here, other
     with pytest.raises(ValueError) as error:
         override(experiment(), ["--training.steps", "7", *arguments.split()], program="seq2seq train x")
     assert str(error.value) == (
-        f"{option} has no use: {place} is {here} here, which has no {name}; {others} it. Choose a config whose {place} "
-        "has it, or leave it out. See seq2seq train x --help."
+        f"{option} has no effect: {place} is {here} here, which has no {name}; {others} it. Choose a config whose "
+        f"{place} has it, or leave it out. See seq2seq train x --help."
     )
 
 
@@ -242,11 +242,11 @@ def test_an_override_that_belongs_to_no_class(field):
 
 def test_the_parts_of_an_experiment_must_fit():
     with pytest.raises(ValueError, match=r"multiple of data.max_target_length = 8 .*, and is 60. Try 64"):
-        experiment(training=TrainingConfig(batch_tokens=60))
+        experiment(training=TrainingConfig(target_tokens_per_batch=60))
     with pytest.raises(ValueError, match=r"Try 8\."):
-        experiment(training=TrainingConfig(batch_tokens=3))
+        experiment(training=TrainingConfig(target_tokens_per_batch=3))
     with pytest.raises(ValueError, match="8 rows .* training.accumulation = 3"):
-        experiment(training=TrainingConfig(batch_tokens=64, accumulation=3))
+        experiment(training=TrainingConfig(target_tokens_per_batch=64, accumulation=3))
     learned = TransformerEncoderConfig(positions="learned", max_positions=15)
     with pytest.raises(ValueError, match="15 learned positions is too short for data.max_source_length = 16"):
         experiment(model=ModelConfig(encoder=learned, decoder=TransformerDecoderConfig()))
@@ -324,9 +324,21 @@ def test_a_config_is_loaded_with_its_docstring(tmp_path):
     [
         ("model.encoder.norm_position", "pr%", "model.encoder.norm_position must be one of pre, post, and is 'pr%'"),
         ("model.precision", "floqt32", "model.precision must be one of .*float32.*, and is 'floqt32'"),
-        ("training.batch_tokens", "64", "training.batch_tokens must be a whole number, and is '64'"),
-        ("training.batch_tokens", 64.0, "training.batch_tokens must be a whole number, and is 64.0"),
-        ("training.batch_tokens", True, "training.batch_tokens must be a whole number, and is True"),
+        (
+            "training.target_tokens_per_batch",
+            "64",
+            "training.target_tokens_per_batch must be a whole number, and is '64'",
+        ),
+        (
+            "training.target_tokens_per_batch",
+            64.0,
+            "training.target_tokens_per_batch must be a whole number, and is 64.0",
+        ),
+        (
+            "training.target_tokens_per_batch",
+            True,
+            "training.target_tokens_per_batch must be a whole number, and is True",
+        ),
         ("training.patience", "2", "training.patience must be a whole number or null, and is '2'"),
         ("optimizer.learning_rate", "0.1", "optimizer.learning_rate must be a number, and is '0.1'"),
         ("optimizer.learning_rate", False, "optimizer.learning_rate must be a number, and is False"),

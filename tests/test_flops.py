@@ -7,7 +7,7 @@ import pytest
 from architectures import VOCABULARY, convolutional, recurrent, transformer
 from batches import batch, random_pairs
 
-from seq2seq_jax.compilation.cost import product_flops
+from seq2seq_jax.compilation.cost import dot_flops
 from seq2seq_jax.compilation.hlo import Program
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.modules.flops import TRAINING, causal_pairs
@@ -60,7 +60,7 @@ def compiled_flops(config, *, training):
 
     function = jax.jit(jax.grad(forward) if training else forward)
     program = Program(function.lower(params, inputs).compile().as_text())
-    return sum(run.trips * product_flops(run.instruction, run.computation) for run in program.runs())
+    return sum(run.trips * dot_flops(run.instruction, run.computation) for run in program.runs())
 
 
 def masked_pairs(config):

@@ -120,8 +120,8 @@ def with_tokens_from(rows, position, side):
     """Other tokens from a place of each row on."""
     chosen = getattr(rows, side)
     tokens = np.array(chosen.tokens)
-    words = VOCABULARY.target_size - VOCABULARY.end_id
-    tokens[:, position:] = VOCABULARY.end_id + (tokens[:, position:] - VOCABULARY.end_id + 7) % words
+    words = VOCABULARY.target_size - VOCABULARY.eos_id
+    tokens[:, position:] = VOCABULARY.eos_id + (tokens[:, position:] - VOCABULARY.eos_id + 7) % words
     return rows.replace(**{side: chosen.replace(tokens=tokens)})
 
 
@@ -176,9 +176,9 @@ def test_stepwise_decoding_equals_teacher_forcing(name):
         _, (logits, per_source) = jax.lax.scan(step, state.replace(per_source=None), tokens)
         return logits, state.per_source, per_source
 
-    start = np.full((len(targets), 1), VOCABULARY.start_id, np.int32)
+    start = np.full((len(targets), 1), VOCABULARY.bos_id, np.int32)
     inputs = np.concatenate([start, forced.target.tokens[:, :-1]], axis=1)
-    source = sequence([[source] for source in sources], 9, VOCABULARY.padding_id)
+    source = sequence([[source] for source in sources], 9, VOCABULARY.pad_id)
     logits, before, after = decode(params, source, inputs.T)
     stepwise = [logits[: len(target), index] for index, target in enumerate(targets)]
     assert_close(stepwise, logits_by_example(expected, forced), ARCHITECTURES[name].tolerance)
@@ -188,9 +188,9 @@ def test_stepwise_decoding_equals_teacher_forcing(name):
 
 @every_architecture
 def test_a_wide_beam_finds_what_brute_force_finds(name):
-    words, end_id = (3, 4, 5), TINY_VOCABULARY.end_id
+    words, eos_id = (3, 4, 5), TINY_VOCABULARY.eos_id
     beam_size, alpha = 40, 0.7
-    limits, sources = (4, 3), ([3, 5, 4, end_id], [5, end_id])
+    limits, sources = (4, 3), ([3, 5, 4, eos_id], [5, eos_id])
     model, params = built(name, TINY_VOCABULARY)
 
     @jax.jit
@@ -205,14 +205,14 @@ def test_a_wide_beam_finds_what_brute_force_finds(name):
             n_best=beam_size,
             max_lengths=jnp.array(limits),
             max_length=4,
-            start_id=TINY_VOCABULARY.start_id,
-            end_id=end_id,
-            padding_id=TINY_VOCABULARY.padding_id,
+            bos_id=TINY_VOCABULARY.bos_id,
+            eos_id=eos_id,
+            pad_id=TINY_VOCABULARY.pad_id,
             length_penalty=alpha,
         )
 
     pairs = [
-        (source, [*text, end_id])
+        (source, [*text, eos_id])
         for source, limit in zip(sources, limits, strict=True)
         for length in range(limit)
         for text in itertools.product(words, repeat=length)
@@ -226,7 +226,7 @@ def test_a_wide_beam_finds_what_brute_force_finds(name):
         for (source, target), total in zip(pairs, totals, strict=True)
     }
 
-    result = jax.device_get(search(params, sequence([[source] for source in sources], 4, TINY_VOCABULARY.padding_id)))
+    result = jax.device_get(search(params, sequence([[source] for source in sources], 4, TINY_VOCABULARY.pad_id)))
     # A log-probability adds up to four logits and normalisers, each with a rounding of its own.
     tolerance = 8 * ARCHITECTURES[name].tolerance
     for index, (source, number) in enumerate(zip(sources, (40, 13), strict=True)):
@@ -249,8 +249,8 @@ def test_sources_that_are_done_leave_the_search(name):
     sources = [source for source, _ in random_pairs(rng, rng.integers(1, 9, number), (1,) * number, VOCABULARY)]
     limits = jnp.asarray(rng.integers(1, 13, number))
 
-    @functools.partial(jax.jit, static_argnames="halvings")
-    def search(params, source, halvings):
+    @functools.partial(jax.jit, static_argnames="max_compactions")
+    def search(params, source, max_compactions):
         apply = functools.partial(model.apply, {"params": params})
         memory = apply(source, deterministic=True, method="encode")
         return beam_search(
@@ -261,15 +261,15 @@ def test_sources_that_are_done_leave_the_search(name):
             n_best=2,
             max_lengths=limits,
             max_length=12,
-            start_id=VOCABULARY.start_id,
-            end_id=VOCABULARY.end_id,
-            padding_id=VOCABULARY.padding_id,
+            bos_id=VOCABULARY.bos_id,
+            eos_id=VOCABULARY.eos_id,
+            pad_id=VOCABULARY.pad_id,
             length_penalty=0.7,
-            halvings=halvings,
+            max_compactions=max_compactions,
         )
 
-    rows = sequence([[source] for source in sources], 8, VOCABULARY.padding_id)
-    whole, shrinking = (jax.device_get(search(params, rows, halvings)) for halvings in (0, 1))
+    rows = sequence([[source] for source in sources], 8, VOCABULARY.pad_id)
+    whole, shrinking = (jax.device_get(search(params, rows, max_compactions)) for max_compactions in (0, 1))
     np.testing.assert_array_equal(shrinking.tokens, whole.tokens)
     np.testing.assert_allclose(shrinking.scores, whole.scores, rtol=ARCHITECTURES[name].tolerance)
 
@@ -425,7 +425,7 @@ def test_one_table_needs_one_width():
 
 
 def test_vocabularies_may_differ_in_size():
-    vocabulary = Vocabulary(source_size=11, target_size=7, joint=False, padding_id=0, start_id=2, end_id=3)
+    vocabulary = Vocabulary(source_size=11, target_size=7, joint=False, pad_id=0, bos_id=2, eos_id=3)
     model = transformer(tied_embeddings="decoder").build(vocabulary)
     params = parameters(model)
     rows = batch([[([10, 9, 3], [6, 5, 4, 3])]], 3, 4, vocabulary)

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from seq2seq_jax import old_names
+from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.experiment import Experiment, dump, from_json
+from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.old_names import current_fields, current_loop_state, current_metrics
+from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.telemetry import read_records
 
 OLD_EXPERIMENTS = sorted(Path(__file__).parent.glob("golden/*.json"))
@@ -75,3 +79,23 @@ def test_old_experiments_are_read_and_written_under_current_names(path):
     assert from_json(Experiment, json.loads(text)) == experiment
     known = {field.name for field in dataclasses.fields(experiment.training)}
     assert set(json.loads(text)["training"]) == known
+
+
+def test_the_tables_lead_to_current_names():
+    known = (PairSource, TrainingConfig, GenerationConfig, PolicyGradientConfig)
+    configs = {config.__name__: config for config in known}
+    assert set(old_names.FIELDS) == set(configs)
+    for name, renamed in old_names.FIELDS.items():
+        known = {field.name for field in dataclasses.fields(configs[name])}
+        assert set(renamed.values()) <= known and not set(renamed) & known
+
+
+def test_an_old_experiment_has_its_values_under_current_names():
+    golden = Path(__file__).parent / "golden"
+    old = json.loads((golden / "recurrent_scheduled_sampling.json").read_text(encoding="utf-8"))
+    experiment = from_json(Experiment, old["experiment"])
+    assert experiment.training.target_tokens_per_batch == 384 and experiment.training.num_sample_outputs == 3
+    assert experiment.generation.source_tokens_per_batch == 128 and experiment.generation.max_compactions == 2
+    assert experiment.objective.sampling_choice == "argmax"
+    old = json.loads((golden / "policy_gradient_leave_one_out.json").read_text(encoding="utf-8"))
+    assert from_json(Experiment, old["experiment"]).objective.samples_per_source == 3

@@ -9,7 +9,7 @@ import pytest
 from devices import hosts
 
 from seq2seq_jax import run
-from seq2seq_jax.experiment import from_json, named, to_json
+from seq2seq_jax.experiment import from_json, load_config_by_name, to_json
 from seq2seq_jax.generation.generator import Hypothesis
 from seq2seq_jax.parallel.mesh import MeshConfig
 from seq2seq_jax.run import Run, refuse_another_model, refuse_differences
@@ -88,7 +88,7 @@ def test_code_in_an_environment_inside_another_project_has_no_commit(monkeypatch
 
 def test_a_run_of_a_seed_that_is_too_large_now_can_be_used(tmp_path):
     """Such seeds were taken once. To train it on, its seed would have to be given, and is refused."""
-    values = to_json(named("dates/transformer"))
+    values = to_json(load_config_by_name("dates/transformer"))
     values["training"]["seed"] = 2**32 + 5
     (tmp_path / "experiment.json").write_text(
         json.dumps({"experiment": values, "fingerprints": {"data": "d", "tokenizer": "t"}})
@@ -98,10 +98,10 @@ def test_a_run_of_a_seed_that_is_too_large_now_can_be_used(tmp_path):
 
 def changed(**parts):
     """dates/transformer with fields of its parts replaced."""
-    values = to_json(named("dates/transformer"))
+    values = to_json(load_config_by_name("dates/transformer"))
     for part, fields in parts.items():
         values[part] |= fields
-    return from_json(type(named("dates/transformer")), values)
+    return from_json(type(load_config_by_name("dates/transformer")), values)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,15 @@ def test_what_changes_no_number_is_accepted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mesh", "num_devices", "batch_tokens", "said"),
+    ("mesh", "num_devices", "target_tokens_per_batch", "said"),
     [
         (
             {"data": 2},
             2,
             3 * 36,
-            r"^a batch of 3 rows \(training\.batch_tokens / data\.max_target_length / training\.accumulation\) cannot "
-            r"be divided over data x fsdp = 2 devices\. Set training\.batch_tokens to a multiple of 72, or [^\n]*$",
+            r"^a batch of 3 rows \(training\.target_tokens_per_batch / data\.max_target_length / training\.accumulation\) "
+            r"cannot be divided over data x fsdp = 2 devices\. Set training\.target_tokens_per_batch to a multiple of 72, or "
+            r"[^\n]*$",
         ),
         (
             {"data": 1, "tensor": 3},
@@ -144,10 +145,12 @@ def test_what_changes_no_number_is_accepted(tmp_path):
     ],
     ids=["rows", "heads"],
 )
-def test_a_mesh_that_the_batch_or_the_model_cannot_be_divided_by_is_refused(mesh, num_devices, batch_tokens, said):
-    experiment = named("dates/transformer")
+def test_a_mesh_that_the_batch_or_the_model_cannot_be_divided_by_is_refused(
+    mesh, num_devices, target_tokens_per_batch, said
+):
+    experiment = load_config_by_name("dates/transformer")
     experiment = dataclasses.replace(
-        experiment, training=dataclasses.replace(experiment.training, batch_tokens=batch_tokens)
+        experiment, training=dataclasses.replace(experiment.training, target_tokens_per_batch=target_tokens_per_batch)
     )
     with pytest.raises(ValueError, match=said):
         run.check_mesh(experiment, MeshConfig(**mesh).build(hosts(1, num_devices)))

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from seq2seq_jax.data.dates import Dates
-from seq2seq_jax.experiment import Experiment, from_json, named, to_json
+from seq2seq_jax.experiment import Experiment, from_json, load_config_by_name, to_json
 from seq2seq_jax.training.loop import TrainingConfig
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
 from seq2seq_jax.training.step import run_key
@@ -46,7 +46,7 @@ def replaced(config, name, value):
 
 def test_any_value_of_any_field_fits_or_is_one_line():
     tried, refused = set(), 0
-    for experiment in map(named, CONFIGS):
+    for experiment in map(load_config_by_name, CONFIGS):
         for place, part in parts(experiment):
             for field in dataclasses.fields(part):
                 dotted = f"{place}.{field.name}".removeprefix(".")
@@ -144,7 +144,7 @@ def test_data_that_cannot_be(values, said):
 
 
 def test_a_value_of_another_type_in_json_is_refused():
-    values = to_json(named("dates/transformer"))
+    values = to_json(load_config_by_name("dates/transformer"))
     values["model"]["precision"] = "floqt32"
     with pytest.raises(ValueError, match="(?s)precision.*floqt32"):
         from_json(Experiment, values)

@@ -15,7 +15,7 @@ import jax
 
 from seq2seq_jax.commands import console
 from seq2seq_jax.commands.main import main
-from seq2seq_jax.parallel.processes import exchange
+from seq2seq_jax.parallel.processes import all_gather_text
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import checksums
 
@@ -81,7 +81,7 @@ def status_of(training: Training, index: int) -> int:
     if training.copy_of is not None:
         if index == 0:
             shutil.copytree(training.copy_of, training.name)
-        exchange("")
+        all_gather_text("")
     arguments = ["train", *training.arguments, "--run-dir", training.name, *training.own.get(str(index), [])]
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(Path(f"{training.name}.{index}.log").open("w"))

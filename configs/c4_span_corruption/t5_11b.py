@@ -11,12 +11,12 @@ docs/results/tpu_estimates.md has the cost of a step on TPUs, as compiled.
 
 import dataclasses
 
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 
 
 def experiment() -> Experiment:
     """The experiment."""
-    base = named("c4_span_corruption/t5_large")
+    base = load_config_by_name("c4_span_corruption/t5_large")
     size = {"num_heads": 128, "head_dim": 128, "hidden_dim": 65536}
     model = dataclasses.replace(
         base.model,

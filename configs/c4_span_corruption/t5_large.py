@@ -1,11 +1,11 @@
 """T5-Large pre-trained on C4 by span corruption, as Raffel et al. 2020 trained theirs.
 
 24 + 24 layers, width 1024, 16 heads of 64, feed-forward 4096 (738M parameters); chunks of 568 tokens with 15% taken
-out in spans of 3 on average: 512 source and 114 target tokens a row. The paper's last setting (section 3.7): a million
-steps of 2,048 rows, about a trillion tokens; Adafactor at 1 / sqrt(max(step, 10,000)), where this config rises to 0.01
-along a line in those 10,000 steps; no dropout, as its authors found better for pre-training afterwards (notes to T5
-1.1). Parameters and Adafactor's state are divided over all chips (mesh.fsdp), as rows are. Vocabulary of 32,000 pieces
-and 100 sentinels there; 32,128 here, the sentinels and 256 bytes counted, trained on the first half a million
+out in spans of 3 on average: 512 source and 114 target tokens per row. The paper's last setting (section 3.7): a
+million steps of 2,048 rows, about a trillion tokens; Adafactor at 1 / sqrt(max(step, 10,000)), where this config rises
+to 0.01 along a line in those 10,000 steps; no dropout, as its authors found better for pre-training afterwards (notes
+to T5 1.1). Parameters and Adafactor's state are divided over all chips (mesh.fsdp), as rows are. Vocabulary of 32,000
+pieces and 100 sentinels there; 32,128 here, the sentinels and 256 bytes counted, trained on the first half a million
 documents. The paper names no loss to expect. Not measured here: C4 could not be downloaded; the same data source trains
 multi30k/denoising_small, which is measured.
 
@@ -72,7 +72,7 @@ def experiment() -> Experiment:
         optimizer=AdafactorConfig(learning_rate=0.01, warmup_steps=10_000, clip_norm=None),
         training=TrainingConfig(
             steps=1_000_000,
-            batch_tokens=2_048 * data.max_target_length,
+            target_tokens_per_batch=2_048 * data.max_target_length,
             log_every=100,
             checkpoint_every=2_000,
             evaluate_every=10_000,

@@ -8,7 +8,7 @@ import dataclasses
 
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.model import ModelConfig
 
 
@@ -16,7 +16,7 @@ def experiment() -> Experiment:
     """The experiment."""
     stack = {"num_layers": 1, "model_dim": 128, "dropout": 0.0}
     return dataclasses.replace(
-        named("dates/transformer"),
+        load_config_by_name("dates/transformer"),
         model=ModelConfig(
             encoder=RecurrentEncoderConfig(hidden_dim=128, **stack),
             decoder=RecurrentDecoderConfig(hidden_dim=256, attention="additive", attention_dim=128, **stack),

@@ -31,7 +31,7 @@ def experiment() -> Experiment:
         optimizer=AdamWConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=200),
         training=TrainingConfig(
             steps=1_400,
-            batch_tokens=32 * 36,
+            target_tokens_per_batch=32 * 36,
             log_every=50,
             checkpoint_every=700,
             evaluate_every=700,

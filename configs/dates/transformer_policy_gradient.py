@@ -1,4 +1,4 @@
-"""Date normalisation, trained on for exact match by policy gradients with leave-one-out baselines. Needs no download.
+"""Date normalisation, trained on for exact match with policy gradients with leave-one-out baselines. Needs no download.
 
     seq2seq train dates/transformer
     seq2seq train dates/transformer_policy_gradient
@@ -10,7 +10,7 @@ way.
 
 import dataclasses
 
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.objectives.estimators import LeaveOneOut
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.rewards.reward import RewardConfig
@@ -19,12 +19,14 @@ from seq2seq_jax.training.optimizer import AdamWConfig
 
 def experiment() -> Experiment:
     """The experiment."""
-    base = named("dates/transformer")
+    base = load_config_by_name("dates/transformer")
     return dataclasses.replace(
         base,
         data=dataclasses.replace(base.data, packing=False, bucket_lengths=(96,)),
         objective=PolicyGradientConfig(
-            reward=RewardConfig(exact_match=1.0, character_error_rate=1.0), estimator=LeaveOneOut(), samples=4
+            reward=RewardConfig(exact_match=1.0, character_error_rate=1.0),
+            estimator=LeaveOneOut(),
+            samples_per_source=4,
         ),
         optimizer=AdamWConfig(learning_rate=1e-4, schedule="constant", warmup_steps=10),
         training=dataclasses.replace(base.training, steps=100, log_every=10, checkpoint_every=50, evaluate_every=50),

@@ -14,7 +14,7 @@ import dataclasses
 
 from seq2seq_jax.decoders.convolutional import ConvolutionalDecoderConfig
 from seq2seq_jax.encoders.convolutional import ConvolutionalEncoderConfig
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.model import ModelConfig
 
 
@@ -22,7 +22,7 @@ def experiment() -> Experiment:
     """The experiment."""
     stack = {"num_layers": 6, "model_dim": 256, "hidden_dim": 256, "max_positions": 96, "dropout": 0.3}
     return dataclasses.replace(
-        named("multi30k/recurrent_additive"),
+        load_config_by_name("multi30k/recurrent_additive"),
         model=ModelConfig(
             encoder=ConvolutionalEncoderConfig(**stack),
             decoder=ConvolutionalDecoderConfig(**stack),

@@ -1,9 +1,9 @@
 """Span corruption over the English and German lines of Multi30k: T5's objective, sized for 2 CPU cores.
 
-58,000 lines, 846,000 tokens, in chunks of 141: 128 source and 29 target tokens a row. Measured on 2 cores of an AMD
+58,000 lines, 846,000 tokens, in chunks of 141: 128 source and 29 target tokens per row. Measured on 2 cores of an AMD
 EPYC that also did other work (jax 0.10.2, Python 3.11), 600 steps in 10 min 59 s with everything included:
 
-    validation loss     4.694 after 200 steps, 4.425 after 400, 4.336 after 600 nats a target token
+    validation loss     4.694 after 200 steps, 4.425 after 400, 4.336 after 600 nats per target token
     test_2016_flickr    4.357
 
 A start, not the end of what it learns: a model that knows where sentinels stand, the language and how frequent each
@@ -56,7 +56,7 @@ def experiment() -> Experiment:
         optimizer=AdamWConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=100),
         training=TrainingConfig(
             steps=600,
-            batch_tokens=32 * 29,
+            target_tokens_per_batch=32 * 29,
             log_every=50,
             checkpoint_every=200,
             evaluate_every=200,

@@ -14,13 +14,13 @@ import dataclasses
 
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.model import ModelConfig
 
 
 def experiment() -> Experiment:
     """The experiment."""
-    base = named("multi30k/transformer_small")
+    base = load_config_by_name("multi30k/transformer_small")
     stack = {"num_layers": 1, "model_dim": 256, "dropout": 0.3}
     return dataclasses.replace(
         base,

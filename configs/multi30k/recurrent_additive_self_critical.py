@@ -8,12 +8,15 @@ Not measured yet.
 
 import dataclasses
 
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 
 
 def experiment() -> Experiment:
     """The experiment."""
-    base, model = named("multi30k/transformer_small_self_critical"), named("multi30k/recurrent_additive").model
+    base, model = (
+        load_config_by_name("multi30k/transformer_small_self_critical"),
+        load_config_by_name("multi30k/recurrent_additive").model,
+    )
     return dataclasses.replace(
         base,
         model=dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, dropout=0.0)),

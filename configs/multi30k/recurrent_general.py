@@ -14,7 +14,7 @@ import dataclasses
 
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.model import ModelConfig
 
 
@@ -22,7 +22,7 @@ def experiment() -> Experiment:
     """The experiment."""
     stack = {"num_layers": 1, "model_dim": 256, "dropout": 0.3}
     return dataclasses.replace(
-        named("multi30k/recurrent_additive"),
+        load_config_by_name("multi30k/recurrent_additive"),
         model=ModelConfig(
             encoder=RecurrentEncoderConfig(hidden_dim=384, **stack),
             decoder=RecurrentDecoderConfig(hidden_dim=512, attention="general", input_feeding=True, **stack),

@@ -45,7 +45,12 @@ def experiment() -> Experiment:
         objective=MaximumLikelihoodConfig(label_smoothing=0.1),
         optimizer=AdamWConfig(learning_rate=5e-3, warmup_steps=2_000, ema_decay=0.999),
         training=TrainingConfig(
-            steps=8_000, batch_tokens=64 * 132, log_every=100, checkpoint_every=500, evaluate_every=500, patience=6
+            steps=8_000,
+            target_tokens_per_batch=64 * 132,
+            log_every=100,
+            checkpoint_every=500,
+            evaluate_every=500,
+            patience=6,
         ),
         generation=GenerationConfig(beam_size=5, maximum_length_ratio=1.2),
     )

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 
 
 def experiment() -> Experiment:
     """The experiment."""
-    base = named("multi30k/recurrent_additive")
-    encoder = named("multi30k/transformer_small").model.encoder
+    base = load_config_by_name("multi30k/recurrent_additive")
+    encoder = load_config_by_name("multi30k/transformer_small").model.encoder
     return dataclasses.replace(base, model=dataclasses.replace(base.model, encoder=encoder))

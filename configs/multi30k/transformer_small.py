@@ -47,7 +47,9 @@ def experiment() -> Experiment:
             learning_rate=2e-3, schedule="cosine", warmup_steps=800, final_fraction=0.02, ema_decay=0.998
         ),
         training=TrainingConfig(
-            steps=5_600, batch_tokens=32 * 66, log_every=50, checkpoint_every=800, evaluate_every=800
+            steps=5_600, target_tokens_per_batch=32 * 66, log_every=50, checkpoint_every=800, evaluate_every=800
         ),
-        generation=GenerationConfig(beam_size=5, length_penalty=1.0, maximum_length_ratio=1.2, batch_tokens=2_048),
+        generation=GenerationConfig(
+            beam_size=5, length_penalty=1.0, maximum_length_ratio=1.2, source_tokens_per_batch=2_048
+        ),
     )

@@ -12,11 +12,11 @@ AMD EPYC; and the mean of the last parameters of two runs, of seeds 1 and 2, in 
 
 import dataclasses
 
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.objectives.estimators import LeaveOneOut
 
 
 def experiment() -> Experiment:
     """The experiment."""
-    base = named("multi30k/transformer_small_self_critical")
+    base = load_config_by_name("multi30k/transformer_small_self_critical")
     return dataclasses.replace(base, objective=dataclasses.replace(base.objective, estimator=LeaveOneOut()))

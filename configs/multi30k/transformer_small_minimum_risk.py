@@ -11,12 +11,12 @@ AMD EPYC:
 
 import dataclasses
 
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.objectives.estimators import MinimumRisk
 
 
 def experiment() -> Experiment:
     """The experiment."""
-    base = named("multi30k/transformer_small_self_critical")
+    base = load_config_by_name("multi30k/transformer_small_self_critical")
     objective = dataclasses.replace(base.objective, estimator=MinimumRisk(sharpness=0.5))
     return dataclasses.replace(base, objective=objective)

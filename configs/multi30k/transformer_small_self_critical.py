@@ -12,7 +12,7 @@ AMD EPYC (the best of validation is step 200):
 
 import dataclasses
 
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.objectives.estimators import SelfCritical
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.rewards.reward import RewardConfig
@@ -22,10 +22,10 @@ from seq2seq_jax.training.optimizer import AdamWConfig
 
 def experiment() -> Experiment:
     """The experiment."""
-    base = named("multi30k/transformer_small")
+    base = load_config_by_name("multi30k/transformer_small")
     # The encoder's dropout is on when samples are drawn as well, or the policy learns to use what it knows of its
-    # training text by heart. The decoder's is off both times: samples would be learned from under another policy than
-    # the one that drew them, and pushing down those that earn less than the greedy text would only spread it out.
+    # training text from memory. The decoder's is off both times: samples would be learned from under another policy
+    # than the one that drew them, and pushing down those that earn less than the greedy text would only spread it out.
     model = dataclasses.replace(base.model, decoder=dataclasses.replace(base.model.decoder, dropout=0.0))
     return dataclasses.replace(
         base,
@@ -34,7 +34,7 @@ def experiment() -> Experiment:
         objective=PolicyGradientConfig(
             reward=RewardConfig(bleu=1.0),
             estimator=SelfCritical(),
-            samples=5,
+            samples_per_source=5,
             temperature=0.6,
             sample_with_encoder_dropout=True,
             maximum_length_ratio=1.2,
@@ -43,7 +43,7 @@ def experiment() -> Experiment:
         ),
         optimizer=AdamWConfig(learning_rate=2e-4, schedule="cosine", warmup_steps=20, epsilon=1e-5, ema_decay=0.99),
         training=TrainingConfig(
-            steps=400, batch_tokens=32 * 66, log_every=10, checkpoint_every=100, evaluate_every=200
+            steps=400, target_tokens_per_batch=32 * 66, log_every=10, checkpoint_every=100, evaluate_every=200
         ),
         init_from="runs/multi30k/transformer_small/default/seed=0",
     )

@@ -8,11 +8,11 @@ DIR holds train.jsonl, validation.jsonl and test.jsonl (or .tsv, each also .gz);
 import dataclasses
 
 from seq2seq_jax.data.tables import Table
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 
 
 def experiment() -> Experiment:
     """The experiment."""
     return dataclasses.replace(
-        named("own_text/transformer"), data=Table(directory="data", source="source", target="target")
+        load_config_by_name("own_text/transformer"), data=Table(directory="data", source="source", target="target")
     )

@@ -2,8 +2,8 @@
 
     seq2seq train own_text/transformer --data.directory DIR --data.source en --data.target de
 
-DIR holds train.en, train.de, val.en, val.de, test.en, test.de (plain or .gz, a sentence a line). Other file stems, or
-none: --data.train news --data.validation None --data.test None. What to expect depends on the text: this is the base
+DIR holds train.en, train.de, val.en, val.de, test.en, test.de (plain or .gz, one sentence per line). Other file stems,
+or none: --data.train news --data.validation None --data.test None. What to expect depends on the text: this is the base
 model of Vaswani et al. 2017 (about 60M parameters with 32,000 tokens), a fair start from some 100,000 pairs on; with
 less text, lower model_dim and hidden_dim, raise dropout, and look at configs/multi30k/transformer_small.py. Text is
 kept as it is; --tokenizer.normalization nfkc makes one of full-width and plain forms, which is easier to learn where
@@ -34,7 +34,7 @@ def experiment() -> Experiment:
         optimizer=AdamWConfig(learning_rate=1e-3, warmup_steps=4_000, ema_decay=0.999),
         training=TrainingConfig(
             steps=50_000,
-            batch_tokens=64 * 128,
+            target_tokens_per_batch=64 * 128,
             log_every=100,
             checkpoint_every=1_000,
             evaluate_every=1_000,

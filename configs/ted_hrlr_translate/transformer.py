@@ -13,7 +13,7 @@ from seq2seq_jax.data.catalogue import Catalogue
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.model import ModelConfig
 
 
@@ -21,7 +21,7 @@ def experiment() -> Experiment:
     """The experiment."""
     stack = {"num_layers": 4, "model_dim": 256, "num_heads": 4, "hidden_dim": 1024, "dropout": 0.3}
     return dataclasses.replace(
-        named("own_text/transformer"),
+        load_config_by_name("own_text/transformer"),
         data=Catalogue(name="ted_hrlr_translate/pt_to_en", source="pt", target="en"),
         tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=8_000),
         model=ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)),

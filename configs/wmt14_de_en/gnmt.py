@@ -13,14 +13,14 @@ import dataclasses
 
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
-from seq2seq_jax.experiment import Experiment, named
+from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.model import ModelConfig
 
 
 def experiment() -> Experiment:
     """The experiment."""
     stack = {"num_layers": 8, "model_dim": 1024, "hidden_dim": 1024, "residual_from": 3, "dropout": 0.2}
-    base = named("wmt14_de_en/transformer_big")
+    base = load_config_by_name("wmt14_de_en/transformer_big")
     return dataclasses.replace(
         base,
         model=ModelConfig(

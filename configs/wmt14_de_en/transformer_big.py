@@ -46,7 +46,7 @@ def experiment() -> Experiment:
             max_source_length=256,
             max_target_length=256,
             window=131_072,
-            max_examples_a_row=32,
+            max_examples_per_row=32,
         ),
         tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=37_000, character_coverage=0.9999),
         model=ModelConfig(
@@ -56,7 +56,7 @@ def experiment() -> Experiment:
         optimizer=AdamWConfig(learning_rate=(1024 * 4_000) ** -0.5, warmup_steps=4_000),
         training=TrainingConfig(
             steps=300_000,
-            batch_tokens=128 * 256,
+            target_tokens_per_batch=128 * 256,
             log_every=100,
             checkpoint_every=1_500,
             evaluate_every=6_000,

@@ -90,7 +90,7 @@ def warnings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for name in ENVIRONMENT:
         before, after = old["environment"].get(name), new["environment"].get(name)
         if before != after:
-            found.append(f"{name} was {_told(before)}, and is {_told(after)}")
+            found.append(f"{name} was {_described(before)}, and is {_described(after)}")
     before, after = _flat(old["experiment"]), _flat(new["experiment"])
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     found += [f"{name} was {before.get(name)!r}, and is {after.get(name)!r}" for name in changed]
@@ -105,7 +105,7 @@ def _spread(values: Mapping[str, Any]) -> Spread:
     return Spread(**{field.name: float(values[field.name]) for field in dataclasses.fields(Spread)})
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else repr(value)
 
 

@@ -1,19 +1,18 @@
 """Generation of an experiment's model, timed: greedy and with its beam, for batches of several sizes."""
 
 import dataclasses
-from collections.abc import Callable
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from seq2seq_jax.batch import Sequence
+from seq2seq_jax.batch import TokenRows
 from seq2seq_jax.benchmark.harness import Spread, take_turns
 from seq2seq_jax.benchmark.training import counted
 from seq2seq_jax.benchmark.workload import Compilation, Workload, compile_apart
 from seq2seq_jax.generation.config import GenerationConfig
-from seq2seq_jax.generation.generator import Generator, with_rows_for
+from seq2seq_jax.generation.generator import Generator, pad_rows
 from seq2seq_jax.parallel.mesh import batch_shards, global_batch
 from seq2seq_jax.run import PROGRESS, Run
 
@@ -32,7 +31,7 @@ class GenerationFigures:
         beam_size: 1 = greedy.
         sentences: of a batch.
         source_length: tokens of a row, padding counted.
-        tokens: of the best texts of a batch together, end marks counted.
+        tokens: of the best texts of a batch together, EOS tokens counted.
         batch: seconds of a batch, from source ids on the devices to ids of the texts.
     """
 
@@ -62,7 +61,7 @@ class GenerationFigures:
 def settings(workload: Workload, beam_size: int) -> GenerationConfig:
     """How texts are searched for with a beam.
 
-    New parameters hardly ever choose the end mark. Theirs are therefore as long, for each source token, as the
+    New parameters hardly ever choose the EOS token. Theirs are therefore as long, for each source token, as the
     references are: that is where the limit of the search is set. Trained parameters end by themselves, and have the
     config's limit.
     """
@@ -74,7 +73,7 @@ def settings(workload: Workload, beam_size: int) -> GenerationConfig:
     return dataclasses.replace(config, beam_size=beam_size, n_best=1, **limits)
 
 
-def sources_of(workload: Workload, number: int) -> Sequence:
+def sources_of(workload: Workload, number: int) -> TokenRows:
     """A batch of so many sources of like length, from the middle of those that there are; repeated if there are fewer.
 
     Returns:
@@ -86,19 +85,19 @@ def sources_of(workload: Workload, number: int) -> Sequence:
     chosen = [chosen[index % len(chosen)] for index in range(number)]
     longest = max(map(len, chosen))
     length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, run.experiment.data.max_source_length)
-    tokens = np.full((number, length), run.tokenizer.vocabulary.padding_id, np.int32)
+    tokens = np.full((number, length), run.tokenizer.vocabulary.pad_id, np.int32)
     segment_ids, positions = np.zeros_like(tokens), np.zeros_like(tokens)
     for row, source in enumerate(chosen):
         tokens[row, : len(source)] = source
         segment_ids[row, : len(source)] = 1
         positions[row, : len(source)] = np.arange(len(source))
-    return Sequence(tokens=tokens, segment_ids=segment_ids, positions=positions)
+    return TokenRows(tokens=tokens, segment_ids=segment_ids, positions=positions)
 
 
 class Searches:
     """The search of one beam for one batch, compiled."""
 
-    def __init__(self, run: Run, config: GenerationConfig, params: Any, source: Sequence):
+    def __init__(self, run: Run, config: GenerationConfig, params: Any, source: TokenRows):
         generator = Generator(
             run.model,
             run.tokenizer,
@@ -107,7 +106,7 @@ class Searches:
             mesh=run.mesh,
         )
         self._params = params
-        self._source = global_batch(with_rows_for(source, batch_shards(run.mesh)), run.mesh, share=(0, 1))
+        self._source = global_batch(pad_rows(source, batch_shards(run.mesh)), run.mesh, shard=(0, 1))
         self.compiled, self.compilation = compile_apart(lambda: generator.lower(params, self._source))
 
     def __call__(self) -> Any:
@@ -116,7 +115,7 @@ class Searches:
 
 
 def measure_generation(
-    workload: Workload, *, batch_sizes: Items[int], rounds: int, progress: PROGRESS
+    workload: Workload, *, batch_sizes: Sequence[int], rounds: int, progress: PROGRESS
 ) -> tuple[list[GenerationFigures], dict[tuple[int, int], Searches]]:
     """Time greedy and beam search for batches of several sizes, after their compilation and a warm-up.
 

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.memory import peak_memory
 from seq2seq_jax.benchmark.training_step import TrainingStep
 from seq2seq_jax.benchmark.workload import full_rows
 from seq2seq_jax.compilation.programs import RunWithoutData
 from seq2seq_jax.data.packing import BatchPlan, BatchRows, RowShape
-from seq2seq_jax.experiment import Experiment, named, override
+from seq2seq_jax.experiment import Experiment, load_config_by_name, override
 from seq2seq_jax.modules.dot_product_attention import dot_product_attention
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.modules.fused_attention import LONGEST_MASKED, fused_attention, obstacle, read_places
@@ -143,7 +143,7 @@ class Steps:
 
 def t5_large(*, toy: bool, rounds: int) -> list[Figure]:
     """Training steps of T5-large's size, 512 + 128 tokens."""
-    experiment = named("c4_span_corruption/t5_large")
+    experiment = load_config_by_name("c4_span_corruption/t5_large")
     if toy:
         return Steps(with_stacks(experiment, vocabulary=500, **TOY)).full(2, 16, 8, rounds=rounds, calls=1, least=50)
     experiment = with_stacks(experiment, vocabulary=32_128, remat="save_products")
@@ -152,7 +152,7 @@ def t5_large(*, toy: bool, rounds: int) -> list[Figure]:
 
 def transformer_big(*, toy: bool, rounds: int) -> list[Figure]:
     """Training steps of Transformer-big, 128 + 128 tokens."""
-    experiment = named("wmt14_de_en/transformer_big")
+    experiment = load_config_by_name("wmt14_de_en/transformer_big")
     if toy:
         return Steps(with_stacks(experiment, vocabulary=500, **TOY)).full(2, 64, 64, rounds=rounds, calls=1, least=45)
     return Steps(experiment).full(256, 128, 128, rounds=rounds, calls=3, least=45)
@@ -171,21 +171,21 @@ def rows_of(rows: BatchRows, lengths: Int[np.ndarray, "sides examples"], vocabul
     """The batch of some rows of a plan, of random tokens."""
     random = np.random.default_rng(0)
 
-    def side(lengths: Int[np.ndarray, " examples"], row_length: int) -> Sequence:
+    def side(lengths: Int[np.ndarray, " examples"], row_length: int) -> TokenRows:
         ids, positions = np.zeros((2, len(rows.counts), row_length), np.int32)
         for row, examples in enumerate(rows.rows):
             own = lengths[examples]
             ids[row, : own.sum()] = np.repeat(np.arange(1, len(own) + 1), own)
             positions[row, : own.sum()] = np.concatenate([np.arange(length) for length in own] or [own])
         tokens = np.where(ids > 0, random.integers(4, vocabulary, ids.shape), 0).astype(np.int32)
-        return Sequence(tokens=tokens, segment_ids=ids, positions=positions, most_segments=rows.most_examples)
+        return TokenRows(tokens=tokens, segment_ids=ids, positions=positions, max_segments=rows.max_examples)
 
     return Batch(source=side(lengths[0], rows.source_length), target=side(lengths[1], rows.target_length))
 
 
 def packing(*, toy: bool, rounds: int) -> list[Figure]:
-    """Packed rows beside one pair a row, all as long as the longest or of four lengths: target tokens a second."""
-    experiment = named("wmt14_de_en/transformer_big")
+    """Packed rows beside one pair per row, all as long as the longest or of four lengths: target tokens per second."""
+    experiment = load_config_by_name("wmt14_de_en/transformer_big")
     row, places, vocabulary = 128, 256 * 128, experiment.tokenizer.vocabulary_size
     if toy:
         row, places, vocabulary = 64, 4 * 64, 500
@@ -199,7 +199,7 @@ def packing(*, toy: bool, rounds: int) -> list[Figure]:
         return RowShape(rows=places // length, source_length=length, target_length=length, **more)
 
     plans = {
-        "packed": ((shape(row, most_examples=16),), True),
+        "packed": ((shape(row, max_examples=16),), True),
         "padded": ((shape(row),), False),
         "padded, 4 lengths": (tuple(shape(row * quarter // 4) for quarter in range(1, 5)), False),
     }
@@ -245,19 +245,26 @@ def policy_gradient(*, toy: bool, rounds: int) -> list[Figure]:
     The parameters are random, so that no sample ends before its limit and every row is full.
     """
     rows, length, samples = (2, 16, 2) if toy else (64, 128, 5)
-    experiment = named("wmt14_de_en/transformer_big")
+    experiment = load_config_by_name("wmt14_de_en/transformer_big")
     vocabulary = 500 if toy else experiment.tokenizer.vocabulary_size
     experiment = with_stacks(experiment, vocabulary=vocabulary, **IN_A_LOOP, **(TOY if toy else {}))
     experiment = dataclasses.replace(
         experiment,
         data=dataclasses.replace(
-            experiment.data, packing=False, max_source_length=length, max_target_length=length, max_examples_a_row=None
+            experiment.data,
+            packing=False,
+            max_source_length=length,
+            max_target_length=length,
+            max_examples_per_row=None,
         ),
         objective=dataclasses.replace(experiment.objective, loss_chunk=length // 2),
-        training=dataclasses.replace(experiment.training, batch_tokens=rows * length),
+        training=dataclasses.replace(experiment.training, target_tokens_per_batch=rows * length),
     )
     sampled = PolicyGradientConfig(
-        estimator=LeaveOneOut(), samples=samples, maximum_length_ratio=(length - 1) / length, maximum_length_extra=1
+        estimator=LeaveOneOut(),
+        samples_per_source=samples,
+        maximum_length_ratio=(length - 1) / length,
+        maximum_length_extra=1,
     )
     vocabulary = RunWithoutData(experiment, jax.devices()[:1]).model.vocabulary
     batch = full_rows(RowShape(rows=rows, source_length=length, target_length=length), vocabulary, seed=0)
@@ -332,7 +339,7 @@ def attention(*, toy: bool, rounds: int) -> list[Figure]:
     def rows(row: int, *, most: int, causal: bool, cross: bool = False) -> Segments:
         queries, keys = (rows if most > 1 else [own[:1] for own in rows] for rows in (QUERIES_OF, KEYS_OF))
         queries = ids(queries, row)
-        return Segments(queries=queries, keys=ids(keys, row) if cross else queries, most=most, causal=causal)
+        return Segments(queries=queries, keys=ids(keys, row) if cross else queries, max_segments=most, causal=causal)
 
     long = row if toy else 2 * LONGEST_MASKED
     cases = {

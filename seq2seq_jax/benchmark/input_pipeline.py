@@ -1,4 +1,4 @@
-"""The input pipeline of an experiment alone, timed: batches, pairs and tokens a second."""
+"""The input pipeline of an experiment alone, timed: batches, pairs and tokens per second."""
 
 import contextlib
 import dataclasses

@@ -36,7 +36,8 @@ def parse(specifications: Sequence[str], experiment: Experiment) -> tuple[Axis, 
     """The axes of a sweep, which all change together.
 
     Args:
-        specifications: such as "training.batch_tokens=1024,2048" or "data.max_source_length+data.window=8,16".
+        specifications: such as "training.target_tokens_per_batch=1024,2048" or
+            "data.max_source_length+data.window=8,16".
         experiment: whose fields they are.
 
     Raises:
@@ -105,7 +106,7 @@ def plot(found: Mapping[str, TrainingFigures], axes: Sequence[Axis], *, heading:
     speed = panels[0]
     rates = [each.per_second(each.target_tokens) for each in results]
     _line(speed, places, [rate.median for rate in rates], color="C0", spreads=rates)
-    speed.set_title("target tokens a second")
+    speed.set_title("target tokens per second")
     speed.yaxis.set_major_formatter(EngFormatter(sep=""))
     if has_peak:
         shares = [each.utilization for each in results]

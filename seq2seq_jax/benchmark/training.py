@@ -1,4 +1,4 @@
-"""Training steps of an experiment, timed: seconds, tokens, pairs and model FLOPs a second, memory."""
+"""Training steps of an experiment, timed: seconds, tokens, pairs and model FLOPs per second, memory."""
 
 import dataclasses
 import itertools
@@ -44,8 +44,8 @@ class TrainingFigures:
         shapes: the most frequent first.
         step: seconds of a step, the mean over the shapes, one figure a turn.
         target_tokens, source_tokens, pairs, model_flops: of a step, padding not counted.
-        places: token places of a step, both sides, padding counted.
-        sampled_tokens: of a step by policy gradients, otherwise None.
+        places: token positions of a step, both sides, padding counted.
+        sampled_tokens: of a step with policy gradients, otherwise None.
         peak_flops: of all devices a second; None = not known.
     """
 
@@ -70,12 +70,12 @@ class TrainingFigures:
 
     @property
     def utilization(self) -> Spread | None:
-        """Model FLOPs a second over the peak (MFU); None = the peak is not known."""
+        """Model FLOPs per second over the peak (MFU); None = the peak is not known."""
         return None if self.peak_flops is None else self.per_second(self.model_flops / self.peak_flops)
 
     @property
-    def padding_share(self) -> float:
-        """Of the token places of both sides."""
+    def padding_fraction(self) -> float:
+        """Of the token positions of both sides."""
         return 1.0 - (self.source_tokens + self.target_tokens) / self.places
 
     @property
@@ -101,7 +101,7 @@ class TrainingFigures:
             **dataclasses.asdict(self),
             **{name: dataclasses.asdict(self.per_second(amount)) for name, amount in rates.items()},
             "utilization": None if utilization is None else dataclasses.asdict(utilization),
-            "padding_share": self.padding_share,
+            "padding_fraction": self.padding_fraction,
             "compile_seconds": self.compile_seconds,
             "shapes": [{**dataclasses.asdict(each), "compilation": each.compilation.to_json()} for each in self.shapes],
         }

@@ -7,7 +7,7 @@ from seq2seq_jax.batch import Batch, Vocabulary
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.objective import Params
-from seq2seq_jax.parallel.mesh import MeshConfig, OnMesh, batch_sharding
+from seq2seq_jax.parallel.mesh import JittedOnMesh, MeshConfig, batch_sharding
 from seq2seq_jax.training.optimizer import OptimizerConfig
 from seq2seq_jax.training.step import TrainState, Update, build_update, initial_state
 
@@ -73,9 +73,9 @@ class MaximumLikelihoodTraining:
         return TrainingStep(update, build())
 
     def loss_and_gradient(self, params: Params, batch: Batch) -> tuple[Float[Array, ""], Params]:
-        """Mean loss of a batch (nats a target token) without dropout, and its gradient."""
+        """Mean loss of a batch (nats per target token) without dropout, and its gradient."""
 
         def loss(params: Params, batch: Batch) -> Float[Array, ""]:
             return self._objective.evaluate(params, batch)[0].mean
 
-        return OnMesh(jax.value_and_grad(loss), self._mesh)(params, batch)
+        return JittedOnMesh(jax.value_and_grad(loss), self._mesh)(params, batch)

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
 from seq2seq_jax.compilation.programs import RunWithoutData
-from seq2seq_jax.compilation.report import Memory
+from seq2seq_jax.compilation.report import MemoryUse
 from seq2seq_jax.data.packing import RowShape
 from seq2seq_jax.data.pipeline import row_shapes, training_batches
 from seq2seq_jax.experiment import Experiment
@@ -70,7 +70,7 @@ def prepared(experiment: Experiment, name: str, *, synthetic: bool, progress: PR
 
     Args:
         name: of the experiment's config.
-        synthetic: whether its batches are full rows of random ids, one pair a row; neither data nor a tokenizer is
+        synthetic: whether its batches are full rows of random ids, one pair per row; neither data nor a tokenizer is
             needed then.
         progress: hears of work that takes a while.
 
@@ -79,7 +79,7 @@ def prepared(experiment: Experiment, name: str, *, synthetic: bool, progress: PR
     """
     if synthetic:
         run = RunWithoutData(experiment, jax.devices())
-        shape = row_shapes(experiment.data, experiment.training.batch_tokens)[-1]
+        shape = row_shapes(experiment.data, experiment.training.target_tokens_per_batch)[-1]
         batches = tuple(full_rows(shape, run.tokenizer.vocabulary, seed=seed) for seed in range(NUM_KEPT))
         yield Workload(run, True, (BatchKind(shape=shape, share=1.0, batches=batches),))
         return
@@ -96,7 +96,7 @@ def batches_of(run: Run, number: int) -> Iterator[Batch]:
         run.store("train"),
         run.experiment.data,
         vocabulary=run.tokenizer.vocabulary,
-        batch_tokens=run.experiment.training.batch_tokens,
+        target_tokens_per_batch=run.experiment.training.target_tokens_per_batch,
         seed=run.experiment.training.seed,
         first_batch=0,
         num_batches=number,
@@ -121,15 +121,15 @@ def by_shape(batches: Iterator[Batch]) -> tuple[BatchKind, ...]:
 
 
 def full_rows(shape: RowShape, vocabulary: Vocabulary, *, seed: int) -> Batch:
-    """Rows without padding, one pair a row, of random ids and an end mark."""
+    """Rows without padding, one pair per row, of random ids and an EOS token."""
     generator = np.random.default_rng(seed)
-    special = [vocabulary.padding_id, vocabulary.start_id, vocabulary.end_id, *vocabulary.sentinel_ids]
+    special = [vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id, *vocabulary.sentinel_ids]
 
-    def side(length: int, size: int) -> Sequence:
+    def side(length: int, size: int) -> TokenRows:
         tokens = generator.choice(np.setdiff1d(np.arange(size), special), (shape.rows, length)).astype(np.int32)
-        tokens[:, -1] = vocabulary.end_id
+        tokens[:, -1] = vocabulary.eos_id
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-        return Sequence(tokens=tokens, segment_ids=np.ones_like(tokens), positions=positions.copy(), most_segments=1)
+        return TokenRows(tokens=tokens, segment_ids=np.ones_like(tokens), positions=positions.copy(), max_segments=1)
 
     return Batch(
         source=side(shape.source_length, vocabulary.source_size),
@@ -157,7 +157,7 @@ class Compilation:
 
     tracing_seconds: float
     compiling_seconds: float
-    memory: Memory
+    memory: MemoryUse
 
     @property
     def seconds(self) -> float:
@@ -181,5 +181,5 @@ def compile_apart(lower: Callable[[], jax.stages.Lowered]) -> tuple[jax.stages.C
     compiled = lowered.compile()
     done = time.perf_counter()
     return compiled, Compilation(
-        tracing_seconds=traced - begun, compiling_seconds=done - traced, memory=Memory.of(compiled)
+        tracing_seconds=traced - begun, compiling_seconds=done - traced, memory=MemoryUse.of(compiled)
     )

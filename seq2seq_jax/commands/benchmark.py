@@ -18,7 +18,7 @@ from seq2seq_jax.benchmark.workload import Workload, prepared
 from seq2seq_jax.commands.console import Display
 from seq2seq_jax.commands.options import BenchmarkOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
-from seq2seq_jax.experiment import Chosen, differences, to_json
+from seq2seq_jax.experiment import CommandLine, differences, to_json
 from seq2seq_jax.paths import user_path
 
 PROGRAM = "seq2seq benchmark CONFIG"
@@ -27,7 +27,7 @@ SHOWN_OPERATIONS = 15
 MEBIBYTE = 2**20
 
 
-def run(arguments: list[str], parsed: Chosen) -> None:
+def run(arguments: list[str], parsed: CommandLine) -> None:
     """Measure, show what was found."""
     name, default, chosen = parsed
     refuse_unwritable(chosen.json)
@@ -139,7 +139,7 @@ def _training_rows(figures: TrainingFigures, peak: Mapping[str, Any]) -> list[tu
     if figures.sampled_tokens is not None:
         rows.append(("sampled tokens/s", _rate(figures, figures.sampled_tokens)))
     rows += [
-        ("padding", f"{figures.padding_share:.1%} of the places of both sides"),
+        ("padding", f"{figures.padding_fraction:.1%} of the places of both sides"),
         ("parameters", f"{figures.parameters:,}"),
         ("model FLOPs of a step", f"{figures.model_flops:.4g}"),
         ("MFU", _utilization(figures)),

@@ -11,14 +11,14 @@ from seq2seq_jax.compilation.cost import ASSUMPTIONS
 from seq2seq_jax.compilation.programs import build_step
 from seq2seq_jax.compilation.report import UNKNOWN_OF_GPUS, StepReport, compile_step
 from seq2seq_jax.compilation.topology import Topology
-from seq2seq_jax.experiment import Chosen, to_json
+from seq2seq_jax.experiment import CommandLine, to_json
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig
 from seq2seq_jax.paths import user_path
 
 GIGABYTE = 1e9
 
 
-def run(arguments: list[str], parsed: Chosen) -> None:
+def run(arguments: list[str], parsed: CommandLine) -> None:
     """Compile, show what was found."""
     name, _, chosen = parsed
     refuse_unwritable(chosen.json)

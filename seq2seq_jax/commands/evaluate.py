@@ -78,7 +78,7 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh, data=chosen.data, written=given)
         run = run.with_splits(chosen.split)
         if chosen.output is not None and not isinstance(chosen.data, PairSource):
-            raise ValueError("--output has no use: documents have no sources to generate from. Leave it out.")
+            raise ValueError("--output has no effect: documents have no sources to generate from. Leave it out.")
         text_file, json_file = outputs.enter_context(open_outputs(("--output", chosen.output), ("--json", chosen.json)))
         params, step = run.parameters(chosen.checkpoint)
         validation = run.validation(chosen.split)
@@ -88,7 +88,7 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
             text_file.write("".join(f"{text}\n" for text in texts))
         figures = {
             "run": str(run.directory),
-            **figures_of(result, split=chosen.split, step=step),
+            **metrics_of(result, split=chosen.split, step=step),
             "tokenizer": tokenizer_figures(run),
         }
         if json_file is not None:
@@ -96,7 +96,7 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
     return figures
 
 
-def figures_of(result: "seq2seq_jax.training.validation.ValidationResult", *, split: str, step: int) -> dict[str, Any]:
+def metrics_of(result: "seq2seq_jax.training.validation.ValidationResult", *, split: str, step: int) -> dict[str, Any]:
     """The figures of an evaluation as JSON values.
 
     Args:
@@ -117,7 +117,7 @@ def figures_of(result: "seq2seq_jax.training.validation.ValidationResult", *, sp
 
 
 def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows of a table of what `figures_of` gives."""
+    """Rows of a table of what `metrics_of` gives."""
     from seq2seq_jax.evaluation.scores import WORDS_OF_BLEU
 
     what = "pairs" if "bleu" in figures else "chunks"
@@ -134,7 +134,7 @@ def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
             words = figures["words_per_reference"]
             rows.append(("note", f"BLEU says next to nothing of references of {words:.1f} words: look at chrF or loss"))
     if "loss" in figures:
-        rows.append(("loss", f"{figures['loss']:.4f} nats a target token; without smoothing {figures['nll']:.4f}"))
+        rows.append(("loss", f"{figures['loss']:.4f} nats per target token; without smoothing {figures['nll']:.4f}"))
     if figures["skipped_losses"] or figures["skipped_sources"]:
         rows.append(
             (

@@ -89,7 +89,7 @@ def run(arguments: list[str]) -> None:
                 groups = grouped(
                     read_sources(given, chosen.field, run),
                     given.more_has_come,
-                    batch_tokens=chosen.generation.batch_tokens,
+                    target_tokens_per_batch=chosen.generation.source_tokens_per_batch,
                 )
                 _generate(run.generator, params, groups, num_sources, text_file, json_file, display)
 
@@ -227,7 +227,9 @@ def check_sources(given: Input, field: str | None, run: "seq2seq_jax.run.Run") -
     """
     num_sources = 0
     sources = read_sources(given, field, run)
-    for group in grouped(sources, given.more_has_come, batch_tokens=run.experiment.generation.batch_tokens):
+    for group in grouped(
+        sources, given.more_has_come, target_tokens_per_batch=run.experiment.generation.source_tokens_per_batch
+    ):
         try:
             run.generator.encode(group, first_line=num_sources + 1)
         except ValueError as error:
@@ -236,21 +238,23 @@ def check_sources(given: Input, field: str | None, run: "seq2seq_jax.run.Run") -
     return num_sources
 
 
-def grouped(sources: Iterator[str], more_has_come: Callable[[], bool], *, batch_tokens: int) -> Iterator[list[str]]:
+def grouped(
+    sources: Iterator[str], more_has_come: Callable[[], bool], *, target_tokens_per_batch: int
+) -> Iterator[list[str]]:
     """Sources in groups that are generated from together, each as soon as it is full or nothing more has come.
 
     Which group a source of a file is in depends on the text alone.
 
     Args:
-        batch_tokens: of a batch, which groups hold several of.
+        target_tokens_per_batch: of a batch, which groups hold several of.
     """
-    room = FIRST_GROUP_BATCHES * batch_tokens
+    room = FIRST_GROUP_BATCHES * target_tokens_per_batch
     group, size = [], 0
     for source in sources:
         group.append(source)
         size += len(source) + 1
         if size >= room or not more_has_come():
             yield group
-            group, size, room = [], 0, min(2 * room, LAST_GROUP_BATCHES * batch_tokens)
+            group, size, room = [], 0, min(2 * room, LAST_GROUP_BATCHES * target_tokens_per_batch)
     if group:
         yield group

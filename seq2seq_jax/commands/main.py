@@ -81,7 +81,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     except MemoryError as error:
         stop(
             f"this machine has too little memory ({' '.join(str(error).split())[:200] or 'MemoryError'}). Lower "
-            "training.batch_tokens, generation.batch_tokens or the sizes of the model.",
+            "training.target_tokens_per_batch, generation.source_tokens_per_batch or the sizes of the model.",
             2,
         )
     except KeyboardInterrupt as interrupt:

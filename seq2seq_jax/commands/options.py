@@ -13,7 +13,7 @@ from seq2seq_jax.parallel.placement import ProcessesConfig
 from seq2seq_jax.training.writers import WriterName, check_installed
 
 if TYPE_CHECKING:
-    from seq2seq_jax.experiment import Chosen, Experiment
+    from seq2seq_jax.experiment import CommandLine, Experiment
 
 Part = Literal["training", "generation", "input"]
 
@@ -68,7 +68,7 @@ class BenchmarkOptions(Options):
     input_batches: int = 20
     """Batches of the input pipeline in a turn."""
     synthetic: bool = False
-    """Train on full rows of random tokens, one pair a row, instead of the data, which need not be there."""
+    """Train on full rows of random tokens, one pair per row, instead of the data, which need not be there."""
     profile: str | None = None
     """Directory for a trace of a few training steps, or of the largest batch of generation where no training is
     measured; its operations are shown by time. Without a directory after it: profile."""
@@ -93,7 +93,7 @@ class BenchmarkOptions(Options):
         if self.sweep and "training" not in self.parts:
             raise ValueError("--sweep measures training, which --parts leaves out. Leave out either.")
         if self.sweep and self.profile is not None:
-            raise ValueError("--profile has no use with --sweep. Profile one of its values: --FIELD VALUE.")
+            raise ValueError("--profile has no effect with --sweep. Profile one of its values: --FIELD VALUE.")
         if self.profile is not None and set(self.parts) == {"input"}:
             raise ValueError("--profile traces training or generation, and --parts has neither. Add one of them.")
         if self.synthetic and set(self.parts) == {"input"}:
@@ -107,7 +107,7 @@ class CompileOptions(Options):
     topology: str | None = None
     """Chips and how they lie, such as v5e:16x16, v5p:8x8x16, v6e:4x4 or h100:8; required."""
     steps: tuple[StepName, ...] = ("train",)
-    """Steps to compile: an update by the config's objective, one by policy gradients, a batch of generation."""
+    """Steps to compile: an update by the config's objective, one with policy gradients, a batch of generation."""
     sweep: tuple[str, ...] = ()
     """Meshes to compare instead of the config's, each as its sizes along data, fsdp, tensor and sequence, such as
     1x256x4; those that are left out are 1."""
@@ -151,7 +151,7 @@ COMMANDS = {
 }
 
 
-def parse(command: str, arguments: list[str]) -> "Chosen":
+def parse(command: str, arguments: list[str]) -> "CommandLine":
     """What a command line with a CONFIG says: its name, its experiment, and the options with the experiment among them.
 
     Raises:
@@ -165,10 +165,10 @@ def parse(command: str, arguments: list[str]) -> "Chosen":
         override(options(), ["--help"], program=program, description=f"{description} {OF_NO_CONFIG}")
     import tyro
 
-    from seq2seq_jax.experiment import Experiment, choose
+    from seq2seq_jax.experiment import Experiment, parse_command_line
 
     field = ("experiment", Annotated[Experiment, tyro.conf.arg(name="")])
-    return choose(
+    return parse_command_line(
         config,
         with_profile_directory(rest),
         arguments=dataclasses.make_dataclass(options.__name__, [field], bases=(options,), frozen=True, kw_only=True),

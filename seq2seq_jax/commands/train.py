@@ -13,13 +13,13 @@ import jax
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.commands.console import Display, cut, duration, end_at_once, table
-from seq2seq_jax.commands.evaluate import figures_of, score_rows, tokenizer_figures, tokenizer_row
+from seq2seq_jax.commands.evaluate import metrics_of, score_rows, tokenizer_figures, tokenizer_row
 from seq2seq_jax.commands.options import TrainOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
-from seq2seq_jax.data.packing import Anchor
+from seq2seq_jax.data.packing import PlanPosition
 from seq2seq_jax.data.pipeline import SelectionCounts, training_batches
 from seq2seq_jax.evaluation.plots import plot_learning_curves
-from seq2seq_jax.experiment import Chosen, flatten, run_directory
+from seq2seq_jax.experiment import CommandLine, flatten, run_directory
 from seq2seq_jax.files import write_whole
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh import bytes_per_device
@@ -43,7 +43,7 @@ NOTICEABLE_STRAGGLING = 0.1
 """Share of the time that a process must cost the others for a person to be told of it."""
 
 
-def run(arguments: list[str], parsed: Chosen) -> None:
+def run(arguments: list[str], parsed: CommandLine) -> None:
     """Train, evaluate on the test split, show where everything is."""
     name, default, chosen = parsed
     directory = unicode_path(
@@ -126,7 +126,7 @@ class _Report:
         self.files = files
         self.steps = run.experiment.training.steps
         self.speed = ""
-        self.alarmed: set[str] = set()
+        self.warned: set[str] = set()
 
     def step(self, step: int, loss: float) -> None:
         """Move the progress bar, where there is one."""
@@ -151,9 +151,9 @@ class _Report:
             )
             self.plot()
             return
-        for name, warning in self.run.objective.alarms(figures).items():
-            if name not in self.alarmed:
-                self.alarmed.add(name)
+        for name, warning in self.run.objective.warnings(figures).items():
+            if name not in self.warned:
+                self.warned.add(name)
                 self.display.line(f"warning at step {figures['step']:,}: {warning}")
         self.speed = f"{figures['tokens_per_second']:,.0f} target tokens/s"
         if "mfu" in figures:
@@ -162,7 +162,8 @@ class _Report:
         reward = f", reward {figures['reward']:.4f}" if "reward" in figures else ""
         self.display.line(
             f"step {figures['step']:,} of {self.steps:,}: loss {figures['loss']:.4f}{reward}, {self.speed}, "
-            f"waiting for input {figures['input_wait_share']:.2%}, {duration(left)} left" + _told_of_straggler(figures)
+            f"waiting for input {figures['input_wait_fraction']:.2%}, {duration(left)} left"
+            + _describe_straggler(figures)
         )
 
     def compiling(self, batch: Batch) -> None:
@@ -183,7 +184,7 @@ class _Report:
         directory = self.run.directory / "samples"
         directory.mkdir(exist_ok=True)
         write_whole(directory / f"step={step:08d}.txt", _lines_of_samples(triples))
-        shown = triples[: self.run.experiment.training.samples]
+        shown = triples[: self.run.experiment.training.num_sample_outputs]
         self.display.line(
             _lines_of_samples([[(name, cut(text, LONGEST_SHOWN)) for name, text in each] for each in shown]).rstrip(),
             whole=_lines_of_samples(shown).rstrip(),
@@ -202,11 +203,11 @@ def _lines_of_samples(samples: Iterable[Iterable[tuple[str, str]]]) -> str:
     return "\n".join("".join(f"{name:<11}{text}\n" for name, text in sample) for sample in samples)
 
 
-def _told_of_straggler(figures: Record) -> str:
+def _describe_straggler(figures: Record) -> str:
     """Which process holds the others up, if one does noticeably."""
-    if figures.get("straggler_share", 0.0) < NOTICEABLE_STRAGGLING:
+    if figures.get("straggler_fraction", 0.0) < NOTICEABLE_STRAGGLING:
         return ""
-    return f", process {figures['straggler']} holds the others up for {figures['straggler_share']:.0%} of the time"
+    return f", process {figures['straggler']} holds the others up for {figures['straggler_fraction']:.0%} of the time"
 
 
 def _train(
@@ -228,18 +229,18 @@ def _train(
             display.line(f"continuing after step {progress.step}")
         parameters = num_parameters(state.players["model"].params)
         display.line(f"{parameters:,} parameters, {len(store):,} training examples")
-        anchor = progress.loop.get("anchor")
+        plan_position = progress.loop.get("plan_position")
         batches = training_batches(
             store,
             experiment.data,
             vocabulary=run.tokenizer.vocabulary,
-            batch_tokens=training.batch_tokens,
+            target_tokens_per_batch=training.target_tokens_per_batch,
             seed=training.seed,
             first_batch=progress.step,
             num_batches=training.steps - progress.step,
             process_index=run.rows_of_process[0],
             process_count=run.rows_of_process[1],
-            anchor=None if anchor is None else Anchor(*anchor),
+            plan_position=None if plan_position is None else PlanPosition(*plan_position),
         )
         kept = _records(run, options.writers, progress) if is_first else contextlib.nullcontext()
         with contextlib.closing(batches), kept as files:
@@ -277,7 +278,7 @@ def _train(
             )
             # Not before: what another process encodes first may take hours.
             with job:
-                _, progress = loop.run(state, progress, batches, anchor=lambda: batches.anchor)
+                _, progress = loop.run(state, progress, batches, plan_position=lambda: batches.plan_position)
             report.plot()
             return progress, files.records if is_first else [], batches.selection, not loop.finished(progress)
 
@@ -329,7 +330,7 @@ def _figures(
     if "test" in run.corpus.splits:
         params, step = run.parameters("best")
         result = run.validation("test")(params, progress=tell)
-        figures["test"] = figures_of(result, split="test", step=step)
+        figures["test"] = metrics_of(result, split="test", step=step)
     return figures
 
 
@@ -345,8 +346,8 @@ def _rows(figures: dict[str, Any], directory: Path, writers: Sequence[WriterName
     if "tokens_per_second" in figures:
         rows += [
             ("training", f"{figures['steps']:,} steps in {duration(figures['seconds'])}, all included"),
-            ("speed", f"{figures['tokens_per_second']:,.0f} target tokens/s while training{_told_of_mfu(figures)}"),
-            ("goodput", _told_of_time(figures["seconds_by_cause"])),
+            ("speed", f"{figures['tokens_per_second']:,.0f} target tokens/s while training{_describe_mfu(figures)}"),
+            ("goodput", _describe_time(figures["seconds_by_cause"])),
         ]
     board = f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}"
     return rows + [
@@ -361,11 +362,11 @@ def _rows(figures: dict[str, Any], directory: Path, writers: Sequence[WriterName
     ]
 
 
-def _told_of_mfu(figures: dict[str, Any]) -> str:
+def _describe_mfu(figures: dict[str, Any]) -> str:
     return f", MFU {figures['mfu']:.1%}" if "mfu" in figures else ""
 
 
-def _told_of_time(spent: dict[str, float]) -> str:
+def _describe_time(spent: dict[str, float]) -> str:
     """The share of the time that went to training, and what took the rest."""
     total = sum(spent.values())
     lost = sorted(((seconds, cause) for cause, seconds in spent.items() if cause != "training"), reverse=True)

@@ -150,9 +150,9 @@ def _bandwidth(groups: np.ndarray, mesh: Mesh, chip: Chip, torus_dims: int) -> f
 def _operations(program: Program, instruction: Instruction, computation: Computation) -> float:
     """FLOPs of a matrix product, or of all matrix products in a fusion."""
     if instruction.opcode != "fusion":
-        return product_flops(instruction, computation)
+        return dot_flops(instruction, computation)
     return math.fsum(
-        product_flops(each, computation)
+        dot_flops(each, computation)
         for name in instruction.called
         for each, computation in _fused(program, program.computations[name])
     )
@@ -165,7 +165,7 @@ def _fused(program: Program, computation: Computation) -> Iterator[tuple[Instruc
             yield from _fused(program, program.computations[instruction.called[0]])
 
 
-def product_flops(instruction: Instruction, computation: Computation) -> float:
+def dot_flops(instruction: Instruction, computation: Computation) -> float:
     """FLOPs of a `dot` or `convolution`; 0 for other instructions."""
     if instruction.opcode == "dot":
         left = computation.instructions[instruction.operands[0]].arrays[0]

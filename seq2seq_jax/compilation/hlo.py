@@ -120,7 +120,7 @@ class Computation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Execution:
     """An executed instruction.
 
     Attributes:
@@ -173,13 +173,13 @@ class Program:
             raise ValueError("this is not the text of a compiled program: it has no ENTRY computation.")
         self.open_loops: dict[str, int] = {}
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[Execution]:
         """All executed instructions with their trip counts, including both branches of conditions."""
         yield from self._runs(self.computations[self.entry], 1, fused=False)
 
-    def _runs(self, computation: Computation, trips: int, *, fused: bool) -> Iterator[Run]:
+    def _runs(self, computation: Computation, trips: int, *, fused: bool) -> Iterator[Execution]:
         for instruction in computation.instructions.values():
-            yield Run(instruction, computation, trips, fused)
+            yield Execution(instruction, computation, trips, fused)
             if instruction.opcode == "while":
                 body = self.computations[instruction.attribute("body")]
                 yield from self._runs(body, trips * self.trips(instruction, computation), fused=False)

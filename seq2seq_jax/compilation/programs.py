@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 from sentencepiece import sentencepiece_model_pb2
 
-from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.compilation import StepName
 from seq2seq_jax.data.pipeline import row_shapes
 from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.tokenizer import (
-    END_ID,
-    PADDING_ID,
-    START_ID,
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
     UNKNOWN_ID,
     VOCABULARY_SIZES,
     Tokenizer,
@@ -35,7 +35,7 @@ from seq2seq_jax.run import Run, check_mesh
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Step:
+class StepProgram:
     """One program of an experiment, before compilation.
 
     Attributes:
@@ -60,7 +60,7 @@ class Step:
 class RunWithoutData(Run):
     """The parts of a run on given devices, with a placeholder tokenizer; reads and writes no files."""
 
-    def __init__(self, experiment: Experiment, devices: Items[Any]):
+    def __init__(self, experiment: Experiment, devices: Sequence[Any]):
         super().__init__(Path(), experiment)
         self._devices = list(devices)
 
@@ -87,9 +87,9 @@ def stand_in_tokenizer(config: TokenizerConfig) -> Tokenizer:
     model.trainer_spec.model_type = model.trainer_spec.BPE
     model.trainer_spec.vocab_size = size
     kinds = model.SentencePiece
-    special = {PADDING_ID: "<pad>", UNKNOWN_ID: "<unk>", START_ID: "<s>", END_ID: "</s>"}
-    model.trainer_spec.pad_id, model.trainer_spec.unk_id = PADDING_ID, UNKNOWN_ID
-    model.trainer_spec.bos_id, model.trainer_spec.eos_id = START_ID, END_ID
+    special = {PAD_ID: "<pad>", UNKNOWN_ID: "<unk>", BOS_ID: "<s>", EOS_ID: "</s>"}
+    model.trainer_spec.pad_id, model.trainer_spec.unk_id = PAD_ID, UNKNOWN_ID
+    model.trainer_spec.bos_id, model.trainer_spec.eos_id = BOS_ID, EOS_ID
     for token in range(size):
         kind = kinds.UNKNOWN if token == UNKNOWN_ID else kinds.CONTROL if token in special else kinds.NORMAL
         model.pieces.add(piece=special.get(token, f"▁{token}"), score=-float(token), type=kind)
@@ -97,7 +97,7 @@ def stand_in_tokenizer(config: TokenizerConfig) -> Tokenizer:
     return Tokenizer(serialized, None if config.joint else serialized)
 
 
-def build_step(name: StepName, experiment: Experiment, devices: Items[Any]) -> Step:
+def build_step(name: StepName, experiment: Experiment, devices: Sequence[Any]) -> StepProgram:
     """A program of an experiment for devices.
 
     All rows have the config's maximum lengths, and hold one pair each.
@@ -111,7 +111,7 @@ def build_step(name: StepName, experiment: Experiment, devices: Items[Any]) -> S
     if name == "policy_gradient" and not isinstance(experiment.objective, PolicyGradientConfig):
         if not isinstance(experiment.data, PairSource):
             raise ValueError(
-                "a step by policy gradients needs pairs, and the data of this config has none. Leave policy_gradient "
+                "a step with policy gradients needs pairs, and the data of this config has none. Leave policy_gradient "
                 "out of --steps."
             )
         experiment = dataclasses.replace(
@@ -122,14 +122,14 @@ def build_step(name: StepName, experiment: Experiment, devices: Items[Any]) -> S
     return _update(name, RunWithoutData(experiment, devices))
 
 
-def _update(name: StepName, run: RunWithoutData) -> Step:
+def _update(name: StepName, run: RunWithoutData) -> StepProgram:
     experiment = run.experiment
-    shape = row_shapes(experiment.data, experiment.training.batch_tokens)[-1]
+    shape = row_shapes(experiment.data, experiment.training.target_tokens_per_batch)[-1]
     source, target = shape.source_length, shape.target_length
     longest = 1
-    most = 1 if experiment.data.one_example_a_row else shape.most_examples
+    most = 1 if experiment.data.has_unpacked_rows else shape.max_examples
     batch = Batch(
-        source=_rows(shape.rows, source, most_segments=most), target=_rows(shape.rows, target, most_segments=most)
+        source=_rows(shape.rows, source, max_segments=most), target=_rows(shape.rows, target, max_segments=most)
     )
     if isinstance(experiment.objective, PolicyGradientConfig):
         objective = experiment.objective
@@ -139,15 +139,17 @@ def _update(name: StepName, run: RunWithoutData) -> Step:
             extra=objective.maximum_length_extra,
             position_limit=experiment.model.decoder.position_limit,
         )
-        learned = objective.samples + objective.include_reference
-        drawn = objective.samples + objective.estimator.compares_with_greedy
+        learned = objective.samples_per_source + objective.include_reference
+        drawn = objective.samples_per_source + objective.estimator.compares_with_greedy
         [flops] = run.objective.source_flops(
             np.full(1, source, float),
             np.full(1, target, float),
             drawn=np.full((1, drawn), longest, float),
             learned=np.full((1, learned), longest, float),
         ).tolist()
-        work = f"{objective.samples} samples of {longest} tokens for each of {shape.rows:,} sources of {source}"
+        work = (
+            f"{objective.samples_per_source} samples of {longest} tokens for each of {shape.rows:,} sources of {source}"
+        )
     else:
         flops = run.objective.pair_flops(source, target)
         work = f"{shape.rows:,} pairs of {source} + {target} tokens"
@@ -163,7 +165,7 @@ def _update(name: StepName, run: RunWithoutData) -> Step:
     if isinstance(experiment.objective, MaximumLikelihoodConfig):
         groups["logits (float32), of the temporaries"] = _logits_bytes(run, shape.rows, target)
     lowered = run.build_update().lower(run.layout, batch)
-    return Step(
+    return StepProgram(
         name=name,
         work=work,
         mesh=run.mesh,
@@ -182,11 +184,11 @@ def _logits_bytes(run: RunWithoutData, rows: int, target: int) -> int:
     return 4 * rows // run.experiment.training.accumulation // batch_shards(mesh) * positions * vocabulary // shards
 
 
-def _generation(run: RunWithoutData) -> Step:
+def _generation(run: RunWithoutData) -> StepProgram:
     experiment, generation = run.experiment, run.experiment.generation
     length = experiment.data.max_source_length
     shards = batch_shards(run.mesh)
-    rows = math.ceil(max(generation.batch_tokens // length, 1) / shards) * shards
+    rows = math.ceil(max(generation.source_tokens_per_batch // length, 1) / shards) * shards
     room = longest_output(
         length,
         ratio=generation.maximum_length_ratio,
@@ -194,11 +196,11 @@ def _generation(run: RunWithoutData) -> Step:
         position_limit=experiment.model.decoder.position_limit,
     )
     player = run.layout.players["model"]
-    source = _rows(rows, length, most_segments=1)
+    source = _rows(rows, length, max_segments=1)
     flops = experiment.model.forward_flops(
         length, room, vocabulary=run.model.vocabulary, hypotheses=generation.beam_size
     )
-    return Step(
+    return StepProgram(
         name="generation",
         work=f"beam {generation.beam_size} for {rows:,} sources of {length} tokens, {room} tokens each",
         mesh=run.mesh,
@@ -212,9 +214,9 @@ def _generation(run: RunWithoutData) -> Step:
     )
 
 
-def _rows(count: int, length: int, *, most_segments: int | None) -> Sequence:
+def _rows(count: int, length: int, *, max_segments: int | None) -> TokenRows:
     array = jax.ShapeDtypeStruct((count, length), jnp.int32)
-    return Sequence(tokens=array, segment_ids=array, positions=array, most_segments=most_segments)
+    return TokenRows(tokens=array, segment_ids=array, positions=array, max_segments=max_segments)
 
 
 def _bytes(tree: Any) -> int:

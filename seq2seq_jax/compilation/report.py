@@ -8,7 +8,7 @@ import jax
 
 from seq2seq_jax.compilation import StepName
 from seq2seq_jax.compilation.cost import Cost, cost_of
-from seq2seq_jax.compilation.programs import Step
+from seq2seq_jax.compilation.programs import StepProgram
 from seq2seq_jax.compilation.topology import Topology
 
 UNKNOWN_OF_GPUS = (
@@ -18,7 +18,7 @@ UNKNOWN_OF_GPUS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Memory:
+class MemoryUse:
     """Memory use of one chip, in bytes.
 
     Attributes:
@@ -34,7 +34,7 @@ class Memory:
     program: int
 
     @classmethod
-    def of(cls, compiled: jax.stages.Compiled) -> "Memory":
+    def of(cls, compiled: jax.stages.Compiled) -> "MemoryUse":
         """The compiler's analysis of a program."""
         stats = compiled.memory_analysis()
         return cls(
@@ -74,7 +74,7 @@ class StepReport:
     groups: dict[str, int]
     model_flops: float
     compile_seconds: float
-    memory: Memory | None
+    memory: MemoryUse | None
     refusal: str | None
     cost: Cost | None
     step_seconds: tuple[float, float] | None
@@ -92,7 +92,7 @@ class StepReport:
         return figures | {"fits": self.fits(topology)}
 
 
-def compile_step(step: Step, topology: Topology) -> StepReport:
+def compile_step(step: StepProgram, topology: Topology) -> StepReport:
     """Compile a step for the topology that it was built for."""
     start = time.perf_counter()
     memory = cost = seconds = utilization = refusal = None
@@ -104,7 +104,7 @@ def compile_step(step: Step, topology: Topology) -> StepReport:
         refusal = _refusal(str(error))
     compile_seconds = time.perf_counter() - start
     if refusal is None:
-        memory = Memory.of(compiled)
+        memory = MemoryUse.of(compiled)
         cost = cost_of(
             compiled.as_text(),
             mesh=step.mesh,

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
 from seq2seq_jax.data.document_store import DocumentStore
 from seq2seq_jax.data.shuffle import shuffled
 from seq2seq_jax.data.source import DataSource
@@ -29,7 +29,7 @@ class Denoising(DataSource):
     """
 
     max_source_length: int = 512
-    """Source tokens in a row: what stays of a chunk, the sentinels and the end mark."""
+    """Source tokens in a row: what stays of a chunk, the sentinels and the EOS token."""
     corruption: SpanCorruption = SpanCorruption()
     """What is taken out of a chunk."""
 
@@ -40,7 +40,7 @@ class Denoising(DataSource):
 
     @property
     def max_target_length(self) -> int:
-        """Target tokens in a row: what is taken out of a chunk, the sentinels and the end mark."""
+        """Target tokens in a row: what is taken out of a chunk, the sentinels and the EOS token."""
         return self.corruption.lengths(self.chunk_length)[1]
 
     @property
@@ -49,7 +49,7 @@ class Denoising(DataSource):
         return self.corruption.num_noise(self.chunk_length)[1]
 
     @property
-    def one_example_a_row(self) -> bool:
+    def has_unpacked_rows(self) -> bool:
         """Always."""
         return True
 
@@ -87,7 +87,7 @@ class DenoisingBatchMaker:
         return -(-len(self.store.tokens) // self.source_config.chunk_length)
 
     def __call__(self, step: int) -> tuple[Batch, None]:
-        """The share of the batch of a training step, from 0, which needs no anchor to be found."""
+        """The share of the batch of a training step, from 0, which needs no plan position to be found."""
         epochs, places = np.divmod(self._share(step), self.num_examples)
         chunks, keys = np.empty_like(places), np.empty(len(places), np.uint64)
         for epoch in np.unique(epochs):
@@ -116,8 +116,8 @@ class DenoisingBatchMaker:
         starts = chunks * config.chunk_length
         lengths = np.minimum(len(self.store.tokens) - starts, config.chunk_length)
         num_rows = self.rows // self.process_count
-        source = np.full((num_rows, config.max_source_length), self.vocabulary.padding_id, np.int32)
-        target = np.full((num_rows, config.max_target_length), self.vocabulary.padding_id, np.int32)
+        source = np.full((num_rows, config.max_source_length), self.vocabulary.pad_id, np.int32)
+        target = np.full((num_rows, config.max_target_length), self.vocabulary.pad_id, np.int32)
         source_lengths, target_lengths = np.zeros((2, num_rows, 1), np.int32)
         # Chunks of a length make sources of a length and targets of a length, and all but the last are equally long.
         for length in set(lengths.tolist()):
@@ -126,7 +126,7 @@ class DenoisingBatchMaker:
                 self.store.tokens[starts[rows, None] + np.arange(length)],
                 config.corruption.masks(length, keys[rows]),
                 sentinel_ids=self.vocabulary.sentinel_ids,
-                end_id=self.vocabulary.end_id,
+                eos_id=self.vocabulary.eos_id,
             )
             source_lengths[rows], target_lengths[rows] = sources.shape[1], targets.shape[1]
             source[rows, : sources.shape[1]], target[rows, : targets.shape[1]] = sources, targets
@@ -142,12 +142,12 @@ def _chunk_keys(noise: np.uint64, chunks: Int[np.ndarray, " chunks"]) -> UInt64[
     return mixed_64(noise ^ mixed_64(chunks.astype(np.uint64)))
 
 
-def _sequence(tokens: Int[np.ndarray, "rows length"], lengths: Int[np.ndarray, "rows 1"]) -> Sequence:
+def _sequence(tokens: Int[np.ndarray, "rows length"], lengths: Int[np.ndarray, "rows 1"]) -> TokenRows:
     positions = np.arange(tokens.shape[1], dtype=np.int32)
     inside = positions < lengths
-    return Sequence(
+    return TokenRows(
         tokens=tokens,
         segment_ids=inside.astype(np.int32),
         positions=np.where(inside, positions, 0),
-        most_segments=1,
+        max_segments=1,
     )

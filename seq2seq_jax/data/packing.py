@@ -30,11 +30,11 @@ class RowShape:
     """Tokens of a source row."""
     target_length: int
     """Tokens of a target row."""
-    most_examples: int | None = None
+    max_examples: int | None = None
     """Examples that are packed into a row at most; None = as many as fit."""
 
 
-class Anchor(NamedTuple):
+class PlanPosition(NamedTuple):
     """A place in the plan that a checkpoint keeps, to go on from without planning all that came before."""
 
     epoch: int
@@ -54,7 +54,7 @@ class BatchRows:
     """Tokens of a source row."""
     target_length: int
     """Tokens of a target row."""
-    most_examples: int | None
+    max_examples: int | None
     """No row of the plan has more examples; None = it is not known."""
 
     @property
@@ -71,8 +71,8 @@ class BatchRows:
         num_rows = len(self.counts)
         if num_rows % count:
             raise ValueError(
-                f"a batch of {num_rows} rows cannot be shared by {count} processes: choose batch_tokens so that its "
-                f"rows are a multiple of {count}"
+                f"a batch of {num_rows} rows cannot be shared by {count} processes: choose target_tokens_per_batch so "
+                f"that its rows are a multiple of {count}"
             )
         begin, end = index * num_rows // count, (index + 1) * num_rows // count
         ends = np.cumsum(self.counts)
@@ -89,11 +89,11 @@ class BatchPlan:
         examples: what to call each of them in `BatchRows.examples`.
         shapes: with packing the one shape of all batches; otherwise the buckets, shortest first: an example is one
             row of the first bucket that holds it.
-        packing: several examples a row.
+        packing: several examples per row.
         window: examples that are packed or bucketed together; more where the batches are so large that a window
             would be only a few of them.
         seed: of the shuffle, at least 0; None = the examples' own order, and the same batches in every epoch.
-        anchor: a known place, as `anchor(k)` gave for the same arguments.
+        plan_position: a known place, as `plan_position(k)` gave for the same arguments.
 
     Raises:
         ValueError: there are no examples.
@@ -109,7 +109,7 @@ class BatchPlan:
         packing: bool,
         window: int,
         seed: int | None,
-        anchor: Anchor | None = None,
+        plan_position: PlanPosition | None = None,
     ):
         if not len(examples):
             raise ValueError("there are no examples to make batches of: expected at least one")
@@ -129,7 +129,9 @@ class BatchPlan:
             examples_per_batch = int(shape.rows * len(examples) / row_fraction)
         # Equal windows of at least `window`, so that no small remainder has to make a batch of its own.
         self.windows_per_epoch = max(1, len(examples) // max(window, MIN_BATCHES_PER_WINDOW * examples_per_batch))
-        self._anchors = sorted({Anchor(0, 0, 0), Anchor(*anchor or (0, 0, 0))}, key=lambda known: known.first_batch)
+        self._plan_positions = sorted(
+            {PlanPosition(0, 0, 0), PlanPosition(*plan_position or (0, 0, 0))}, key=lambda known: known.first_batch
+        )
         self._windows: dict[tuple[int, int], list[BatchRows]] = {}
         self._order: tuple[int, Int[np.ndarray, " examples"]] | None = None
         self._lock = threading.Lock()
@@ -137,10 +139,10 @@ class BatchPlan:
     def batch(self, step: int) -> BatchRows:
         """The global batch of a step, from 0."""
         with self._lock:
-            anchor, window = self._find(step)
-            return window[step - anchor.first_batch]
+            plan_position, window = self._find(step)
+            return window[step - plan_position.first_batch]
 
-    def anchor(self, step: int) -> Anchor:
+    def plan_position(self, step: int) -> PlanPosition:
         """The window that holds the batch of a step; a plan given it finds this step and all later ones at once."""
         with self._lock:
             return self._find(step)[0]
@@ -155,24 +157,24 @@ class BatchPlan:
     def fill(self, step: int = 0) -> float:
         """Non-padding tokens over all tokens, both sides together, of the window that holds the batch of a step."""
         with self._lock:
-            anchor, batches = self._find(step)
-            positions = self._window_positions(anchor.epoch, anchor.window)
+            plan_position, batches = self._find(step)
+            positions = self._window_positions(plan_position.epoch, plan_position.window)
         tokens = int(self._source_lengths[positions].sum()) + int(self._target_lengths[positions].sum())
         return tokens / sum(len(rows.counts) * (rows.source_length + rows.target_length) for rows in batches)
 
-    def _find(self, step: int) -> tuple[Anchor, list[BatchRows]]:
+    def _find(self, step: int) -> tuple[PlanPosition, list[BatchRows]]:
         assert step >= 0
-        known = bisect.bisect_right(self._anchors, step, key=lambda anchor: anchor.first_batch) - 1
+        known = bisect.bisect_right(self._plan_positions, step, key=lambda plan_position: plan_position.first_batch) - 1
         while True:
-            anchor = self._anchors[known]
-            batches = self._plan(anchor.epoch, anchor.window)
-            after = anchor.first_batch + len(batches)
+            plan_position = self._plan_positions[known]
+            batches = self._plan(plan_position.epoch, plan_position.window)
+            after = plan_position.first_batch + len(batches)
             if step < after:
-                return anchor, batches
+                return plan_position, batches
             known += 1
-            if known == len(self._anchors) or self._anchors[known].first_batch != after:
-                epochs, window = divmod(anchor.window + 1, self.windows_per_epoch)
-                self._anchors.insert(known, Anchor(anchor.epoch + epochs, window, after))
+            if known == len(self._plan_positions) or self._plan_positions[known].first_batch != after:
+                epochs, window = divmod(plan_position.window + 1, self.windows_per_epoch)
+                self._plan_positions.insert(known, PlanPosition(plan_position.epoch + epochs, window, after))
 
     def _plan(self, epoch: int, window: int) -> list[BatchRows]:
         if (batches := self._windows.get((epoch, window))) is None:
@@ -200,7 +202,7 @@ class BatchPlan:
             self._target_lengths[positions],
             source_length=shape.source_length,
             target_length=shape.target_length,
-            most_examples=shape.most_examples,
+            max_examples=shape.max_examples,
         )
         if bits is not None:
             # The packing takes the long examples first; a batch shall have rows of all kinds.
@@ -227,7 +229,7 @@ class BatchPlan:
             counts=padded_counts,
             source_length=shape.source_length,
             target_length=shape.target_length,
-            most_examples=shape.most_examples if self._packing else 1,
+            max_examples=shape.max_examples if self._packing else 1,
         )
 
 
@@ -237,7 +239,7 @@ def pack_rows(
     *,
     source_length: int,
     target_length: int,
-    most_examples: int | None = None,
+    max_examples: int | None = None,
 ) -> list[list[int]]:
     """Pack examples into rows with room for source_length and target_length tokens, wasting little of both.
 
@@ -247,7 +249,7 @@ def pack_rows(
     Args:
         source_lengths: tokens of each example, from 1 to source_length.
         target_lengths: tokens of each example, from 1 to target_length.
-        most_examples: of a row; None = as many as fit.
+        max_examples: of a row; None = as many as fit.
 
     Returns:
         The examples' positions in each row. Every example is in one row.
@@ -292,7 +294,7 @@ def pack_rows(
                 fitting_sources = sources & ((2 << source_room) - 1)
                 fitting_targets = (2 << target_room) - 1
                 best, taken = 0, None
-                if len(row) == most_examples:
+                if len(row) == max_examples:
                     break
                 while fitting_sources and target_room >= shortest_target:
                     source = fitting_sources.bit_length() - 1

@@ -20,10 +20,10 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Int, UInt
 
-from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
 from seq2seq_jax.data.denoising import Denoising, DenoisingBatchMaker
 from seq2seq_jax.data.document_store import DocumentStore
-from seq2seq_jax.data.packing import Anchor, BatchPlan, BatchRows, RowShape
+from seq2seq_jax.data.packing import BatchPlan, BatchRows, PlanPosition, RowShape
 from seq2seq_jax.data.source import DataSource, PairSource
 from seq2seq_jax.data.token_store import TokenStore
 
@@ -63,8 +63,8 @@ class SelectionCounts(NamedTuple):
 def select(store: TokenStore, source_config: PairSource) -> tuple[Int[np.ndarray, " examples"], SelectionCounts]:
     """The examples of a split that are trained on: `source_config.too_long` decides on those longer than a row.
 
-    A truncated example is cut when its batch is assembled, and keeps the end id as its last token. An example of
-    which a side is empty, just the end id, is kept.
+    A truncated example is cut when its batch is assembled, and keeps the EOS token as its last token. An example of
+    which a side is empty, just the EOS token, is kept.
 
     Returns:
         The indices in ascending order, and the counts, which are logged too: as a warning if they are noticeable.
@@ -114,24 +114,24 @@ def _remedy(
     return keeps + (", --data.too_long truncate uses the beginnings" if source_config.too_long == "drop" else "")
 
 
-def row_shapes(source_config: DataSource, batch_tokens: int) -> tuple[RowShape, ...]:
+def row_shapes(source_config: DataSource, target_tokens_per_batch: int) -> tuple[RowShape, ...]:
     """The shapes of the global batches: one with packing or denoising, otherwise one a bucket, shortest first.
 
     A bucket's rows stand to the max lengths as its length to the longer of them. All buckets have a multiple of the
     rows of the longest, so that processes and devices that can share those can share any.
 
     Args:
-        batch_tokens: target tokens of a global batch, padding counted; no shape has more.
+        target_tokens_per_batch: target tokens of a global batch, padding counted; no shape has more.
 
     Raises:
-        ValueError: batch_tokens is less than a row, or bucket_lengths do not suit the rows.
+        ValueError: target_tokens_per_batch is less than a row, or bucket_lengths do not suit the rows.
     """
     max_source, max_target = source_config.max_source_length, source_config.max_target_length
-    min_rows = batch_tokens // max_target
+    min_rows = target_tokens_per_batch // max_target
     if not min_rows:
         raise ValueError(
-            f"batch_tokens is {batch_tokens}, less than one row of max_target_length {max_target}: "
-            f"set it to a multiple of {max_target}"
+            f"target_tokens_per_batch is {target_tokens_per_batch}, less than one row of max_target_length "
+            f"{max_target}: set it to a multiple of {max_target}"
         )
     if isinstance(source_config, Denoising):
         return (RowShape(rows=min_rows, source_length=max_source, target_length=max_target),)
@@ -143,7 +143,7 @@ def row_shapes(source_config: DataSource, batch_tokens: int) -> tuple[RowShape, 
                 rows=min_rows,
                 source_length=max_source,
                 target_length=max_target,
-                most_examples=source_config.max_examples_a_row,
+                max_examples=source_config.max_examples_per_row,
             ),
         )
     longest = max(max_source, max_target)
@@ -159,7 +159,7 @@ def row_shapes(source_config: DataSource, batch_tokens: int) -> tuple[RowShape, 
         target_length = -(-max_target * length // longest)
         shapes.append(
             RowShape(
-                rows=batch_tokens // target_length // min_rows * min_rows,
+                rows=target_tokens_per_batch // target_length // min_rows * min_rows,
                 source_length=-(-max_source * length // longest),
                 target_length=target_length,
             )
@@ -168,7 +168,7 @@ def row_shapes(source_config: DataSource, batch_tokens: int) -> tuple[RowShape, 
 
 
 def assemble(store: TokenStore, rows: BatchRows, *, vocabulary: Vocabulary) -> Batch:
-    """The arrays of some rows; an example longer than its row is cut to it, its last token the end id.
+    """The arrays of some rows; an example longer than its row is cut to it, its last token the EOS token.
 
     Returns:
         A Batch of numpy int32 arrays, source [rows, rows.source_length] and target [rows, rows.target_length].
@@ -184,7 +184,7 @@ def _side(
     rows: BatchRows,
     row_length: int,
     vocabulary: Vocabulary,
-) -> Sequence:
+) -> TokenRows:
     # No loop over examples: every array here has one value an example of the batch, or one a token.
     starts = offsets[rows.examples]
     lengths = np.minimum(offsets[rows.examples + 1] - starts, row_length)
@@ -198,13 +198,13 @@ def _side(
     shape = (len(rows.counts), row_length)
     arrays = {
         name: np.full(shape[0] * shape[1], padding, np.int32)
-        for name, padding in (("tokens", vocabulary.padding_id), ("segment_ids", 0), ("positions", 0))
+        for name, padding in (("tokens", vocabulary.pad_id), ("segment_ids", 0), ("positions", 0))
     }
     arrays["tokens"][places] = tokens[np.repeat(starts, lengths) + positions]
-    arrays["tokens"][begins + lengths - 1] = vocabulary.end_id
+    arrays["tokens"][begins + lengths - 1] = vocabulary.eos_id
     arrays["segment_ids"][places] = np.repeat(np.arange(len(row)) - first_of_row[row] + 1, lengths)
     arrays["positions"][places] = positions
-    return Sequence(**{name: array.reshape(shape) for name, array in arrays.items()}, most_segments=rows.most_examples)
+    return TokenRows(**{name: array.reshape(shape) for name, array in arrays.items()}, max_segments=rows.max_examples)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -217,7 +217,7 @@ class _PairBatchMaker:
     window: int
     truncate: bool
     seed: int | None
-    anchor: Anchor | None
+    plan_position: PlanPosition | None
     vocabulary: Vocabulary
     process_index: int
     process_count: int
@@ -235,7 +235,7 @@ class _PairBatchMaker:
             packing=self.packing,
             window=self.window,
             seed=self.seed,
-            anchor=self.anchor,
+            plan_position=self.plan_position,
         )
 
     def __getstate__(self) -> dict:
@@ -266,25 +266,27 @@ class _PairBatchMaker:
         rows = rows.share(self.process_index, self.process_count)
         return assemble(self.store, rows, vocabulary=self.vocabulary), rows.examples
 
-    def __call__(self, step: int) -> tuple[Batch, Anchor]:
-        return self._share(self.plan.batch(step))[0], self.plan.anchor(step)
+    def __call__(self, step: int) -> tuple[Batch, PlanPosition]:
+        return self._share(self.plan.batch(step))[0], self.plan.plan_position(step)
 
 
 class TrainingBatches(Iterator[Batch]):
     """The batches of a run, in order.
 
     Attributes:
-        anchor: of the last batch returned; a run that goes on from there finds its place at once with it.
+        plan_position: of the last batch returned; a run that goes on from there finds its place at once with it.
         selection: what the length limits did to the examples; None = there are none, as of documents.
     """
 
-    def __init__(self, elements: grain.DatasetIterator, anchor: Anchor | None, selection: SelectionCounts | None):
+    def __init__(
+        self, elements: grain.DatasetIterator, plan_position: PlanPosition | None, selection: SelectionCounts | None
+    ):
         self._elements = elements
-        self.anchor = anchor
+        self.plan_position = plan_position
         self.selection = selection
 
     def __next__(self) -> Batch:
-        batch, self.anchor = next(self._elements)
+        batch, self.plan_position = next(self._elements)
         return batch
 
     def close(self) -> None:
@@ -298,20 +300,20 @@ def _batch_maker(
     store: TokenStore | DocumentStore,
     source_config: DataSource,
     *,
-    batch_tokens: int,
+    target_tokens_per_batch: int,
     truncate: bool,
     seed: int | None,
-    anchor: Anchor | None,
+    plan_position: PlanPosition | None,
     process_count: int,
     **settings: Any,
 ) -> _PairBatchMaker | DenoisingBatchMaker:
-    shapes = row_shapes(source_config, batch_tokens)
+    shapes = row_shapes(source_config, target_tokens_per_batch)
     # The other shapes have a multiple of its rows.
     longest = shapes[-1]
     if longest.rows % process_count:
         raise ValueError(
-            f"the {longest.rows} rows of a batch cannot be shared by {process_count} processes: set batch_tokens to a "
-            f"multiple of {process_count} rows of {longest.target_length} tokens"
+            f"the {longest.rows} rows of a batch cannot be shared by {process_count} processes: set "
+            f"target_tokens_per_batch to a multiple of {process_count} rows of {longest.target_length} tokens"
         )
     settings |= {"store": store, "seed": seed, "process_count": process_count}
     if isinstance(source_config, Denoising):
@@ -323,7 +325,7 @@ def _batch_maker(
         packing=source_config.packing,
         window=source_config.window,
         truncate=truncate,
-        anchor=anchor,
+        plan_position=plan_position,
         **settings,
     )
 
@@ -333,40 +335,41 @@ def training_batches(
     source_config: DataSource,
     *,
     vocabulary: Vocabulary,
-    batch_tokens: int,
+    target_tokens_per_batch: int,
     seed: int,
     first_batch: int,
     num_batches: int,
     process_index: int = 0,
     process_count: int = 1,
-    anchor: Anchor | None = None,
+    plan_position: PlanPosition | None = None,
 ) -> TrainingBatches:
     """This process's share of the batches first_batch to first_batch + num_batches - 1 of a run.
 
-    The k-th global batch is the same whatever first_batch, the anchor, the workers and the number of processes are;
-    the shares are equal runs of its rows, in the order of the processes. With workers the caller's main module needs
-    its `if __name__ == "__main__"`, as always where processes are spawned.
+    The k-th global batch is the same whatever first_batch, the plan position, the workers and the number of processes
+    are; the shares are equal runs of its rows, in the order of the processes. With workers the caller's main module
+    needs its `if __name__ == "__main__"`, as always where processes are spawned.
 
     Args:
-        batch_tokens: target tokens of a global batch, padding counted.
+        target_tokens_per_batch: target tokens of a global batch, padding counted.
         seed: of the shuffle, at least 0.
-        anchor: `TrainingBatches.anchor` of an earlier part of the same run. Without it everything before first_batch
-            is planned first.
+        plan_position: `TrainingBatches.plan_position` of an earlier part of the same run. Without it everything before
+            first_batch is planned first.
 
     Returns:
         An iterator of Batch of numpy int32 arrays, assembled ahead.
 
     Raises:
-        ValueError: batch_tokens, bucket_lengths and process_count do not suit each other, or no example is short
+        ValueError: target_tokens_per_batch, bucket_lengths and process_count do not suit each other, or no example is
+        short
             enough.
     """
     make = _batch_maker(
         store,
         source_config,
-        batch_tokens=batch_tokens,
+        target_tokens_per_batch=target_tokens_per_batch,
         truncate=isinstance(source_config, PairSource) and source_config.too_long == "truncate",
         seed=seed,
-        anchor=anchor,
+        plan_position=plan_position,
         vocabulary=vocabulary,
         process_index=process_index,
         process_count=process_count,
@@ -375,7 +378,7 @@ def training_batches(
     steps = grain.MapDataset.range(first_batch, first_batch + num_batches).map(make)
     if not source_config.workers:
         threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, source_config.prefetch))
-        return TrainingBatches(iter(steps.to_iter_dataset(threads)), anchor, selection)
+        return TrainingBatches(iter(steps.to_iter_dataset(threads)), plan_position, selection)
     if not flags.FLAGS.is_parsed():
         # Grain hands the flags of the command line to its workers; ours come from elsewhere.
         flags.FLAGS.mark_as_parsed()
@@ -386,7 +389,7 @@ def training_batches(
         ),
         worker_init_fn=_end_with_parent,
     )
-    return TrainingBatches(iter(elements), anchor, selection)
+    return TrainingBatches(iter(elements), plan_position, selection)
 
 
 def _end_with_parent(worker: int, count: int) -> None:
@@ -434,30 +437,30 @@ def evaluation_batches(
     source_config: DataSource,
     *,
     vocabulary: Vocabulary,
-    batch_tokens: int,
+    target_tokens_per_batch: int,
     process_index: int = 0,
     process_count: int = 1,
 ) -> EvaluationBatches:
     """Every example of a split once, packed or bucketed like training, and truncated if training is.
 
     Args:
-        batch_tokens: target tokens of a global batch, padding counted.
+        target_tokens_per_batch: target tokens of a global batch, padding counted.
 
     Returns:
         An iterable of (Batch of numpy int32 arrays, indices of its examples), and `too_long` and `cut`, the indices
         of those that fit no row. Every process gets as many batches.
 
     Raises:
-        ValueError: batch_tokens, bucket_lengths and process_count do not suit each other.
+        ValueError: target_tokens_per_batch, bucket_lengths and process_count do not suit each other.
     """
     return EvaluationBatches(
         _batch_maker(
             store,
             source_config,
-            batch_tokens=batch_tokens,
+            target_tokens_per_batch=target_tokens_per_batch,
             truncate=isinstance(source_config, PairSource) and source_config.too_long == "truncate",
             seed=None,
-            anchor=None,
+            plan_position=None,
             vocabulary=vocabulary,
             process_index=process_index,
             process_count=process_count,
@@ -468,13 +471,13 @@ def evaluation_batches(
 class SourceBatch(NamedTuple):
     """Sources to generate from, one a row; rows past the last index are all padding."""
 
-    source: Sequence
+    source: TokenRows
     indices: Int[np.ndarray, " sequences"]
     """Which of the given sequences each row is."""
 
 
 def source_batches(
-    sequences: list[list[int]], *, vocabulary: Vocabulary, batch_tokens: int, max_length: int
+    sequences: list[list[int]], *, vocabulary: Vocabulary, source_tokens_per_batch: int, max_length: int
 ) -> Iterator[SourceBatch]:
     """Batches to generate from, of like length and in few shapes, so that little is compiled.
 
@@ -482,8 +485,8 @@ def source_batches(
     there are fewer sequences than that: then it is the next power of two above their number.
 
     Args:
-        sequences: source ids, each ending in the end id.
-        batch_tokens: tokens of a batch, padding counted, where a row is not longer than that.
+        sequences: source ids, each ending in the EOS token.
+        source_tokens_per_batch: tokens of a batch, padding counted, where a row is not longer than that.
         max_length: the longest row that the model takes.
 
     Returns:
@@ -503,7 +506,9 @@ def source_batches(
     row_lengths = [*itertools.takewhile(lambda length: length < max_length, _row_lengths()), max_length]
     most_rows = 1 << (len(sequences) - 1).bit_length()
     shapes = tuple(
-        RowShape(rows=min(most_rows, max(1, batch_tokens // length)), source_length=length, target_length=length)
+        RowShape(
+            rows=min(most_rows, max(1, source_tokens_per_batch // length)), source_length=length, target_length=length
+        )
         for length in row_lengths
     )
     tokens, offsets = _flat(sequences)
@@ -518,16 +523,16 @@ def source_batches(
 
 
 def pair_batches(
-    sources: list[list[int]], targets: list[list[int]], *, vocabulary: Vocabulary, batch_cells: int
+    sources: list[list[int]], targets: list[list[int]], *, vocabulary: Vocabulary, max_weights_per_batch: int
 ) -> Iterator[EvaluationBatch]:
-    """Batches of given pairs, of like length and in few shapes, one pair a row.
+    """Batches of given pairs, of like length and in few shapes, one pair per row.
 
     Both sides of a row are equally long, by the longer of them: 16, 24, 32, 48, ... tokens, as in `source_batches`.
 
     Args:
-        sources: source ids, each ending in the end id.
+        sources: source ids, each ending in the EOS token.
         targets: as many targets.
-        batch_cells: (target, source) places of a batch, padding counted, where a row has no more than that.
+        max_weights_per_batch: (target, source) places of a batch, padding counted, where a row has no more than that.
 
     Returns:
         An iterator of (Batch of numpy int32 arrays, indices of its pairs), shortest first.
@@ -539,7 +544,7 @@ def pair_batches(
     most_rows = 1 << (len(sources) - 1).bit_length()
     shapes = []
     for length in _row_lengths():
-        rows = min(most_rows, max(1, batch_cells // length**2))
+        rows = min(most_rows, max(1, max_weights_per_batch // length**2))
         shapes.append(RowShape(rows=rows, source_length=length, target_length=length))
         if length >= longest.max():
             break

@@ -44,16 +44,16 @@ class DataSource(abc.ABC):
     @property
     @abc.abstractmethod
     def max_source_length(self) -> int:
-        """Source tokens in a row, and in the longest example (end mark included)."""
+        """Source tokens in a row, and in the longest example (EOS token included)."""
 
     @property
     @abc.abstractmethod
     def max_target_length(self) -> int:
-        """Target tokens in a row, and in the longest example (end mark included)."""
+        """Target tokens in a row, and in the longest example (EOS token included)."""
 
     @property
     @abc.abstractmethod
-    def one_example_a_row(self) -> bool:
+    def has_unpacked_rows(self) -> bool:
         """Whether every row of a batch holds one example."""
 
     @abc.abstractmethod
@@ -71,20 +71,20 @@ class DataSource(abc.ABC):
 class PairSource(DataSource):
     """Where pairs of text come from and how they become rows; one subclass a kind of source.
 
-    The lengths are those of a row in tokens, and so of the longest example, the end mark counted.
+    The lengths are those of a row in tokens, and so of the longest example, the EOS token counted.
     """
 
     max_source_length: int = 128
-    """Source tokens in a row, and in the longest example (end mark included)."""
+    """Source tokens in a row, and in the longest example (EOS token included)."""
     max_target_length: int = 128
-    """Target tokens in a row, and in the longest example (end mark included)."""
+    """Target tokens in a row, and in the longest example (EOS token included)."""
     too_long: Literal["drop", "truncate"] = "drop"
     """What happens to a longer example; the count is logged. drop: it is not trained on, it is left out of the loss of
     an evaluation, and its source is scored as if nothing had been generated. truncate: its beginning is used, in
     training, evaluation (scores compare with the whole reference) and generation."""
     packing: bool = True
-    """Several examples a row. Otherwise one a row, in batches of like length."""
-    max_examples_a_row: int | None = None
+    """Several examples per row. Otherwise one a row, in batches of like length."""
+    max_examples_per_row: int | None = None
     """With packing: the most examples of a row; None = as many as fit. Fused attention needs the number, and memory
     for it."""
     bucket_lengths: tuple[int, ...] = ()
@@ -100,13 +100,13 @@ class PairSource(DataSource):
             raise ValueError(f"data.window must be at least 1 example, not {self.window}.")
         if any(length < 1 for length in self.bucket_lengths):
             raise ValueError(f"data.bucket_lengths must be at least 1 token, not {self.bucket_lengths}.")
-        if self.max_examples_a_row is not None and not self.packing:
-            raise ValueError("data.max_examples_a_row has no use without packing: leave it None.")
-        if self.max_examples_a_row is not None and self.max_examples_a_row < 1:
-            raise ValueError(f"data.max_examples_a_row must be at least 1, not {self.max_examples_a_row}.")
+        if self.max_examples_per_row is not None and not self.packing:
+            raise ValueError("data.max_examples_per_row has no effect without packing: leave it None.")
+        if self.max_examples_per_row is not None and self.max_examples_per_row < 1:
+            raise ValueError(f"data.max_examples_per_row must be at least 1, not {self.max_examples_per_row}.")
 
     @property
-    def one_example_a_row(self) -> bool:
+    def has_unpacked_rows(self) -> bool:
         """Whether every row of a batch holds one example."""
         return not self.packing
 
@@ -154,7 +154,7 @@ class PairCorpus(Corpus):
 
 
 class DocumentCorpus(Corpus):
-    """An opened source of documents, texts without a counterpart."""
+    """An opened source of documents, monolingual text."""
 
     @abc.abstractmethod
     def documents(self, split: str) -> Iterator[str]:

@@ -42,7 +42,7 @@ class SpanCorruption:
         return num_tokens, min(num_spans, length - num_tokens)
 
     def lengths(self, length: int) -> tuple[int, int]:
-        """Source and target tokens that a chunk becomes, sentinels and end marks included.
+        """Source and target tokens that a chunk becomes, sentinels and EOS tokens included.
 
         Args:
             length: tokens of the chunk, at least 2.
@@ -103,12 +103,12 @@ def corrupt(
     masks: Bool[np.ndarray, "chunks length"],
     *,
     sentinel_ids: tuple[int, ...],
-    end_id: int,
+    eos_id: int,
 ) -> tuple[Int[np.ndarray, "chunks source"], Int[np.ndarray, "chunks target"]]:
     """The source and the target of each chunk.
 
     The source is the chunk with a sentinel in the place of each span that was taken out, the first of `sentinel_ids`
-    for the first span. The target is those spans, each after its sentinel. Both end in the end id.
+    for the first span. The target is those spans, each after its sentinel. Both end in the EOS token.
 
     Args:
         masks: True = taken out; as many tokens and spans in each row.
@@ -121,6 +121,6 @@ def corrupt(
         ids = tokens.astype(np.int32)
         ids[first] = sentinels[(np.cumsum(first, axis=1) - 1)[first]]
         kept = ids[~replaced | first].reshape(len(tokens), -1)
-        return np.pad(kept, ((0, 0), (0, 1)), constant_values=end_id)
+        return np.pad(kept, ((0, 0), (0, 1)), constant_values=eos_id)
 
     return with_sentinels(masks), with_sentinels(~masks)

@@ -1,4 +1,4 @@
-"""Tables: files with one example a line and named fields, tab-separated or JSON lines."""
+"""Tables: files with one example per line and named fields, tab-separated or JSON lines."""
 
 import dataclasses
 import functools

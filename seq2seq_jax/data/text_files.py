@@ -16,7 +16,7 @@ from seq2seq_jax.paths import user_path
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParallelText(PairSource):
-    """Plain text files {directory}/{split's name}.{language}, or the same with .gz: UTF-8, one example a line.
+    """Plain text files {directory}/{split's name}.{language}, or the same with .gz: UTF-8, one example per line.
 
     A line ends at "\\n" (or "\\r\\n"), and at no other character.
     """
@@ -64,7 +64,7 @@ class ParallelText(PairSource):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DocumentFiles(Denoising):
-    """Plain text files, or the same with .gz: UTF-8, a document a line; lines of white space alone are left out."""
+    """Plain text files, or the same with .gz: UTF-8, one document per line; lines of white space alone are left out."""
 
     directory: str
     """Where the files are; "~" is the home directory."""
@@ -145,7 +145,7 @@ def find_file(directory: str, name: str, *, split: str) -> Path:
     for candidate in names:
         if os.path.isfile(folder / candidate):
             return folder / candidate
-    # Training has no use for a config without training text, so there None would be the name of a file.
+    # Training has no effect for a config without training text, so there None would be the name of a file.
     hint = "" if split == "train" else f", or None (--data.{split} None) if there is no {split} split"
     raise ValueError(
         f"expected {' or '.join(names)} in {folder}; there is no such file: name a file that is there{hint}"

@@ -32,15 +32,15 @@ logger = logging.getLogger(__name__)
 
 class TokenStore:
     """The examples of one split, in the corpus' order; example i is `source(i)` and `target(i)`, each ending in the
-    end id.
+    EOS token.
 
     A store pickles as its path, so that a worker process maps the same files.
 
     Attributes:
         directory: where its files are.
         key: digest of all that decides the content: the text, the split, the tokenizer and the format.
-        source_lengths: tokens of each source, end mark included.
-        target_lengths: tokens of each target, end mark included.
+        source_lengths: tokens of each source, EOS token included.
+        target_lengths: tokens of each target, EOS token included.
         source_tokens, target_tokens: all examples' ids behind each other.
         source_offsets, target_offsets: where each example begins, and the end of the last.
     """
@@ -108,11 +108,11 @@ class TokenStore:
         return _open_again, (self.directory,)
 
     def source(self, index: int | np.integer) -> UInt[np.ndarray, " length"]:
-        """Source ids of an example, ending in the end id."""
+        """Source ids of an example, ending in the EOS token."""
         return self.source_tokens[self.source_offsets[index] : self.source_offsets[index + 1]]
 
     def target(self, index: int | np.integer) -> UInt[np.ndarray, " length"]:
-        """Target ids of an example, ending in the end id."""
+        """Target ids of an example, ending in the EOS token."""
         return self.target_tokens[self.target_offsets[index] : self.target_offsets[index + 1]]
 
 

@@ -21,7 +21,7 @@ from seq2seq_jax.values import check_values
 
 logger = logging.getLogger(__name__)
 
-PADDING_ID, UNKNOWN_ID, START_ID, END_ID = range(4)
+PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID = range(4)
 NUM_BYTES = 256
 SENTINEL = "<extra_id_{}>"
 SPACE = "▁"
@@ -57,7 +57,7 @@ class TokenizerConfig:
     bound for "char", where the most frequent characters are kept. None = it follows the amount of training text, 500
     to 32,000, and is as many as the text has pieces for where these are fewer."""
     joint: bool = True
-    """One model, trained on both sides, so that source and target share their ids; otherwise one model a side."""
+    """One model, trained on both sides, so that source and target share their ids; otherwise one model per side."""
     byte_fallback: bool = True
     """A character without a piece becomes its UTF-8 bytes, so that any text survives. Otherwise it is unknown."""
     character_coverage: float = 1.0
@@ -92,7 +92,7 @@ class TokenizerConfig:
     @property
     def smallest(self) -> int:
         """The least ids that a model has: the special ones, bytes, sentinels, and one piece."""
-        return END_ID + 2 + NUM_BYTES * self.byte_fallback + self.num_sentinels
+        return EOS_ID + 2 + NUM_BYTES * self.byte_fallback + self.num_sentinels
 
 
 class TooManyCharacters(ValueError):
@@ -108,7 +108,7 @@ class TooManyCharacters(ValueError):
 
 
 class Tokenizer:
-    """A trained tokenizer. Every encoded example ends in the end id, so the empty text has one token."""
+    """A trained tokenizer. Every encoded example ends in the EOS token, so the empty text has one token."""
 
     def __init__(self, source_model: bytes, target_model: bytes | None = None):
         """Wrap serialised SentencePiece models.
@@ -214,9 +214,9 @@ class Tokenizer:
             source_size=self._source.size,
             target_size=self._target.size,
             joint=len(self._models) == 1,
-            padding_id=PADDING_ID,
-            start_id=START_ID,
-            end_id=END_ID,
+            pad_id=PAD_ID,
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
             sentinel_ids=tuple(self._sentinel_ids()),
         )
 
@@ -233,27 +233,27 @@ class Tokenizer:
         return _fingerprint(self._models)
 
     def encode_source(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each source text, ending in the end id; on all cores, without holding the interpreter."""
+        """Ids of each source text, ending in the EOS token; on all cores, without holding the interpreter."""
         return self._source.encode(texts, add_eos=True)
 
     def encode_target(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each target text, ending in the end id; on all cores, without holding the interpreter."""
+        """Ids of each target text, ending in the EOS token; on all cores, without holding the interpreter."""
         return self._target.encode(texts, add_eos=True)
 
     def encode_documents(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text without an end id, as in a source; on all cores, without holding the interpreter."""
+        """Ids of each text without an EOS token, as in a source; on all cores, without holding the interpreter."""
         return self._source.encode(texts, add_eos=False)
 
     def decode_source(self, ids: Sequence[int]) -> str:
-        """The text of source ids up to the first end id; padding and start ids are skipped."""
+        """The text of source ids up to the first EOS token; padding and BOS tokens are skipped."""
         return self._source.decode(ids)
 
     def decode_target(self, ids: Sequence[int]) -> str:
-        """The text of target ids up to the first end id; padding and start ids are skipped."""
+        """The text of target ids up to the first EOS token; padding and BOS tokens are skipped."""
         return self._target.decode(ids)
 
     def source_pieces(self, ids: Sequence[int]) -> list[str]:
-        """What each source id stands for: "▁" is a space, <0xC3> a byte, </s> the end id."""
+        """What each source id stands for: "▁" is a space, <0xC3> a byte, </s> the EOS token."""
         return self._source.pieces(ids)
 
     def target_pieces(self, ids: Sequence[int]) -> list[str]:
@@ -311,8 +311,8 @@ class _Codec:
         return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in text.encode()]
 
     def decode(self, ids: Sequence[int]) -> str:
-        # SentencePiece itself gives padding and start ids no text.
-        return self._processor.decode(list(itertools.takewhile(lambda token: token != END_ID, map(int, ids))))
+        # SentencePiece itself gives padding and BOS tokens no text.
+        return self._processor.decode(list(itertools.takewhile(lambda token: token != EOS_ID, map(int, ids))))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._processor.id_to_piece(int(token)) for token in ids]
@@ -337,10 +337,10 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
     except RuntimeError as error:
         raise ValueError("not a SentencePiece model, or a damaged one: train the tokenizer again") from error
     found = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
-    expected = (PADDING_ID, UNKNOWN_ID, START_ID, END_ID)
+    expected = (PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID)
     if found != expected:
         raise ValueError(
-            f"expected a SentencePiece model whose padding, unknown, start and end ids are {expected}, got {found}: "
+            f"expected a SentencePiece model whose padding, unknown, start and EOS tokens are {expected}, got {found}: "
             f"train the tokenizer again"
         )
     return processor
@@ -410,10 +410,10 @@ def _train(texts: Iterable[str], config: TokenizerConfig, what: str, *, is_exact
             # The library's default would silently leave out documents of more than 4,192 bytes.
             max_sentence_length=2**30,
             num_threads=TRAINING_THREADS,
-            pad_id=PADDING_ID,
+            pad_id=PAD_ID,
             unk_id=UNKNOWN_ID,
-            bos_id=START_ID,
-            eos_id=END_ID,
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
             user_defined_symbols=[SENTINEL.format(number) for number in range(config.num_sentinels)],
             minloglevel=2,
         )

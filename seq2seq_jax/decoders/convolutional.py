@@ -6,13 +6,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import DecodeState, Memory, Sequence
+from seq2seq_jax.batch import DecodeState, Memory, TokenRows
 from seq2seq_jax.modules.convolution import (
     HALF,
     Attended,
     ConvolutionalConfig,
-    Frame,
     MultiStepAttention,
+    PositionsAndProjections,
     WeightNormalizedLinear,
 )
 from seq2seq_jax.modules.dropout import Dropout
@@ -31,7 +31,7 @@ class ConvolutionalDecoderConfig(ConvolutionalConfig):
         attention = 2 * product_flops(target, self.hidden_dim, self.model_dim) + 2 * product_flops(
             source * target, self.model_dim, 1
         )
-        each = self.frame_flops(target) + self.num_layers * (self.convolution_flops(target) + attention)
+        each = self.projection_flops(target) + self.num_layers * (self.convolution_flops(target) + attention)
         mapped = 0 if memory_dim == self.model_dim else 2 * product_flops(source, memory_dim, self.model_dim)
         return mapped + hypotheses * each
 
@@ -107,7 +107,7 @@ class ConvolutionalDecoder(nn.Module):
 
     def setup(self):
         config = self.config
-        self.frame = Frame(config, self.precision)
+        self.frame = PositionsAndProjections(config, self.precision)
         self.layer = DecoderLayer(config, self.precision)
         self.dropout = Dropout(config.dropout)
         if self.memory_dim != config.model_dim:
@@ -127,7 +127,7 @@ class ConvolutionalDecoder(nn.Module):
     def __call__(
         self,
         inputs: Float[Array, "batch target model"],
-        target: Sequence,
+        target: TokenRows,
         memory: Memory,
         *,
         deterministic: bool,
@@ -138,7 +138,7 @@ class ConvolutionalDecoder(nn.Module):
             inputs: embedded decoder inputs (the labels, shifted right).
             target: their segments and positions.
         """
-        embeddings, x = self.frame.enter(inputs, target.positions, deterministic=deterministic)
+        embeddings, x = self.frame.before_layers(inputs, target.positions, deterministic=deterministic)
         attended = Attended(*self.keys_values(memory), mask=segment_mask(target.segment_ids, memory.segment_ids))
 
         def body(layer, x, _):
@@ -146,7 +146,7 @@ class ConvolutionalDecoder(nn.Module):
             return x, None
 
         x, _ = over_layers(body, self.layer, x, config=self.config)
-        return self.dropout(self.frame.leave(x), deterministic=deterministic)
+        return self.dropout(self.frame.after_layers(x), deterministic=deterministic)
 
     def start(self, memory: Memory, *, max_length: int, beam_size: int) -> DecodeState:
         """The state before the first token, whose size does not depend on max_length.
@@ -180,7 +180,7 @@ class ConvolutionalDecoder(nn.Module):
         source = state.per_source
         batch, source_length = source["mask"].shape
         beam = len(inputs) // batch
-        embeddings, x = self.frame.enter(inputs[:, None], position[:, None], deterministic=True)
+        embeddings, x = self.frame.before_layers(inputs[:, None], position[:, None], deterministic=True)
         embeddings = embeddings.reshape(batch, beam, -1)
         mask = jnp.broadcast_to(source["mask"][:, None], (batch, beam, source_length))
         attended = Attended(keys=source["keys"], values=source["values"], mask=mask)
@@ -192,4 +192,4 @@ class ConvolutionalDecoder(nn.Module):
             config=self.config,
         )
         state = state.replace(per_hypothesis={"before": before, "position": position + 1})
-        return self.frame.leave(x)[:, 0], state
+        return self.frame.after_layers(x)[:, 0], state

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seq2seq_jax.batch import DecodeState, Memory, Sequence
+from seq2seq_jax.batch import DecodeState, Memory, TokenRows
 from seq2seq_jax.modules.attention import record
 from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.global_attention import AttentionKind, GlobalAttention, attend
@@ -21,16 +21,16 @@ from seq2seq_jax.modules.recurrence import (
     CELLS,
     Project,
     State,
-    advance,
-    begin,
+    cell_step,
     gate_inputs,
-    inside_a_loop,
     projection,
+    reset_state,
     scan_with_products,
+    shard_for_scan,
     zero_state,
 )
 from seq2seq_jax.modules.recurrent import RecurrentConfig
-from seq2seq_jax.modules.segments import at_first_places, is_first, segment_mask
+from seq2seq_jax.modules.segments import at_first_positions, is_first, segment_mask
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ class DecoderCarry:
             keep: 1 where the previous step belongs to the same segment, else 0.
             starts: initial states of the layers where a segment starts, else 0.
         """
-        layers = tuple(begin(state, keep, start) for state, start in zip(self.layers, starts, strict=True))
+        layers = tuple(reset_state(state, keep, start) for state, start in zip(self.layers, starts, strict=True))
         fed, coverage = jax.tree.map(lambda part: part * keep, (self.fed, self.coverage))
         return DecoderCarry(layers=layers, fed=fed, coverage=coverage)
 
@@ -227,7 +227,7 @@ class RecurrentDecoder(nn.Module):
     def __call__(
         self,
         inputs: Float[Array, "batch target model"],
-        target: Sequence,
+        target: TokenRows,
         memory: Memory,
         *,
         deterministic: bool,
@@ -310,7 +310,7 @@ class RecurrentDecoder(nn.Module):
         self,
         tokens: Int[Array, "batch target"],
         replaced: Bool[Array, "batch target"],
-        target: Sequence,
+        target: TokenRows,
         memory: Memory,
         *,
         embed: Callable[[Int[Array, "batch"]], Float[Array, "batch model"]],
@@ -325,7 +325,7 @@ class RecurrentDecoder(nn.Module):
             embed: embeddings of tokens.
             predict: (hidden states, position) -> the next tokens.
         """
-        kernels, constants = inside_a_loop(
+        kernels, constants = shard_for_scan(
             self._kernels_and_constants(*self._keys_and_values(memory), first_gates=True)
         )
         project = projection(kernels, precision=self.precision)
@@ -348,7 +348,7 @@ class RecurrentDecoder(nn.Module):
 
     def _borders(self, target, memory):
         """The arguments of `DecoderCarry.across` for every position."""
-        starts = self._by_layer(at_first_places(self._initial_states(memory.summary), target.segment_ids))
+        starts = self._by_layer(at_first_positions(self._initial_states(memory.summary), target.segment_ids))
         return 1.0 - is_first(target.segment_ids)[..., None].astype(jnp.float32), starts
 
     def _empty_carry(self, batch: int, source: int) -> DecoderCarry:
@@ -414,7 +414,7 @@ class RecurrentDecoder(nn.Module):
             if index == 0 and config.input_feeding:
                 gates = gates + project("feeding", carry.fed)
             recurrent = functools.partial(project, f"recurrent_{index}")
-            state = advance(config.cell, layer_constants, gates, state, recurrent, mask)
+            state = cell_step(config.cell, layer_constants, gates, state, recurrent, mask)
             states.append(state)
             x = x + state[0] if config.is_residual(index) else state[0]
             if index == 0 and config.attention_layer == "first":

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seq2seq_jax.batch import DecodeState, Memory, Sequence
+from seq2seq_jax.batch import DecodeState, Memory, TokenRows
 from seq2seq_jax.modules.attention import KeysValues, StepKeysValues
 from seq2seq_jax.modules.flops import Amount, causal_pairs, product_flops
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.segments import Segments
-from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, each_layer, over_layers
+from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig, each_layer, over_layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,12 +61,12 @@ class DecoderLayer(nn.Module):
         x: Float[Array, "batch target model"],
         memory: Memory,
         *,
-        target: Sequence,
+        target: TokenRows,
         self_bias: Float[Array, "#batch heads target target"] | None,
         deterministic: bool,
     ) -> Float[Array, "batch target model"]:
         def segments(key_ids, causal):
-            return Segments(queries=target.segment_ids, keys=key_ids, most=target.most_segments, causal=causal)
+            return Segments(queries=target.segment_ids, keys=key_ids, max_segments=target.max_segments, causal=causal)
 
         def attend(y):
             return self.self_attention(
@@ -131,13 +131,13 @@ class TransformerDecoder(nn.Module):
     precision: Precision
 
     def setup(self):
-        self.frame = Frame(self.config, causal=True, precision=self.precision)
+        self.frame = PositionsAndFinalNorm(self.config, causal=True, precision=self.precision)
         self.layer = DecoderLayer(self.config, self.memory_dim, self.precision)
 
     def __call__(
         self,
         inputs: Float[Array, "batch target model"],
-        target: Sequence,
+        target: TokenRows,
         memory: Memory,
         *,
         deterministic: bool,
@@ -148,14 +148,14 @@ class TransformerDecoder(nn.Module):
             inputs: embedded decoder inputs (the labels, shifted right).
             target: their segments and positions.
         """
-        x = self.frame.enter(inputs, target.positions, deterministic=deterministic)
+        x = self.frame.before_layers(inputs, target.positions, deterministic=deterministic)
         self_bias = self.frame.self_bias(target)
 
         def body(layer, x, _):
             return layer(x, memory, target=target, self_bias=self_bias, deterministic=deterministic), None
 
         x, _ = over_layers(body, self.layer, x, config=self.config)
-        return self.frame.leave(x)
+        return self.frame.after_layers(x)
 
     def start(self, memory: Memory, *, max_length: int, beam_size: int) -> DecodeState:
         """The state before the first token.
@@ -210,7 +210,7 @@ class TransformerDecoder(nn.Module):
             of_cache = jnp.repeat(self_bias[0, :, 0, :-1], beam, axis=-1)
             self_bias = of_cache, self_bias[0, :, 0, -1]
 
-        x = self.frame.enter(inputs.reshape(batch, beam, -1), positions, deterministic=True)
+        x = self.frame.before_layers(inputs.reshape(batch, beam, -1), positions, deterministic=True)
         history = []
         calls = each_layer(self.layer, config=self.config)
         for call, cache, memory in zip(calls, state.history, state.per_source["memory"], strict=True):
@@ -230,7 +230,7 @@ class TransformerDecoder(nn.Module):
             history.append(_with_position(cache, own, reached))
         ancestors = jax.lax.dynamic_update_slice_in_dim(ancestors, jnp.tile(slots, batch)[:, None], reached, axis=1)
         state = state.replace(per_hypothesis={"ancestors": ancestors, "position": position + 1}, history=tuple(history))
-        return self.frame.leave(x).reshape(inputs.shape), state
+        return self.frame.after_layers(x).reshape(inputs.shape), state
 
 
 def _with_position(cache: StepKeysValues, own: KeysValues, position: Int[Array, ""]) -> StepKeysValues:

@@ -5,8 +5,8 @@ import dataclasses
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import Memory, Sequence
-from seq2seq_jax.modules.convolution import HALF, ConvolutionalConfig, Frame
+from seq2seq_jax.batch import Memory, TokenRows
+from seq2seq_jax.modules.convolution import HALF, ConvolutionalConfig, PositionsAndProjections
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.precision import Precision
@@ -38,7 +38,7 @@ class ConvolutionalEncoderConfig(ConvolutionalConfig):
 
     def forward_flops(self, source: Amount) -> Amount:
         """Model FLOPs of encoding an example of this many tokens."""
-        return self.frame_flops(source) + self.num_layers * self.convolution_flops(source)
+        return self.projection_flops(source) + self.num_layers * self.convolution_flops(source)
 
     def build(self, *, precision: Precision) -> "ConvolutionalEncoder":
         """The module."""
@@ -81,23 +81,23 @@ class ConvolutionalEncoder(nn.Module):
     precision: Precision
 
     def setup(self):
-        self.frame = Frame(self.config, self.precision)
+        self.frame = PositionsAndProjections(self.config, self.precision)
         self.layer = EncoderLayer(self.config, self.precision)
 
-    def __call__(self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool) -> Memory:
+    def __call__(self, inputs: Float[Array, "batch source model"], source: TokenRows, *, deterministic: bool) -> Memory:
         """States of the source; values are their sums with the embeddings, a segment's summary the mean of its states.
 
         Args:
             inputs: embedded tokens.
             source: their segments and positions.
         """
-        embeddings, x = self.frame.enter(inputs, source.positions, deterministic=deterministic)
+        embeddings, x = self.frame.before_layers(inputs, source.positions, deterministic=deterministic)
 
         def body(layer, x, _):
             return layer(x, source.segment_ids, deterministic=deterministic), None
 
         x, _ = over_layers(body, self.layer, x, config=self.config)
-        states = self.frame.leave(x)
+        states = self.frame.after_layers(x)
         return Memory(
             states=states,
             values=(states + embeddings) * HALF,

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seq2seq_jax.batch import Memory, Sequence
+from seq2seq_jax.batch import Memory, TokenRows
 from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.recurrent import RecurrentConfig
@@ -94,7 +94,7 @@ class RecurrentEncoder(nn.Module):
         ]
         self.dropout = config.input_dropout()
 
-    def __call__(self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool) -> Memory:
+    def __call__(self, inputs: Float[Array, "batch source model"], source: TokenRows, *, deterministic: bool) -> Memory:
         """States and summaries of the source.
 
         Args:

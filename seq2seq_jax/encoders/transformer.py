@@ -5,11 +5,11 @@ import dataclasses
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from seq2seq_jax.batch import Memory, Sequence
+from seq2seq_jax.batch import Memory, TokenRows
 from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import Segments, mean_of_segments
-from seq2seq_jax.modules.transformer import Frame, Residual, TransformerConfig, over_layers
+from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig, over_layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,12 @@ class EncoderLayer(nn.Module):
         self,
         x: Float[Array, "batch source model"],
         *,
-        source: Sequence,
+        source: TokenRows,
         bias: Float[Array, "#batch heads source source"] | None,
         deterministic: bool,
     ) -> Float[Array, "batch source model"]:
         ids = source.segment_ids
-        segments = Segments(queries=ids, keys=ids, most=source.most_segments, causal=False)
+        segments = Segments(queries=ids, keys=ids, max_segments=source.max_segments, causal=False)
 
         def attend(y):
             return self.attention(
@@ -85,23 +85,23 @@ class TransformerEncoder(nn.Module):
     precision: Precision
 
     def setup(self):
-        self.frame = Frame(self.config, causal=False, precision=self.precision)
+        self.frame = PositionsAndFinalNorm(self.config, causal=False, precision=self.precision)
         self.layer = EncoderLayer(self.config, self.precision)
 
-    def __call__(self, inputs: Float[Array, "batch source model"], source: Sequence, *, deterministic: bool) -> Memory:
+    def __call__(self, inputs: Float[Array, "batch source model"], source: TokenRows, *, deterministic: bool) -> Memory:
         """States of the source; a segment's summary is the mean of its states.
 
         Args:
             inputs: embedded tokens.
             source: their segments and positions.
         """
-        x = self.frame.enter(inputs, source.positions, deterministic=deterministic)
+        x = self.frame.before_layers(inputs, source.positions, deterministic=deterministic)
         bias = self.frame.self_bias(source)
 
         def body(layer, x, _):
             return layer(x, source=source, bias=bias, deterministic=deterministic), None
 
         x, _ = over_layers(body, self.layer, x, config=self.config)
-        states = self.frame.leave(x)
+        states = self.frame.after_layers(x)
         summary = mean_of_segments(states, source.segment_ids)
         return Memory(states=states, values=states, summary=summary, segment_ids=source.segment_ids)

@@ -89,7 +89,7 @@ _PANELS = (
         title="Samples that end in the EOS token",
         unit="fraction",
         from_zero=True,
-        curves=(_Curve(kind="train", metric="ended_share", label="ended before the limit", color="C0"),),
+        curves=(_Curve(kind="train", metric="ended_fraction", label="ended before the limit", color="C0"),),
     ),
     _Panel(
         title="Rewards computed",

@@ -11,11 +11,11 @@ from jaxtyping import Float
 
 from seq2seq_jax.batch import one_token_batch
 from seq2seq_jax.data.pipeline import pair_batches
-from seq2seq_jax.generation.generator import Generator, with_rows_for
+from seq2seq_jax.generation.generator import Generator, pad_rows
 from seq2seq_jax.model import attention_weights
-from seq2seq_jax.parallel.mesh import OnMesh, batch_sharding, batch_shards
+from seq2seq_jax.parallel.mesh import JittedOnMesh, batch_sharding, batch_shards
 
-BATCH_CELLS = 2**17
+MAX_WEIGHTS_PER_BATCH = 2**17
 """Padded (target, source) position pairs of a batch: 64 MiB of weights with 8 layers of 16 heads."""
 
 
@@ -54,7 +54,7 @@ class Aligner:
         self.generator = generator
         self.max_target_length = max_target_length
         rows = batch_sharding(generator.mesh)
-        self._weights = OnMesh(
+        self._weights = JittedOnMesh(
             functools.partial(attention_weights, generator.model),
             generator.mesh,
             in_shardings=(None, rows),
@@ -99,9 +99,11 @@ class Aligner:
         else:
             target_ids = self._encode_targets(targets, num_sources=len(sources))
         aligned: dict[int, Alignment] = {}
-        batches = pair_batches(source_ids, target_ids, vocabulary=tokenizer.vocabulary, batch_cells=BATCH_CELLS)
+        batches = pair_batches(
+            source_ids, target_ids, vocabulary=tokenizer.vocabulary, max_weights_per_batch=MAX_WEIGHTS_PER_BATCH
+        )
         for batch, examples in batches:
-            batch = with_rows_for(batch, batch_shards(self.generator.mesh))
+            batch = pad_rows(batch, batch_shards(self.generator.mesh))
             weights = jax.device_get(self._weights(params, batch))
             for row, index in enumerate(map(int, examples)):
                 source, target = source_ids[index], target_ids[index]

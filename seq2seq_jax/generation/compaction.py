@@ -25,7 +25,7 @@ def extend_until_done(
     *,
     is_live: Callable[[Carry], Bool[Array, "rows"]],
     result: Callable[[Carry], Result],
-    halvings: int,
+    max_compactions: int,
 ) -> Result:
     """Iterates `extend` until no row is live, and returns `result` of every row.
 
@@ -40,12 +40,12 @@ def extend_until_done(
         shared: such a tree that no step changes.
         is_live: carry -> whether a row must be extended further.
         result: carry -> arrays whose first dim is the rows.
-        halvings: maximum number of compactions; 0 = none.
+        max_compactions: maximum number of compactions; 0 = none.
     """
     rows = len(is_live(carry))
     local_rows = rows // shards_of_rows(rows)
     half = -(-local_rows // 2)
-    last = halvings == 0 or local_rows < 2 * MIN_ROWS
+    last = max_compactions == 0 or local_rows < 2 * MIN_ROWS
     leave = 0 if last else half
 
     def continues(carry: Carry) -> Bool[Array, ""]:
@@ -56,7 +56,9 @@ def extend_until_done(
         return result(carry)
     kept = on_each_shard(lambda live: jnp.argsort(~live)[:half], is_live(carry))
     kept_carry, kept_shared = _take(kept, (carry, shared), rows)
-    of_kept = extend_until_done(extend, kept_carry, kept_shared, is_live=is_live, result=result, halvings=halvings - 1)
+    of_kept = extend_until_done(
+        extend, kept_carry, kept_shared, is_live=is_live, result=result, max_compactions=max_compactions - 1
+    )
     return jax.tree.map(
         lambda whole, part: on_each_shard(lambda whole, kept, part: whole.at[kept].set(part), whole, kept, part),
         result(carry),

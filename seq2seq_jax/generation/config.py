@@ -20,21 +20,22 @@ class GenerationConfig:
     """Limit on generated tokens, EOS token included: maximum_length_ratio per source token, ..."""
     maximum_length_extra: int = 10
     """... plus maximum_length_extra. A table of learned positions also limits the length."""
-    batch_tokens: int = 8192
+    source_tokens_per_batch: int = 8192
     """Source tokens per batch of the search, padding included."""
-    halvings: int = 0
-    """Maximum number of batch compactions (halvings as sources finish); each compiles the search step once more."""
+    max_compactions: int = 0
+    """Maximum number of batch compactions (max_compactions as sources finish); each compiles the search step once
+    more."""
 
     def __post_init__(self):
         check_values(self, "generation")
-        for name in ("beam_size", "n_best", "maximum_length_extra", "batch_tokens"):
+        for name in ("beam_size", "n_best", "maximum_length_extra", "source_tokens_per_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}: set it to 1 or more")
         for name in ("length_penalty", "maximum_length_ratio"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite, 0 or more, got {getattr(self, name)}: set it to 0 or more")
-        if self.halvings < 0:
-            raise ValueError(f"halvings must not be negative, got {self.halvings}: set it to 0 or more")
+        if self.max_compactions < 0:
+            raise ValueError(f"max_compactions must not be negative, got {self.max_compactions}: set it to 0 or more")
         if self.n_best > self.beam_size:
             raise ValueError(
                 f"n_best must be at most beam_size, got n_best {self.n_best} and beam_size {self.beam_size}: "

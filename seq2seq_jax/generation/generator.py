@@ -9,16 +9,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.pipeline import source_batches
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search, length_limits
 from seq2seq_jax.model import EncoderDecoder
-from seq2seq_jax.parallel.mesh import OnMesh, batch_sharding, batch_shards, global_batch, replicated
+from seq2seq_jax.parallel.mesh import JittedOnMesh, batch_sharding, batch_shards, global_batch, replicated
 
 Result = TypeVar("Result")
-Rows = TypeVar("Rows", Sequence, Batch)
+Rows = TypeVar("Rows", TokenRows, Batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Generator:
         self.max_source_length = max_source_length
         self.mesh = mesh
         self.truncate = truncate
-        self._search = OnMesh(
+        self._search = JittedOnMesh(
             self._search_batch,
             mesh,
             in_shardings=(None, batch_sharding(mesh)),
             out_shardings=replicated(mesh),
         )
 
-    def lower(self, params: Any, source: Sequence) -> jax.stages.Lowered:
+    def lower(self, params: Any, source: TokenRows) -> jax.stages.Lowered:
         """The lowered search, for sources or their shapes."""
         return self._search.lower(params, source)
 
@@ -101,7 +101,7 @@ class Generator:
 
         Encoding the decoded text again may give other ids.
         """
-        return self._each(params, texts, _best_tokens, [self.tokenizer.vocabulary.end_id], progress)
+        return self._each(params, texts, _best_tokens, [self.tokenizer.vocabulary.eos_id], progress)
 
     def best_tokens_of(self, params: Any, encoded: list[list[int]]) -> list[list[int]]:
         """Like `best_tokens`, for source ids that end in the EOS token."""
@@ -170,12 +170,12 @@ class Generator:
         batches = source_batches(
             encoded,
             vocabulary=self.tokenizer.vocabulary,
-            batch_tokens=self.config.batch_tokens,
+            source_tokens_per_batch=self.config.source_tokens_per_batch,
             max_length=self.max_source_length,
         )
         running = None
         for batch in batches:
-            source = global_batch(with_rows_for(batch.source, batch_shards(self.mesh)), self.mesh, share=(0, 1))
+            source = global_batch(pad_rows(batch.source, batch_shards(self.mesh)), self.mesh, shard=(0, 1))
             started = batch.indices, self._search(params, source)
             if running is not None:
                 yield running[0], jax.device_get(running[1])
@@ -183,7 +183,7 @@ class Generator:
         if running is not None:
             yield running[0], jax.device_get(running[1])
 
-    def _search_batch(self, params: Any, source: Sequence) -> SearchResult:
+    def _search_batch(self, params: Any, source: TokenRows) -> SearchResult:
         config, vocabulary = self.config, self.model.vocabulary
         apply = functools.partial(self.model.apply, {"params": params})
         limits, room = length_limits(
@@ -201,11 +201,11 @@ class Generator:
             n_best=config.n_best,
             max_lengths=limits,
             max_length=room,
-            start_id=vocabulary.start_id,
-            end_id=vocabulary.end_id,
-            padding_id=vocabulary.padding_id,
+            bos_id=vocabulary.bos_id,
+            eos_id=vocabulary.eos_id,
+            pad_id=vocabulary.pad_id,
             length_penalty=config.length_penalty,
-            halvings=config.halvings,
+            max_compactions=config.max_compactions,
         )
 
     def _hypotheses(self, result: SearchResult, row: int) -> list[Hypothesis]:
@@ -225,7 +225,7 @@ def _best_tokens(result: SearchResult, row: int) -> list[int]:
     return result.tokens[row, 0, : result.lengths[row, 0]].tolist()
 
 
-def with_rows_for(rows: Rows, shards: int) -> Rows:
+def pad_rows(rows: Rows, shards: int) -> Rows:
     """The rows, padded with empty rows to a multiple of `shards`."""
     missing = -jax.tree.leaves(rows)[0].shape[0] % shards
     return jax.tree.map(lambda array: np.pad(array, ((0, missing), (0, 0))), rows) if missing else rows

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import DecodeState, Vocabulary
-from seq2seq_jax.generation.search import Step
-from seq2seq_jax.modules.embedding import of_tokens
+from seq2seq_jax.generation.search import DecodeStep
+from seq2seq_jax.modules.embedding import gather_scores
 
 IMPOSSIBLE = -1e9
 """Log-probability of tokens that are not allowed: the probability is 0, and products with it are never NaN."""
@@ -38,8 +38,8 @@ class Policy:
             positions: index of the token within its text, from 0.
         """
         ids = jnp.arange(logits.shape[-1])
-        never = (ids == self.vocabulary.start_id) | (ids == self.vocabulary.padding_id)
-        too_early = (ids == self.vocabulary.end_id) & (positions[..., None] < self.minimum_length)
+        never = (ids == self.vocabulary.bos_id) | (ids == self.vocabulary.pad_id)
+        too_early = (ids == self.vocabulary.eos_id) & (positions[..., None] < self.minimum_length)
         scaled = logits.astype(jnp.float32) / self.temperature
         return jnp.maximum(jax.nn.log_softmax(jnp.where(never | too_early, -jnp.inf, scaled)), IMPOSSIBLE)
 
@@ -77,7 +77,7 @@ class _Sampling:
 
 
 def sample(
-    step: Step,
+    step: DecodeStep,
     state: DecodeState,
     *,
     policy: Policy,
@@ -130,7 +130,7 @@ def sample(
         if greedy:
             is_greedy = jnp.arange(num_samples) < greedy
             drawn = jnp.where(jnp.tile(is_greedy, batch_size), jnp.argmax(log_probabilities, axis=-1), drawn)
-        chosen = of_tokens(log_probabilities, drawn).reshape(batch_size, num_samples)
+        chosen = gather_scores(log_probabilities, drawn).reshape(batch_size, num_samples)
         drawn = drawn.reshape(batch_size, num_samples)
 
         samples = loop.samples
@@ -139,7 +139,7 @@ def sample(
         def written(array, values):
             return jax.lax.dynamic_update_index_in_dim(array, values, loop.position, axis=2)
 
-        tokens = jnp.where(active, drawn, vocabulary.padding_id)
+        tokens = jnp.where(active, drawn, vocabulary.pad_id)
         return _Sampling(
             position=loop.position + 1,
             last_tokens=tokens,
@@ -147,7 +147,7 @@ def sample(
                 tokens=written(samples.tokens, tokens),
                 log_probabilities=written(samples.log_probabilities, jnp.where(active, chosen, 0.0)),
                 lengths=samples.lengths + active,
-                ended=samples.ended | (active & (drawn == vocabulary.end_id)),
+                ended=samples.ended | (active & (drawn == vocabulary.eos_id)),
             ),
             decoder=after.replace(per_source=None),
         )
@@ -155,9 +155,9 @@ def sample(
     shape = (batch_size, num_samples)
     initial = _Sampling(
         position=jnp.zeros((), jnp.int32),
-        last_tokens=jnp.full(shape, vocabulary.start_id, jnp.int32),
+        last_tokens=jnp.full(shape, vocabulary.bos_id, jnp.int32),
         samples=Samples(
-            tokens=jnp.full((*shape, max_length), vocabulary.padding_id, jnp.int32),
+            tokens=jnp.full((*shape, max_length), vocabulary.pad_id, jnp.int32),
             log_probabilities=jnp.zeros((*shape, max_length), jnp.float32),
             lengths=jnp.zeros(shape, jnp.int32),
             ended=jnp.zeros(shape, bool),

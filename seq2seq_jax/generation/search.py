@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from seq2seq_jax.batch import DecodeState, Sequence
+from seq2seq_jax.batch import DecodeState, TokenRows
 from seq2seq_jax.data.source import LONGEST_ROW
 from seq2seq_jax.generation.compaction import extend_until_done
 
@@ -15,7 +15,7 @@ from seq2seq_jax.generation.compaction import extend_until_done
 from seq2seq_jax.generation.config import GenerationConfig as GenerationConfig
 from seq2seq_jax.parallel.mesh import on_each_shard
 
-Step = Callable[
+DecodeStep = Callable[
     [Int[Array, "hypotheses"], DecodeState],
     tuple[Float[Array, "hypotheses vocab"], DecodeState],
 ]
@@ -38,7 +38,7 @@ def longest_output(source_length: int, *, ratio: float, extra: int, position_lim
 
 
 def length_limits(
-    source: Sequence, *, ratio: float, extra: int, position_limit: int | None
+    source: TokenRows, *, ratio: float, extra: int, position_limit: int | None
 ) -> tuple[Int[Array, "batch"], int]:
     """The limit on generated tokens, EOS token included, for each source, and the maximum of any source of the batch.
 
@@ -100,7 +100,7 @@ class BeamState:
 
 
 def beam_search(
-    step: Step,
+    step: DecodeStep,
     state: DecodeState,
     *,
     batch_size: int,
@@ -108,13 +108,13 @@ def beam_search(
     n_best: int,
     max_lengths: Int[Array, "batch"],
     max_length: int,
-    start_id: int,
-    end_id: int,
-    padding_id: int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
     length_penalty: float,
-    halvings: int = 0,
+    max_compactions: int = 0,
 ) -> SearchResult:
-    """Beam search: approximately the most probable continuations of start_id for every source.
+    """Beam search: approximately the most probable continuations of bos_id for every source.
 
     Each step extends the live hypotheses by every token and keeps the 2 * beam_size best candidates: those that end
     compete with the finished hypotheses by score, and the best beam_size others stay live. A source is finished when no
@@ -139,25 +139,25 @@ def beam_search(
         n_best: number of finished hypotheses kept for each, at most beam_size; with fewer, sources finish earlier.
         max_lengths: limit of each source in tokens, EOS token included; clipped to 1..max_length.
         max_length: capacity of the token arrays.
-        start_id: the BOS token, first input of the decoder.
-        end_id: the EOS token, which ends a hypothesis.
-        padding_id: the pad token, which follows the EOS token.
+        bos_id: the BOS token, first input of the decoder.
+        eos_id: the EOS token, which ends a hypothesis.
+        pad_id: the pad token, which follows the EOS token.
         length_penalty: exponent alpha >= 0 of the length normalisation.
-        halvings: see `extend_until_done`.
+        max_compactions: see `extend_until_done`.
 
     Returns:
         Finished hypotheses, at most n_best for each source, best first.
 
     Raises:
-        ValueError: end_id equals start_id or padding_id, or length_penalty is negative.
+        ValueError: eos_id equals bos_id or pad_id, or length_penalty is negative.
 
     Source: Wu et al. 2016, arXiv:1609.08144, equation 14 (length penalty, without its coverage term). The
     arrangement follows `beam_search` of tensor2tensor and of t5x (decoding.py).
     """
-    if end_id in (start_id, padding_id):
+    if eos_id in (bos_id, pad_id):
         raise ValueError(
-            f"end_id must differ from start_id and padding_id, got end_id {end_id}, start_id {start_id} and "
-            f"padding_id {padding_id}: give the EOS token its own id"
+            f"eos_id must differ from bos_id and pad_id, got eos_id {eos_id}, bos_id {bos_id} and "
+            f"pad_id {pad_id}: give the EOS token its own id"
         )
     if length_penalty < 0:
         raise ValueError(f"length_penalty must not be negative, got {length_penalty}: set it to 0 or more")
@@ -179,13 +179,13 @@ def beam_search(
         logits = logits.astype(jnp.float32).reshape(-1, beam_size, vocab_size)
         length = beams.position + 1
         ids = jnp.arange(vocab_size)
-        allowed = jnp.where((length >= limits)[:, None], ids == end_id, (ids != start_id) & (ids != padding_id))
+        allowed = jnp.where((length >= limits)[:, None], ids == eos_id, (ids != bos_id) & (ids != pad_id))
         totals, candidates = _most_probable(logits, allowed, beams.live_log_probabilities, num_candidates)
         parents, last_tokens = candidates // vocab_size, candidates % vocab_size
         tokens = jax.lax.dynamic_update_index_in_dim(
             _pick(beams.live_tokens, parents), last_tokens, beams.position, axis=2
         )
-        ended = last_tokens == end_id
+        ended = last_tokens == eos_id
 
         # Finished ones come first, so that they win ties against newcomers, and empty entries stay empty.
         ended_totals = jnp.where(ended, totals, -jnp.inf)
@@ -213,11 +213,11 @@ def beam_search(
             finished=finished,
         )
 
-    no_tokens = jnp.full((batch_size, beam_size, max_length), padding_id, dtype=jnp.int32)
+    no_tokens = jnp.full((batch_size, beam_size, max_length), pad_id, dtype=jnp.int32)
     nothing = jnp.full((batch_size, beam_size), -jnp.inf, dtype=jnp.float32)
     beams = BeamState(
         position=jnp.zeros((), dtype=jnp.int32),
-        last_tokens=jnp.full((batch_size, beam_size), start_id, dtype=jnp.int32),
+        last_tokens=jnp.full((batch_size, beam_size), bos_id, dtype=jnp.int32),
         live_tokens=no_tokens,
         # One live hypothesis at first, or the first step would find every candidate beam_size times.
         live_log_probabilities=nothing.at[:, 0].set(0.0),
@@ -235,7 +235,7 @@ def beam_search(
         (state.per_source, jnp.clip(max_lengths, 1, max_length)),
         is_live=is_live,
         result=lambda beams: beams.finished,
-        halvings=halvings,
+        max_compactions=max_compactions,
     )
 
 

@@ -14,7 +14,7 @@ from seq2seq_jax.modules.linear import Linear
 from seq2seq_jax.modules.position import rotate
 from seq2seq_jax.modules.precision import Precision, product
 from seq2seq_jax.modules.segments import Segments
-from seq2seq_jax.parallel.mesh import divided_along_length, whole_along_length
+from seq2seq_jax.parallel.mesh import gather_length, shard_length
 
 WEIGHTS = "attention_weights"
 """Collection that attention weights are recorded in, as [layers, batch, heads, target, source], when it is mutable."""
@@ -96,7 +96,7 @@ class MultiHeadAttention(nn.Module):
         keys, values = self.key(states), self.value(values)
         if self.rotary:
             keys = rotate(keys, positions)
-        return KeysValues(keys=whole_along_length(keys, 1), values=whole_along_length(values, 1))
+        return KeysValues(keys=gather_length(keys, 1), values=gather_length(values, 1))
 
     def __call__(
         self,
@@ -121,7 +121,7 @@ class MultiHeadAttention(nn.Module):
         if self.rotary:
             queries = rotate(queries, positions)
         if x.shape[1] > 1:
-            queries = divided_along_length(queries, 1)
+            queries = shard_length(queries, 1)
         drops = self.dropout > 0.0 and not deterministic
         kernel = self._chosen_kernel(segments, relative=bias is not None, drops=drops)
         if kernel == "fused":

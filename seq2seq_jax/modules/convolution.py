@@ -71,7 +71,7 @@ class ConvolutionalConfig:
         """FLOPs of one layer's convolution."""
         return product_flops(length, self.kernel_size * self.hidden_dim, 2 * self.hidden_dim)
 
-    def frame_flops(self, length: Amount) -> Amount:
+    def projection_flops(self, length: Amount) -> Amount:
         """FLOPs of the linear maps into and out of the channels."""
         return 2 * product_flops(length, self.model_dim, self.hidden_dim)
 
@@ -244,7 +244,7 @@ class MultiStepAttention(nn.Module):
         return self.output(context)
 
 
-class Frame(nn.Module):
+class PositionsAndProjections(nn.Module):
     """What surrounds the layers: embeddings with positions, and linear maps into and out of the channels."""
 
     config: ConvolutionalConfig
@@ -259,7 +259,7 @@ class Frame(nn.Module):
         )
         self.contract = WeightNormalizedLinear(config.hidden_dim, config.model_dim, ("hidden", "model"), self.precision)
 
-    def enter(
+    def before_layers(
         self,
         inputs: Float[Array, "batch length model"],
         positions: Int[Array, "batch length"],
@@ -278,6 +278,6 @@ class Frame(nn.Module):
         embeddings = nn.with_logical_constraint(embeddings, ACTIVATION_AXES)
         return embeddings, nn.with_logical_constraint(self.expand(embeddings), ACTIVATION_AXES)
 
-    def leave(self, x: Float[Array, "batch length hidden"]) -> Float[Array, "batch length model"]:
+    def after_layers(self, x: Float[Array, "batch length hidden"]) -> Float[Array, "batch length model"]:
         """The stack's output."""
         return nn.with_logical_constraint(self.contract(x), ACTIVATION_AXES)

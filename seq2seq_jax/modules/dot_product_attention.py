@@ -9,7 +9,7 @@ from seq2seq_jax.modules.dropout import dropped
 from seq2seq_jax.modules.fused_attention import OUTPUT_NAME
 from seq2seq_jax.modules.precision import Precision, product
 from seq2seq_jax.modules.segments import Segments
-from seq2seq_jax.parallel.mesh import divided_along_length, parts_of_length
+from seq2seq_jax.parallel.mesh import length_shards, shard_length
 
 MASKED_SCORE = -1e9
 """Score of a pair that may not attend: finite, so that a query with no key at all stays finite too."""
@@ -72,7 +72,7 @@ def blocked_attention(
     """
     batch, target, heads, head_dim = queries.shape
     # Where rows are divided a block takes as many queries of each part, so that all devices work on it.
-    parts = parts_of_length()
+    parts = length_shards()
     if target % parts:
         parts = 1
     length = target // parts
@@ -91,7 +91,7 @@ def blocked_attention(
     def attend(own):
         mask = segments.replace(queries=own["segments"]).mask(places=own["places"])
         context, _ = dot_product_attention(
-            divided_along_length(own["queries"], 1),
+            shard_length(own["queries"], 1),
             keys,
             values,
             mask,
@@ -100,7 +100,7 @@ def blocked_attention(
             dropout_key=None if dropout_key is None else jax.random.fold_in(dropout_key, own["index"]),
             precision=precision,
         )
-        return divided_along_length(context, 1)
+        return shard_length(context, 1)
 
     of_blocks = {
         "index": jnp.arange(blocks),

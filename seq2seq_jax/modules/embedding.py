@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product
 
 
-def of_tokens(scores: Float[Array, "*dims vocab"], tokens: Int[Array, "*dims"]) -> Float[Array, "*dims"]:
+def gather_scores(scores: Float[Array, "*dims vocab"], tokens: Int[Array, "*dims"]) -> Float[Array, "*dims"]:
     """The score of each token, by a comparison instead of a gather: the gradient needs no scatter, and the vocabulary
     may be sharded.
     """

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import Segments, segment_mask
-from seq2seq_jax.parallel.mesh import parts_of_length
+from seq2seq_jax.parallel.mesh import length_shards
 
 OUTPUT_NAME, STATISTICS_NAME = SAVED_NAMES = ("attention_output", "attention_statistics")
 """What the kernel's backward pass needs of its forward pass, as names for a policy of `jax.checkpoint`."""
@@ -100,9 +100,9 @@ def obstacle(
         return f"a head must be a multiple of 8 wide, {LARGEST_HEAD} at most, and is {head_dim}"
     if dropout:
         return "it does not drop out attention weights: set attention_dropout to 0"
-    if segments.most is None:
-        return "the most examples of a row must be known: set data.max_examples_a_row, or data.packing to False"
-    if segments.most > 1:
+    if segments.max_segments is None:
+        return "the most examples of a row must be known: set data.max_examples_per_row, or data.packing to False"
+    if segments.max_segments > 1:
         if relative:
             return "with relative positions a row must hold one example: set data.packing to False"
         if (
@@ -115,7 +115,7 @@ def obstacle(
             )
     if relative and (segments.queries.shape[1] % 2 or segments.keys.shape[1] % 2):
         return "with relative positions the rows must be of even lengths"
-    if parts_of_length() > 1:
+    if length_shards() > 1:
         return "rows are divided: set mesh.sequence to 1"
     return None
 
@@ -124,7 +124,7 @@ def _is_masked(segments: Segments) -> bool:
     """Whether a bias on the scores says which pairs may not attend; else lengths and offsets of segments do."""
     queries, keys = segments.queries.shape[1], segments.keys.shape[1]
     # The kernel takes a bias for even lengths alone.
-    return segments.most > 1 and queries * keys <= LONGEST_MASKED**2 and queries % 2 == keys % 2 == 0
+    return segments.max_segments > 1 and queries * keys <= LONGEST_MASKED**2 and queries % 2 == keys % 2 == 0
 
 
 def mask_bias(segments: Segments) -> Float[Array, "batch 1 target source"]:
@@ -139,14 +139,14 @@ def bounds_of(segments: Segments) -> Bounds:
     A row without any token is taken for one of a single token, as the kernel gives NaN for a segment without keys
     (cuDNN before 9.25), which the gradient of a bias would sum over the batch.
     """
-    if segments.most == 1:
+    if segments.max_segments == 1:
         query_lengths, key_lengths = (
             jnp.maximum(jnp.sum(ids == 1, axis=1, dtype=jnp.int32), 1) for ids in (segments.queries, segments.keys)
         )
         return Bounds(query_lengths, key_lengths, None, None)
 
     def places(ids):
-        inside = ids[:, None, :] == jnp.arange(1, segments.most + 1)[:, None]
+        inside = ids[:, None, :] == jnp.arange(1, segments.max_segments + 1)[:, None]
         return jnp.sum(inside, axis=2, dtype=jnp.int32), jnp.argmax(inside, axis=2).astype(jnp.int32)
 
     (query_lengths, query_starts), (key_lengths, key_starts) = places(segments.queries), places(segments.keys)
@@ -165,7 +165,7 @@ def read_places(
     segments: Segments,
 ) -> tuple[Bool[Array, "batch target"], Bool[Array, "batch source"]]:
     """Queries that have a key, and keys that have a query: what the kernel writes; all else it leaves undefined."""
-    inside = [(ids > 0) & (ids <= segments.most) for ids in (segments.queries, segments.keys)]
+    inside = [(ids > 0) & (ids <= segments.max_segments) for ids in (segments.queries, segments.keys)]
     if segments.queries is segments.keys:
         return tuple(inside)
     met = segments.queries[:, :, None] == segments.keys[:, None, :]

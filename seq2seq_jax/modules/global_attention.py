@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from seq2seq_jax.modules.attention import MASKED_SCORE, record
 from seq2seq_jax.modules.linear import Linear
 from seq2seq_jax.modules.precision import Precision, matrix_product, product
-from seq2seq_jax.modules.recurrence import Kernel, Project, inside_a_loop, rows_divided
+from seq2seq_jax.modules.recurrence import Kernel, Project, shard_for_scan, shard_rows
 
 AttentionKind = Literal["none", "additive", "general", "dot", "scaled_dot"]
 
@@ -145,7 +145,7 @@ def additive_scores(
     once.
     """
 
-    keys, queries, vector = inside_a_loop((keys, queries, vector))
+    keys, queries, vector = shard_for_scan((keys, queries, vector))
 
     def step(_, query):
         return None, _tanh(keys, query).reshape(-1, keys.shape[-1]) @ vector
@@ -163,8 +163,8 @@ def _additive_forward(keys, queries, vector):
 
 
 def _additive_backward(residuals, gradient):
-    keys, queries, vector = inside_a_loop(residuals)
-    gradient = rows_divided(gradient)
+    keys, queries, vector = shard_for_scan(residuals)
+    gradient = shard_rows(gradient)
 
     def step(sums, per_target):
         of_keys, of_vector = sums

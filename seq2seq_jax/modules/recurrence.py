@@ -30,12 +30,12 @@ State = tuple[Float[Array, "*dims hidden"], ...]
 """The state of a cell, its output first: (hidden, cell) for an LSTM, (hidden,) for a GRU. Float32."""
 
 
-def whole(tree: PyTree) -> PyTree:
+def replicate(tree: PyTree) -> PyTree:
     """Parameters with the sharding for a loop over time: replicated on every device."""
     return jax.tree.map(lambda leaf: nn.with_logical_constraint(leaf, (None,) * leaf.ndim), tree)
 
 
-def rows_divided(tree: PyTree, *, dim: int = 0) -> PyTree:
+def shard_rows(tree: PyTree, *, dim: int = 0) -> PyTree:
     """Activations with the sharding for a loop over time: sharded along their batch dim only."""
 
     def constrained(leaf):
@@ -45,9 +45,9 @@ def rows_divided(tree: PyTree, *, dim: int = 0) -> PyTree:
     return jax.tree.map(constrained, tree)
 
 
-def inside_a_loop(tree: PyTree) -> PyTree:
-    """`whole` for vectors and matrices, which are parameters, and `rows_divided` for arrays of more dims."""
-    return jax.tree.map(lambda leaf: whole(leaf) if leaf.ndim < 3 else rows_divided(leaf), tree)
+def shard_for_scan(tree: PyTree) -> PyTree:
+    """`replicate` for vectors and matrices, which are parameters, and `shard_rows` for arrays of more dims."""
+    return jax.tree.map(lambda leaf: replicate(leaf) if leaf.ndim < 3 else shard_rows(leaf), tree)
 
 
 def _sigmoid(x):
@@ -139,7 +139,7 @@ def zero_state(cell: CellKind, batch: int, hidden_dim: int) -> State:
     return (jnp.zeros((batch, hidden_dim), jnp.float32),) * CELLS[cell].num_states
 
 
-def begin(state: State, keep: Float[Array, "batch 1"], start: State | None) -> State:
+def reset_state(state: State, keep: Float[Array, "batch 1"], start: State | None) -> State:
     """The previous state or, where a segment starts, that segment's initial state."""
     state = tuple(part * keep for part in state)
     if start is None:
@@ -154,7 +154,7 @@ def gate_inputs(constants: dict[str, Array], product: Float[Array, "*dims gates"
     return product + constants["bias"].astype(product.dtype)
 
 
-def advance(
+def cell_step(
     cell: CellKind,
     constants: dict[str, Array],
     inputs: Float[Array, "batch gates"],
@@ -162,7 +162,7 @@ def advance(
     project: Callable[[Float[Array, "batch hidden"]], Float[Array, "batch gates"]],
     mask: Float[Array, "batch hidden"] | None = None,
 ) -> State:
-    """One step of a layer, for layers that `recur` does not support.
+    """One step of a layer, for layers that `scan_cell` does not support.
 
     Args:
         constants: the layer's parameters except for kernels.
@@ -190,7 +190,7 @@ def _standardized(x):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def recur(
+def scan_cell(
     cell: type,
     reverse: bool,
     precision: Precision,
@@ -215,18 +215,18 @@ def recur(
         start: initial states of segments, [length, batch, hidden], 0 where none starts; None = 0 everywhere.
         mask: h is multiplied by it before U in every step (variational dropout); not differentiated.
     """
-    return _recur_forward(cell, reverse, precision, inputs, kernel, bias, keep, start, mask)[0]
+    return _scan_cell_forward(cell, reverse, precision, inputs, kernel, bias, keep, start, mask)[0]
 
 
-def _recur_forward(cell, reverse, precision, inputs, kernel, bias, keep, start, mask):
+def _scan_cell_forward(cell, reverse, precision, inputs, kernel, bias, keep, start, mask):
     batch, hidden = inputs.shape[1], kernel.shape[0]
     dtype = activation_dtype(precision)
-    operand = whole(_operand(precision, kernel))
-    inputs, keep, start = rows_divided((inputs, keep, start), dim=1)
+    operand = replicate(_operand(precision, kernel))
+    inputs, keep, start = shard_rows((inputs, keep, start), dim=1)
 
     def step(state, per_step):
         inputs, keep, start = per_step
-        state = begin(state, keep, start)
+        state = reset_state(state, keep, start)
         read = state[0] if mask is None else state[0] * mask
         product = recurrent_product(read, operand, precision=precision)
         if bias is not None:
@@ -236,14 +236,14 @@ def _recur_forward(cell, reverse, precision, inputs, kernel, bias, keep, start, 
 
     zeros = (jnp.zeros((batch, hidden), jnp.float32),) * cell.num_states
     _, (outputs, read, saved) = jax.lax.scan(step, zeros, (inputs, keep, start), reverse=reverse)
-    outputs, read, saved = rows_divided((outputs, read, saved), dim=1)
+    outputs, read, saved = shard_rows((outputs, read, saved), dim=1)
     return outputs, (read, saved, kernel, bias, keep, start, mask)
 
 
-def _recur_backward(cell, reverse, precision, residuals, output_gradient):
+def _scan_cell_backward(cell, reverse, precision, residuals, output_gradient):
     read, saved, kernel, bias, keep, start, mask = residuals
-    transposed = whole(_operand(precision, kernel.T))
-    output_gradient, keep, saved = rows_divided((output_gradient, keep, saved), dim=1)
+    transposed = replicate(_operand(precision, kernel.T))
+    output_gradient, keep, saved = shard_rows((output_gradient, keep, saved), dim=1)
 
     def step(gradient, per_step):
         output_gradient, keep, saved = per_step
@@ -259,7 +259,7 @@ def _recur_backward(cell, reverse, precision, residuals, output_gradient):
     _, (of_inputs, of_product, of_start) = jax.lax.scan(
         step, zeros, (output_gradient, keep, saved), reverse=not reverse
     )
-    of_inputs, of_product, of_start = rows_divided((of_inputs, of_product, of_start), dim=1)
+    of_inputs, of_product, of_start = shard_rows((of_inputs, of_product, of_start), dim=1)
     rows = of_product.reshape(-1, of_product.shape[-1])
     of_kernel = kernel_gradient(read.reshape(-1, read.shape[-1]), rows, precision=precision)
     of_bias = None if bias is None else jnp.sum(rows, axis=0)
@@ -267,7 +267,7 @@ def _recur_backward(cell, reverse, precision, residuals, output_gradient):
     return of_inputs.astype(activation_dtype(precision)), of_kernel, of_bias, constants[0], of_start, constants[1]
 
 
-recur.defvjp(_recur_forward, _recur_backward)
+scan_cell.defvjp(_scan_cell_forward, _scan_cell_backward)
 
 
 Kernel = Float[Array, "input output"] | Float[Array, "batch input output"]
@@ -309,8 +309,8 @@ def scan_with_products(
             dims.
         per_step: [length, batch, ...].
     """
-    kernels, constants = inside_a_loop((kernels, constants))
-    carry, per_step = rows_divided(carry), rows_divided(per_step, dim=1)
+    kernels, constants = shard_for_scan((kernels, constants))
+    carry, per_step = shard_rows(carry), shard_rows(per_step, dim=1)
     zeros = _zeros_of_products(step, kernels, constants, carry, per_step, precision)
 
     def run(kernels, added, constants, carry, per_step):

@@ -14,10 +14,10 @@ from seq2seq_jax.modules.precision import Precision, matrix_product
 from seq2seq_jax.modules.recurrence import (
     CELLS,
     CellKind,
-    advance,
-    begin,
+    cell_step,
     gate_inputs,
-    recur,
+    reset_state,
+    scan_cell,
     scan_with_products,
     zero_state,
 )
@@ -148,7 +148,7 @@ class RecurrentLayer(nn.Module):
         return self.kernel.reshape(self.hidden_dim, -1)
 
     def constants(self) -> dict[str, Array]:
-        """Further parameters that `gate_inputs` and `advance` read."""
+        """Further parameters that `gate_inputs` and `cell_step` read."""
         constants = {"bias": self.bias.reshape(-1)}
         if self.cell == "gru":
             constants["product_bias"] = jnp.pad(self.candidate_bias, (2 * self.hidden_dim, 0))
@@ -188,15 +188,15 @@ class RecurrentLayer(nn.Module):
         constants = self.constants()
         if not self.layer_norm:
             bias = constants.get("product_bias")
-            outputs = recur(
+            outputs = scan_cell(
                 CELLS[self.cell], reverse, self.precision, inputs, self.recurrent_kernel(), bias, keep, start, mask
             )
             return jnp.swapaxes(outputs, 0, 1)
 
         def step(project, constants, state, per_step):
             inputs, keep, start = per_step
-            state = begin(state, keep, start)
-            state = advance(self.cell, constants, inputs, state, functools.partial(project, "kernel"), mask)
+            state = reset_state(state, keep, start)
+            state = cell_step(self.cell, constants, inputs, state, functools.partial(project, "kernel"), mask)
             return state, state[0].astype(inputs.dtype)
 
         state = zero_state(self.cell, x.shape[0], self.hidden_dim)

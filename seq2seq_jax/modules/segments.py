@@ -22,13 +22,13 @@ class Segments:
     Attributes:
         queries: segment ids of the queries.
         keys: segment ids of the keys.
-        most: see `Sequence.most_segments`.
+        max_segments: see `Sequence.max_segments`.
         causal: whether a query attends only to keys at or before its own position in the row.
     """
 
     queries: Int[Array, "batch target"]
     keys: Int[Array, "batch source"]
-    most: int | None = flax.struct.field(pytree_node=False)
+    max_segments: int | None = flax.struct.field(pytree_node=False)
     causal: bool = flax.struct.field(pytree_node=False)
 
     def mask(self, *, places: Int[Array, "target"] | None = None) -> Bool[Array, "batch target source"]:
@@ -105,7 +105,7 @@ def mean_of_segments(
     return (total / jnp.maximum(counts, 1.0)).astype(values.dtype)
 
 
-def at_first_places(
+def at_first_positions(
     summary: Float[Array, "batch segments dim"], segment_ids: Int[Array, "batch length"]
 ) -> Float[Array, "batch length dim"]:
     """The segment's vector at the first position of each segment; 0 everywhere else."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import Sequence
+from seq2seq_jax.batch import TokenRows
 from seq2seq_jax.modules.attention import WEIGHTS, AttentionKernel, MultiHeadAttention
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.feed_forward import Activation, FeedForward
@@ -205,7 +205,7 @@ class Residual(nn.Module):
         return nn.with_logical_constraint(x, ACTIVATION_AXES)
 
 
-class Frame(nn.Module):
+class PositionsAndFinalNorm(nn.Module):
     """What surrounds the layers: position encodings before them, and the final norm of a pre-norm stack."""
 
     config: TransformerConfig
@@ -227,7 +227,7 @@ class Frame(nn.Module):
             self.norm = Normalization(config.normalization)
         self.dropout = Dropout(config.dropout)
 
-    def enter(
+    def before_layers(
         self,
         inputs: Float[Array, "batch length model"],
         positions: Int[Array, "batch length"],
@@ -248,14 +248,14 @@ class Frame(nn.Module):
         """The relative bias on attention scores; None if the stack has none."""
         return self.relative(query_positions, key_positions) if self.config.positions == "relative" else None
 
-    def self_bias(self, sequence: Sequence) -> Float[Array, "#batch heads length length"] | None:
+    def self_bias(self, sequence: TokenRows) -> Float[Array, "#batch heads length length"] | None:
         """The relative bias between the positions of a sequence, shared by all rows if each has a single segment."""
         positions = sequence.positions
-        if sequence.most_segments == 1:
+        if sequence.max_segments == 1:
             positions = jnp.arange(positions.shape[1])[None]
         return self.bias(positions, positions)
 
-    def leave(self, x: Float[Array, "batch length model"]) -> Float[Array, "batch length model"]:
+    def after_layers(self, x: Float[Array, "batch length model"]) -> Float[Array, "batch length model"]:
         """The stack's output."""
         return self.norm(x) if self.config.norm_position == "pre" else x
 

@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float, Int
 from seq2seq_jax.batch import Batch, one_token_batch
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.model import EncoderDecoder
-from seq2seq_jax.modules.embedding import Embedding, of_tokens
+from seq2seq_jax.modules.embedding import Embedding, gather_scores
 from seq2seq_jax.modules.flops import TRAINING, Amount
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import lengths_of_pairs
-from seq2seq_jax.objectives.objective import Objective, Params, Total
+from seq2seq_jax.objectives.objective import Objective, Params, WeightedSum
 from seq2seq_jax.values import check_values
 
 
@@ -23,7 +23,7 @@ from seq2seq_jax.values import check_values
 class MaximumLikelihoodConfig:
     """Config of maximum likelihood."""
 
-    one_example_a_row: ClassVar[bool] = False
+    requires_unpacked_rows: ClassVar[bool] = False
     """Whether every row must hold a single example."""
 
     label_smoothing: float = 0.1
@@ -41,7 +41,7 @@ class MaximumLikelihoodConfig:
     """Limit of the probability of a model prediction; only for scheduled sampling."""
     sampling_steps: int | None = None
     """Time scale of the schedule (updates); only for scheduled sampling."""
-    sampling_choice: Literal["drawn", "likeliest"] | None = None
+    sampling_choice: Literal["sample", "argmax"] | None = None
     """Whether predictions are sampled, or the most probable tokens; only for scheduled sampling."""
 
     def __post_init__(self):
@@ -107,7 +107,7 @@ def cross_entropy(
     Source: Szegedy et al. 2016, section 7 (label smoothing); Chowdhery et al. 2022, section 5 (z-loss).
     """
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
-    negative_log_likelihood = log_normalizer - of_tokens(logits, labels)
+    negative_log_likelihood = log_normalizer - gather_scores(logits, labels)
     uniform = log_normalizer - jnp.mean(logits, axis=-1)
     loss = (1.0 - label_smoothing) * negative_log_likelihood + label_smoothing * uniform
     return loss + z_loss * jnp.square(log_normalizer), negative_log_likelihood
@@ -126,7 +126,7 @@ class MaximumLikelihood(Objective):
 
     def loss(
         self, player: str, params: dict[str, Params], batch: Batch, *, step: Int[Array, ""], rng: jax.Array | None
-    ) -> tuple[Total, dict[str, Total]]:
+    ) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """See Objective.loss; without an rng, dropout and scheduled sampling are off.
 
         Logs `nll`, the negative log-likelihood without label smoothing (nats per target token).
@@ -148,7 +148,7 @@ class MaximumLikelihood(Objective):
             target.mask,
         )
         weight = jnp.sum(target.mask).astype(jnp.float32)
-        return Total(loss, weight), {"nll": Total(nll, weight)}
+        return WeightedSum(loss, weight), {"nll": WeightedSum(nll, weight)}
 
     def model_flops(self, batch: Batch) -> Float[Array, ""]:
         """See Objective.model_flops."""
@@ -176,7 +176,7 @@ class MaximumLikelihood(Objective):
             batch.target,
             jax.lax.stop_gradient(memory),
             probability=self.config.sampling_probability(step),
-            argmax=self.config.sampling_choice == "likeliest",
+            argmax=self.config.sampling_choice == "argmax",
             rngs={"sampling": rng},
             method="scheduled_inputs",
         )

@@ -15,7 +15,7 @@ Params = Any
 
 
 @flax.struct.dataclass
-class Total:
+class WeightedSum:
     """A sum and its normaliser, so that results of parts of a batch can be added exactly.
 
     The mean over the global batch is the ratio of the two sums over its parts, which are accumulated micro-batches and
@@ -80,7 +80,7 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def loss(
         self, player: str, params: dict[str, Params], prepared: Any, *, step: Int[Array, ""], rng: jax.Array | None
-    ) -> tuple[Total, dict[str, Total]]:
+    ) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """The loss of one player, to be differentiated with respect to params[player].
 
         Args:
@@ -104,7 +104,7 @@ class Objective(abc.ABC):
         Padding does not count; see `seq2seq_jax.modules.flops`.
         """
 
-    def evaluate(self, params: Params, batch: Batch) -> tuple[Total, dict[str, Total]]:
+    def evaluate(self, params: Params, batch: Batch) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """The loss of the first player's parameters on a batch, and further metrics; deterministic."""
         player = self.players[0]
         return self.loss(player, {player: params}, batch, step=jnp.zeros((), jnp.int32), rng=None)
@@ -113,6 +113,6 @@ class Objective(abc.ABC):
         """Why a figure of a step is no number, a sentence for a person; None = the objective does not know."""
         return None
 
-    def alarms(self, figures: dict[str, Any]) -> dict[str, str]:
+    def warnings(self, figures: dict[str, Any]) -> dict[str, str]:
         """Warnings to show the user, by a short name, from the metrics of a record."""
         return {}

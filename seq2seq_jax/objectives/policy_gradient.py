@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, UInt32
 from numpy import ndarray
 
-from seq2seq_jax.batch import Batch, Memory, Sequence
+from seq2seq_jax.batch import Batch, Memory, TokenRows
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.sampling import Policy, Samples, sample
 from seq2seq_jax.generation.search import length_limits
 from seq2seq_jax.model import EncoderDecoder
-from seq2seq_jax.modules.embedding import of_tokens
+from seq2seq_jax.modules.embedding import gather_scores
 from seq2seq_jax.modules.flops import TRAINING, product_flops
 from seq2seq_jax.objectives.estimators import (
     Experience,
@@ -28,7 +28,7 @@ from seq2seq_jax.objectives.estimators import (
     SelfCritical,
 )
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihood, MaximumLikelihoodConfig, cross_entropy
-from seq2seq_jax.objectives.objective import Objective, Params, Total
+from seq2seq_jax.objectives.objective import Objective, Params, WeightedSum
 from seq2seq_jax.rewards.reward import Reward, RewardConfig
 from seq2seq_jax.rewards.sizes import pad_to
 from seq2seq_jax.values import check_values
@@ -60,14 +60,14 @@ class PolicyGradientConfig:
     (Schulman 2020, an unbiased estimate of KL(π, initial model)).
     """
 
-    one_example_a_row: ClassVar[bool] = True
+    requires_unpacked_rows: ClassVar[bool] = True
     """Whether every row must hold a single example: samples are drawn per row."""
 
     reward: RewardConfig = RewardConfig(bleu=1.0)
     """The reward to maximise, a weighted sum of metrics."""
     estimator: Reinforce | SelfCritical | LeaveOneOut | GroupNormalized | MinimumRisk = LeaveOneOut()
     """How the gradient of the expected reward is estimated."""
-    samples: int = 5
+    samples_per_source: int = 5
     """Samples drawn for each source."""
     temperature: float = 1.0
     """Temperature of the policy that is sampled and trained: softmax(logits / temperature)."""
@@ -98,12 +98,13 @@ class PolicyGradientConfig:
 
     def __post_init__(self):
         check_values(self, "objective")
-        if self.samples < self.estimator.minimum_samples:
+        if self.samples_per_source < self.estimator.minimum_samples:
             raise ValueError(
-                f"objective.samples is {self.samples}, and {type(self.estimator).__name__} compares the samples of a "
-                f"source with each other. Set it to at least {self.estimator.minimum_samples}."
+                f"objective.samples_per_source is {self.samples_per_source}, and {type(self.estimator).__name__} "
+                "compares the samples of a source with each other. Set it to at least "
+                f"{self.estimator.minimum_samples}."
             )
-        for name in ("samples", "minimum_length", "maximum_length_extra"):
+        for name in ("samples_per_source", "minimum_length", "maximum_length_extra"):
             least = 0 if name == "minimum_length" else 1
             if getattr(self, name) < least:
                 raise ValueError(f"objective.{name} must be at least {least}, not {getattr(self, name)}.")
@@ -193,7 +194,7 @@ class PolicyGradient(Objective):
         drawn = self.draw(params["model"], memory, batch.source, rng=rng)
         return self.experience(params, state, batch, memory, drawn, encoder_key=key)
 
-    def draw(self, params: Params, memory: Memory, source: Sequence, *, rng: jax.Array) -> Samples:
+    def draw(self, params: Params, memory: Memory, source: TokenRows, *, rng: jax.Array) -> Samples:
         """The samples of every source, preceded by a greedy text if the estimator compares with it."""
         config, decoder = self.config, self.model.config.decoder
         limits, room = length_limits(
@@ -203,7 +204,7 @@ class PolicyGradient(Objective):
             position_limit=decoder.position_limit,
         )
         greedy = int(config.estimator.compares_with_greedy)
-        num_samples = config.samples + greedy
+        num_samples = config.samples_per_source + greedy
         return sample(
             lambda tokens, state: self._apply(params, tokens, state, method="step"),
             self._apply(params, memory, max_length=room, beam_size=num_samples, method="start"),
@@ -235,7 +236,7 @@ class PolicyGradient(Objective):
         config, references = self.config, batch.target.tokens
         drawn_lengths = drawn.lengths
         if config.include_reference:
-            drawn = _with_reference(drawn, batch.target, self.model.vocabulary.padding_id)
+            drawn = _with_reference(drawn, batch.target, self.model.vocabulary.pad_id)
         scored = self.reward(drawn.tokens, references)
         first = int(config.estimator.compares_with_greedy)
         greedy = scored[0][:, :1] if first else None
@@ -292,37 +293,37 @@ class PolicyGradient(Objective):
         *,
         step: Int[Array, ""],
         rng: jax.Array | None,
-    ) -> tuple[Total, dict[str, Total]]:
+    ) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """See Objective.loss.
 
         Logs means over samples: `reward` and its terms `reward_NAME`, `reward_spread` (standard deviation among the
         samples of a source), `advantage` (absolute value), `entropy` and `kl` (nats per token), `sample_length`
-        (tokens), `ended_share`, and `nll` of the references (nats per token) if likelihood_weight > 0.
+        (tokens), `ended_fraction`, and `nll` of the references (nats per token) if likelihood_weight > 0.
         """
         has_source = _has_source(prepared.batch)
         num_sources = jnp.sum(has_source).astype(jnp.float32)
         if player == "baseline":
             values = _linear(params["baseline"], prepared.hidden)
             errors = jnp.where(prepared.mask, jnp.square(values - prepared.returns), 0.0)
-            return Total(jnp.sum(errors), jnp.sum(prepared.mask).astype(jnp.float32)), {}
+            return WeightedSum(jnp.sum(errors), jnp.sum(prepared.mask).astype(jnp.float32)), {}
         losses, logged = self.losses(params["model"], prepared, rng)
         samples = {
             "reward": prepared.rewards,
             "sample_length": jnp.sum(prepared.mask, axis=-1),
-            "ended_share": prepared.ended,
+            "ended_fraction": prepared.ended,
         }
         if len(prepared.metrics) > 1:
             samples |= {f"reward_{name}": values for name, values in prepared.metrics.items()}
         for name, values in samples.items():
-            logged[name] = Total(jnp.sum(jnp.mean(values, axis=1), where=has_source), num_sources)
-        logged["reward_spread"] = Total(jnp.sum(jnp.std(prepared.rewards, axis=1), where=has_source), num_sources)
+            logged[name] = WeightedSum(jnp.sum(jnp.mean(values, axis=1), where=has_source), num_sources)
+        logged["reward_spread"] = WeightedSum(jnp.sum(jnp.std(prepared.rewards, axis=1), where=has_source), num_sources)
         sizes = jnp.abs(jnp.where(prepared.mask, prepared.advantages, 0.0))
-        logged["advantage"] = Total(jnp.sum(sizes), jnp.sum(prepared.mask).astype(jnp.float32))
-        return Total(jnp.sum(losses, where=has_source), num_sources), logged
+        logged["advantage"] = WeightedSum(jnp.sum(sizes), jnp.sum(prepared.mask).astype(jnp.float32))
+        return WeightedSum(jnp.sum(losses, where=has_source), num_sources), logged
 
     def losses(
         self, params: Params, prepared: Experience, rng: jax.Array | None
-    ) -> tuple[Float[Array, "batch"], dict[str, Total]]:
+    ) -> tuple[Float[Array, "batch"], dict[str, WeightedSum]]:
         """The loss of each source, and metrics to log.
 
         Args:
@@ -344,12 +345,12 @@ class PolicyGradient(Objective):
             return weight * jnp.mean(jnp.sum(jnp.where(mask, values, 0.0), axis=-1), axis=1)
 
         losses -= penalty(config.entropy_weight, entropies)
-        logged = {"entropy": Total(jnp.sum(entropies, where=mask), num_tokens)}
+        logged = {"entropy": WeightedSum(jnp.sum(entropies, where=mask), num_tokens)}
         if config.kl_weight > 0.0:
             log_ratio = jnp.where(mask, prepared.reference_log_probabilities - log_probabilities, 0.0)
             divergences = jnp.expm1(log_ratio) - log_ratio
             losses += penalty(config.kl_weight, divergences)
-            logged["kl"] = Total(jnp.sum(divergences, where=mask), num_tokens)
+            logged["kl"] = WeightedSum(jnp.sum(divergences, where=mask), num_tokens)
         if config.likelihood_weight > 0.0:
             target = batch.target
             hidden = self._dropped_out(params, target, memory, key=keys[2], method="decode")
@@ -360,10 +361,10 @@ class PolicyGradient(Objective):
                 z_loss=0.0,
             )
             losses += config.likelihood_weight * jnp.sum(loss, axis=1, where=target.mask)
-            logged["nll"] = Total(jnp.sum(nll, where=target.mask), jnp.sum(target.mask).astype(jnp.float32))
+            logged["nll"] = WeightedSum(jnp.sum(nll, where=target.mask), jnp.sum(target.mask).astype(jnp.float32))
         return losses, logged
 
-    def evaluate(self, params: Params, batch: Batch) -> tuple[Total, dict[str, Total]]:
+    def evaluate(self, params: Params, batch: Batch) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """The cross-entropy of the references, per target token. See Objective.evaluate."""
         return self._likelihood.evaluate(params, batch)
 
@@ -437,10 +438,10 @@ class PolicyGradient(Objective):
         best, weights = self.config.reward.best, self.config.reward.weights.values()
         return best is not None and figures["reward"] >= best - SOLVED * sum(map(abs, weights))
 
-    def alarms(self, figures: dict[str, Any]) -> dict[str, str]:
-        """See Objective.alarms: warns of a collapsed policy."""
+    def warnings(self, figures: dict[str, Any]) -> dict[str, str]:
+        """See Objective.warnings: warns of a collapsed policy."""
         found = {}
-        entropy, ended = figures.get("entropy"), figures.get("ended_share")
+        entropy, ended = figures.get("entropy"), figures.get("ended_fraction")
         if entropy is not None and entropy < self.config.entropy_floor and not self._solved(figures):
             best = self.config.reward.best
             reward = f"at a reward of {figures['reward']:.4f}" + ("" if best is None else f" of at most {best:g}")
@@ -481,7 +482,7 @@ class PolicyGradient(Objective):
 
         def decode(tokens, mask, key):
             positions = jnp.where(mask, jnp.arange(mask.shape[1]), 0)
-            target = Sequence(tokens=tokens, segment_ids=mask.astype(jnp.int32), positions=positions, most_segments=1)
+            target = TokenRows(tokens=tokens, segment_ids=mask.astype(jnp.int32), positions=positions, max_segments=1)
             return self._dropped_out(params, target, memory, key=key, method="decode")
 
         return jax.vmap(decode, in_axes=(1, 1, None if keys is None else 0), out_axes=1)(tokens, mask, keys)
@@ -504,7 +505,7 @@ class PolicyGradient(Objective):
             logits = self._apply(params, hidden, method="logits")
             log_probabilities = self.policy.log_probabilities(logits, positions)
             entropies = -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)
-            return of_tokens(log_probabilities, tokens), entropies
+            return gather_scores(log_probabilities, tokens), entropies
 
         by_sample = jnp.moveaxis(hidden, 1, 0), jnp.moveaxis(tokens, 1, 0)
         scores = jax.lax.map(lambda each: score(*each), by_sample)
@@ -517,7 +518,7 @@ class PolicyGradient(Objective):
         indices = jnp.arange(tokens.shape[2])
 
         def reward_of_prefix(length):
-            prefix = jnp.where(indices < length, tokens, self.model.vocabulary.end_id)
+            prefix = jnp.where(indices < length, tokens, self.model.vocabulary.eos_id)
             return self.reward(prefix, references)[0]
 
         return jnp.moveaxis(jax.lax.map(reward_of_prefix, indices), 0, -1)
@@ -541,17 +542,17 @@ def _linear(params: Params, hidden: Float[Array, "*dims model"]) -> Float[Array,
     return hidden.astype(jnp.float32) @ params["kernel"] + params["bias"]
 
 
-def _with_reference(samples: Samples, reference: Sequence, padding_id: int) -> Samples:
+def _with_reference(samples: Samples, reference: TokenRows, pad_id: int) -> Samples:
     """The samples followed by the reference of each source, with log-probability 0."""
     room = max(samples.tokens.shape[2], reference.tokens.shape[1])
 
     def joined(values, last):
         return jnp.concatenate([values, last[:, None]], axis=1)
 
-    tokens = jnp.where(reference.mask, reference.tokens, padding_id)
+    tokens = jnp.where(reference.mask, reference.tokens, pad_id)
     lengths = jnp.sum(reference.mask, axis=1)
     return Samples(
-        tokens=joined(pad_to(samples.tokens, room, padding_id), pad_to(tokens, room, padding_id)),
+        tokens=joined(pad_to(samples.tokens, room, pad_id), pad_to(tokens, room, pad_id)),
         log_probabilities=joined(pad_to(samples.log_probabilities, room, 0.0), jnp.zeros((tokens.shape[0], room))),
         lengths=joined(samples.lengths, lengths),
         ended=joined(samples.ended, lengths > 0),

@@ -137,7 +137,7 @@ MEASURED_SECONDS = 0.3
 
 
 def peak_flops(device: Any, dtype: DTypeLike, *, reached: float = 0.0) -> float | None:
-    """Floating-point operations a second that a device can do at most in products of matrices; None = not known.
+    """Floating-point operations per second that a device can do at most in products of matrices; None = not known.
 
     Of an accelerator the published rate of dense bfloat16 products, whatever the dtype, so that figures of all
     precisions can be compared. Of a CPU what a product of matrices of the dtype reaches on all cores, measured once a

@@ -35,7 +35,7 @@ RULES = (
 )
 """Logical axis of a parameter or an activation -> mesh axes."""
 
-LARGEST_WHOLE = 2**20
+MAX_REPLICATED_BYTES = 2**20
 """Size (bytes) above which an array is sharded over the fsdp axis even without a model dim, if a dim is divisible."""
 
 
@@ -102,17 +102,17 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def whole_along_length(x: Array, dim: int) -> Array:
+def gather_length(x: Array, dim: int) -> Array:
     """The array, gathered along the sequence axis: the keys and values that every position attends to."""
     return _along_length(x, dim, None)
 
 
-def divided_along_length(x: Array, dim: int) -> Array:
+def shard_length(x: Array, dim: int) -> Array:
     """The array, sharded over the sequence axis."""
     return _along_length(x, dim, "sequence")
 
 
-def parts_of_length() -> int:
+def length_shards() -> int:
     """Number of shards of the positions of a row on the mesh in use."""
     return jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
 
@@ -121,7 +121,7 @@ def _along_length(x: Array, dim: int, axis: str | None) -> Array:
     """Constrain the sharding of one dim on the mesh in use, if lengths are sharded; other dims are up to the
     compiler.
     """
-    if parts_of_length() == 1:
+    if length_shards() == 1:
         return x
     spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
     spec[dim] = axis
@@ -146,14 +146,14 @@ def rows_of_process(mesh: Mesh) -> tuple[int, int]:
     return own[0] * count // shards, count
 
 
-def global_batch(rows: Any, mesh: Mesh, *, share: tuple[int, int]) -> Any:
+def global_batch(rows: Any, mesh: Mesh, *, shard: tuple[int, int]) -> Any:
     """Global arrays with rows sharded over the mesh, from the host arrays of each process.
 
     Args:
         rows: host arrays with the rows of this process's shard.
-        share: index of the shard, and number of shards; see `rows_of_process`.
+        shard: index of the shard, and number of shards; see `rows_of_process`.
     """
-    index, count = share
+    index, count = shard
     sharding = batch_sharding(mesh)
 
     def place(array):
@@ -186,7 +186,7 @@ def shardings(mesh: Mesh, boxed: Any) -> Any:
             axis if axis is None or size % mesh.shape[axis] == 0 else None
             for axis, size in zip(spec, leaf.value.shape, strict=True)
         ]
-        if leaf.value.size * leaf.value.dtype.itemsize > LARGEST_WHOLE and "fsdp" not in fitting:
+        if leaf.value.size * leaf.value.dtype.itemsize > MAX_REPLICATED_BYTES and "fsdp" not in fitting:
             fitting = _with_fsdp(fitting, leaf.value.shape, mesh)
         return NamedSharding(mesh, PartitionSpec(*fitting))
 
@@ -211,7 +211,7 @@ def bytes_per_device(layout: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-class OnMesh:
+class JittedOnMesh:
     """A jitted function that is traced under a mesh and the rules for its logical axes.
 
     Attributes:

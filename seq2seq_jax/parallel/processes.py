@@ -92,7 +92,7 @@ def started(config: ProcessesConfig, *, end: Callable[[str], None]) -> Iterator[
     jax.distributed.shutdown()
 
 
-def exchange(text: str) -> list[str]:
+def all_gather_text(text: str) -> list[str]:
     """All-gather of one text per process, in the order of processes; waits for all of them."""
     if jax.process_count() == 1:
         return [text]
@@ -110,7 +110,7 @@ def agree(facts: Mapping[str, str]) -> None:
     Raises:
         ValueError: they do not; the same message on every process, which names the first difference.
     """
-    first, *others = (json.loads(given) for given in exchange(json.dumps(facts)))
+    first, *others = (json.loads(given) for given in all_gather_text(json.dumps(facts)))
     for index, other in enumerate(others, 1):
         for name in first | other:
             if first.get(name) != other.get(name):
@@ -128,7 +128,7 @@ def first_process_first() -> Iterator[None]:
         ValueError: on the other processes, if process 0 failed; the message says why.
     """
     if jax.process_index() != 0:
-        failure = exchange("")[0]
+        failure = all_gather_text("")[0]
         if failure:
             raise ValueError(f"process 0 stopped: {failure}")
     failure = ""
@@ -139,7 +139,7 @@ def first_process_first() -> Iterator[None]:
         raise
     finally:
         if jax.process_index() == 0:
-            exchange(failure)
+            all_gather_text(failure)
 
 
 def gather(values: list[float]) -> list[list[float]]:

@@ -13,7 +13,7 @@ from seq2seq_jax.rewards import metrics
 from seq2seq_jax.rewards.edit_distance import edit_distances, longest_common_subsequences
 from seq2seq_jax.rewards.host import host_rewards, load_function
 from seq2seq_jax.rewards.ngrams import overlap
-from seq2seq_jax.rewards.sizes import at_size, pad_to, sizes
+from seq2seq_jax.rewards.sizes import bucketed, pad_to, sizes
 from seq2seq_jax.rewards.text import Characters, PieceTable, strip, without_whitespace
 from seq2seq_jax.rewards.words import (
     NO_SYMBOL,
@@ -231,7 +231,7 @@ class Reward:
         source.
         """
         length = max(hypotheses.shape[-1], references.shape[-1])
-        padding = self._table.padding_id
+        padding = self._table.pad_id
         texts = (pad_to(hypotheses, length, padding), pad_to(references, length, padding)[:, None])
         layout = self._table.layout(jnp.concatenate(texts, axis=1))
         worst = self._table.worst_size(length)
@@ -241,7 +241,7 @@ class Reward:
             return {view: pad_to(VIEWS[view](characters), worst, NO_SYMBOL) for view in wanted}
 
         needed = jnp.max(jnp.sum(layout.lengths, axis=-1))
-        return at_size(read, needed, sizes(worst, ratio=2, count=3))
+        return bucketed(read, needed, sizes(worst, ratio=2, count=3))
 
     def _compare(self, names: tuple[str, ...], symbols: Symbols) -> dict[str, Float[Array, "batch samples"]]:
         """The metrics of one view."""
@@ -253,7 +253,7 @@ class Reward:
         # There are far fewer words than characters at most.
         worst, of_words = symbols.shape[-1], symbols.shape[-2] > 1
         candidates = sizes(worst, ratio=4 if of_words else 2, count=3)
-        return at_size(at, jnp.max(count(symbols)), candidates)
+        return bucketed(at, jnp.max(count(symbols)), candidates)
 
     def _metrics(
         self, names: tuple[str, ...], hypotheses: Symbols, references: Symbols

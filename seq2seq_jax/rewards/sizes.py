@@ -27,7 +27,7 @@ def sizes(worst: int, *, ratio: int, count: int) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
-def at_size(function: Callable[[int], Result], needed: Int[Array, ""], candidates: Sequence[int]) -> Result:
+def bucketed(function: Callable[[int], Result], needed: Int[Array, ""], candidates: Sequence[int]) -> Result:
     """The result of a function at the smallest size >= `needed`, which is selected at run time.
 
     Args:

@@ -112,8 +112,8 @@ class PieceTable:
         lengths: number of characters of each id.
         dropped: leading spaces (0 or 1) that an id loses at the beginning of a text.
         bytes: the byte that an id represents, or NO_BYTE.
-        end_id: the EOS token, which ends a text.
-        padding_id: the pad token, which has no text.
+        eos_id: the EOS token, which ends a text.
+        pad_id: the pad token, which has no text.
     """
 
     characters: Int[np.ndarray, "characters"]
@@ -121,8 +121,8 @@ class PieceTable:
     lengths: Int[np.ndarray, "vocab"]
     dropped: Int[np.ndarray, "vocab"]
     bytes: Int[np.ndarray, "vocab"]
-    end_id: int
-    padding_id: int
+    eos_id: int
+    pad_id: int
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "PieceTable":
@@ -162,8 +162,8 @@ class PieceTable:
             lengths=lengths,
             dropped=np.array(dropped, np.int32),
             bytes=np.array(values, np.int32),
-            end_id=vocabulary.end_id,
-            padding_id=vocabulary.padding_id,
+            eos_id=vocabulary.eos_id,
+            pad_id=vocabulary.pad_id,
         )
 
     def worst_size(self, length: int) -> int:
@@ -172,8 +172,8 @@ class PieceTable:
 
     def layout(self, tokens: Int[Array, "*rows length"]) -> Layout:
         """The characters of each token; tokens from the first EOS token on have none."""
-        ended = jnp.cumsum(tokens == self.end_id, axis=-1) > 0
-        tokens = jnp.where(ended, self.padding_id, tokens)
+        ended = jnp.cumsum(tokens == self.eos_id, axis=-1) > 0
+        tokens = jnp.where(ended, self.pad_id, tokens)
         byte = jnp.asarray(self.bytes)[tokens]
         lengths, dropped = jnp.asarray(self.lengths)[tokens], jnp.asarray(self.dropped)[tokens]
         speaks = (lengths > dropped) | (byte != NO_BYTE)

@@ -26,7 +26,7 @@ from jaxtyping import Array, UInt
 
 from seq2seq_jax.hashing import mixed
 from seq2seq_jax.old_names import current_loop_state
-from seq2seq_jax.parallel.processes import exchange
+from seq2seq_jax.parallel.processes import all_gather_text
 
 logger = logging.getLogger(__name__)
 
@@ -284,7 +284,7 @@ class Checkpoints:
         flat = flax.traverse_util.flatten_dict(wanted, sep="/")
         stored = {path.removeprefix(prefix): value for path, value in sums.items() if path.startswith(prefix)}
         if flat.keys() != stored.keys():
-            raise self._another_layout(step, _told_of_names(prefix, set(flat), set(stored)))
+            raise self._another_layout(step, _describe_names(prefix, set(flat), set(stored)))
         for key in reversed(subtree):
             nested = {key: nested}
         try:
@@ -453,7 +453,7 @@ class _ReadBack:
     def finish(self) -> str | None:
         """Wait for the end; what is not as it was saved, None = nothing; the same on all processes."""
         self._thread.join()
-        found = [json.loads(each) for each in exchange(json.dumps(self._found))]
+        found = [json.loads(each) for each in all_gather_text(json.dumps(self._found))]
         for index, each in enumerate(found):
             if "error" in each:
                 return each["error"] + (f" (process {index})" if len(found) > 1 else "")
@@ -477,7 +477,7 @@ class _ReadBack:
         try:
             stored = _stored_kinds(self.directory)
             if stored != self._kinds:
-                names = _told_of_names("", set(self._kinds), set(stored)) or "other shapes or types"
+                names = _describe_names("", set(self._kinds), set(stored)) or "other shapes or types"
                 raise DamagedCheckpoint(names)
             sums = {}
             for path, parts in self._parts.items():
@@ -535,7 +535,7 @@ def _check(restored: Any, wanted: dict[str, jax.ShapeDtypeStruct], sums: dict[st
             raise DamagedCheckpoint(f"the content of {path} is not what was saved")
 
 
-def _told_of_names(prefix: str, wanted: set[str], stored: set[str]) -> str:
+def _describe_names(prefix: str, wanted: set[str], stored: set[str]) -> str:
     """In words, the first of the names that only one side has."""
     told = []
     for names, has in ((wanted - stored, "it has no"), (stored - wanted, "this version has no")):

@@ -14,8 +14,8 @@ class TrainingConfig:
     """Updates."""
     seed: int = 0
     """Of everything random: initial parameters, order of the data, dropout."""
-    batch_tokens: int = 4_096
-    """Target token places of a global batch (rows x data.max_target_length, padding included)."""
+    target_tokens_per_batch: int = 4_096
+    """Target token positions of a global batch (rows x data.max_target_length, padding included)."""
     accumulation: int = 1
     """Parts that a batch is worked through in, one after the other, to save memory. Changes no result."""
     log_every: int = 50
@@ -32,17 +32,18 @@ class TrainingConfig:
     patience: int | None = None
     """Validations without an improvement of the metric (or, where it is equal, of the loss) after which training stops;
     None = never."""
-    samples: int = 3
+    num_sample_outputs: int = 3
     """Source / output / reference triples shown at each validation."""
 
     def __post_init__(self):
         check_values(self, "training")
         for name in (
-            "steps", "batch_tokens", "accumulation", "log_every", "checkpoint_every", "evaluate_every", "keep_latest"
+            "steps", "target_tokens_per_batch", "accumulation", "log_every", "checkpoint_every", "evaluate_every",
+            "keep_latest",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}.")
-        if self.samples < 0:
-            raise ValueError(f"training.samples must not be negative, not {self.samples}.")
+        if self.num_sample_outputs < 0:
+            raise ValueError(f"training.num_sample_outputs must not be negative, not {self.num_sample_outputs}.")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"training.patience must be at least 1 or None, not {self.patience}.")

@@ -40,18 +40,18 @@ class _Window:
     target_tokens: int = 0
     source_tokens: int = 0
     model_flops: float = 0.0
-    slots: int = 0
+    padded_positions: int = 0
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def add(self, metrics: dict[str, int | float], slots: int) -> None:
+    def add(self, metrics: dict[str, int | float], padded_positions: int) -> None:
         metrics = dict(metrics)
         tokens = metrics.pop("target_tokens")
         self.steps += 1
         self.target_tokens += tokens
         self.source_tokens += metrics.pop("source_tokens")
         self.model_flops += metrics.pop("model_flops")
-        self.slots += slots
+        self.padded_positions += padded_positions
         for name, value in metrics.items():
             if isinstance(value, int):
                 self.counts[name] = self.counts.get(name, 0) + value
@@ -140,8 +140,8 @@ class Loop:
         record: takes each record as it comes.
         ledger: of the run's time; resumed from its checkpoint here.
         job: the processes that run this loop.
-        peak_flops: takes the FLOPs a second that were reached; FLOPs a second of all devices together, which MFU is a
-            share of, and which are no less than that; None = not known.
+        peak_flops: takes the FLOPs per second that were reached; FLOPs per second of all devices together, which MFU is
+            a share of, and which are no less than that; None = not known.
         failure: see `Objective.failure`.
         after_step: takes (updates done, loss) of each step, one step late.
         recorded: what tells later whether the records so far are complete, JSON; None = nothing is known.
@@ -163,7 +163,7 @@ class Loop:
         self.compiling = compiling
 
     def run(
-        self, state: TrainState, progress: Progress, batches: Iterator[Batch], *, anchor: Callable[[], Any]
+        self, state: TrainState, progress: Progress, batches: Iterator[Batch], *, plan_position: Callable[[], Any]
     ) -> tuple[TrainState, Progress]:
         """Train until the last step, until patience is at its end, or until the job is pre-empted.
 
@@ -173,7 +173,7 @@ class Loop:
         Args:
             state: after progress.step updates; donated.
             batches: those from number progress.step on.
-            anchor: what finds the place in the data again, JSON.
+            plan_position: what finds the place in the data again, JSON.
 
         Raises:
             NonFiniteLossError: with the step, and which checkpoint is the last good one.
@@ -195,7 +195,7 @@ class Loop:
             nonlocal pending
             if pending is None:
                 return
-            step, metrics, slots = pending
+            step, metrics, padded_positions = pending
             pending = None
             with clock.blocked():
                 values = {name: value.item() for name, value in jax.device_get(metrics).items()}
@@ -213,7 +213,7 @@ class Loop:
                     f"step {step}: {bad}. Training stopped; {kept}. Lower optimizer.learning_rate, raise "
                     "optimizer.warmup_steps, or look at the data near this step."
                 )
-            window.add(values, slots)
+            window.add(values, padded_positions)
             self.after_step(step, loss)
 
         step, stop = progress.step, False
@@ -221,7 +221,7 @@ class Loop:
             with ledger.spending_on("input"):
                 batch = next(batches)
             batch = self.place(batch)
-            slots = batch.target.tokens.size + batch.source.tokens.size
+            padded_positions = batch.target.tokens.size + batch.source.tokens.size
             shape = batch.source.tokens.shape, batch.target.tokens.shape
             is_new = shape not in shapes
             if is_new:
@@ -240,7 +240,7 @@ class Loop:
             shapes.add(shape)
             settle()
             step += 1
-            pending = (step, metrics, slots)
+            pending = (step, metrics, padded_positions)
 
             last = step == config.steps
             log = last or step % config.log_every == 0
@@ -271,7 +271,7 @@ class Loop:
                             "selection": selection.state(),
                             "seconds": ledger.read(),
                             "saved_at": time.time(),
-                            "anchor": anchor(),
+                            "plan_position": plan_position(),
                             "records": self.recorded(),
                         },
                     )
@@ -315,10 +315,10 @@ class Loop:
             **({} if peak is None else {"mfu": flops_per_second / peak}),
             "steps_per_second": window.steps / seconds,
             **{f"{name}_per_second": count / seconds for name, count in window.counts.items()},
-            "padding_share": 1.0 - (window.target_tokens + window.source_tokens) / window.slots,
+            "padding_fraction": 1.0 - (window.target_tokens + window.source_tokens) / window.padded_positions,
             "compilations": self.update.compilations,
-            "input_wait_share": waited / seconds,
-            "checkpoint_stall_share": stalled,
+            "input_wait_fraction": waited / seconds,
+            "checkpoint_stall_fraction": stalled,
             **_of_processes(gather([waited / seconds, blocked / seconds])),
             "seconds": sum(spent.values()) - spent["restarts"],
             "goodput": goodput(spent),
@@ -336,10 +336,10 @@ def _of_processes(shares: list[list[float]]) -> dict[str, Any]:
     input_waits, step_waits = map(list, zip(*shares, strict=True))
     straggler = step_waits.index(min(step_waits))
     return {
-        "input_wait_share_by_process": input_waits,
-        "step_wait_share_by_process": step_waits,
+        "input_wait_fraction_by_process": input_waits,
+        "step_wait_fraction_by_process": step_waits,
         "straggler": straggler,
-        "straggler_share": statistics.median(step_waits) - step_waits[straggler],
+        "straggler_fraction": statistics.median(step_waits) - step_waits[straggler],
     }
 
 

@@ -26,7 +26,7 @@ class OptimizerConfig(abc.ABC):
     clip_norm: float | None = 1.0
     """Largest global norm of the gradient; None = no clipping."""
     ema_decay: float | None = None
-    """Decay a step of the exponential moving average of the parameters, which is then what is evaluated and used;
+    """Decay per step of the exponential moving average of the parameters, which is then what is evaluated and used;
     None = no average."""
 
     def __post_init__(self):
@@ -39,7 +39,7 @@ class OptimizerConfig(abc.ABC):
             raise ValueError(f"optimizer.final_fraction must lie in [0, 1] or be None, and is {self.final_fraction}.")
         if self.final_fraction is not None and self.schedule not in ("cosine", "linear"):
             raise ValueError(
-                f"optimizer.final_fraction has no use with schedule = {self.schedule}: leave it None, or set the "
+                f"optimizer.final_fraction has no effect with schedule = {self.schedule}: leave it None, or set the "
                 "schedule to cosine or linear."
             )
         if self.clip_norm is not None and self.clip_norm <= 0:

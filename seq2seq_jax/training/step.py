@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.modules.segments import lengths_of_pairs
-from seq2seq_jax.objectives.objective import Objective, Params, Total
-from seq2seq_jax.parallel.mesh import RULES, OnMesh, batch_sharding, replicated, shardings
+from seq2seq_jax.objectives.objective import Objective, Params, WeightedSum
+from seq2seq_jax.parallel.mesh import RULES, JittedOnMesh, batch_sharding, replicated, shardings
 from seq2seq_jax.values import check_seed
 
 DROPOUT_STREAM, INITIALIZATION_STREAM, PREPARATION_STREAM = 0, 1, 2
@@ -127,7 +127,7 @@ def initial_state(
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         shapes = jax.eval_shape(boxed, {})
         layout = shardings(mesh, shapes)
-    make = OnMesh(lambda given: _unboxed(boxed(given)), mesh, out_shardings=layout)
+    make = JittedOnMesh(lambda given: _unboxed(boxed(given)), mesh, out_shardings=layout)
 
     def build(given: dict[str, Params] | None = None) -> TrainState:
         return make(given or {})
@@ -194,7 +194,7 @@ def _unboxed(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.value if _is_boxed(leaf) else leaf, tree, is_leaf=_is_boxed)
 
 
-def descend(
+def apply_gradient(
     player: Player,
     gradient: Params,
     optimizer: optax.GradientTransformation,
@@ -226,7 +226,7 @@ def build_update(
     seed: int,
     mesh: Mesh,
     layout: TrainState,
-) -> OnMesh:
+) -> JittedOnMesh:
     """One jitted step of an objective; the state that goes in is donated.
 
     The objective prepares the batch, and its players take turns in the order of `players`, `updates` times: each
@@ -277,7 +277,7 @@ def build_update(
         gradient = jax.tree.map(lambda leaf: leaf / totals["loss"].weight, gradient)
         metrics = {key: total.mean for key, total in totals.items()}
         metrics["gradient_norm"] = optax.tree.norm(gradient)
-        return descend(player, gradient, optimizers[name], average_decay=average_decay, step=step), metrics
+        return apply_gradient(player, gradient, optimizers[name], average_decay=average_decay, step=step), metrics
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         def step_key(stream):
@@ -302,7 +302,7 @@ def build_update(
         return TrainState(step=state.step + 1, players=players, objective=objective_state), metrics
 
     state_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout)
-    return OnMesh(
+    return JittedOnMesh(
         update,
         mesh,
         donate_argnums=0,
@@ -311,16 +311,18 @@ def build_update(
     )
 
 
-def build_loss(objective: Objective, *, mesh: Mesh, layout: Params) -> OnMesh:
+def build_loss(objective: Objective, *, mesh: Mesh, layout: Params) -> JittedOnMesh:
     """(params of the first player, batch) -> totals of `Objective.evaluate`: the loss and what goes with it; jitted.
 
     Args:
         layout: shapes and shardings of the parameters, see `parameter_layout`.
     """
 
-    def totals(params: Params, batch: Batch) -> dict[str, Total]:
+    def totals(params: Params, batch: Batch) -> dict[str, WeightedSum]:
         loss, logged = objective.evaluate(params, batch)
         return {"loss": loss, **logged}
 
     params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout)
-    return OnMesh(totals, mesh, in_shardings=(params_sharding, batch_sharding(mesh)), out_shardings=replicated(mesh))
+    return JittedOnMesh(
+        totals, mesh, in_shardings=(params_sharding, batch_sharding(mesh)), out_shardings=replicated(mesh)
+    )

@@ -13,7 +13,7 @@ from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.pipeline import EvaluationBatches
 from seq2seq_jax.evaluation.scores import Scores, corpus_scores
 from seq2seq_jax.generation.generator import Generator, Hypothesis
-from seq2seq_jax.objectives.objective import Total
+from seq2seq_jax.objectives.objective import WeightedSum
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class ValidationResult:
 
     Attributes:
         examples: of the split.
-        losses: `loss`, `nll` and what else the objective logs, nats a target token of the split.
+        losses: `loss`, `nll` and what else the objective logs, nats per target token of the split.
         scores: corpus scores of the best hypotheses; None where there are no references.
         hypotheses: n best for each source, in the split's order; none for a source that is too long, or without
             references.
@@ -53,7 +53,7 @@ class Validation:
         pairs: list[tuple[str, str]] | None,
         batches: EvaluationBatches,
         *,
-        compute_loss: Callable[[Any, Batch], dict[str, Total]],
+        compute_loss: Callable[[Any, Batch], dict[str, WeightedSum]],
         place: Callable[[Batch], Batch],
         generator: Generator,
     ):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.data.source import PairCorpus
@@ -62,8 +62,8 @@ class GenerationArguments:
     """Whether Hugging Face ends as soon as beam_size hypotheses have ended, its faster setting."""
     our_batches: tuple[int, ...] = (1024, 2048, 4096)
     """Source tokens of this project's batches; the fastest is used, as with the others."""
-    halvings: int = 2
-    """Times that this project halves a batch as its sources are done (generation.halvings)."""
+    max_compactions: int = 2
+    """Times that this project halves a batch as its sources are done (generation.max_compactions)."""
     hugging_face_batches: tuple[int, ...] = (32, 64, 128)
     """Sentences of Hugging Face's."""
     ctranslate2_batches: tuple[int, ...] = (512, 1024, 2048)
@@ -91,9 +91,9 @@ class OutputAgreement:
     ties: int
     """Others that are as likely, to TIE."""
     ours_likelier: int
-    """Others where this project's is the likelier."""
+    """Others where this project's is the more probable."""
     theirs_likelier: int
-    """Others where the peer's is the likelier."""
+    """Others where the peer's is the more probable."""
     largest_difference: float
     """Nats, in favour of either."""
     token_difference: float
@@ -108,12 +108,12 @@ def token_log_probabilities(
 
     def side(rows):
         shape = len(rows), max(map(len, rows))
-        tokens = np.full(shape, vocabulary.padding_id, np.int32)
+        tokens = np.full(shape, vocabulary.pad_id, np.int32)
         for row, ids in zip(tokens, rows, strict=True):
             row[: len(ids)] = ids
         lengths = np.array([[len(ids)] for ids in rows])
         positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-        return Sequence(tokens=tokens, segment_ids=(positions < lengths).astype(np.int32), positions=positions)
+        return TokenRows(tokens=tokens, segment_ids=(positions < lengths).astype(np.int32), positions=positions)
 
     @jax.jit
     def chosen(params: Params, batch: Batch) -> Float[Array, "batch target"]:
@@ -133,7 +133,7 @@ def compare_outputs(
     *,
     token_difference: float,
 ) -> OutputAgreement:
-    """Count identical outputs, and say of the others which is the likelier."""
+    """Count identical outputs, and say of the others which is the more probable."""
     differing = [index for index, (our, their) in enumerate(zip(ours, theirs, strict=True)) if our != their]
     gaps = np.zeros(0)
     if differing:
@@ -273,7 +273,7 @@ def main(arguments: list[str]) -> None:
         beam_size=chosen.beam_size,
         n_best=1,
         length_penalty=0.0,
-        halvings=chosen.halvings,
+        max_compactions=chosen.max_compactions,
     )
     run = run.with_parts(model=dataclasses.replace(experiment.model, precision=precision), generation=settings)
     params, step = run.parameters(chosen.checkpoint)
@@ -291,7 +291,7 @@ def main(arguments: list[str]) -> None:
         batch_size: Generator(
             run.model,
             tokenizer,
-            dataclasses.replace(settings, batch_tokens=batch_size),
+            dataclasses.replace(settings, source_tokens_per_batch=batch_size),
             max_source_length=experiment.data.max_source_length,
             mesh=run.mesh,
         )
@@ -330,7 +330,7 @@ def main(arguments: list[str]) -> None:
             console.print(
                 f"{name}: log-probabilities of tokens within {difference:.1e} nats; {agreement.identical} of "
                 f"{agreement.sentences} outputs identical, {agreement.ties} ties, {agreement.ours_likelier} where "
-                f"this project's is likelier, {agreement.theirs_likelier} where the peer's is (by up to "
+                f"this project's is more probable, {agreement.theirs_likelier} where the peer's is (by up to "
                 f"{agreement.largest_difference:.2g} nats)"
             )
         speeds = compare(searches, sizes, tokenizer, texts, rounds=chosen.rounds)

@@ -13,14 +13,14 @@ from torch.nn import functional
 from seq2seq_jax.objectives.objective import Params
 from studies.peers import transformer
 from studies.peers.pytorch import Weights
-from studies.peers.task import END_ID, PADDING_ID, START_ID, Task
+from studies.peers.task import BOS_ID, EOS_ID, PAD_ID, Task
 from studies.peers.transformer import EPSILON, position_table, weights_by_layer
 
 IDS = {
-    "pad_token_id": PADDING_ID,
-    "bos_token_id": START_ID,
-    "decoder_start_token_id": START_ID,
-    "eos_token_id": END_ID,
+    "pad_token_id": PAD_ID,
+    "bos_token_id": BOS_ID,
+    "decoder_start_token_id": BOS_ID,
+    "eos_token_id": EOS_ID,
     "forced_eos_token_id": None,
 }
 RELATIVE_BUCKETS, RELATIVE_MAX_DISTANCE = 32, 128

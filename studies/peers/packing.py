@@ -13,7 +13,7 @@ import tyro
 
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread
-from seq2seq_jax.experiment import Experiment, choose, to_json
+from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.step import num_parameters
 from studies import packing
@@ -24,11 +24,11 @@ from studies.peers.task import Task
 PROGRAM = "python -m studies.peers packing CONFIG"
 DESCRIPTION = """\
 Train on an epoch of the text of CONFIG, with the models of the other comparison: this project on packed rows and on
-padded ones, PyTorch on padded ones, as target tokens a second without padding. A padded batch has one pair a row, of a
-bucket of like lengths, and about as many token places as a packed batch; the buckets are those that pad the least. With
-one bucket, all rows are as long as the longest. Steps of all shapes take turns in one process. Needs
-pip install 'seq2seq_jax[peers]'. CONFIG gives data, tokenizer and the tokens of a batch, --task the rest. Values are
-those of {name}.
+padded ones, PyTorch on padded ones, as target tokens per second without padding. A padded batch has one pair per row,
+of a bucket of like lengths, and about as many token positions as a packed batch; the buckets are those that pad the
+least. With one bucket, all rows are as long as the longest. Steps of all shapes take turns in one process. Needs pip
+install 'seq2seq_jax[peers]'. CONFIG gives data, tokenizer and the tokens of a batch, --task the rest. Values are those
+of {name}.
 """
 PYTORCH = "PyTorch, "
 
@@ -64,7 +64,7 @@ class PackingComparison:
     rows: dict[str, Speed]
     """By the way to make batches; PyTorch's have its name in front."""
     best: str
-    """PyTorch's way of most tokens a second."""
+    """PyTorch's way of most tokens per second."""
 
     @property
     def ratio(self) -> Spread:
@@ -115,7 +115,9 @@ def main(arguments: list[str]) -> None:
     config, rest = arguments[:1], arguments[1:]
     if not config or config[0].startswith("-"):
         config, rest = ["dates/transformer"], arguments
-    name, _, options = choose(config[0], rest, arguments=PeerPackingArguments, program=PROGRAM, description=DESCRIPTION)
+    name, _, options = parse_command_line(
+        config[0], rest, arguments=PeerPackingArguments, program=PROGRAM, description=DESCRIPTION
+    )
     experiment = options.experiment
     packing.require_pairs(experiment, name)
     if not experiment.tokenizer.joint:

@@ -67,7 +67,7 @@ class PyTorchTraining:
         load(self.parameters, weights)
 
     def place(self, batch: Batch) -> Tensors:
-        """A batch of one segment a row on the device; without a mask, where there is no padding."""
+        """A batch of one segment per row on the device; without a mask, where there is no padding."""
         labels = np.where(batch.target.mask, batch.target.tokens, IGNORED)
         arrays = [np.asarray(batch.source.tokens), shifted(np.asarray(batch.target.tokens)), labels]
         tensors = [torch.from_numpy(tokens.astype(np.int64)) for tokens in arrays]
@@ -93,7 +93,7 @@ class PyTorchTraining:
         )
 
     def loss_and_gradient(self, batch: Tensors) -> tuple[float, Weights]:
-        """Mean loss of a batch (nats a target token), and its gradient."""
+        """Mean loss of a batch (nats per target token), and its gradient."""
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._loss(*batch)
         loss.backward()

@@ -19,7 +19,7 @@ Attention = Literal["general", "additive"]
 
 
 def model_config(task: Task, attention: Attention, *, dropout: float) -> ModelConfig:
-    """This project's model, one layer a side and without input feeding, so that PyTorch can use its fused LSTM."""
+    """This project's model, one layer per side and without input feeding, so that PyTorch can use its fused LSTM."""
     stack = {"num_layers": 1, "model_dim": task.model_dim, "hidden_dim": task.hidden_dim, "dropout": dropout}
     return ModelConfig(
         encoder=RecurrentEncoderConfig(**stack), decoder=RecurrentDecoderConfig(attention=attention, **stack)

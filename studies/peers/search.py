@@ -66,7 +66,7 @@ class SearchPeer(abc.ABC):
         self.vocabulary = tokenizer.vocabulary
 
     def limit(self, source_length: int) -> int:
-        """Most tokens that are generated for a source of so many, the end mark counted."""
+        """Most tokens that are generated for a source of so many, the EOS token counted."""
         return longest_output(
             source_length,
             ratio=self.config.maximum_length_ratio,
@@ -76,10 +76,10 @@ class SearchPeer(abc.ABC):
 
     @abc.abstractmethod
     def search(self, sources: list[list[int]], *, batch_size: int) -> list[list[int]]:
-        """The best target ids of each source, in order, each ending in the end id unless it was cut at the limit.
+        """The best target ids of each source, in order, each ending in the EOS token unless it was cut at the limit.
 
         Args:
-            sources: ids, each ending in the end id.
+            sources: ids, each ending in the EOS token.
             batch_size: in what the system counts.
         """
 
@@ -112,10 +112,10 @@ class HuggingFaceSearch(SearchPeer):
         vocabulary = self.vocabulary
         num_positions = max(longest_source, self.limit(longest_source)) + 1
         ids = {
-            "pad_token_id": vocabulary.padding_id,
-            "bos_token_id": vocabulary.start_id,
-            "eos_token_id": vocabulary.end_id,
-            "decoder_start_token_id": vocabulary.start_id,
+            "pad_token_id": vocabulary.pad_id,
+            "bos_token_id": vocabulary.bos_id,
+            "eos_token_id": vocabulary.eos_id,
+            "decoder_start_token_id": vocabulary.bos_id,
         }
         sizes = {
             f"{side}_{name}": value
@@ -155,7 +155,7 @@ class HuggingFaceSearch(SearchPeer):
 
     def _padded(self, rows: Sequence[list[int]]) -> Int[torch.Tensor, "rows longest"]:
         longest = max(map(len, rows))
-        filled = [row + [self.vocabulary.padding_id] * (longest - len(row)) for row in rows]
+        filled = [row + [self.vocabulary.pad_id] * (longest - len(row)) for row in rows]
         return torch.tensor(filled, device=self.device)
 
     def search(self, sources: list[list[int]], *, batch_size: int) -> list[list[int]]:
@@ -169,7 +169,7 @@ class HuggingFaceSearch(SearchPeer):
                 tokens = self._padded(rows)
                 outputs = self.model.generate(
                     input_ids=tokens,
-                    attention_mask=(tokens != self.vocabulary.padding_id).long(),
+                    attention_mask=(tokens != self.vocabulary.pad_id).long(),
                     generation_config=transformers.GenerationConfig(
                         max_new_tokens=self.limit(len(rows[0])), **self._generation
                     ),
@@ -178,12 +178,12 @@ class HuggingFaceSearch(SearchPeer):
         return [found[index] for index in range(len(sources))]
 
     def _until_end(self, ids: list[int]) -> list[int]:
-        end = self.vocabulary.end_id
+        end = self.vocabulary.eos_id
         return ids[: ids.index(end) + 1] if end in ids else ids
 
     def token_log_probabilities(self, source: list[int], target: list[int]) -> Float[np.ndarray, " target"]:
         """See SearchPeer.token_log_probabilities."""
-        inputs = [self.vocabulary.start_id, *target[:-1]]
+        inputs = [self.vocabulary.bos_id, *target[:-1]]
         with torch.inference_mode():
             logits = self.model(input_ids=self._padded([source]), decoder_input_ids=self._padded([inputs])).logits[0]
         chosen = logits.float().log_softmax(-1).gather(1, torch.tensor(target, device=self.device)[:, None])
@@ -239,7 +239,7 @@ class CTranslate2Search(SearchPeer):
 
     def token_log_probabilities(self, source: list[int], target: list[int]) -> Float[np.ndarray, " target"]:
         """See SearchPeer.token_log_probabilities."""
-        # It adds the end mark itself.
+        # It adds the EOS token itself.
         [scored] = self.translator.score_batch(
             [self.tokenizer.source_pieces(source)], [self.tokenizer.target_pieces(target[:-1])]
         )
@@ -293,8 +293,8 @@ def specification(
     pieces = tokenizer.target_pieces(range(vocabulary.target_size))
     spec.register_source_vocabulary(pieces)
     spec.register_target_vocabulary(pieces)
-    spec.config.decoder_start_token = spec.config.bos_token = pieces[vocabulary.start_id]
-    spec.config.eos_token = pieces[vocabulary.end_id]
+    spec.config.decoder_start_token = spec.config.bos_token = pieces[vocabulary.bos_id]
+    spec.config.eos_token = pieces[vocabulary.eos_id]
     spec.config.layer_norm_epsilon = EPSILON
     spec.validate()
     return spec

@@ -77,7 +77,7 @@ class Agreement:
     """How near both sides come to each other with the same parameters, the same batch and no dropout."""
 
     loss: float
-    """This project's, nats a target token."""
+    """This project's, nats per target token."""
     loss_difference: float
     """Relative, of the two losses."""
     gradient_difference: float

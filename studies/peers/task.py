@@ -13,7 +13,7 @@ from seq2seq_jax.modules.transformer import Remat
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.training.optimizer import AdamWConfig
 
-PADDING_ID, START_ID, END_ID = 0, 1, 2
+PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,9 @@ class Task:
             source_size=self.vocabulary_size,
             target_size=self.vocabulary_size,
             joint=True,
-            padding_id=PADDING_ID,
-            start_id=START_ID,
-            end_id=END_ID,
+            pad_id=PAD_ID,
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
         )
 
     @property
@@ -81,11 +81,11 @@ class Task:
         return AdamWConfig(learning_rate=self.learning_rate, schedule="constant", warmup_steps=0)
 
     def batch(self, *, seed: int) -> Batch:
-        """Random words in full rows, each ending in the end mark."""
+        """Random words in full rows, each ending in the EOS token."""
         shape = RowShape(rows=self.rows, source_length=self.source_length, target_length=self.target_length)
         return full_rows(shape, self.vocabulary, seed=seed)
 
 
 def shifted(labels: Int[np.ndarray, "batch target"]) -> Int[np.ndarray, "batch target"]:
     """The decoder's inputs: the label before, the start mark at first."""
-    return np.concatenate([np.full_like(labels[:, :1], START_ID), labels[:, :-1]], axis=1)
+    return np.concatenate([np.full_like(labels[:, :1], BOS_ID), labels[:, :-1]], axis=1)

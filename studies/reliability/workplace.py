@@ -39,7 +39,7 @@ def experiment():
         objective=MaximumLikelihoodConfig(),
         optimizer=AdamWConfig(learning_rate=1e-2, schedule="constant", warmup_steps=4, ema_decay=0.9),
         training=TrainingConfig(
-            steps=12, batch_tokens=512, log_every=2, checkpoint_every=3, evaluate_every=6, select_by="loss",
+            steps=12, target_tokens_per_batch=512, log_every=2, checkpoint_every=3, evaluate_every=6, select_by="loss",
         ),
         generation=GenerationConfig(beam_size=1),
     )

@@ -42,7 +42,8 @@ def experiment():
         objective=MaximumLikelihoodConfig(),
         optimizer=AdamWConfig(learning_rate=1e-2, schedule="constant", warmup_steps=10, ema_decay=0.9),
         training=TrainingConfig(
-            steps=120, batch_tokens=480, log_every=25, checkpoint_every=30, evaluate_every=40, select_by="chrf",
+            steps=120, target_tokens_per_batch=480, log_every=25, checkpoint_every=30, evaluate_every=40,
+            select_by="chrf",
         ),
         generation=GenerationConfig(beam_size=2),
     )
@@ -53,7 +54,7 @@ TABLE_CONFIG = '''"""The same text from a table."""
 import dataclasses
 
 from seq2seq_jax.data.tables import Table
-from seq2seq_jax.experiment import named
+from seq2seq_jax.experiment import load_config_by_name
 
 
 def experiment():
@@ -61,28 +62,29 @@ def experiment():
         directory="table", source="english", target="german", validation=None, test=None, cache_directory="cache",
         max_source_length=24, max_target_length=24,
     )
-    return dataclasses.replace(named("tiny/transformer"), data=data)
+    return dataclasses.replace(load_config_by_name("tiny/transformer"), data=data)
 '''
 
-POLICY_CONFIG = '''"""The same trained on by policy gradients."""
+POLICY_CONFIG = '''"""The same fine-tuned with policy gradients."""
 
 import dataclasses
 
-from seq2seq_jax.experiment import named
+from seq2seq_jax.experiment import load_config_by_name
 from seq2seq_jax.objectives.estimators import LeaveOneOut
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 
 
 def experiment():
-    tiny = named("tiny/transformer")
+    tiny = load_config_by_name("tiny/transformer")
     return dataclasses.replace(
         tiny,
         data=dataclasses.replace(tiny.data, packing=False, bucket_lengths=(24,), test=None),
         objective=PolicyGradientConfig(
-            estimator=LeaveOneOut(), samples=3, maximum_length_ratio=1.0, maximum_length_extra=6
+            estimator=LeaveOneOut(), samples_per_source=3, maximum_length_ratio=1.0, maximum_length_extra=6
         ),
         optimizer=dataclasses.replace(tiny.optimizer, learning_rate=1e-3),
-        training=dataclasses.replace(tiny.training, steps=4, batch_tokens=240, log_every=2, evaluate_every=4),
+        training=dataclasses.replace(tiny.training, steps=4, target_tokens_per_batch=240, log_every=2,
+        evaluate_every=4),
     )
 '''
 
@@ -91,11 +93,11 @@ DENOISING_CONFIG = '''"""The same text of both languages with spans taken out.""
 import dataclasses
 
 from seq2seq_jax.data.text_files import DocumentFiles
-from seq2seq_jax.experiment import named
+from seq2seq_jax.experiment import load_config_by_name
 
 
 def experiment():
-    tiny = named("tiny/transformer")
+    tiny = load_config_by_name("tiny/transformer")
     data = DocumentFiles(
         directory="text", train=("train.en", "train.de"), validation=("val.en", "val.de"), test=("test.en", "test.de"),
         cache_directory="cache", max_source_length=40,
@@ -105,8 +107,8 @@ def experiment():
         data=data,
         tokenizer=dataclasses.replace(tiny.tokenizer, num_sentinels=8),
         training=dataclasses.replace(
-            tiny.training, steps=40, batch_tokens=10 * data.max_target_length, evaluate_every=20, checkpoint_every=10,
-            log_every=10, select_by="loss",
+            tiny.training, steps=40, target_tokens_per_batch=10 * data.max_target_length, evaluate_every=20,
+            checkpoint_every=10, log_every=10, select_by="loss",
         ),
     )
 '''

@@ -10,7 +10,7 @@ from seq2seq_jax.commands.options import with_profile_directory
 DATES = (
     "benchmark", "dates/transformer", "--data.train_examples", "400", "--data.validation_examples", "40",
     "--data.test_examples", "40",
-    "--tokenizer.vocabulary_size", "600", "--training.batch_tokens", "144", "--generation.beam_size", "2",
+    "--tokenizer.vocabulary_size", "600", "--training.target_tokens_per_batch", "144", "--generation.beam_size", "2",
     *(
         argument
         for side in ("encoder", "decoder")
@@ -45,7 +45,7 @@ def test_every_part_is_measured_and_traced_and_what_moved_is_named(measured, tmp
     # Four rows, each with at most 36 target tokens.
     assert 0 < training["pairs"] <= training["target_tokens"] <= 4 * 36
     places = 4 * (96 + 36)
-    assert training["padding_share"] == pytest.approx(
+    assert training["padding_fraction"] == pytest.approx(
         1 - (training["target_tokens"] + training["source_tokens"]) / places
     )
     step = training["step"]
@@ -92,13 +92,15 @@ def test_every_part_is_measured_and_traced_and_what_moved_is_named(measured, tmp
 
 
 def test_a_sweep_goes_on_where_a_value_does_not_fit_and_draws_the_others(measured, tmp_path):
-    outcome, found = measured("--sweep", "training.batch_tokens=100,72", "--plot", tmp_path / "sweep.png")
+    outcome, found = measured("--sweep", "training.target_tokens_per_batch=100,72", "--plot", tmp_path / "sweep.png")
     rows, refused = found["sweep"]["rows"], found["sweep"]["refused"]
     assert list(rows) == ["72"] and list(refused) == ["100"]
-    assert refused["100"].startswith("training.batch_tokens must be a multiple of data.max_target_length = 36")
+    assert refused["100"].startswith(
+        "training.target_tokens_per_batch must be a multiple of data.max_target_length = 36"
+    )
     assert f"100: {refused['100']}"[:60] in outcome.output
     assert rows["72"]["places"] == 2 * (96 + 36)
-    assert "training.batch_tokens = 72, training step" in found["measurements"]
+    assert "training.target_tokens_per_batch = 72, training step" in found["measurements"]
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -121,7 +123,7 @@ def test_synthetic_rows_need_no_data_and_are_full(seq2seq, tmp_path):
     assert outcome.status == 0, outcome.errors
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["parts"].keys() == {"training", "generation"}
-    assert found["parts"]["training"]["padding_share"] == 0.0
+    assert found["parts"]["training"]["padding_fraction"] == 0.0
     assert found["parts"]["training"]["pairs"] == 10
 
 
@@ -144,14 +146,20 @@ def test_parameters_of_a_run_end_their_texts_themselves(seq2seq, trained, tmp_pa
         (["--steps", "0"], ["--steps must be at least 1, not 0"]),
         (["--parts", "train"], ["train", "generation"]),
         (["--batch_sizes", "0"], ["sizes are at least 1"]),
-        (["--sweep", "training.batch_token=1,2"], ["no field 'training.batch_token'", "training.batch_tokens?"]),
-        (["--sweep", "training.batch_tokens"], ["--sweep cannot be 'training.batch_tokens'", "FIELD=VALUE"]),
         (
-            ["--sweep", "training.batch_tokens=24,48", "data.window=1,2,3"],
+            ["--sweep", "training.batch_token=1,2"],
+            ["no field 'training.batch_token'", "training.target_tokens_per_batch?"],
+        ),
+        (
+            ["--sweep", "training.target_tokens_per_batch"],
+            ["--sweep cannot be 'training.target_tokens_per_batch'", "FIELD=VALUE"],
+        ),
+        (
+            ["--sweep", "training.target_tokens_per_batch=24,48", "data.window=1,2,3"],
             ["needs as many values, and there are 2 and 3"],
         ),
-        (["--sweep", "training.batch_tokens=24", "--parts", "input"], ["--sweep measures training"]),
-        (["--sweep", "training.batch_tokens=24", "--profile"], ["--profile has no use with --sweep"]),
+        (["--sweep", "training.target_tokens_per_batch=24", "--parts", "input"], ["--sweep measures training"]),
+        (["--sweep", "training.target_tokens_per_batch=24", "--profile"], ["--profile has no effect with --sweep"]),
         (["--profile", "--parts", "input"], ["--profile traces training or generation"]),
         (["--synthetic", "True", "--parts", "input"], ["no input pipeline"]),
         (["--compare", "nothing.json"], ["nothing.json cannot be read", "No such file"]),
@@ -168,9 +176,9 @@ def test_a_mistake_is_one_line(seq2seq, arguments, said):
 
 
 def test_a_sweep_of_which_nothing_fits_is_a_mistake(seq2seq, tmp_path):
-    outcome = seq2seq("benchmark", "tiny/transformer", "--sweep", "training.batch_tokens=25,ten")
+    outcome = seq2seq("benchmark", "tiny/transformer", "--sweep", "training.target_tokens_per_batch=25,ten")
     assert outcome.status == 2
-    assert "no value of --sweep could be measured; 25: training.batch_tokens must be" in outcome.errors
+    assert "no value of --sweep could be measured; 25: training.target_tokens_per_batch must be" in outcome.errors
 
 
 def test_peers_have_a_help_of_their_own(seq2seq):

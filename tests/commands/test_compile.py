@@ -74,7 +74,8 @@ def test_a_sweep_sorts_meshes_by_time_and_keeps_those_that_cannot_be(process, tm
 
 def test_what_does_not_fit_is_said_with_what_takes_the_memory(seq2seq, tmp_path):
     outcome = seq2seq(
-        *COMPILE, "--topology", "h100:1", "--training.batch_tokens", "480000", "--json", tmp_path / "found.json",
+        *COMPILE, "--topology", "h100:1", "--training.target_tokens_per_batch", "480000",
+        "--json", tmp_path / "found.json",
         "--objective.label_smoothing", "0.0", "--model.encoder.hidden_dim", "1048576", "--training.steps", "100",
     )  # fmt: skip
     assert outcome.status == 0

@@ -56,7 +56,7 @@ def test_a_run_is_evaluated_and_used(seq2seq, denoised, tmp_path):
         (("--data.corruption.density", "1.5"), "corruption.density must lie in (0, 1), and is 1.5"),
         (("--data.max_source_length", "2"), "max_source_length of at least 3; got 2"),
         (("--data.train", "none.txt"), "none.txt"),
-        (("--data.packing", "True"), "--data.packing has no use: data is a DocumentFiles here"),
+        (("--data.packing", "True"), "--data.packing has no effect: data is a DocumentFiles here"),
     ],
 )
 def test_a_mistake_is_named(seq2seq, tmp_path, arguments, named):
@@ -68,4 +68,4 @@ def test_a_mistake_is_named(seq2seq, tmp_path, arguments, named):
 def test_there_are_no_sources_to_write_outputs_of(seq2seq, denoised, tmp_path):
     outcome = seq2seq("evaluate", denoised, "--output", tmp_path / "texts")
     assert outcome.status == 2
-    assert "--output has no use" in outcome.errors.splitlines()[-1]
+    assert "--output has no effect" in outcome.errors.splitlines()[-1]

@@ -65,7 +65,10 @@ def test_an_experiment_of_a_version_without_digests_is_read_in_silence(copy_of_r
     [
         (lambda e: e["model"]["encoder"].update(norm_position="pr%"), "model.encoder.norm_position must be one of"),
         (lambda e: e["model"].update(precision="floqt32"), "model.precision must be one of"),
-        (lambda e: e["training"].update(batch_tokens="480"), "training.batch_tokens must be a whole number"),
+        (
+            lambda e: e["training"].update(target_tokens_per_batch="480"),
+            "training.target_tokens_per_batch must be a whole number",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_the_file(seq2seq, copy_of_run, change, said):
@@ -103,7 +106,7 @@ def with_code(copy_of_run, tmp_path, monkeypatch):
             "reward": {"function": "planted:score", "function_weight": 1.0},
         }
         experiment["data"]["packing"] = False
-        experiment["data"]["max_examples_a_row"] = None
+        experiment["data"]["max_examples_per_row"] = None
 
     edit(copy_of_run, change)
     yield copy_of_run

@@ -192,7 +192,7 @@ def numbered(monkeypatch, *, until=None, error=None):
 
 
 LINES = [f"{number} cows" for number in range(40)]
-SMALL_GROUPS = ("--generation.batch_tokens", "1")
+SMALL_GROUPS = ("--generation.source_tokens_per_batch", "1")
 """Groups of 16, 32, 64, ... characters."""
 
 

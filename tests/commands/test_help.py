@@ -102,7 +102,7 @@ def test_help_of_train_names_every_field(seq2seq, workplace):
     assert len(names) > 60
     assert [name for name in [*names, "run_dir"] if f"--{name}" not in words] == []
     # Meaning and unit stand beside: the docstrings of the fields.
-    assert "Target token places of a global batch" in " ".join(outcome.output.split())
+    assert "Target token positions of a global batch" in " ".join(outcome.output.split())
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,15 @@ TRAIN = ("train", "tiny/transformer")
         ([*TRAIN, "--training.steps", "0"], ["training.steps must be at least 1, not 0"]),
         ([*TRAIN, "--model.encoder.num_heads", "3"], ["num_heads must divide model_dim", "32", "3"]),
         ([*TRAIN, "--model.decoder.num_kv_heads", "4"], ["num_kv_heads must divide num_heads", "2", "4"]),
-        ([*TRAIN, "--training.batch_tokens", "500"], ["multiple of data.max_target_length = 24", "500", "504"]),
+        (
+            [*TRAIN, "--training.target_tokens_per_batch", "500"],
+            ["multiple of data.max_target_length = 24", "500", "504"],
+        ),
         ([*TRAIN, "--training.accumulation", "3"], ["batch of 20 rows", "training.accumulation = 3"]),
         ([*TRAIN, "--mesh.data", "64"], ["needs 64 devices, and there are 1"]),
         ([*TRAIN, "--mesh.fsdp", "7"], ["cannot be made of 1 devices"]),
         ([*TRAIN, "--mesh.data", "0"], ["mesh sizes must be at least 1"]),
-        ([*TRAIN, "--optimizer.final_fraction", "0.1"], ["final_fraction has no use with schedule = constant"]),
+        ([*TRAIN, "--optimizer.final_fraction", "0.1"], ["final_fraction has no effect with schedule = constant"]),
         ([*TRAIN, "--data.directory", "nowhere"], ["no directory nowhere"]),
         ([*TRAIN, "--data.train", "nothing"], ["nothing.en", "no such file"]),
         (["train", "tiny/table", "--data.source", "french"], ["the field 'french'", "line 1", "english, german"]),
@@ -297,7 +300,12 @@ def test_a_description_that_is_none(seq2seq, copy_of_run, text, said):
 def test_a_mesh_of_two_devices(process, tmp_path):
     """In a process of its own, which has them."""
     outcome = process(
-        *TRAIN, "--run_dir", tmp_path / "run", "--training.batch_tokens", "72", XLA_FLAGS=flags_for_devices(2)
+        *TRAIN,
+        "--run_dir",
+        tmp_path / "run",
+        "--training.target_tokens_per_batch",
+        "72",
+        XLA_FLAGS=flags_for_devices(2),
     )
     assert outcome.status == 2
     assert "a batch of 3 rows" in outcome.error_line

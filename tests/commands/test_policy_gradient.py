@@ -1,4 +1,4 @@
-"""`seq2seq train` by policy gradients, from the parameters of another run."""
+"""`seq2seq train` with policy gradients, from the parameters of another run."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def test_what_a_policy_gradient_logs(policy_run):
     assert [record["step"] for record in training] == [2, 4]
     for record in training:
         assert 0 < record["reward"] <= 1 and record["reward_spread"] >= 0 and record["advantage"] >= 0
-        assert record["entropy"] > 0 and 1 <= record["sample_length"] <= 30 and 0 < record["ended_share"] <= 1
+        assert record["entropy"] > 0 and 1 <= record["sample_length"] <= 30 and 0 < record["ended_fraction"] <= 1
         assert record["rewards_per_second"] > 0
     assert (policy_run / "plots" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -74,11 +74,14 @@ def test_dropout_and_precision_may_differ_from_the_run_that_is_started_from(trai
         (["--objective.reward.bleu", "0"], ["objective.reward has no metric"]),
         (["--objective.reward.chrf", "-1"], ["objective.reward sum to 0"]),
         (["--objective.reward.function", "nowhere:f", "--objective.reward.function_weight", "1"], ["nowhere"]),
-        (["--objective.estimator.clip", "0.2"], ["--objective.estimator.clip has no use", "GroupNormalized has it"]),
-        (["--objective.samples", "1"], ["objective.samples is 1, and LeaveOneOut compares", "at least 2"]),
+        (["--objective.estimator.clip", "0.2"], ["--objective.estimator.clip has no effect", "GroupNormalized has it"]),
+        (
+            ["--objective.samples_per_source", "1"],
+            ["objective.samples_per_source is 1, and LeaveOneOut compares", "at least 2"],
+        ),
         (
             ["--objective.sample-with-encoder-dropout", "True", "--model.encoder.dropout", "0.0"],
-            ["has no use", "Set model.encoder.dropout"],
+            ["has no effect", "Set model.encoder.dropout"],
         ),
         (
             [

@@ -24,9 +24,9 @@ from seq2seq_jax.training.telemetry import read_records
 TRAIN = ("train", "tiny/transformer", "--training.seed", "3")
 WITHOUT_EVALUATION = ("--data.validation", "None", "--data.test", "None")
 TIMES = {
-    "tokens_per_second", "source_tokens_per_second", "steps_per_second", "input_wait_share", "seconds", "goodput",
+    "tokens_per_second", "source_tokens_per_second", "steps_per_second", "input_wait_fraction", "seconds", "goodput",
     "source_and_target_tokens_per_second", "pairs_per_second",
-    "model_flops_per_second", "mfu", "checkpoint_stall_share", "compilations",
+    "model_flops_per_second", "mfu", "checkpoint_stall_fraction", "compilations",
 }  # fmt: skip
 
 

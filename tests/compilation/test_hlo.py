@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq2seq_jax.compilation.cost import product_flops
+from seq2seq_jax.compilation.cost import dot_flops
 from seq2seq_jax.compilation.hlo import ArrayShape, Program, collectives, device_groups
 
 LOOP = """\
@@ -46,7 +46,7 @@ def loop(*, start=0, step=1, root=None, attributes=""):
 
 
 def flops(text):
-    return sum(run.trips * product_flops(run.instruction, run.computation) for run in Program(text).runs())
+    return sum(run.trips * dot_flops(run.instruction, run.computation) for run in Program(text).runs())
 
 
 @pytest.mark.parametrize(("start", "step", "trips"), [(0, 1, 12), (0, 2, 6), (3, 1, 9), (2, 4, 3), (12, 1, 0)])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from seq2seq_jax.compilation.programs import Step
+from seq2seq_jax.compilation.programs import StepProgram
 from seq2seq_jax.compilation.report import compile_step
 from seq2seq_jax.compilation.topology import Topology
 
@@ -23,7 +23,7 @@ class Refusing:
 
 
 def step(message):
-    return Step(
+    return StepProgram(
         name="train",
         work="nothing",
         mesh=Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "tensor")),

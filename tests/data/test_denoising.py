@@ -27,9 +27,9 @@ VOCABULARY = Vocabulary(
     source_size=60_000,
     target_size=60_000,
     joint=True,
-    padding_id=PADDING,
-    start_id=START,
-    end_id=END,
+    pad_id=PADDING,
+    bos_id=START,
+    eos_id=END,
     sentinel_ids=SENTINELS,
 )
 NUM_TOKENS = 1_000
@@ -89,7 +89,7 @@ def source_config(**settings):
 
 def some_batches(store, config, *, rows=4, first_batch=0, num_batches=40, seed=3, **settings):
     batches = training_batches(
-        store, config, vocabulary=VOCABULARY, batch_tokens=rows * config.max_target_length, seed=seed,
+        store, config, vocabulary=VOCABULARY, target_tokens_per_batch=rows * config.max_target_length, seed=seed,
         first_batch=first_batch, num_batches=num_batches, **settings,
     )  # fmt: skip
     return list(batches)
@@ -135,7 +135,7 @@ def store(tmp_path_factory):
 def test_a_row_has_the_lengths_of_t5():
     config = Source()
     assert (config.chunk_length, config.max_source_length, config.max_target_length) == (568, 512, 114)
-    assert config.num_sentinels == 28 and config.one_example_a_row
+    assert config.num_sentinels == 28 and config.has_unpacked_rows
     (shape,) = row_shapes(config, 2048 * 114)
     assert (shape.rows, shape.source_length, shape.target_length) == (2048, 512, 114)
 
@@ -231,7 +231,9 @@ def test_too_few_sentinels_are_refused(store):
 
 def test_evaluation_holds_every_chunk_once_always_corrupted_alike(store):
     def batches(**settings):
-        return evaluation_batches(store, source_config(), vocabulary=VOCABULARY, batch_tokens=4 * 8, **settings)
+        return evaluation_batches(
+            store, source_config(), vocabulary=VOCABULARY, target_tokens_per_batch=4 * 8, **settings
+        )
 
     found = batches()
     assert found.num_examples == NUM_CHUNKS and len(found.too_long) == 0
@@ -270,9 +272,9 @@ def test_workers_change_nothing(store, tmp_path):
         if __name__ == "__main__":
             batches = training_batches(
                 DocumentStore(sys.argv[1]), Source(max_source_length=32, workers=int(sys.argv[2])),
-                vocabulary=Vocabulary(source_size=60_000, target_size=60_000, joint=True, padding_id=0, start_id=2,
-                                      end_id=3, sentinel_ids={SENTINELS}),
-                batch_tokens=32, seed=3, first_batch=0, num_batches=12,
+                vocabulary=Vocabulary(source_size=60_000, target_size=60_000, joint=True, pad_id=0, bos_id=2,
+                                      eos_id=3, sentinel_ids={SENTINELS}),
+                target_tokens_per_batch=32, seed=3, first_batch=0, num_batches=12,
             )
             for batch in batches:
                 print(hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(batch))).hexdigest())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from seq2seq_jax.data import packing as packing_module
-from seq2seq_jax.data.packing import Anchor, BatchPlan, RowShape, bucket_rows, pack_rows
+from seq2seq_jax.data.packing import BatchPlan, PlanPosition, RowShape, bucket_rows, pack_rows
 
 SHAPE = RowShape(rows=8, source_length=64, target_length=48)
 BUCKETS = tuple(RowShape(rows=rows, source_length=4 * size, target_length=3 * size) for rows, size in
@@ -21,7 +21,7 @@ def random_lengths(num_examples, seed=0, source_length=64, target_length=48):
     )
 
 
-def make_plan(num_examples=3000, *, packing=True, window=1000, seed=5, anchor=None):
+def make_plan(num_examples=3000, *, packing=True, window=1000, seed=5, plan_position=None):
     source_lengths, target_lengths = random_lengths(num_examples)
     return BatchPlan(
         source_lengths,
@@ -31,7 +31,7 @@ def make_plan(num_examples=3000, *, packing=True, window=1000, seed=5, anchor=No
         packing=packing,
         window=window,
         seed=seed,
-        anchor=anchor,
+        plan_position=plan_position,
     )
 
 
@@ -64,16 +64,16 @@ def test_every_example_is_packed_once_and_no_row_overflows(source_length, target
 
 def test_no_row_has_more_examples_than_it_may():
     source_lengths, target_lengths = random_lengths(500, source_length=64, target_length=64)
-    rows = pack_rows(source_lengths, target_lengths, source_length=64, target_length=64, most_examples=2)
+    rows = pack_rows(source_lengths, target_lengths, source_length=64, target_length=64, max_examples=2)
     assert sorted(itertools.chain.from_iterable(rows)) == list(range(500))
     assert max(map(len, rows)) == 2
-    shape = RowShape(rows=4, source_length=64, target_length=64, most_examples=2)
+    shape = RowShape(rows=4, source_length=64, target_length=64, max_examples=2)
     plan = BatchPlan(
         source_lengths, target_lengths, examples=np.arange(500), shapes=(shape,), packing=True, window=500, seed=0
     )
     batches = list(plan.epoch())
     assert max(batch.counts.max() for batch in batches) == 2
-    assert {batch.most_examples for batch in batches} == {2}
+    assert {batch.max_examples for batch in batches} == {2}
 
 
 def test_packing_is_near_the_best_that_is_possible():
@@ -143,9 +143,9 @@ def test_a_batch_is_the_same_whoever_asks_for_it_and_when(packing):
 def test_an_anchor_leads_to_the_same_batches_without_planning_what_came_before(monkeypatch):
     in_order = make_plan(window=300)
     assert in_order.windows_per_epoch > 1
-    anchor = in_order.anchor(400)
-    assert anchor.epoch > 0 and anchor.first_batch <= 400
-    resumed = make_plan(window=300, anchor=anchor)
+    plan_position = in_order.plan_position(400)
+    assert plan_position.epoch > 0 and plan_position.first_batch <= 400
+    resumed = make_plan(window=300, plan_position=plan_position)
     expected = as_lists(in_order.batch(400))
     windows, pack = [], pack_rows
 
@@ -159,7 +159,7 @@ def test_an_anchor_leads_to_the_same_batches_without_planning_what_came_before(m
     assert [as_lists(resumed.batch(step)) for step in range(380, 460)] == [
         as_lists(in_order.batch(step)) for step in range(380, 460)
     ]
-    assert resumed.anchor(0) == Anchor(0, 0, 0)
+    assert resumed.plan_position(0) == PlanPosition(0, 0, 0)
 
 
 def test_the_shuffle_is_a_function_of_seed_and_epoch():
@@ -176,7 +176,7 @@ def test_the_batches_of_a_seed_do_not_change_from_one_machine_to_the_next():
         lengths, lengths[::-1], examples=np.arange(2000), shapes=(SHAPE,), packing=True, window=700, seed=5
     )
     # Written down from a run.
-    assert plan.anchor(140) == (1, 1, 128)
+    assert plan.plan_position(140) == (1, 1, 128)
     assert as_lists(plan.batch(140))[:2] == [[1526, 1136, 605, 1925], [975, 1174, 36]]
 
 

@@ -27,7 +27,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 PADDING, START, END = 0, 2, 3
-VOCABULARY = Vocabulary(source_size=100, target_size=100, joint=True, padding_id=PADDING, start_id=START, end_id=END)
+VOCABULARY = Vocabulary(source_size=100, target_size=100, joint=True, pad_id=PADDING, bos_id=START, eos_id=END)
 
 
 class FakeCorpus(PairCorpus):
@@ -92,7 +92,7 @@ def same(batch, other):
 
 def some_batches(store, config, first_batch=0, num_batches=6, **settings):
     batches = training_batches(
-        store, config, vocabulary=VOCABULARY, batch_tokens=96, seed=3, first_batch=first_batch,
+        store, config, vocabulary=VOCABULARY, target_tokens_per_batch=96, seed=3, first_batch=first_batch,
         num_batches=num_batches, **settings,
     )  # fmt: skip
     return list(batches)
@@ -101,7 +101,7 @@ def some_batches(store, config, first_batch=0, num_batches=6, **settings):
 def test_arrays_of_a_packed_batch_worked_out_by_hand(tmp_path):
     store = make_store(tmp_path, [(3, 2), (1, 2), (2, 1), (9, 9)])
     rows = BatchRows(
-        examples=np.array([2, 0, 1]), counts=np.array([2, 0, 1]), source_length=6, target_length=3, most_examples=None
+        examples=np.array([2, 0, 1]), counts=np.array([2, 0, 1]), source_length=6, target_length=3, max_examples=None
     )
     batch = assemble(store, rows, vocabulary=VOCABULARY)
     assert batch.source.tokens.tolist() == [[12, END, 10, 10, END, 0], [0] * 6, [END, 0, 0, 0, 0, 0]]
@@ -116,7 +116,7 @@ def test_arrays_of_a_packed_batch_worked_out_by_hand(tmp_path):
 def test_a_truncated_example_ends_in_the_end_id(tmp_path):
     store = make_store(tmp_path, [(9, 2), (2, 9)])
     rows = BatchRows(
-        examples=np.array([0, 1]), counts=np.array([1, 1]), source_length=4, target_length=3, most_examples=1
+        examples=np.array([0, 1]), counts=np.array([1, 1]), source_length=4, target_length=3, max_examples=1
     )
     batch = assemble(store, rows, vocabulary=VOCABULARY)
     assert batch.source.tokens.tolist() == [[10, 10, 10, END], [11, END, 0, 0]]
@@ -167,7 +167,7 @@ def test_row_shapes():
 
 
 @pytest.mark.parametrize(
-    ("settings", "batch_tokens", "message"),
+    ("settings", "target_tokens_per_batch", "message"),
     [
         ({}, 11, "less than one row of max_target_length 12"),
         ({"bucket_lengths": (8, 16)}, 96, "no effect with packing"),
@@ -175,9 +175,9 @@ def test_row_shapes():
         ({"bucket_lengths": (16, 8), "packing": False}, 96, "ascending"),
     ],
 )
-def test_shapes_that_cannot_be_are_refused(settings, batch_tokens, message):
+def test_shapes_that_cannot_be_are_refused(settings, target_tokens_per_batch, message):
     with pytest.raises(ValueError, match=message):
-        row_shapes(source_config(**settings), batch_tokens)
+        row_shapes(source_config(**settings), target_tokens_per_batch)
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -200,7 +200,7 @@ def test_an_epoch_of_training_holds_every_example(tmp_path, packing, too_long):
                 source = batch.source.tokens[row][ids == segment].tolist()
                 target = batch.target.tokens[row][batch.target.segment_ids[row] == segment].tolist()
                 assert source[-1] == target[-1] == END
-                # All tokens of a pair but the end ids are alike.
+                # All tokens of a pair but the EOS token are alike.
                 (token,) = set(source[:-1] + target[:-1]) or {END}
                 seen.append((len(source), len(target), token))
     assert sorted(seen) == expected
@@ -211,15 +211,15 @@ def test_batches_do_not_depend_on_where_the_run_began(tmp_path, packing):
     store = make_store(tmp_path, many_lengths())
     config = source_config(packing=packing)
     run = training_batches(
-        store, config, vocabulary=VOCABULARY, batch_tokens=96, seed=3, first_batch=0, num_batches=200
+        store, config, vocabulary=VOCABULARY, target_tokens_per_batch=96, seed=3, first_batch=0, num_batches=200
     )
-    from_the_start, anchors = [], []
+    from_the_start, plan_positions = [], []
     for batch in run:
         from_the_start.append(batch)
-        anchors.append(run.anchor)
-    assert len(from_the_start) == 200 and anchors[150].epoch >= 1
-    for anchor in (None, anchors[149]):
-        resumed = some_batches(store, config, first_batch=150, num_batches=50, anchor=anchor)
+        plan_positions.append(run.plan_position)
+    assert len(from_the_start) == 200 and plan_positions[150].epoch >= 1
+    for plan_position in (None, plan_positions[149]):
+        resumed = some_batches(store, config, first_batch=150, num_batches=50, plan_position=plan_position)
         assert len(resumed) == 50
         assert all(same(one, two) for one, two in zip(resumed, from_the_start[150:], strict=True))
 
@@ -259,9 +259,9 @@ def test_workers_and_new_processes_change_no_batch(tmp_path):
                 TokenStore(directory),
                 Source(max_source_length=16, max_target_length=12, window=200, workers=workers),
                 vocabulary=Vocabulary(
-                    source_size=100, target_size=100, joint=True, padding_id=0, start_id=2, end_id=3
+                    source_size=100, target_size=100, joint=True, pad_id=0, bos_id=2, eos_id=3
                 ),
-                batch_tokens=96, seed=3, first_batch=first_batch, num_batches=90 - first_batch,
+                target_tokens_per_batch=96, seed=3, first_batch=first_batch, num_batches=90 - first_batch,
             )
             for batch in batches:
                 content = b"".join(leaf.tobytes() for leaf in jax.tree.leaves(batch))
@@ -291,7 +291,9 @@ def test_workers_and_new_processes_change_no_batch(tmp_path):
 def test_evaluation_has_every_example_once_in_order(tmp_path, packing):
     lengths = [*many_lengths(), (20, 4), (3, 13)]
     store = make_store(tmp_path, lengths)
-    batches = evaluation_batches(store, source_config(packing=packing), vocabulary=VOCABULARY, batch_tokens=96)
+    batches = evaluation_batches(
+        store, source_config(packing=packing), vocabulary=VOCABULARY, target_tokens_per_batch=96
+    )
     assert (batches.too_long.tolist(), batches.cut.tolist()) == ([700, 701], [])
     seen = []
     for batch, examples in batches:
@@ -315,22 +317,27 @@ def test_evaluation_has_every_example_once_in_order(tmp_path, packing):
 def test_evaluation_cuts_what_training_cuts(tmp_path, packing):
     store = make_store(tmp_path, [(5, 5), (20, 4), (3, 13)])
     config = source_config(packing=packing, too_long="truncate")
-    batches = evaluation_batches(store, config, vocabulary=VOCABULARY, batch_tokens=96)
+    batches = evaluation_batches(store, config, vocabulary=VOCABULARY, target_tokens_per_batch=96)
     assert (batches.too_long.tolist(), batches.cut.tolist()) == ([], [1, 2])
     assert sorted(example for _, examples in batches for example in examples) == [0, 1, 2]
     lengths = [int((side.segment_ids > 0).sum()) for batch, _ in batches for side in (batch.source, batch.target)]
     assert sum(lengths) == (5 + 5) + (16 + 4) + (3 + 12)
     ends = sum(int((side.tokens == END).sum()) for batch, _ in batches for side in (batch.source, batch.target))
-    assert ends == 6, "each side of each example ends in the end mark"
+    assert ends == 6, "each side of each example ends in the EOS token"
 
 
 def test_evaluation_is_shared_like_training(tmp_path):
     store = make_store(tmp_path, many_lengths(90))
-    whole = list(evaluation_batches(store, source_config(), vocabulary=VOCABULARY, batch_tokens=96))
+    whole = list(evaluation_batches(store, source_config(), vocabulary=VOCABULARY, target_tokens_per_batch=96))
     shares = [
         list(
             evaluation_batches(
-                store, source_config(), vocabulary=VOCABULARY, batch_tokens=96, process_index=index, process_count=2
+                store,
+                source_config(),
+                vocabulary=VOCABULARY,
+                target_tokens_per_batch=96,
+                process_index=index,
+                process_count=2,
             )
         )
         for index in range(2)
@@ -342,7 +349,7 @@ def test_evaluation_is_shared_like_training(tmp_path):
 
 def test_evaluation_of_a_split_where_nothing_fits_is_empty(tmp_path):
     store = make_store(tmp_path, [(17, 1)] * 3)
-    batches = evaluation_batches(store, source_config(), vocabulary=VOCABULARY, batch_tokens=96)
+    batches = evaluation_batches(store, source_config(), vocabulary=VOCABULARY, target_tokens_per_batch=96)
     assert list(batches) == [] and batches.too_long.tolist() == [0, 1, 2]
 
 
@@ -350,7 +357,9 @@ def test_sources_come_back_in_few_shapes_with_their_indices():
     rng = np.random.default_rng(0)
     sequences = [[*rng.integers(10, 99, rng.integers(0, 100)).tolist(), END] for _ in range(500)]
     shapes, seen = set(), {}
-    for source, indices in source_batches(sequences, vocabulary=VOCABULARY, batch_tokens=960, max_length=100):
+    for source, indices in source_batches(
+        sequences, vocabulary=VOCABULARY, source_tokens_per_batch=960, max_length=100
+    ):
         shapes.add(source.tokens.shape)
         assert source.tokens.dtype == np.int32
         assert not source.segment_ids[len(indices) :].any()
@@ -367,17 +376,17 @@ def test_sources_come_back_in_few_shapes_with_their_indices():
 
 def test_a_few_sources_make_a_small_batch():
     ((source, indices),) = source_batches(
-        [[10, END], [11, 11, END], [12, END]], vocabulary=VOCABULARY, batch_tokens=960, max_length=100
+        [[10, END], [11, 11, END], [12, END]], vocabulary=VOCABULARY, source_tokens_per_batch=960, max_length=100
     )
     assert source.tokens.shape == (4, 16)
     assert indices.tolist() == [0, 2, 1]
     assert source.tokens[2, :4].tolist() == [11, 11, END, PADDING]
-    assert list(source_batches([], vocabulary=VOCABULARY, batch_tokens=960, max_length=100)) == []
+    assert list(source_batches([], vocabulary=VOCABULARY, source_tokens_per_batch=960, max_length=100)) == []
 
 
 def test_a_source_longer_than_the_model_takes_is_refused():
     with pytest.raises(ValueError, match="sequence 1 has 3 tokens, more than the 2"):
-        source_batches([[END], [9, 9, END]], vocabulary=VOCABULARY, batch_tokens=960, max_length=2)
+        source_batches([[END], [9, 9, END]], vocabulary=VOCABULARY, source_tokens_per_batch=960, max_length=2)
 
 
 def test_pairs_come_back_in_few_shapes_with_their_indices():
@@ -386,7 +395,7 @@ def test_pairs_come_back_in_few_shapes_with_their_indices():
         [[*rng.integers(10, 99, rng.integers(0, longest)).tolist(), END] for _ in range(300)] for longest in (30, 60)
     )
     shapes, seen = set(), {}
-    for batch, indices in pair_batches(sources, targets, vocabulary=VOCABULARY, batch_cells=10_000):
+    for batch, indices in pair_batches(sources, targets, vocabulary=VOCABULARY, max_weights_per_batch=10_000):
         assert batch.source.tokens.shape == batch.target.tokens.shape
         shapes.add(batch.source.tokens.shape)
         for row, index in enumerate(map(int, indices)):
@@ -396,4 +405,4 @@ def test_pairs_come_back_in_few_shapes_with_their_indices():
             ]
     assert [seen[index] for index in range(300)] == [list(pair) for pair in zip(sources, targets, strict=True)]
     assert shapes == {(39, 16), (17, 24), (9, 32), (4, 48), (2, 64)}
-    assert list(pair_batches([], [], vocabulary=VOCABULARY, batch_cells=10_000)) == []
+    assert list(pair_batches([], [], vocabulary=VOCABULARY, max_weights_per_batch=10_000)) == []

@@ -149,7 +149,7 @@ def test_a_mask_depends_on_its_key_alone():
 def test_a_corruption_worked_out_by_hand():
     tokens = np.array([[11, 12, 13, 14, 15, 16, 17], [21, 22, 23, 24, 25, 26, 27]], np.uint16)
     hidden = np.array([[0, 0, 1, 1, 0, 0, 1], [0, 1, 0, 0, 0, 1, 1]], bool)
-    sources, targets = corrupt(tokens, hidden, sentinel_ids=(90, 91), end_id=END)
+    sources, targets = corrupt(tokens, hidden, sentinel_ids=(90, 91), eos_id=END)
     assert sources.tolist() == [[11, 12, 90, 15, 16, 91, END], [21, 90, 23, 24, 25, 91, END]]
     assert targets.tolist() == [[90, 13, 14, 91, 17, END], [90, 22, 91, 26, 27, END]]
 
@@ -159,7 +159,7 @@ def test_source_and_target_are_those_of_the_reference_and_hold_the_whole_text(co
     for length in (2, 40, 200):
         hidden = masks(length, 50, corruption)
         tokens = np.random.default_rng(length).integers(4, 900, hidden.shape).astype(np.uint16)
-        sources, targets = corrupt(tokens, hidden, sentinel_ids=SENTINELS, end_id=END)
+        sources, targets = corrupt(tokens, hidden, sentinel_ids=SENTINELS, eos_id=END)
         assert (sources.shape[1], targets.shape[1]) == corruption.lengths(length)
         for row, mask, source, target in zip(*(x.tolist() for x in (tokens, hidden, sources, targets)), strict=True):
             assert source == reference_sentinels(row, mask)

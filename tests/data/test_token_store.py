@@ -61,9 +61,7 @@ def test_examples_are_those_of_the_tokenizer(tmp_path, tokenizer, small_chunks):
 def test_large_vocabularies_are_stored_wider(tmp_path):
     class WideTokenizer(Tokenizer):
         fingerprint = "wide"
-        vocabulary = Vocabulary(
-            source_size=2**16, target_size=2**16 + 1, joint=False, padding_id=0, start_id=2, end_id=3
-        )
+        vocabulary = Vocabulary(source_size=2**16, target_size=2**16 + 1, joint=False, pad_id=0, bos_id=2, eos_id=3)
 
         def __init__(self):
             pass

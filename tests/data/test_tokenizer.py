@@ -49,7 +49,7 @@ def test_text_survives_the_round_trip_normalised_as_configured(kind, size, norma
         (tokenizer.encode_target, tokenizer.decode_target),
     ):
         encoded = encode(texts)
-        assert all(ids[-1] == tokenizer.vocabulary.end_id for ids in encoded)
+        assert all(ids[-1] == tokenizer.vocabulary.eos_id for ids in encoded)
         assert [decode(ids) for ids in encoded] == [NORMALIZED[normalization](text) for text in texts]
 
 
@@ -116,18 +116,18 @@ def test_each_side_has_its_own_model_when_not_joint():
 def test_special_ids_are_distinct_and_absent_from_text():
     tokenizer = Tokenizer.train(date_pairs(), TokenizerConfig(vocabulary_size=900))
     vocabulary = tokenizer.vocabulary
-    special = {vocabulary.padding_id, vocabulary.start_id, vocabulary.end_id}
+    special = {vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id}
     assert len(special) == 3
     assert vocabulary.source_size == vocabulary.target_size == 900
     assert not special & {token for ids in tokenizer.encode_source(AWKWARD) for token in ids[:-1]}
-    assert tokenizer.encode_source([""]) == [[vocabulary.end_id]]
+    assert tokenizer.encode_source([""]) == [[vocabulary.eos_id]]
 
 
 def test_decoding_stops_at_the_end_and_skips_padding_and_start():
     tokenizer = Tokenizer.train(date_pairs(), TokenizerConfig(vocabulary_size=900))
     vocabulary = tokenizer.vocabulary
     (ids,) = tokenizer.encode_target(["2020-01-31"])
-    noisy = [vocabulary.start_id, vocabulary.padding_id, *ids, *ids, vocabulary.padding_id]
+    noisy = [vocabulary.bos_id, vocabulary.pad_id, *ids, *ids, vocabulary.pad_id]
     assert tokenizer.decode_target(noisy) == "2020-01-31"
     assert tokenizer.decode_target([]) == ""
 
@@ -223,7 +223,7 @@ def test_sentinels_are_tokens_that_text_can_spell(kind, tmp_path):
     (ids,) = tokenizer.encode_documents([text])
     assert [token for token in ids if token in sentinel_ids] == [sentinel_ids[0], sentinel_ids[11]]
     assert tokenizer.decode_source(ids) == text
-    assert tokenizer.encode_source([text]) == [[*ids, tokenizer.vocabulary.end_id]]
+    assert tokenizer.encode_source([text]) == [[*ids, tokenizer.vocabulary.eos_id]]
     tokenizer.save(tmp_path)
     assert Tokenizer.load(tmp_path).vocabulary == tokenizer.vocabulary
 

@@ -9,7 +9,7 @@ import pytest
 from architectures import EVERY_DECODER, VOCABULARY, random_parameters
 from batches import batch, by_example, random_pairs, sequence
 
-from seq2seq_jax.batch import Memory, Sequence, shift_right
+from seq2seq_jax.batch import Memory, TokenRows, shift_right
 from seq2seq_jax.modules.precision import activation_dtype
 
 SOURCE_LENGTHS, TARGET_LENGTHS = (5, 1, 7, 3, 6, 2), (4, 6, 1, 5, 3, 7)
@@ -55,7 +55,7 @@ class Case:
     def embedded(self, part, tokens):
         return self.tables[part][tokens].astype(activation_dtype(self.row.precision))
 
-    def memory(self, source: Sequence) -> Memory:
+    def memory(self, source: TokenRows) -> Memory:
         """Of each token a state and a value; of each segment the sum over its tokens of something else."""
         segments = jnp.arange(1, source.tokens.shape[1] + 1)
         of_segment = (source.segment_ids[:, None] == segments[:, None]).astype(jnp.float32)
@@ -74,7 +74,7 @@ class Case:
 
     def __call__(self, rows, memory=None):
         """The gradients by parameters and by the memory's states, values and summary; and the hidden states."""
-        inputs = shift_right(rows.target, VOCABULARY.start_id).tokens
+        inputs = shift_right(rows.target, VOCABULARY.bos_id).tokens
         memory = self.memory(rows.source) if memory is None else memory
         embedded = self.embedded("inputs", inputs)
         (of_params, of_memory), hidden = self.differentiate(self.params, memory, embedded, rows.target)
@@ -144,8 +144,8 @@ def test_what_stands_in_padding_changes_nothing(name):
 def with_tokens_from(side, position):
     """Other tokens from a place of each row on."""
     tokens = np.array(side.tokens)
-    words = VOCABULARY.target_size - VOCABULARY.end_id
-    tokens[:, position:] = VOCABULARY.end_id + (tokens[:, position:] - VOCABULARY.end_id + 7) % words
+    words = VOCABULARY.target_size - VOCABULARY.eos_id
+    tokens[:, position:] = VOCABULARY.eos_id + (tokens[:, position:] - VOCABULARY.eos_id + 7) % words
     return side.replace(tokens=jnp.asarray(tokens))
 
 
@@ -183,7 +183,7 @@ def test_stepwise_decoding_equals_teacher_forcing(name):
     module = case(name).module
     rng = np.random.default_rng(3)
     sources = [source for source, _ in random_pairs(rng, (5, 1, 8), (1, 1, 1), VOCABULARY)]
-    tokens = rng.integers(VOCABULARY.end_id + 1, VOCABULARY.target_size, (length, len(sources), beam)).astype(np.int32)
+    tokens = rng.integers(VOCABULARY.eos_id + 1, VOCABULARY.target_size, (length, len(sources), beam)).astype(np.int32)
     # Which hypothesis of its source each one goes on from, after each step.
     parents = np.array([[0, 1], [1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [0, 1]])
 
@@ -204,7 +204,7 @@ def test_stepwise_decoding_equals_teacher_forcing(name):
         _, (hidden, per_source) = jax.lax.scan(step, state.replace(per_source=None), (inputs, parents))
         return hidden.reshape(length, len(sources), beam, -1), state.per_source, per_source
 
-    start = np.full((1, len(sources), beam), VOCABULARY.start_id, np.int32)
+    start = np.full((1, len(sources), beam), VOCABULARY.bos_id, np.int32)
     inputs = np.concatenate([start, tokens[:-1]]).reshape(length, -1)
     memory = case(name).memory(jax.tree.map(jnp.asarray, sequence([[each] for each in sources], 9, 0)))
     hidden, before, after = decode(case(name).params, memory, case(name).embedded("inputs", inputs), parents)
@@ -216,7 +216,7 @@ def test_stepwise_decoding_equals_teacher_forcing(name):
     at = [(source, slot) for source in range(len(sources)) for slot in range(beam)]
     # What is read at a step is the label of the place before; that of the last place is read nowhere.
     texts = [
-        [*(int(tokens[step - 1, source, slots[step][slot]]) for step in range(1, length)), VOCABULARY.end_id]
+        [*(int(tokens[step - 1, source, slots[step][slot]]) for step in range(1, length)), VOCABULARY.eos_id]
         for source, slot in at
     ]
     stepwise = [[hidden[step, source, slots[step][slot]] for step in range(length)] for source, slot in at]

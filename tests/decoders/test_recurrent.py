@@ -8,7 +8,7 @@ from architectures import random_parameters
 from differences import in_double, slopes
 from recurrences import NUM_STATES, gate_inputs, next_state
 
-from seq2seq_jax.batch import Memory, Sequence
+from seq2seq_jax.batch import Memory, TokenRows
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS
 
@@ -62,7 +62,7 @@ def memory_of(arguments):
     )
 
 
-TARGET = Sequence(tokens=TARGET_SEGMENTS, segment_ids=jnp.asarray(TARGET_SEGMENTS), positions=TARGET_SEGMENTS)
+TARGET = TokenRows(tokens=TARGET_SEGMENTS, segment_ids=jnp.asarray(TARGET_SEGMENTS), positions=TARGET_SEGMENTS)
 """Tokens and positions are not read."""
 
 

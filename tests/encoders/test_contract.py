@@ -15,7 +15,7 @@ LENGTHS, ORDER, ROW = (5, 1, 7, 3, 6, 2), (4, 0, 1, 2, 5, 3), 12
 """Tokens of each example; the order in which three and three of them fill a packed row of 12."""
 EXAMPLES = [source for source, _ in random_pairs(np.random.default_rng(0), LENGTHS, LENGTHS, VOCABULARY)]
 ALONE, PACKED = (
-    jax.tree.map(jnp.asarray, sequence(rows, ROW, VOCABULARY.padding_id))
+    jax.tree.map(jnp.asarray, sequence(rows, ROW, VOCABULARY.pad_id))
     for rows in (
         [[example] for example in EXAMPLES],
         # Empty rows, so that both have one shape and are one program.

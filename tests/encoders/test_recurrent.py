@@ -10,7 +10,7 @@ from architectures import random_parameters
 from differences import in_double, slopes
 from recurrences import outputs_of_layer
 
-from seq2seq_jax.batch import Sequence
+from seq2seq_jax.batch import TokenRows
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 2, 2, 2, 2, 3]])
@@ -36,7 +36,7 @@ CONFIGS = {
 def as_source(segment_ids):
     """Tokens and positions are not read."""
     segment_ids = jnp.asarray(segment_ids)
-    return Sequence(tokens=segment_ids, segment_ids=segment_ids, positions=segment_ids)
+    return TokenRows(tokens=segment_ids, segment_ids=segment_ids, positions=segment_ids)
 
 
 def example(config, precision="float32"):

@@ -68,7 +68,7 @@ def test_a_policy_gradient_shows_its_samples_instead_of_its_loss():
     """Its loss has another unit than the likelihood of validation."""
     reward = {"reward": 0.4, "reward_spread": 0.1, "advantage": 0.05, "entropy": 0.3, "sample_length": 15.0}
     records = [
-        {"step": 10, "kind": "train", "loss": -0.5, "ended_share": 0.9, "rewards_per_second": 100.0, **reward},
+        {"step": 10, "kind": "train", "loss": -0.5, "ended_fraction": 0.9, "rewards_per_second": 100.0, **reward},
         {"step": 20, "kind": "validation", "loss": 2.5},
     ]
     figure = panels(records)

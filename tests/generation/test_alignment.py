@@ -33,7 +33,7 @@ def tokenizer():
 def aligner():
     model = transformer(tied_embeddings="none", scan_layers=True).build(tokenizer().vocabulary)
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
-    config = GenerationConfig(beam_size=2, maximum_length_ratio=0.5, maximum_length_extra=3, batch_tokens=64)
+    config = GenerationConfig(beam_size=2, maximum_length_ratio=0.5, maximum_length_extra=3, source_tokens_per_batch=64)
     generator = Generator(model, tokenizer(), config, max_source_length=32, mesh=mesh)
     return Aligner(generator, max_target_length=28), parameters(model, seed=2)
 

@@ -15,10 +15,15 @@ from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 TEXTS = ["abc", "", "hgfedcbahgfedcbahgfedcba", "a", "cafebadfacebeef", "deadbeefdeadbeefdead", "b", "abcdefgh"]
-"""With the end mark 4, 1, 25, 2, 16, 21, 2 and 9 tokens: rows of 16, 24 and 32."""
+"""With the EOS token 4, 1, 25, 2, 16, 21, 2 and 9 tokens: rows of 16, 24 and 32."""
 
 CONFIG = GenerationConfig(
-    beam_size=3, n_best=2, length_penalty=0.6, maximum_length_ratio=0.5, maximum_length_extra=3, batch_tokens=64
+    beam_size=3,
+    n_best=2,
+    length_penalty=0.6,
+    maximum_length_ratio=0.5,
+    maximum_length_extra=3,
+    source_tokens_per_batch=64,
 )
 
 
@@ -76,7 +81,7 @@ def test_a_blank_source_has_the_empty_text_alone_and_changes_no_other():
     )
     alone = generate.generate(params, texts[1::2])
     assert results[1::2] == alone
-    assert generate.best_tokens(params, ["\u200b", "a"])[0] == [tokenizer().vocabulary.end_id]
+    assert generate.best_tokens(params, ["\u200b", "a"])[0] == [tokenizer().vocabulary.eos_id]
     assert generate.too_long(blanks) == []
 
 
@@ -94,7 +99,7 @@ def test_the_n_best_are_different_and_the_best_comes_first():
 
 def test_the_limit_of_tokens_follows_from_the_source():
     generate, params = generator(GenerationConfig(maximum_length_ratio=0.0, maximum_length_extra=1, n_best=4))
-    # Only the end mark is allowed, so there is one hypothesis, however many are asked for.
+    # Only the EOS token is allowed, so there is one hypothesis, however many are asked for.
     assert [as_tuples(best) for best in generate.generate(params, TEXTS[:2])] == [[("", 1)]] * 2
     limits = [int(0.5 * (len(text) + 1)) + 3 for text in TEXTS]
     assert all(each.num_tokens <= limit for best, limit in zip(generated(), limits, strict=True) for each in best)
@@ -109,8 +114,8 @@ def test_log_probabilities_are_those_of_teacher_forcing(monkeypatch):
     for text, best in zip(TEXTS, hypotheses, strict=True):
         for each in best if text else ():
             tokens = list(map(int, each.text.split()))[: each.num_tokens]
-            assert tokens[-1] == tokenizer().vocabulary.end_id
-            assert tokenizer().vocabulary.end_id not in tokens[:-1]
+            assert tokens[-1] == tokenizer().vocabulary.eos_id
+            assert tokenizer().vocabulary.eos_id not in tokens[:-1]
             pairs.append((tokenizer().encode_source([text])[0], tokens))
             expected.append(each.log_probability)
     rows = batch([[pair] for pair in pairs], 32, 32, tokenizer().vocabulary)

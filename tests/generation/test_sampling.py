@@ -15,7 +15,7 @@ from seq2seq_jax.generation.search import beam_search
 
 WORDS = (3, 4, 5)
 VOCABULARY = Vocabulary(
-    source_size=VOCAB_SIZE, target_size=VOCAB_SIZE, joint=True, padding_id=PADDING, start_id=START, end_id=END
+    source_size=VOCAB_SIZE, target_size=VOCAB_SIZE, joint=True, pad_id=PADDING, bos_id=START, eos_id=END
 )
 
 
@@ -99,7 +99,7 @@ def test_the_first_texts_can_be_greedy():
     found = samples_of(model, num_samples=3, limits=limits, greedy=1)
     best = beam_search(
         model.step, model.start(1, 4), batch_size=3, beam_size=1, n_best=1, max_lengths=jnp.array([9, 9, 9]),
-        max_length=9, start_id=START, end_id=END, padding_id=PADDING, length_penalty=0.0,
+        max_length=9, bos_id=START, eos_id=END, pad_id=PADDING, length_penalty=0.0,
     )  # fmt: skip
     np.testing.assert_array_equal(found.tokens[:, 0], best.tokens[:, 0, :4])
     assert (found.tokens[:, 1:] != found.tokens[:, :1]).any()

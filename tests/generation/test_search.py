@@ -13,14 +13,14 @@ import pytest
 from compiling import flags_for_devices
 from table_model import END, NUM_STATES, PADDING, START, VOCAB_SIZE, TableModel, constant_model, random_model
 
-from seq2seq_jax.batch import Sequence
+from seq2seq_jax.batch import TokenRows
 from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search, length_limits
 
 WORDS = (3, 4, 5)
 ALPHAS = (0.0, 1.0, 2.5)
 
 
-def search(model, *, beam_size, limits, alpha, max_length=None, n_best=None, halvings=0) -> SearchResult:
+def search(model, *, beam_size, limits, alpha, max_length=None, n_best=None, max_compactions=0) -> SearchResult:
     max_length = max(limits) if max_length is None else max_length
 
     @jax.jit
@@ -33,11 +33,11 @@ def search(model, *, beam_size, limits, alpha, max_length=None, n_best=None, hal
             n_best=beam_size if n_best is None else n_best,
             max_lengths=max_lengths,
             max_length=max_length,
-            start_id=START,
-            end_id=END,
-            padding_id=PADDING,
+            bos_id=START,
+            eos_id=END,
+            pad_id=PADDING,
             length_penalty=alpha,
-            halvings=halvings,
+            max_compactions=max_compactions,
         )
 
     result = jax.block_until_ready(run(model.start(beam_size, max_length), jnp.array(limits)))
@@ -94,7 +94,7 @@ def assert_same(result, source, expected):
 
 
 def trap_model():
-    """The likeliest first word leads nowhere; the second leads to one certain text."""
+    """The most probable first word leads nowhere; the second leads to one certain text."""
     table = np.full((1, NUM_STATES, VOCAB_SIZE), 0.0)
     model = TableModel(table)
     for prefix, logits in {
@@ -297,7 +297,7 @@ def test_sources_that_are_done_leave_the_batch(beam_size):
         return step(tokens, state)
 
     model.step = step
-    shrinking = search(model, beam_size=beam_size, limits=limits, max_length=15, alpha=1.0, halvings=3)
+    shrinking = search(model, beam_size=beam_size, limits=limits, max_length=15, alpha=1.0, max_compactions=3)
     assert rows == {37, 19, 10} and model.calls == calls
     jax.tree.map(np.testing.assert_array_equal, whole, shrinking)
 
@@ -319,9 +319,9 @@ def test_the_memory_that_hypotheses_share_is_the_same_array_in_every_step():
         n_best=2,
         max_lengths=jnp.array([6, 6, 6]),
         max_length=6,
-        start_id=START,
-        end_id=END,
-        padding_id=PADDING,
+        bos_id=START,
+        eos_id=END,
+        pad_id=PADDING,
         length_penalty=1.0,
     )
     assert set(seen) == {(True, (6, 6))}
@@ -349,10 +349,10 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
             hidden = jnp.tanh(hidden.reshape(-1, beam, model) + state.per_source[:, None]).reshape(hidden.shape)
             return hidden @ output, state.replace(per_hypothesis={**state.per_hypothesis, "hidden": hidden})
 
-        def search(halvings):
+        def search(max_compactions):
             return jax.jit(functools.partial(
                 beam_search, step, batch_size=batch, beam_size=beam, n_best=beam, max_length=length,
-                start_id=1, end_id=2, padding_id=0, length_penalty=1.0, halvings=halvings,
+                bos_id=1, eos_id=2, pad_id=0, length_penalty=1.0, max_compactions=max_compactions,
             ))
 
         limits = 3 + jnp.arange(batch) % 8
@@ -360,9 +360,9 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
         mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
         shard = lambda tree: jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
         arguments = shard(state), shard(limits)
-        for halvings in (0, 2):
+        for max_compactions in (0, 2):
             with jax.set_mesh(mesh):
-                compiled = search(halvings).lower(arguments[0], max_lengths=arguments[1]).compile()
+                compiled = search(max_compactions).lower(arguments[0], max_lengths=arguments[1]).compile()
             found = compiled(arguments[0], max_lengths=arguments[1])
             np.testing.assert_array_equal(found.tokens, expected.tokens)
             np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
@@ -384,7 +384,7 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"end_id": START}, "end_id"), ({"end_id": PADDING}, "end_id"), ({"length_penalty": -0.5}, "length_penalty")],
+    [({"eos_id": START}, "eos_id"), ({"eos_id": PADDING}, "eos_id"), ({"length_penalty": -0.5}, "length_penalty")],
 )
 def test_what_cannot_be_searched_is_refused(wrong, message):
     model = random_model(seed=0, num_sources=1)
@@ -394,9 +394,9 @@ def test_what_cannot_be_searched_is_refused(wrong, message):
         "n_best": 2,
         "max_lengths": jnp.array([3]),
         "max_length": 3,
-        "start_id": START,
-        "end_id": END,
-        "padding_id": PADDING,
+        "bos_id": START,
+        "eos_id": END,
+        "pad_id": PADDING,
         "length_penalty": 1.0,
     }
     with pytest.raises(ValueError, match=message):
@@ -414,7 +414,7 @@ def test_what_cannot_be_searched_is_refused(wrong, message):
         {"maximum_length_ratio": -1.0},
         {"maximum_length_ratio": float("inf")},
         {"maximum_length_extra": 0},
-        {"batch_tokens": 0},
+        {"source_tokens_per_batch": 0},
     ],
 )
 def test_a_config_refuses_what_makes_no_sense(wrong):
@@ -424,7 +424,7 @@ def test_a_config_refuses_what_makes_no_sense(wrong):
 
 def test_the_limit_grows_with_the_source():
     segment_ids = np.array([[0] * 21, [1] + [0] * 20, [1] * 2 + [0] * 19, [1] * 21])
-    source = Sequence(tokens=segment_ids, segment_ids=segment_ids, positions=segment_ids)
+    source = TokenRows(tokens=segment_ids, segment_ids=segment_ids, positions=segment_ids)
     limits, room = length_limits(source, ratio=1.5, extra=4, position_limit=None)
     assert (limits.tolist(), room) == ([0, 5, 7, 35], 35)
     limits, room = length_limits(source, ratio=1.5, extra=4, position_limit=6)

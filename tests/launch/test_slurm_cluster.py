@@ -143,8 +143,8 @@ def experiment():
         model=ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)),
         objective=MaximumLikelihoodConfig(),
         optimizer=AdamWConfig(learning_rate=5e-3, schedule="cosine", warmup_steps=10, ema_decay=0.9),
-        training=TrainingConfig(steps=%d, batch_tokens=2048, log_every=1, checkpoint_every=40, keep_latest=4),
-        generation=GenerationConfig(beam_size=2),
+        training=TrainingConfig(steps=%d, target_tokens_per_batch=2048, log_every=1, checkpoint_every=40,
+        keep_latest=4), generation=GenerationConfig(beam_size=2),
     )
 '''
 

@@ -41,7 +41,7 @@ def example(module, seed=0):
         "memory": rng.normal(size=(BATCH, SOURCE, MEMORY)).astype(np.float32),
         "positions": QUERY_POSITIONS,
         "key_positions": KEY_POSITIONS,
-        "segments": Segments(queries=QUERY_SEGMENTS, keys=KEY_SEGMENTS, most=None, causal=False),
+        "segments": Segments(queries=QUERY_SEGMENTS, keys=KEY_SEGMENTS, max_segments=None, causal=False),
         "bias": rng.normal(size=(BATCH, module.num_heads, TARGET, SOURCE)).astype(np.float32),
     }
     inputs = jax.tree.map(jnp.asarray, inputs)
@@ -185,7 +185,7 @@ def test_softmax_is_float32_in_low_precision(precision):
 
 
 def test_masks_by_hand():
-    segments = Segments(queries=jnp.array([[1, 2, 0]]), keys=jnp.array([[1, 1, 2, 0]]), most=None, causal=False)
+    segments = Segments(queries=jnp.array([[1, 2, 0]]), keys=jnp.array([[1, 1, 2, 0]]), max_segments=None, causal=False)
     read = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], bool)
     np.testing.assert_array_equal(segments.mask(), read[None])
     causal = segments.replace(causal=True)
@@ -211,7 +211,7 @@ def test_which_attention_is_computed_in_blocks(kernel, length, recorded, blocked
     ids = jnp.ones((1, length), jnp.int32)
 
     def apply(module, x, memory):
-        segments = Segments(queries=ids, keys=ids, most=1, causal=False)
+        segments = Segments(queries=ids, keys=ids, max_segments=1, causal=False)
         return attend(
             module, x, memory, positions=ids, key_positions=ids, segments=segments, bias=None, deterministic=True
         )

@@ -10,9 +10,9 @@ from seq2seq_jax.encoders.convolutional import ConvolutionalEncoderConfig
 from seq2seq_jax.modules.convolution import (
     Attended,
     ConvolutionalConfig,
-    Frame,
     GatedConvolution,
     MultiStepAttention,
+    PositionsAndProjections,
     WeightNormalizedLinear,
     unfold,
 )
@@ -184,7 +184,7 @@ def test_initial_values_keep_the_variance():
 
 def test_embeddings_of_tokens_and_of_positions_begin_with_the_deviation_of_the_paper():
     config = ConvolutionalConfig(model_dim=64, hidden_dim=8, max_positions=300, dropout=0.0)
-    frame = Frame(config, "float32")
+    frame = PositionsAndProjections(config, "float32")
     inputs = jnp.asarray(np.random.default_rng(0).normal(size=(1, 300, 64)), jnp.float32)
     positions = jnp.arange(300)[None]
     embed = jax.jit(

@@ -31,7 +31,7 @@ def arrays(key_length, *, kv_heads):
 @pytest.mark.parametrize("kv_heads", [HEADS, 2])
 @pytest.mark.parametrize(("keys", "causal"), [(KEY_SEGMENTS, False), (QUERY_SEGMENTS, True)])
 def test_blocks_are_the_same_function_and_have_the_same_gradient(keys, causal, kv_heads, bias_rows):
-    segments = Segments(queries=QUERY_SEGMENTS, keys=keys, most=None, causal=causal)
+    segments = Segments(queries=QUERY_SEGMENTS, keys=keys, max_segments=None, causal=causal)
     operands = arrays(keys.shape[1], kv_heads=kv_heads)
     factors = np.random.default_rng(1).normal(size=(BATCH, TARGET, HEADS, HEAD_DIM))
     if bias_rows is not None:
@@ -54,7 +54,7 @@ def test_blocks_are_the_same_function_and_have_the_same_gradient(keys, causal, k
 def test_dropout_drops_the_same_weights_in_the_backward_pass_and_others_in_every_block():
     """With the identity for values a context is its weights, and the gradient of values shows what was dropped."""
     ones = jnp.ones((1, TARGET), jnp.int32)
-    segments = Segments(queries=ones, keys=jnp.ones((1, HEAD_DIM), jnp.int32), most=1, causal=False)
+    segments = Segments(queries=ones, keys=jnp.ones((1, HEAD_DIM), jnp.int32), max_segments=1, causal=False)
     zeros = jnp.zeros((1, TARGET, 1, HEAD_DIM)), jnp.zeros((1, HEAD_DIM, 1, HEAD_DIM))
     settings = SETTINGS | {"dropout": 0.5, "dropout_key": jax.random.key(3)}
     values = jnp.eye(HEAD_DIM)[None, :, None]
@@ -75,7 +75,7 @@ def test_memory_of_blocks_is_linear_in_the_length():
 
         def total(queries, keys, values):
             ids = jnp.ones((1, length), jnp.int32)
-            return jnp.sum(attend(queries, keys, values, Segments(queries=ids, keys=ids, most=1, causal=True)))
+            return jnp.sum(attend(queries, keys, values, Segments(queries=ids, keys=ids, max_segments=1, causal=True)))
 
         compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(operand, operand, operand).compile()
         return compiled.memory_analysis().temp_size_in_bytes

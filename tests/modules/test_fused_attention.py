@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from seq2seq_jax.batch import Sequence
+from seq2seq_jax.batch import TokenRows
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS, MultiHeadAttention
 from seq2seq_jax.modules.fused_attention import (
@@ -35,7 +35,7 @@ LAYOUTS = {
 
 
 def segments(query_ids, key_ids, most, causal=False):
-    return Segments(queries=jnp.array(query_ids), keys=jnp.array(key_ids), most=most, causal=causal)
+    return Segments(queries=jnp.array(query_ids), keys=jnp.array(key_ids), max_segments=most, causal=causal)
 
 
 def from_bounds(queries, keys, values, given, scale):
@@ -167,7 +167,7 @@ PACKED = segments([[1, 2]], [[1, 2]], 2)
         (PACKED, {"head_dim": 256}, "128 at most"),
         (PACKED, {"dropout": True}, "attention_dropout to 0"),
         (PACKED, {"relative": True}, "data.packing to False"),
-        (segments([[1, 2]], [[1, 2]], None), {}, "data.max_examples_a_row"),
+        (segments([[1, 2]], [[1, 2]], None), {}, "data.max_examples_per_row"),
         (segments([[1, 1]], [[1, 1]], 1), {"relative": True}, None),
         (segments([[1, 1, 1]], [[1, 1, 1]], 1), {"relative": True}, "even lengths"),
     ],
@@ -303,7 +303,7 @@ def test_what_is_saved_by_name_is_not_computed_again(remat, forward_calls):
     )
     encoder = config.build(precision="bfloat16")
     row = jnp.ones((2, 16), jnp.int32)
-    source = Sequence(tokens=row, segment_ids=row, positions=row, most_segments=2)
+    source = TokenRows(tokens=row, segment_ids=row, positions=row, max_segments=2)
     x = jnp.ones((2, 16, 32))
     params = jax.eval_shape(lambda: encoder.init(jax.random.key(0), x, source, deterministic=True))
 

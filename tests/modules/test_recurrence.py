@@ -7,7 +7,7 @@ import pytest
 from differences import gradients, in_double
 from recurrences import next_state, outputs_of_row
 
-from seq2seq_jax.modules.recurrence import CELLS, advance, begin, recur, scan_with_products, zero_state
+from seq2seq_jax.modules.recurrence import CELLS, cell_step, reset_state, scan_cell, scan_with_products, zero_state
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 2, 3, 3, 3, 3]])
 BATCH, LENGTH, HIDDEN = *SEGMENTS.shape, 3
@@ -33,7 +33,7 @@ def example(cell, *, starts, seed=0):
 def found(cell, arguments, *, reverse, mask, precision="float32"):
     begins = jnp.asarray(LAST if reverse else FIRST)
     bias, starts = arguments.get("candidate_bias"), arguments.get("starts")
-    return recur(
+    return scan_cell(
         CELLS[cell],
         reverse,
         precision,
@@ -127,7 +127,7 @@ def test_one_step(cell):
         rng.normal(size=shape).astype(np.float32)
         for shape in ((BATCH, num_gates, HIDDEN), (HIDDEN, num_gates, HIDDEN), (num_states, BATCH, HIDDEN))
     )
-    after = advance(
+    after = cell_step(
         cell,
         {},
         jnp.asarray(gates.reshape(BATCH, -1)),
@@ -143,8 +143,8 @@ def test_one_step(cell):
 def test_a_segment_begins_with_a_state_of_its_own():
     state, start = (jnp.array([[1.0, 2.0], [3.0, 4.0]]),), (jnp.array([[0.0, 0.0], [7.0, 8.0]]),)
     keep = jnp.array([[1.0], [0.0]])
-    assert begin(state, keep, start)[0].tolist() == [[1, 2], [7, 8]]
-    assert begin(state, keep, None)[0].tolist() == [[1, 2], [0, 0]]
+    assert reset_state(state, keep, start)[0].tolist() == [[1, 2], [7, 8]]
+    assert reset_state(state, keep, None)[0].tolist() == [[1, 2], [0, 0]]
     assert [part.shape for part in zero_state("lstm", 5, 2)] == [(5, 2), (5, 2)]
     assert [part.shape for part in zero_state("gru", 5, 2)] == [(5, 2)]
 

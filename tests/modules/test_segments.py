@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from seq2seq_jax.modules.segments import at_first_places, is_first, is_last, mean_of_segments, sum_of_segments
+from seq2seq_jax.modules.segments import at_first_positions, is_first, is_last, mean_of_segments, sum_of_segments
 
 SEGMENTS = np.array([[1, 1, 2, 3, 3, 3, 0, 0], [1, 2, 2, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 0, 0, 0]])
 VALUES = np.random.default_rng(0).normal(size=(3, 8, 4)).astype(np.float32)
@@ -36,7 +36,7 @@ def test_sums_and_means_of_segments():
 
 
 def test_each_first_place_gets_the_vector_of_its_segment():
-    found = np.asarray(at_first_places(jnp.asarray(VALUES), jnp.asarray(SEGMENTS)))
+    found = np.asarray(at_first_positions(jnp.asarray(VALUES), jnp.asarray(SEGMENTS)))
     for row in range(3):
         for index, segment in enumerate(SEGMENTS[row]):
             is_start = segment > 0 and places(row, segment)[0] == index

@@ -23,7 +23,7 @@ CONFIGS = {
 SOURCES, TARGETS = (5, 2, 7, 3, 4), (4, 6, 1, 3, 8)
 PAIRS = random_pairs(np.random.default_rng(0), SOURCES, TARGETS, VOCABULARY)
 SCHEDULED = {
-    "sampling_schedule": "linear", "sampling_limit": 0.5, "sampling_steps": 10, "sampling_choice": "likeliest"
+    "sampling_schedule": "linear", "sampling_limit": 0.5, "sampling_steps": 10, "sampling_choice": "argmax"
 }  # fmt: skip
 
 
@@ -57,13 +57,15 @@ def reward(hypotheses, references):
 
 
 SETTINGS = {
-    "leave one out": {"estimator": LeaveOneOut(), "samples": 3},
-    "self-critical, likelihood": {"estimator": SelfCritical(), "samples": 1, "likelihood_weight": 0.3},
+    "leave one out": {"estimator": LeaveOneOut(), "samples_per_source": 3},
+    "self-critical, likelihood": {"estimator": SelfCritical(), "samples_per_source": 1, "likelihood_weight": 0.3},
     "divergence, reference": {
-        "estimator": LeaveOneOut(), "samples": 2, "kl_weight": 0.1, "include_reference": True
+        "estimator": LeaveOneOut(), "samples_per_source": 2, "kl_weight": 0.1, "include_reference": True
     },
-    "learned baseline": {"estimator": Reinforce(baseline="learned", baseline_decay=None), "samples": 2},
-    "two updates": {"estimator": GroupNormalized(updates=2, clip=0.2), "samples": 2, "likelihood_weight": 0.1},
+    "learned baseline": {"estimator": Reinforce(baseline="learned", baseline_decay=None), "samples_per_source": 2},
+    "two updates": {
+        "estimator": GroupNormalized(updates=2, clip=0.2), "samples_per_source": 2, "likelihood_weight": 0.1,
+    },
 }  # fmt: skip
 
 
@@ -86,8 +88,8 @@ def test_policy_gradient(name, settings):
     )
     learned, drawn = np.asarray(prepared.mask.sum(axis=-1)), np.asarray(prepared.drawn_lengths)
     greedy = isinstance(settings["estimator"], SelfCritical)
-    assert drawn.shape[1] == settings["samples"] + greedy
-    assert learned.shape[1] == settings["samples"] + settings.get("include_reference", False)
+    assert drawn.shape[1] == settings["samples_per_source"] + greedy
+    assert learned.shape[1] == settings["samples_per_source"] + settings.get("include_reference", False)
 
     def texts(source, lengths):
         """A forward pass: the source once, then each text."""

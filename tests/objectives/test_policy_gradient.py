@@ -11,7 +11,7 @@ import pytest
 from architectures import ARCHITECTURES, VOCABULARY, convolutional, parameters, recurrent, transformer
 from batches import batch, random_pairs
 
-from seq2seq_jax.batch import Batch, Sequence, Vocabulary
+from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.sampling import Samples
 from seq2seq_jax.objectives.estimators import (
@@ -30,35 +30,35 @@ from seq2seq_jax.training.optimizer import AdamWConfig
 from seq2seq_jax.training.step import build_update, initial_state
 
 LIMIT = 3
-TINY = Vocabulary(source_size=5, target_size=5, joint=True, padding_id=0, start_id=1, end_id=2)
+TINY = Vocabulary(source_size=5, target_size=5, joint=True, pad_id=0, bos_id=1, eos_id=2)
 WORDS = (3, 4)
 TEXTS = [
-    *((*words, TINY.end_id) for length in range(LIMIT) for words in itertools.product(WORDS, repeat=length)),
+    *((*words, TINY.eos_id) for length in range(LIMIT) for words in itertools.product(WORDS, repeat=length)),
     *itertools.product(WORDS, repeat=LIMIT),
 ]
-"""All texts over a vocabulary of three, the end mark counted, of at most three tokens: fifteen."""
+"""All texts over a vocabulary of three, the EOS token counted, of at most three tokens: fifteen."""
 
 SOURCE = [3, 4, 3, 2]
 REFERENCE = [4, 4, 2]
 
 
 class TableReward:
-    """A reward of its own for every text, whether or not it has its end mark."""
+    """A reward of its own for every text, whether or not it has its EOS token."""
 
     def __init__(self):
         self.table = jnp.asarray(np.random.default_rng(0).normal(size=5**LIMIT), jnp.float32)
 
     def __call__(self, hypotheses, references):
-        before_end = jnp.cumprod((hypotheses != TINY.end_id) & (hypotheses != TINY.padding_id), axis=-1)
+        before_end = jnp.cumprod((hypotheses != TINY.eos_id) & (hypotheses != TINY.pad_id), axis=-1)
         weights = 5 ** jnp.arange(hypotheses.shape[-1])
         return self.table[jnp.sum(hypotheses * before_end * weights, axis=-1)], {}
 
 
-def tiny(estimator, *, samples, **settings) -> PolicyGradient:
+def tiny(estimator, *, samples_per_source, **settings) -> PolicyGradient:
     """The objective for a policy over TEXTS."""
     config = PolicyGradientConfig(
         estimator=estimator,
-        samples=samples,
+        samples_per_source=samples_per_source,
         minimum_length=0,
         maximum_length_ratio=0.0,
         maximum_length_extra=LIMIT,
@@ -70,7 +70,7 @@ def tiny(estimator, *, samples, **settings) -> PolicyGradient:
 
 @functools.cache
 def tiny_params():
-    objective = tiny(LeaveOneOut(), samples=2)
+    objective = tiny(LeaveOneOut(), samples_per_source=2)
     params = {"model": parameters(objective.model, seed=3)}
     # Noise of this size makes a policy that is neither flat nor certain.
     return {"model": jax.tree.map(lambda leaf: 1.5 * leaf, params["model"])}
@@ -85,20 +85,20 @@ def log_probabilities(params, objective, texts):
     """log π of each text, from the logits of the model alone."""
     rows = jax.tree.map(jnp.asarray, rows_of(texts))
     logits = objective.model.apply({"params": params}, rows) / objective.config.temperature
-    logits = jnp.where(jnp.isin(jnp.arange(5), jnp.array([TINY.padding_id, TINY.start_id])), -jnp.inf, logits)
+    logits = jnp.where(jnp.isin(jnp.arange(5), jnp.array([TINY.pad_id, TINY.bos_id])), -jnp.inf, logits)
     picked = jnp.take_along_axis(jax.nn.log_softmax(logits), rows.target.tokens[..., None], axis=-1)[..., 0]
     return jnp.sum(jnp.where(rows.target.mask, picked, 0.0), axis=1)
 
 
 def rewards_of(objective, texts):
-    padded = jnp.array([[*text, *[TINY.padding_id] * (LIMIT - len(text))] for text in texts])
+    padded = jnp.array([[*text, *[TINY.pad_id] * (LIMIT - len(text))] for text in texts])
     return objective.reward(padded[None], None)[0][0]
 
 
 @functools.cache
 def exact(temperature):
     """π of all texts, and ∇ Σ_y π(y) R(y)."""
-    objective = tiny(LeaveOneOut(), samples=2, temperature=temperature)
+    objective = tiny(LeaveOneOut(), samples_per_source=2, temperature=temperature)
     rewards = rewards_of(objective, TEXTS)
 
     @jax.jit
@@ -120,14 +120,14 @@ def exact_gradient(objective):
 def given_samples(tuples):
     """Samples as if they had been drawn: the texts of each tuple for one row."""
     texts = [text for each in tuples for text in each]
-    tokens = np.array([[*text, *[TINY.padding_id] * (LIMIT - len(text))] for text in texts])
+    tokens = np.array([[*text, *[TINY.pad_id] * (LIMIT - len(text))] for text in texts])
     shape = (len(tuples), len(tuples[0]))
-    mask = tokens != TINY.padding_id
+    mask = tokens != TINY.pad_id
     return Samples(
         tokens=jnp.asarray(tokens.reshape(*shape, LIMIT)),
         log_probabilities=jnp.zeros((*shape, LIMIT)),
         lengths=jnp.asarray(mask.sum(axis=1).reshape(shape)),
-        ended=jnp.asarray([TINY.end_id in text for text in texts]).reshape(shape),
+        ended=jnp.asarray([TINY.eos_id in text for text in texts]).reshape(shape),
     )
 
 
@@ -136,7 +136,7 @@ def mean_estimate(objective, state=None):
     params = tiny_params() | {
         player: {"kernel": jnp.linspace(-1.0, 1.0, 8), "bias": jnp.float32(0.4)} for player in objective.players[1:]
     }
-    tuples = list(itertools.product(TEXTS, repeat=objective.config.samples))
+    tuples = list(itertools.product(TEXTS, repeat=objective.config.samples_per_source))
     shares, _ = exact(objective.config.temperature)
     weights = np.array([np.prod([shares[TEXTS.index(text)] for text in each]) for each in tuples])
     assert weights.sum() == pytest.approx(1.0, abs=1e-5)
@@ -202,14 +202,14 @@ UNBIASED = {
 @pytest.mark.parametrize("name", UNBIASED)
 def test_an_unbiased_estimator_has_the_exact_gradient_as_its_mean(name):
     estimator, samples, settings = UNBIASED[name]
-    objective = tiny(estimator, samples=samples, **settings)
+    objective = tiny(estimator, samples_per_source=samples, **settings)
     state = {"moving_average": {"sum": jnp.float32(0.3), "weight": jnp.float32(0.5)}}
     assert_close(mean_estimate(objective, state if "moving" in name else None), exact_gradient(objective))
 
 
 def test_a_group_counts_itself_in_its_mean():
     """So that without division by the deviation the gradient is (K - 1) / K of the exact one."""
-    objective = tiny(GroupNormalized(divide_by_deviation=False), samples=2)
+    objective = tiny(GroupNormalized(divide_by_deviation=False), samples_per_source=2)
     expected = jax.tree.map(lambda leaf: leaf / 2, exact_gradient(objective))
     assert_close(mean_estimate(objective), expected)
 
@@ -222,7 +222,7 @@ def test_a_group_divides_by_the_deviation_of_its_rewards():
 
 def test_minimum_risk_is_its_closed_form():
     """Of a set with a text that came twice, which counts once: -Σ Q R with Q from probabilities to the power of 0.7."""
-    objective = tiny(MinimumRisk(sharpness=0.7), samples=4)
+    objective = tiny(MinimumRisk(sharpness=0.7), samples_per_source=4)
     texts = (TEXTS[2], TEXTS[9], TEXTS[2], TEXTS[5])
     distinct = list(dict.fromkeys(texts))
     rewards, params = rewards_of(objective, distinct), tiny_params()
@@ -249,7 +249,7 @@ def test_the_first_of_equal_samples_counts():
 def test_the_clipped_ratio_by_hand():
     """Ratios 1.5 and 0.5 with advantages of both signs: what is already far enough off carries no gradient."""
     estimator = GroupNormalized(clip=0.2)
-    objective = tiny(estimator, samples=4)
+    objective = tiny(estimator, samples_per_source=4)
     params = tiny_params()
     rows = jax.tree.map(jnp.asarray, rows_of([REFERENCE]))
     experience = experience_of(objective, params, rows, given_samples([TEXTS[:4]]))
@@ -266,7 +266,7 @@ def test_the_first_update_of_a_clipped_group_is_that_without_ratio():
     """At a ratio of 1 the gradient of ρ A is A ∇log π."""
     gradients = []
     for clip in (None, 0.2):
-        objective = tiny(GroupNormalized(clip=clip), samples=3)
+        objective = tiny(GroupNormalized(clip=clip), samples_per_source=3)
         params = tiny_params()
         rows = jax.tree.map(jnp.asarray, rows_of([REFERENCE] * 5))
         prepared, _ = jax.jit(objective.prepare)(params, {}, rows, step=jnp.int32(0), rng=jax.random.key(1))
@@ -299,7 +299,7 @@ def four_sources():
 
 def prepared_of(config, **settings):
     """The objective of a model, its parameters, and a prepared batch of four sources and a row without."""
-    settings = {"estimator": LeaveOneOut(), "samples": 3, "maximum_length_extra": 4} | settings
+    settings = {"estimator": LeaveOneOut(), "samples_per_source": 3, "maximum_length_extra": 4} | settings
     objective = PolicyGradient(PolicyGradientConfig(**settings), config.build(VOCABULARY), NoReward())
     params = {"model": parameters(objective.model, seed=1)}
     state, prepare = objective.initial_state(params), jax.jit(objective.prepare)
@@ -312,7 +312,7 @@ def scores_of(objective, params, prepared):
     shape = prepared.tokens.shape
     tokens, mask = (array.reshape(-1, shape[-1]) for array in (prepared.tokens, prepared.mask))
     places = jnp.broadcast_to(jnp.arange(shape[-1]), tokens.shape)
-    target = Sequence(tokens=tokens, segment_ids=mask.astype(jnp.int32), positions=jnp.where(mask, places, 0))
+    target = TokenRows(tokens=tokens, segment_ids=mask.astype(jnp.int32), positions=jnp.where(mask, places, 0))
     source = jax.tree.map(lambda leaf: jnp.repeat(leaf, shape[1], axis=0), prepared.batch.source)
     logits = objective.model.apply({"params": params}, Batch(source=source, target=target))
     log_p = objective.policy.log_probabilities(logits, places)
@@ -426,7 +426,7 @@ def test_the_moving_average_is_that_of_earlier_batches():
 
 def test_the_learned_baseline_is_a_player_that_is_fitted_to_the_returns():
     config = PolicyGradientConfig(
-        estimator=Reinforce(baseline="learned", baseline_decay=None), samples=3, maximum_length_extra=4
+        estimator=Reinforce(baseline="learned", baseline_decay=None), samples_per_source=3, maximum_length_extra=4
     )
     objective = PolicyGradient(config, transformer().build(VOCABULARY), NoReward())
     baseline = {"kernel": jnp.zeros(16), "bias": jnp.float32(0.25)}
@@ -462,7 +462,7 @@ def letters() -> Tokenizer:
 def compiled_text(**reward) -> str:
     """The whole step of a policy gradient, compiled: sampling, reward, gradient, update."""
     tokenizer = letters()
-    config = PolicyGradientConfig(reward=RewardConfig(**reward), estimator=SelfCritical(), samples=2)
+    config = PolicyGradientConfig(reward=RewardConfig(**reward), estimator=SelfCritical(), samples_per_source=2)
     objective = config.build(transformer(num_layers=1).build(tokenizer.vocabulary), tokenizer)
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
     optimizers = {"model": AdamWConfig().build(10)}
@@ -486,9 +486,12 @@ def test_the_step_is_one_program_that_never_calls_the_host():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"samples": 1}, "objective.samples is 1, and LeaveOneOut compares"),
-        ({"samples": 1, "estimator": MinimumRisk()}, "objective.samples is 1, and MinimumRisk compares"),
-        ({"samples": 0, "estimator": Reinforce()}, "objective.samples"),
+        ({"samples_per_source": 1}, "objective.samples_per_source is 1, and LeaveOneOut compares"),
+        (
+            {"samples_per_source": 1, "estimator": MinimumRisk()},
+            "objective.samples_per_source is 1, and MinimumRisk compares",
+        ),
+        ({"samples_per_source": 0, "estimator": Reinforce()}, "objective.samples_per_source"),
         ({"temperature": 0.0}, "objective.temperature must be positive"),
         ({"kl_weight": -1.0}, "objective.kl_weight must be finite and not negative"),
         ({"maximum_length_extra": 0}, "objective.maximum_length_extra must be at least 1"),
@@ -524,8 +527,8 @@ def test_an_estimator_that_makes_no_sense_is_refused(make, message):
 
 def test_a_collapse_is_told_in_words():
     objective, _, _ = prepared_of(transformer())
-    assert objective.alarms({"entropy": 1.0, "ended_share": 0.9, "reward": 0.3}) == {}
-    found = objective.alarms({"entropy": 0.01, "ended_share": 0.2, "reward": 0.3})
+    assert objective.warnings({"entropy": 1.0, "ended_fraction": 0.9, "reward": 0.3}) == {}
+    found = objective.warnings({"entropy": 0.01, "ended_fraction": 0.2, "reward": 0.3})
     assert "0.010 nats" in found["entropy"] and "reward of 0.3000 of at most 1:" in found["entropy"]
     assert "20% of the samples" in found["length"]
 
@@ -550,4 +553,4 @@ def test_a_solved_task_is_no_collapse(reward, earned, is_told):
     """Samples hardly differ in both: the reward tells them apart."""
     objective, _, _ = prepared_of(transformer())
     objective.config = dataclasses.replace(objective.config, reward=RewardConfig(**reward))
-    assert bool(objective.alarms({"entropy": 0.001, "ended_share": 1.0, "reward": earned})) == is_told
+    assert bool(objective.warnings({"entropy": 0.001, "ended_fraction": 1.0, "reward": earned})) == is_told

@@ -12,7 +12,7 @@ from batches import batch, random_pairs
 
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 
-SCHEDULED = {"sampling_schedule": "linear", "sampling_limit": 0.5, "sampling_steps": 10, "sampling_choice": "likeliest"}
+SCHEDULED = {"sampling_schedule": "linear", "sampling_limit": 0.5, "sampling_steps": 10, "sampling_choice": "argmax"}
 PAIRS = random_pairs(np.random.default_rng(0), (5, 3, 4, 7), (6, 4, 1, 7), VOCABULARY)
 PACKED = jax.tree.map(jnp.asarray, batch([PAIRS[:3], PAIRS[3:]], 14, 12, VOCABULARY))
 RECURRENT = ("gru_additive_feeding", "lstm_coverage", "gru_general_feeding", "recurrent-recurrent_none")
@@ -48,7 +48,7 @@ def labels_moved(rows):
     """The BOS token, then the labels except for the last, of each segment."""
     tokens, positions = np.asarray(rows.target.tokens), np.asarray(rows.target.positions)
     moved = np.concatenate([tokens[:, -1:], tokens[:, :-1]], axis=1)
-    return np.where(positions == 0, VOCABULARY.start_id, moved)
+    return np.where(positions == 0, VOCABULARY.bos_id, moved)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_recurrent_decoder_reads_its_own_predictions_one_after_the_other(name)
         alone = jax.tree.map(jnp.asarray, batch([[PAIRS[pair]]], 8, 8, VOCABULARY))
         memory = apply(alone.source, deterministic=True, method="encode")
         state = apply(memory, max_length=8, beam_size=1, method="start")
-        token, expected = jnp.array([VOCABULARY.start_id]), []
+        token, expected = jnp.array([VOCABULARY.bos_id]), []
         for _ in PAIRS[pair][1]:
             expected.append(int(token[0]))
             logits, state = step(token, state)
@@ -128,7 +128,7 @@ def test_samples_follow_the_model_and_replace_with_the_probability(name):
     logits = model.apply({"params": params}, jax.tree.map(lambda leaf: leaf[:1], many))
     expected = np.asarray(jax.nn.softmax(logits[0, 0]))
     drawn = scheduled_inputs(name, many, probability=1.0, argmax=False)
-    assert np.all(drawn[:, 0] == VOCABULARY.start_id)
+    assert np.all(drawn[:, 0] == VOCABULARY.bos_id)
     frequencies = np.bincount(drawn[:, 1], minlength=VOCABULARY.target_size) / rows
     # Four standard deviations of a frequency.
     np.testing.assert_array_less(np.abs(frequencies - expected), 4 * np.sqrt(expected * (1 - expected) / rows) + 1e-9)

@@ -14,7 +14,7 @@ from architectures import RELATIVE, VOCABULARY, convolutional, recurrent, transf
 from batches import batch, random_pairs
 
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
-from seq2seq_jax.parallel.mesh import MeshConfig, OnMesh, batch_sharding, replicated
+from seq2seq_jax.parallel.mesh import JittedOnMesh, MeshConfig, batch_sharding, replicated
 from seq2seq_jax.training.optimizer import AdamWConfig
 from seq2seq_jax.training.step import initial_state
 
@@ -49,7 +49,7 @@ def computed(name: str, sizes: tuple[int, ...]) -> tuple[dict[str, Any], int]:
 
     params = build().players["model"].params
     sharding = jax.tree.map(lambda leaf: leaf.sharding, layout.players["model"].params)
-    step = OnMesh(
+    step = JittedOnMesh(
         jax.value_and_grad(loss, has_aux=True),
         mesh,
         in_shardings=(sharding, batch_sharding(mesh)),

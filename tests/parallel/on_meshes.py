@@ -36,7 +36,7 @@ TOKENIZER = Tokenizer.train(
 
 
 def training_batch(number: int):
-    """The batch of a step: one to three pairs a row, drawn from a small vocabulary so that there is much to learn."""
+    """The batch of a step: one to three pairs per row, drawn from a small vocabulary so that there is much to learn."""
     rng = np.random.default_rng([7, number])
     rows = [
         random_pairs(rng, rng.integers(1, 6, count), rng.integers(1, 6, count), TOKENIZER.vocabulary)
@@ -84,11 +84,11 @@ class Trainer:
         return state, losses
 
     def generated(self):
-        """Texts and log-probabilities; three sources of 16 places a batch, which four shards do not divide evenly."""
+        """Texts and log-probabilities; three sources of 16 places per batch, which four shards do not divide evenly."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.layout.players["model"].params)
         params = jax.device_put(parameters(self.model, seed=2), shardings)
         config = GenerationConfig(
-            beam_size=3, n_best=2, maximum_length_ratio=1.0, maximum_length_extra=4, batch_tokens=48
+            beam_size=3, n_best=2, maximum_length_ratio=1.0, maximum_length_extra=4, source_tokens_per_batch=48
         )
         generator = Generator(self.model, TOKENIZER, config, max_source_length=32, mesh=self.mesh)
         hypotheses = generator.generate(params, TEXTS)

@@ -11,7 +11,7 @@ import sys
 import jax
 
 from seq2seq_jax.compilation.programs import RunWithoutData, build_step
-from seq2seq_jax.experiment import named
+from seq2seq_jax.experiment import load_config_by_name
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 MEBIBYTE = 2**20
@@ -19,11 +19,13 @@ MEBIBYTE = 2**20
 
 def found_in(config: str) -> dict:
     """Numbers of large tensors, and what is whole of them."""
-    experiment = named(config)
+    experiment = load_config_by_name(config)
     experiment = dataclasses.replace(
         experiment,
         mesh=MeshConfig(data=1, fsdp=4, tensor=2),
-        training=dataclasses.replace(experiment.training, batch_tokens=8 * experiment.data.max_target_length),
+        training=dataclasses.replace(
+            experiment.training, target_tokens_per_batch=8 * experiment.data.max_target_length
+        ),
     )
     compiled = build_step("train", experiment, jax.devices()).lowered.compile()
     (state, _), _ = compiled.input_shardings

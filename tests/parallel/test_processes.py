@@ -18,7 +18,7 @@ from several_processes import Processes, run_trainings
 from shared import made_once
 from trainings import Training, checksums_of_batches
 
-from seq2seq_jax.parallel.processes import Job, Placement, ProcessesConfig, agree, bind_address, exchange
+from seq2seq_jax.parallel.processes import Job, Placement, ProcessesConfig, agree, all_gather_text, bind_address
 
 pytestmark = pytest.mark.long
 STEPS = 72
@@ -49,8 +49,8 @@ def experiment():
         model=ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=TransformerDecoderConfig(**stack)),
         objective=MaximumLikelihoodConfig(),
         optimizer=AdamWConfig(learning_rate=5e-3, schedule="constant", warmup_steps=10, ema_decay=0.9),
-        training=TrainingConfig(steps=%d, batch_tokens=512, log_every=1, checkpoint_every=6, evaluate_every=36),
-        generation=GenerationConfig(beam_size=2),
+        training=TrainingConfig(steps=%d, target_tokens_per_batch=512, log_every=1, checkpoint_every=6,
+        evaluate_every=36), generation=GenerationConfig(beam_size=2),
     )
 '''
     % STEPS
@@ -215,8 +215,8 @@ def test_several_processes_have_the_losses_of_one(workplace, config, jobs, count
     one, several = (records(workplace, f"{run}_of_{count}", "validation")[0]["loss"] for run in ("one", "all"))
     assert several == pytest.approx(one, rel=1e-5)
     last = records(workplace, f"all_of_{count}")[-1]
-    assert len(last["input_wait_share_by_process"]) == len(last["step_wait_share_by_process"]) == count
-    assert last["straggler"] in range(count) and last["straggler_share"] >= 0.0
+    assert len(last["input_wait_fraction_by_process"]) == len(last["step_wait_fraction_by_process"]) == count
+    assert last["straggler"] in range(count) and last["straggler_fraction"] >= 0.0
 
 
 @pytest.mark.parametrize("told", [0, 1])
@@ -345,7 +345,7 @@ def test_an_environment_that_is_incomplete_is_refused():
 
 
 def test_one_process_agrees_with_itself():
-    assert exchange("a") == ["a"]
+    assert all_gather_text("a") == ["a"]
     agree({"anything": "1"})
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from seq2seq_jax.rewards.edit_distance import edit_distances, longest_common_subsequences
 from seq2seq_jax.rewards.ngrams import overlap
-from seq2seq_jax.rewards.sizes import at_size, sizes
+from seq2seq_jax.rewards.sizes import bucketed, sizes
 from seq2seq_jax.rewards.words import NO_SYMBOL
 
 
@@ -82,6 +82,6 @@ def test_sizes_ascend_to_the_worst():
 def test_the_smallest_size_that_suffices_is_chosen():
     @jax.jit
     def chosen(needed):
-        return at_size(jnp.int32, needed, (4, 8, 16))
+        return bucketed(jnp.int32, needed, (4, 8, 16))
 
     assert [int(chosen(needed)) for needed in (0, 4, 5, 8, 9, 16)] == [4, 4, 8, 8, 16, 16]

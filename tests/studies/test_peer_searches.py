@@ -1,4 +1,4 @@
-"""Beam search of other systems: the same weights, the same outputs or likelier ones, one table."""
+"""Beam search of other systems: the same weights, the same outputs or more probable ones, one table."""
 
 import dataclasses
 import importlib.util
@@ -65,7 +65,7 @@ def test_outputs_that_differ_are_judged_by_their_likelihood(trained):
     params = jax.device_put(run.parameters()[0])
     sources = run.tokenizer.encode_source([source for source, _ in run.corpus.pairs("test")][:4])
     ours = run.generator.best_tokens_of(params, sources)
-    end = run.tokenizer.vocabulary.end_id
+    end = run.tokenizer.vocabulary.eos_id
     theirs = [ours[0], [*ours[1][:1], *ours[1]], [end + 1, end], ours[3]]
     expected = [
         sum(scores.sum() for scores in token_log_probabilities(run.model, params, sources[1:3], found[1:3]))

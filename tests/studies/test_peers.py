@@ -140,5 +140,5 @@ def test_rows_are_full_and_the_decoder_reads_the_label_before():
     assert batch.source.tokens.shape == (3, 6) and batch.target.tokens.shape == (3, 5)
     assert batch.source.mask.all() and batch.target.mask.all()
     inputs = shifted(batch.target.tokens)
-    assert set(inputs[:, 0]) == {TASK.vocabulary.start_id}
+    assert set(inputs[:, 0]) == {TASK.vocabulary.bos_id}
     np.testing.assert_array_equal(inputs[:, 1:], batch.target.tokens[:, :-1])

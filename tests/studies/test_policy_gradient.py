@@ -28,7 +28,7 @@ def test_costs_are_told_per_target_token_and_round_by_round():
     """Four times the tokens in eight times the time of maximum likelihood: twice as dear."""
     likelihood, five = _rows(FOUND, (5,))
     assert likelihood[:2] == ("maximum likelihood", "1,000")
-    assert five[:2] == ("5 samples a source", "4,000")
+    assert five[:2] == ("5 samples per source", "4,000")
     assert five[3:6] == ("1,000 ms", "10 ms", "1,000 ms")
     assert five[6] == "2.00 (2.00 to 2.00)"
     assert five[7].startswith("1.50")

@@ -83,7 +83,7 @@ def content(tree):
 
 
 def progress_of(step, score=None, loss=None):
-    loop = {"window": {"sums": {"loss": 0.1 + 0.2}}, "anchor": [0, 1, step]}
+    loop = {"window": {"sums": {"loss": 0.1 + 0.2}}, "plan_position": [0, 1, step]}
     return Progress(step=step, score=score, loop=loop, loss=loss)
 
 

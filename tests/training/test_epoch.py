@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seq2seq_jax.data.pipeline import training_batches
-from seq2seq_jax.experiment import named
+from seq2seq_jax.experiment import load_config_by_name
 from seq2seq_jax.parallel.processes import Job
 from seq2seq_jax.run import Run
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
@@ -19,7 +19,7 @@ ROWS = 32
 
 def small(cache, *, packing, steps):
     """Dates, few and with a small model."""
-    experiment = named("dates/transformer")
+    experiment = load_config_by_name("dates/transformer")
     stack = {"num_layers": 1, "model_dim": 16, "num_heads": 2, "hidden_dim": 32}
     return dataclasses.replace(
         experiment,
@@ -39,7 +39,10 @@ def small(cache, *, packing, steps):
             precision="float32",
         ),
         training=dataclasses.replace(
-            experiment.training, steps=steps, batch_tokens=ROWS * experiment.data.max_target_length, log_every=5
+            experiment.training,
+            steps=steps,
+            target_tokens_per_batch=ROWS * experiment.data.max_target_length,
+            log_every=5,
         ),
     )
 
@@ -50,7 +53,7 @@ def batches_of(run, count):
         run.store("train"),
         experiment.data,
         vocabulary=run.tokenizer.vocabulary,
-        batch_tokens=experiment.training.batch_tokens,
+        target_tokens_per_batch=experiment.training.target_tokens_per_batch,
         seed=0,
         first_batch=0,
         num_batches=count,
@@ -94,7 +97,7 @@ def test_the_update_is_compiled_once_a_shape_and_records_tell_its_flops(tmp_path
             ledger=Ledger(),
             job=Job(),
             peak_flops=lambda reached: peak,
-        ).run(run.initial_state(), Progress(step=0, score=None, loop={}), iter(batches), anchor=list)
+        ).run(run.initial_state(), Progress(step=0, score=None, loop={}), iter(batches), plan_position=list)
 
     assert update.compilations == len(shapes)
     assert records[-1]["compilations"] == len(shapes)

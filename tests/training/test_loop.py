@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.parallel.processes import Job
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 from seq2seq_jax.training.goodput import Ledger
 from seq2seq_jax.training.loop import Loop, NonFiniteLossError, TrainingConfig
 from seq2seq_jax.training.step import TrainState
 
-SOURCE_SLOTS, TARGET_SLOTS = 100, 60
+SOURCE_POSITIONS, TARGET_POSITIONS = 100, 60
 TIMES = {
-    "tokens_per_second", "source_tokens_per_second", "rewards_per_second", "steps_per_second", "input_wait_share",
+    "tokens_per_second", "source_tokens_per_second", "rewards_per_second", "steps_per_second", "input_wait_fraction",
     "seconds", "goodput", "source_and_target_tokens_per_second", "pairs_per_second", "model_flops_per_second", "mfu",
-    "checkpoint_stall_share", "compilations",
+    "checkpoint_stall_fraction", "compilations",
 }  # fmt: skip
 COMPILATION = 0.05
 """Seconds that a compilation takes at least."""
@@ -27,10 +27,10 @@ NOTHING_DONE = Progress(step=0, score=None, loop={})
 
 def rows(length):
     row = np.ones((1, length), np.int32)
-    return Sequence(tokens=row, segment_ids=row, positions=row)
+    return TokenRows(tokens=row, segment_ids=row, positions=row)
 
 
-BATCH = Batch(source=rows(SOURCE_SLOTS), target=rows(TARGET_SLOTS))
+BATCH = Batch(source=rows(SOURCE_POSITIONS), target=rows(TARGET_POSITIONS))
 
 
 def figures(step):
@@ -104,7 +104,7 @@ class Training:
         )
         state = TrainState(step=jnp.int32(progress.step), players={}, objective={})
         try:
-            return loop.run(state, progress, self.batches(), anchor=lambda: [1, 2, 3])
+            return loop.run(state, progress, self.batches(), plan_position=lambda: [1, 2, 3])
         finally:
             self.checkpoints.__exit__()
 
@@ -135,13 +135,15 @@ def test_a_record_has_the_means_since_the_last(tmp_path):
         assert record["mfu"] == pytest.approx(10 * speed / 1e3)
         assert record["source_and_target_tokens_per_second"] == pytest.approx(1.5 * speed)
         assert record["pairs_per_second"] == pytest.approx(0.2 * speed)
-        assert 0 <= record["checkpoint_stall_share"] < 1
+        assert 0 <= record["checkpoint_stall_fraction"] < 1
         assert "model_flops" not in record and "pairs" not in record
     # The learning rate of the last update of each: update number n has count n - 1.
     assert [record["learning_rate"] for record in training.records] == [1.5, 3.5, 4.5]
-    assert first["padding_share"] == pytest.approx(1 - (30 + 15) / (2 * (SOURCE_SLOTS + TARGET_SLOTS)))
-    assert last["padding_share"] == pytest.approx(1 - (50 + 25) / (SOURCE_SLOTS + TARGET_SLOTS))
-    assert all(0 <= record["input_wait_share"] <= 1 and record["tokens_per_second"] > 0 for record in training.records)
+    assert first["padding_fraction"] == pytest.approx(1 - (30 + 15) / (2 * (SOURCE_POSITIONS + TARGET_POSITIONS)))
+    assert last["padding_fraction"] == pytest.approx(1 - (50 + 25) / (SOURCE_POSITIONS + TARGET_POSITIONS))
+    assert all(
+        0 <= record["input_wait_fraction"] <= 1 and record["tokens_per_second"] > 0 for record in training.records
+    )
     assert training.steps_seen == [(step, pytest.approx(1 / step)) for step in (1, 2, 3, 4, 5)]
     assert training.batches_taken == 5
 
@@ -159,7 +161,7 @@ def test_validations_and_checkpoints_come_when_they_are_due(tmp_path):
             2: None, 3: 7.0, 4: None, 6: 5.0, 7: 9.0
         }  # fmt: skip
         assert checkpoints.best_first()[0] == 7
-        assert checkpoints.progress(4).loop["anchor"] == [1, 2, 3]
+        assert checkpoints.progress(4).loop["plan_position"] == [1, 2, 3]
 
 
 def test_the_lowest_loss_is_the_best(tmp_path):
@@ -331,8 +333,8 @@ def test_divergence_before_the_first_checkpoint_says_so(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"steps": 0}, {"batch_tokens": 0}, {"accumulation": 0}, {"log_every": 0}, {"checkpoint_every": -1},
-        {"evaluate_every": 0}, {"keep_latest": 0}, {"seed": -1}, {"samples": -1}, {"patience": 0},
+        {"steps": 0}, {"target_tokens_per_batch": 0}, {"accumulation": 0}, {"log_every": 0}, {"checkpoint_every": -1},
+        {"evaluate_every": 0}, {"keep_latest": 0}, {"seed": -1}, {"num_sample_outputs": -1}, {"patience": 0},
     ],
     ids=lambda settings: next(iter(settings)),
 )  # fmt: skip
@@ -352,8 +354,8 @@ def test_saving_stalls_the_window_that_it_falls_in(tmp_path):
     training = Training(tmp_path, steps=5, log_every=2, checkpoint_every=2)
     training.run()
     first, second, _ = training.records
-    assert first["checkpoint_stall_share"] == 0.0
-    assert second["checkpoint_stall_share"] > 0.0
+    assert first["checkpoint_stall_fraction"] == 0.0
+    assert second["checkpoint_stall_fraction"] > 0.0
 
 
 def test_a_second_compilation_for_one_shape_is_warned_of_once(tmp_path, caplog):
@@ -363,12 +365,15 @@ def test_a_second_compilation_for_one_shape_is_warned_of_once(tmp_path, caplog):
     training.run()
     assert [record["compilations"] for record in training.records] == [1, 1, 2, 3]
     [warning] = caplog.messages
-    assert warning.startswith("Step 3 took") and f"source (1, {SOURCE_SLOTS}), target (1, {TARGET_SLOTS})" in warning
+    assert (
+        warning.startswith("Step 3 took")
+        and f"source (1, {SOURCE_POSITIONS}), target (1, {TARGET_POSITIONS})" in warning
+    )
 
 
 def test_a_compilation_is_announced_before_it_begins_and_once_per_shape(tmp_path):
     training = Training(tmp_path, steps=4, compiles_at=(1, 3))
-    longer = Batch(source=rows(SOURCE_SLOTS + 10), target=rows(TARGET_SLOTS))
+    longer = Batch(source=rows(SOURCE_POSITIONS + 10), target=rows(TARGET_POSITIONS))
 
     def batches():
         for training.batches_taken, batch in enumerate((BATCH, BATCH, longer, BATCH), 1):

@@ -126,8 +126,8 @@ def test_adafactor_of_a_small_parameter():
     [
         ({"learning_rate": 0.0}, "learning_rate must be positive, and is 0.0"),
         ({"warmup_steps": -1}, "warmup_steps must not be negative, and is -1"),
-        ({"final_fraction": 0.1}, "final_fraction has no use with schedule = inverse_square_root"),
-        ({"final_fraction": 0.1, "schedule": "constant"}, "final_fraction has no use with schedule = constant"),
+        ({"final_fraction": 0.1}, "final_fraction has no effect with schedule = inverse_square_root"),
+        ({"final_fraction": 0.1, "schedule": "constant"}, "final_fraction has no effect with schedule = constant"),
         ({"clip_norm": 0.0}, "clip_norm must be positive or None, and is 0.0"),
         ({"ema_decay": 1.0}, r"ema_decay must lie in \(0, 1\) or be None, and is 1.0"),
         ({"ema_decay": 0.0}, r"ema_decay must lie in \(0, 1\) or be None, and is 0.0"),

@@ -19,9 +19,9 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 STEPS = 60
 TIMES = {
     "source_and_target_tokens_per_second", "pairs_per_second",
-    "model_flops_per_second", "mfu", "checkpoint_stall_share", "compilations",
+    "model_flops_per_second", "mfu", "checkpoint_stall_fraction", "compilations",
     "tokens_per_second", "source_tokens_per_second", "steps_per_second", "rewards_per_second",
-    "sampled_tokens_per_second", "input_wait_share", "seconds",
+    "sampled_tokens_per_second", "input_wait_fraction", "seconds",
     "goodput",
 }  # fmt: skip
 CONFIG = (
@@ -55,7 +55,7 @@ def experiment():
         objective=MaximumLikelihoodConfig(),
         optimizer=AdamWConfig(learning_rate=5e-3, schedule="cosine", warmup_steps=10, ema_decay=0.9),
         training=TrainingConfig(
-            steps=%d, batch_tokens=2048, log_every=3, checkpoint_every=5, evaluate_every=20, patience=9,
+            steps=%d, target_tokens_per_batch=2048, log_every=3, checkpoint_every=5, evaluate_every=20, patience=9,
         ),
         generation=GenerationConfig(beam_size=2),
     )
@@ -64,26 +64,27 @@ def experiment():
 )
 
 POLICY_CONFIG = '''
-"""The same by policy gradients, with a baseline and a frozen reference that have to be remembered too."""
+"""The same with policy gradients, with a baseline and a frozen reference that have to be remembered too."""
 
 import dataclasses
 
-from seq2seq_jax.experiment import named
+from seq2seq_jax.experiment import load_config_by_name
 from seq2seq_jax.objectives.estimators import Reinforce
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 
 
 def experiment():
-    small = named("small.py")
+    small = load_config_by_name("small.py")
     return dataclasses.replace(
         small,
         data=dataclasses.replace(small.data, validation=None, packing=False, bucket_lengths=(32,)),
         objective=PolicyGradientConfig(
-            estimator=Reinforce(baseline="moving_average"), samples=2, kl_weight=0.1, likelihood_weight=0.1,
+            estimator=Reinforce(baseline="moving_average"), samples_per_source=2, kl_weight=0.1, likelihood_weight=0.1,
             maximum_length_ratio=1.0, maximum_length_extra=2,
         ),
         optimizer=dataclasses.replace(small.optimizer, schedule="constant"),
-        training=dataclasses.replace(small.training, steps=24, batch_tokens=512, log_every=2, checkpoint_every=4),
+        training=dataclasses.replace(small.training, steps=24, target_tokens_per_batch=512, log_every=2,
+        checkpoint_every=4),
     )
 '''
 
@@ -271,6 +272,6 @@ def test_a_kill_changes_no_bit_of_a_policy_gradient(workplace, train_here, capfd
         for run in ("policy", "killed_policy")
     ]
     assert timeless[0] == timeless[1]
-    assert {"reward", "reward_spread", "advantage", "entropy", "kl", "sample_length", "ended_share"} <= set(
+    assert {"reward", "reward_spread", "advantage", "entropy", "kl", "sample_length", "ended_fraction"} <= set(
         timeless[0][0]
     )

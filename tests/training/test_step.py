@@ -13,9 +13,9 @@ import pytest
 from architectures import VOCABULARY, parameters, transformer
 from batches import batch, random_pairs
 
-from seq2seq_jax.batch import Batch, Sequence
+from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
-from seq2seq_jax.objectives.objective import Objective, Total
+from seq2seq_jax.objectives.objective import Objective, WeightedSum
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.training import step as step_module
 from seq2seq_jax.training.step import build_loss, build_update, initial_state
@@ -30,7 +30,7 @@ def one_device():
 def numbers(rows):
     """A batch whose target tokens are the numbers that an objective reads; 0 is padding."""
     tokens = np.array(rows, np.int32)
-    sequence = Sequence(tokens=tokens, segment_ids=(tokens > 0).astype(np.int32), positions=np.zeros_like(tokens))
+    sequence = TokenRows(tokens=tokens, segment_ids=(tokens > 0).astype(np.int32), positions=np.zeros_like(tokens))
     return Batch(source=sequence, target=sequence)
 
 
@@ -77,8 +77,8 @@ class Mean(Weights):
         mask, x = batch.target.mask, batch.target.tokens
         weight = jnp.sum(mask).astype(jnp.float32)
         error = params[player]["weight"] - x
-        return Total(jnp.sum(jnp.where(mask, error**2 / 2, 0.0)), weight), {
-            "largest": Total(jnp.max(x) * weight, weight),
+        return WeightedSum(jnp.sum(jnp.where(mask, error**2 / 2, 0.0)), weight), {
+            "largest": WeightedSum(jnp.max(x) * weight, weight),
         }
 
 
@@ -160,8 +160,8 @@ class Chase(Weights):
         mask, x = batch.target.mask, batch.target.tokens
         each = runner * (chaser - x) if player == "runner" else jnp.full(x.shape, (chaser - runner) ** 2 / 2)
         weight = jnp.sum(mask).astype(jnp.float32)
-        logged = {"own": Total(params[player]["weight"], jnp.ones(()))}
-        return Total(jnp.sum(jnp.where(mask, each, 0.0)), weight), logged
+        logged = {"own": WeightedSum(params[player]["weight"], jnp.ones(()))}
+        return WeightedSum(jnp.sum(jnp.where(mask, each, 0.0)), weight), logged
 
 
 def test_each_of_two_players_has_its_own_loss_optimizer_and_update():
@@ -198,8 +198,8 @@ class Draw(Weights):
 
     def loss(self, player, params, batch, *, step, rng):
         weight, draw = jnp.sum(batch.target.mask).astype(jnp.float32), jax.random.uniform(rng)
-        logged = {"draw": Total(draw * weight, weight), "square": Total(draw**2 * weight, weight)}
-        return Total(params[player]["weight"] * weight, weight), logged
+        logged = {"draw": WeightedSum(draw * weight, weight), "square": WeightedSum(draw**2 * weight, weight)}
+        return WeightedSum(params[player]["weight"] * weight, weight), logged
 
 
 def draws(steps, *, seed=0, first_step=0):
@@ -244,8 +244,8 @@ class Shared(Weights):
 
     def loss(self, player, params, prepared, *, step, rng):
         _, draws = prepared
-        total = Total(jnp.sum(params[player]["weight"] * draws), jnp.float32(len(draws)))
-        return total, {"weight": Total(params[player]["weight"], jnp.ones(()))}
+        total = WeightedSum(jnp.sum(params[player]["weight"] * draws), jnp.float32(len(draws)))
+        return total, {"weight": WeightedSum(params[player]["weight"], jnp.ones(()))}
 
 
 def test_what_is_prepared_is_shared_by_the_updates_of_a_step_and_the_objective_keeps_its_state():
