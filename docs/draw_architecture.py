@@ -23,6 +23,7 @@ PURPOSES = {
     "benchmark": "timing and profiling of a config",
     "compilation": "memory and cost of a step on chips that are not here",
     "run": "a run directory: from a config to a model, its checkpoints in use",
+    "overrides": "the command line over a config",
     "experiment": "everything that a run is, as one frozen dataclass",
     "training": "loop, jitted step, optimizer, checkpoints, records",
     "objectives": "maximum likelihood, policy gradient",
@@ -39,6 +40,7 @@ PURPOSES = {
     "hashing": "random numbers from keys",
     "values": "what every value of a config must be",
     "paths": "paths as people write them",
+    "old_names": "what earlier versions called fields and metrics",
     "files": "files written completely or not at all; digests",
 }
 FLOW = (

@@ -132,9 +132,9 @@ def test_what_changes_no_number_is_accepted(tmp_path):
             {"data": 2},
             2,
             3 * 36,
-            r"^a batch of 3 rows \(training\.target_tokens_per_batch / data\.max_target_length / training\.accumulation\) "
-            r"cannot be divided over data x fsdp = 2 devices\. Set training\.target_tokens_per_batch to a multiple of 72, or "
-            r"[^\n]*$",
+            r"^a batch of 3 rows \(training\.target_tokens_per_batch / data\.max_target_length / "
+            r"training\.accumulation\) cannot be divided over data x fsdp = 2 devices\. Set "
+            r"training\.target_tokens_per_batch to a multiple of 72, or [^\n]*$",
         ),
         (
             {"data": 1, "tensor": 3},
