@@ -4,11 +4,12 @@ import contextlib
 import json
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from seq2seq_jax.run import Run
+from seq2seq_jax.run import Run, read_description
 from seq2seq_jax.training.checkpoint import Checkpoints
 
 TEXT = b"two red cows\nsix white dogs\n"
@@ -77,6 +78,28 @@ def test_a_value_of_another_type_is_refused_with_the_file(seq2seq, copy_of_run, 
     assert outcome.status == 2
     assert said in outcome.errors.splitlines()[-1] and "experiment.json" in outcome.errors.splitlines()[-1]
     assert "Traceback" not in outcome.errors
+
+
+def test_no_flipped_bit_of_an_experiment_is_believed_without_a_word(copy_of_run, caplog):
+    """One bit of each fifth byte: refused, said, or nothing that the run is has changed."""
+    path = copy_of_run / "experiment.json"
+    whole = path.read_bytes()
+    description = json.loads(whole)
+    del description["sha256"]
+    results = Counter()
+    for place in range(0, len(whole), 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        caplog.clear()
+        try:
+            found = read_description(copy_of_run)
+            Run.open(copy_of_run)
+        except ValueError:
+            results["refused"] += 1
+            continue
+        results["said" if caplog.messages else "the same"] += 1
+        # In the name of the digest a flipped bit takes the digest away, and nothing else.
+        assert caplog.messages or all(found[name] == description[name] for name in description)
+    assert results["refused"] > 10 * results["the same"] and results["said"] > results["the same"]
 
 
 @pytest.mark.parametrize("name", ["data", "tokenizer"])

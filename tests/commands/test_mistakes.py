@@ -286,8 +286,12 @@ def test_a_run_of_which_every_checkpoint_is_damaged(seq2seq, copy_of_run, tmp_pa
     [
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
-        ('{"experiment": {}, "fingerprints": {}}', "this version"),
-        ('{"experiment": {"no_such_part": {}}, "fingerprints": {}}', "no field 'no_such_part'"),
+        ('{"experiment": {}, "fingerprints": {"data": "", "tokenizer": ""}}', "this version"),
+        (
+            '{"experiment": {"no_such_part": {}}, "fingerprints": {"data": "", "tokenizer": ""}}',
+            "no field 'no_such_part'",
+        ),
+        ('{"experiment": {}, "fingerprints": {}}', "cannot be read"),
     ],
 )
 def test_a_description_that_is_none(seq2seq, copy_of_run, text, said):
