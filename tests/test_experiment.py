@@ -21,14 +21,13 @@ from seq2seq_jax.experiment import (
     find_config,
     flatten,
     from_json,
-    is_given,
     load_config,
-    override,
     run_directory,
     to_json,
 )
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.overrides import is_given, override
 from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import mlflow
+import mlflow  # pyright: ignore[reportMissingImports]  (an extra)
 
 from seq2seq_jax.files import write_whole
 from seq2seq_jax.training.writers import Writer, scalars

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import wandb
+import wandb  # pyright: ignore[reportMissingImports]  (an extra)
 
 from seq2seq_jax.files import write_whole
 from seq2seq_jax.training.writers import Writer, scalars
