@@ -23,7 +23,7 @@ PURPOSES = {
     "benchmark": "timing and profiling of a config",
     "compilation": "memory and cost of a step on chips that are not here",
     "run": "a run directory: from a config to a model, its checkpoints in use",
-    "overrides": "the command line over a config",
+    "overrides": "options over configs",
     "experiment": "everything that a run is, as one frozen dataclass",
     "training": "loop, jitted step, optimizer, checkpoints, records",
     "objectives": "maximum likelihood, policy gradient",
@@ -38,10 +38,10 @@ PURPOSES = {
     "evaluation": "corpus metrics, plots",
     "parallel": "mesh, partition rules, processes",
     "hashing": "random numbers from keys",
-    "values": "what every value of a config must be",
-    "paths": "paths as people write them",
-    "old_names": "what earlier versions called fields and metrics",
-    "files": "files written completely or not at all; digests",
+    "values": "their checks",
+    "paths": "as people write them",
+    "old_names": "of earlier versions",
+    "files": "complete or absent",
 }
 FLOW = (
     ("text", "files, tables, tensorflow-datasets"),

@@ -29,8 +29,8 @@ CONFIG = "multi30k/transformer_small_self_critical"
 DESCRIPTION = f"""\
 Time the policy-gradient step of CONFIG (by default {CONFIG}) for several numbers of samples per source, beside a step
 of maximum likelihood on the same sources, per target token; its parts (sampling, reward, update), each as a program of
-its own; and the way it is usually done, with the reward computed by sacrebleu on the host between two programs. All take
-turns in one process. Samples are as long as they are for the model that --init-from names. Values are those of
+its own; and the way it is usually done, with the reward computed by sacrebleu on the host between two programs. All
+take turns in one process. Samples are as long as they are for the model that --init-from names. Values are those of
 {{name}}.
 """
 
