@@ -25,7 +25,11 @@ def test_its_mode_is_that_of_any_new_file(tmp_path):
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-@pytest.mark.parametrize("planted", ["a.json", "a.tmp", "a.json.tmp", f".a.json.{os.getpid()}"])
+@pytest.mark.parametrize(
+    "planted",
+    ["a.json", "a.tmp", "a.json.tmp", f".a.json.{os.getpid()}"],
+    ids=["name", "name.tmp", "name.json.tmp", "with the process"],
+)
 def test_a_planted_link_is_not_written_through(tmp_path, planted):
     target = tmp_path / "elsewhere"
     target.write_text("precious")
