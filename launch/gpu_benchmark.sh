@@ -7,7 +7,7 @@
 #   ./launch/gpu_benchmark.sh --only PART[,PART...] [DIR]    some parts; --dry-run shows their names
 #   ./launch/gpu_benchmark.sh --dry-run      show what would run
 #
-# Every part has a time limit of its own; one that fails is told, and the rest goes on.
+# Every part has a time limit of its own; one that fails is reported, and the rest continues.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 . launch/arguments.sh
@@ -48,7 +48,7 @@ fi
 # part NAME SECONDS MODULE ARGUMENTS: the module writes DIR/NAME.json.
 failed=0
 part() {
-    local name=$1 seconds=$2 status begun=$SECONDS
+    local name=$1 seconds=$2 status started=$SECONDS
     shift 2
     case ${only:-,$name,} in *,"$name",*) ;; *) return ;; esac
     local command=(timeout --kill-after 5 "$seconds" "${python[@]}" -m "$@" --json "$directory/$name.json")
@@ -60,7 +60,7 @@ part() {
     "${command[@]}" >"$directory/$name.log" 2>&1
     status=$?
     case $status in
-    0) echo "$name: done in $((SECONDS - begun)) s" ;;
+    0) echo "$name: done in $((SECONDS - started)) s" ;;
     124 | 137) echo "$name: NOT MEASURED, not done in its $seconds s; see $directory/$name.log" ;;
     *) echo "$name: NOT MEASURED, status $status: $(tail -n 1 "$directory/$name.log")" ;;
     esac

@@ -266,14 +266,14 @@ def parse_command_line(
         SystemExit: status 0, after --help.
     """
     path = find_config(config)
-    default, told = load_config(path)
+    default, described = load_config(path)
     default = dataclasses.replace(default, **settings)
     name = config_name(path)
     chosen = override(
         arguments(experiment=default),
         rest,
         program=program,
-        description=description.format(name=name, description=told),
+        description=description.format(name=name, description=described),
     )
     return CommandLine(name, default, chosen)
 
@@ -438,7 +438,7 @@ def run_directory(name: str, default: Experiment, chosen: Experiment) -> Path:
     """runs/<config>/<overrides>/seed=N, the overrides in a form that a file name can hold.
 
     A path is written as from the current directory if it lies in that, otherwise from the root, so that all ways to
-    write it are one run; but a run that was begun under the path as it is given here goes on there.
+    write it are one run; but a run that was started under the path as it is given here continues there.
     """
     changed = {field: new for field, (_, new) in differences(default, chosen).items() if field != "training.seed"}
     as_given = _directory(name, changed, chosen.training.seed)

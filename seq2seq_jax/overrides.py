@@ -1,4 +1,4 @@
-"""Dataclasses overridden on the command line. Imports nothing heavy, so that a mistake is told at once."""
+"""Dataclasses overridden on the command line. Imports nothing heavy, so that a mistake is reported at once."""
 
 import contextlib
 import dataclasses

@@ -76,9 +76,9 @@ def _no_progress(what: str, done: int, total: int) -> None:
 
 
 class Run:
-    """An experiment in its directory: experiment.json, tokenizer, checkpoints; opened or begun.
+    """An experiment in its directory: experiment.json, tokenizer, checkpoints; opened or started.
 
-    The parts that cost something (corpus, tokenizer, mesh, model) are made when they are first asked for.
+    The parts that cost something (corpus, tokenizer, mesh, model) are made when they are first needed.
     """
 
     def __init__(
@@ -238,11 +238,11 @@ class Run:
         write_description(self.directory, description)
 
     def _metric(self) -> str:
-        """What training.select_by None stands for: what the run was begun with, or what fits its references."""
+        """What training.select_by None stands for: what the run was started with, or what fits its references."""
         if (self.directory / DESCRIPTION_FILE).is_file():
-            begun = _read_description(self.directory, tells=False)[0].training.select_by
-            if begun is not None:
-                return begun
+            started = _read_description(self.directory, tells=False)[0].training.select_by
+            if started is not None:
+                return started
         if not isinstance(self.corpus, PairCorpus):
             return "loss"
         if "validation" not in self.corpus.splits:
@@ -497,7 +497,7 @@ class Run:
                 try:
                     return checkpoints.restore(order[0], self.parameter_layout, subtree=subtree), order[0]
                 except RemovedCheckpoint:
-                    # Training goes on beside: there is another now.
+                    # Training continues meanwhile: there is another now.
                     continue
                 except DamagedCheckpoint as error:
                     logger.warning("Checkpoint %d of %s is damaged: %s.", order[0], self.directory, error)

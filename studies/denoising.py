@@ -107,9 +107,9 @@ def measure(experiment: Experiment, *, documents: int, batches: int) -> Rates:
     tokenizer = Tokenizer.train(FirstDocuments(corpus, documents).examples("train"), experiment.tokenizer)
     first = FirstDocuments(corpus, documents)
     with tempfile.TemporaryDirectory() as directory:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         store = DocumentStore.open_or_build(directory, first, "train", tokenizer)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         assembled = training_batches(
             store,
             experiment.data,
@@ -121,10 +121,10 @@ def measure(experiment: Experiment, *, documents: int, batches: int) -> Rates:
         )
         with contextlib.closing(assembled):
             next(assembled)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             for _ in range(batches):
                 next(assembled)
-            chunks_per_second = batches * experiment.rows_per_batch / (time.perf_counter() - begun)
+            chunks_per_second = batches * experiment.rows_per_batch / (time.perf_counter() - started)
         return Rates(
             documents=len(store),
             characters=first.characters,

@@ -95,11 +95,11 @@ class Contenders:
 
     def step(self) -> float:
         """Seconds of the steps alone, one dispatched after the other."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for placed in self._placed:
             self._state, metrics = self._update(self._state, placed)
         jax.block_until_ready((self._state, metrics))
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     def _writers(self, directory: Path) -> list[Writer]:
         """What `seq2seq train` writes to by default."""
@@ -132,20 +132,20 @@ class Contenders:
                 job=Job(),
                 peak_flops=run.peak_flops,
             )
-            # The pipeline has begun, as it has in the middle of a run.
+            # The pipeline has started, as it has in the middle of a run.
             batches = itertools.chain([next(batches)], batches)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             # The save at the end comes after the last record.
             self._state, _ = loop.run(self._state, Progress(step=0, score=None, loop={}), batches, plan_position=list)
-        return ended - begun
+        return ended - started
 
     def pipeline(self) -> tuple[float, list[Batch]]:
         """Seconds of the pipeline alone for its batches after the first, and these."""
         with contextlib.closing(batches_of(self._run, 1 + self._pipeline_batches)) as batches:
             next(batches)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             made = list(batches)
-            return time.perf_counter() - begun, made
+            return time.perf_counter() - started, made
 
 
 def _amounts(batches: Iterable[Batch]) -> dict[str, int]:

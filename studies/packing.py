@@ -176,7 +176,7 @@ class Speed:
     tokens_per_second: Spread
     """Target tokens without padding."""
     packed_is_faster: Spread
-    """Tokens a second of packed rows over these, paired by rounds."""
+    """Tokens per second of packed rows over these, paired by rounds."""
 
 
 def speeds(batchings: Mapping[str, Batching], timings: Mapping[str, Mapping[RowShape, Timing]]) -> dict[str, Speed]:

@@ -40,7 +40,7 @@ class PolicyGradientArguments:
     """Command line of the comparison."""
 
     samples: tuple[int, ...] = (1, 5, 16)
-    """Numbers of samples a source that are timed."""
+    """Numbers of samples per source that are timed."""
     host_samples: int = 5
     """Number of samples per source, of those and at least 2, for which the reward is computed on the host too."""
     rounds: int = 7

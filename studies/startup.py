@@ -74,12 +74,12 @@ def measure(command: list[str], repetitions: int, *, text: str = "", **environme
     cpu, elapsed, status = [], [], 0
     inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     for _ in range(repetitions):
-        before, begun = _cpu_of_children(), time.perf_counter()
+        before, started = _cpu_of_children(), time.perf_counter()
         status = subprocess.run(
             [sys.executable, "-m", "seq2seq_jax", *command],
             input=text.encode(), env={**inherited, **environment}, capture_output=True, check=False,
         ).returncode  # fmt: skip
-        elapsed.append(time.perf_counter() - begun)
+        elapsed.append(time.perf_counter() - started)
         cpu.append(_cpu_of_children() - before)
     return {"status": status, "cpu_seconds": statistics.median(cpu), "seconds": statistics.median(elapsed)}
 

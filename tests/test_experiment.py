@@ -394,7 +394,7 @@ def test_a_directory_written_in_several_ways_is_one_run(tmp_path, monkeypatch):
     assert str(outside) == str(
         run_directory("a/b", default, change(default, "data.directory", str(tmp_path.parent / "x")))
     )
-    # A run that was begun before, under the path as it was given, goes on there.
+    # A run that was started before, under the path as it was given, goes on there.
     older = tmp_path / "runs/a/b/data.directory=.._x/seed=0"
     older.mkdir(parents=True)
     (older / "experiment.json").write_text("{}")

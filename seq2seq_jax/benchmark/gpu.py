@@ -493,7 +493,7 @@ def main(arguments: list[str]) -> None:
         directory = Path(chosen.summary)
         found = summarize(directory)
         rows = [(f"{part}: {figure.name}", _shown(figure), figure.target, figure.note) for part, figure in found]
-        console.print(report.table(("figure", "measured", "asked for", "note"), rows, title="All parts"))
+        console.print(report.table(("figure", "measured", "target", "note"), rows, title="All parts"))
         report.write_json(
             [{"part": part, **dataclasses.asdict(figure)} for part, figure in found], str(directory / "summary.json")
         )

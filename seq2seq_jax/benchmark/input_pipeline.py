@@ -53,21 +53,21 @@ def measure_input(run: Run, *, rounds: int, batches: int, progress: PROGRESS) ->
         raise ValueError(f"rounds must be at least {MIN_ROUNDS} and batches at least 1, not {rounds} and {batches}.")
     data = run.experiment.data
     ahead = 1 + max(1, data.prefetch) + data.workers
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with contextlib.closing(batches_of(run, ahead + rounds * batches + ahead)) as made:
         next(made)
-        first = time.perf_counter() - begun
+        first = time.perf_counter() - started
         for _ in range(ahead - 1):
             next(made)
         seconds, pairs, tokens = [], 0, 0
         for number in range(1, rounds + 1):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             for _ in range(batches):
                 batch = next(made)
                 # Counted within the time: little beside the assembly, which would go on meanwhile.
                 pairs += int(batch.source.segment_ids.max(axis=1).sum())
                 tokens += int(batch.source.mask.sum()) + int(batch.target.mask.sum())
-            seconds.append((time.perf_counter() - begun) / batches)
+            seconds.append((time.perf_counter() - started) / batches)
             progress("input pipeline", number, rounds)
     number = rounds * batches
     return InputFigures(

@@ -89,7 +89,7 @@ def experiment_at(experiment: Experiment, axes: Sequence[Axis], index: int, *, p
 
 
 def plot(found: Mapping[str, TrainingFigures], axes: Sequence[Axis], *, heading: str) -> Figure:
-    """Tokens a second, MFU (where it is known) and memory against the values of the first axis.
+    """Tokens per second, MFU (where it is known) and memory against the values of the first axis.
 
     Args:
         found: by the row's label, those that could be run.

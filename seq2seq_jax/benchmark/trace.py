@@ -14,7 +14,7 @@ import jax
 from seq2seq_jax.compilation.hlo import Instruction, Program
 
 HEAVY = ("convolution", "dot", "custom-call", "sort", "scatter", "gather", "reduce-window", "reduce")
-"""Operations that a fusion is told by, the one that says the most first."""
+"""Operations that a fusion is described by, the one that says the most first."""
 
 ORIGIN = re.compile(r'op_name="([^"]*)"')
 
@@ -75,11 +75,11 @@ def operations(trace: Path, compiled_text: str) -> list[Operation]:
         events = json.load(file)["traceEvents"]
     seconds: collections.Counter[str] = collections.Counter()
     counts: collections.Counter[str] = collections.Counter()
-    told: dict[str, str] = {}
+    described: dict[str, str] = {}
     for name, category, own in own_seconds(events):
         seconds[name] += own
         counts[name] += 1
-        told[name] = category
+        described[name] = category
     if not seconds:
         raise ValueError(f"the trace {trace} has no operations of a compiled program: this device records none.")
     program = Program(compiled_text)
@@ -88,7 +88,7 @@ def operations(trace: Path, compiled_text: str) -> list[Operation]:
     return [
         Operation(
             name=name,
-            category=told[name] or category_of(known.get(name), program),
+            category=described[name] or category_of(known.get(name), program),
             origin=origin_of(known.get(name)),
             seconds=taken,
             count=counts[name],
@@ -99,7 +99,7 @@ def operations(trace: Path, compiled_text: str) -> list[Operation]:
 
 
 def own_seconds(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
-    """Name, category ("" = not told) and own seconds of every run of an operation.
+    """Name, category ("" = not known) and own seconds of every run of an operation.
 
     A loop's event spans those of its body on the same thread: they are taken off.
 

@@ -206,7 +206,7 @@ def _means(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
 def counted(
     contenders: dict[Any, Callable[[], object]], what: str, *, turns: int, progress: PROGRESS
 ) -> dict[Any, Callable[[], object]]:
-    """The same contenders, whose turns are told.
+    """The same contenders, whose repetitions are reported.
 
     Args:
         turns: that each has, those before timing counted.

@@ -175,11 +175,11 @@ def compile_apart(lower: Callable[[], jax.stages.Lowered]) -> tuple[jax.stages.C
     Args:
         lower: traces it.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     lowered = lower()
     traced = time.perf_counter()
     compiled = lowered.compile()
     done = time.perf_counter()
     return compiled, Compilation(
-        tracing_seconds=traced - begun, compiling_seconds=done - traced, memory=MemoryUse.of(compiled)
+        tracing_seconds=traced - started, compiling_seconds=done - traced, memory=MemoryUse.of(compiled)
     )

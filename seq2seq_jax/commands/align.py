@@ -53,7 +53,8 @@ class AlignArguments:
     checkpoint: str = "best"
     """best, latest, or a step."""
     compilation_cache: bool = True
-    """Keep compiled programs below the user's cache directory for the next time, unless JAX is told where to."""
+    """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
+    own."""
     generation: GenerationConfig = GenerationConfig()
     """How targets are searched for; by default as in training."""
     mesh: MeshConfig = MeshConfig()

@@ -72,7 +72,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _checkpoints(run: "seq2seq_jax.run.Run", chosen: AverageArguments) -> list[str]:
-    """Which checkpoints of a run are averaged, as `Run.parameters` is told.
+    """Which checkpoints of a run are averaged, as `Run.parameters` takes it.
 
     Raises:
         ValueError: it does not have so many, or none.

@@ -259,7 +259,7 @@ def _shortened(origin: str, limit: int = 48) -> str:
 
 
 def _sweep(chosen: BenchmarkOptions, name: str, axes: Sequence[sweep.Axis], display: Display) -> dict[str, Any]:
-    """Training for each value; what does not fit is told in its row."""
+    """Training for each value; what does not fit is reported in its row."""
     found: dict[str, TrainingFigures] = {}
     refused: dict[str, str] = {}
     for index, label in enumerate(sweep.labels(axes)):
@@ -324,8 +324,8 @@ def _sweep_row(label: str, figures: TrainingFigures | None) -> tuple[str, ...]:
 
 def _reason(error: ValueError) -> str:
     """Why a value does not fit, without what is said of command lines."""
-    told = " ".join(str(error).split()).removeprefix("Error parsing Experiment: ")
-    return told.removesuffix(f" See {PROGRAM} --help.")
+    described = " ".join(str(error).split()).removeprefix("Error parsing Experiment: ")
+    return described.removesuffix(f" See {PROGRAM} --help.")
 
 
 def _show_comparison(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

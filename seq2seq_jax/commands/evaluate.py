@@ -32,7 +32,8 @@ class EvaluateArguments:
     checkpoint: str = "best"
     """best, latest, or a step."""
     compilation_cache: bool = True
-    """Keep compiled programs below the user's cache directory for the next time, unless JAX is told where to."""
+    """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
+    own."""
     json: str | None = None
     """File for the figures as JSON: loss, bleu, chrf, exact_match, signature and more."""
     output: str | None = None

@@ -47,7 +47,8 @@ class GenerateArguments:
     checkpoint: str = "best"
     """best, latest, or a step."""
     compilation_cache: bool = True
-    """Keep compiled programs below the user's cache directory for the next time, unless JAX is told where to."""
+    """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
+    own."""
     generation: GenerationConfig = GenerationConfig()
     """How text is generated; by default as in training."""
     mesh: MeshConfig = MeshConfig()

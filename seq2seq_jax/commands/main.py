@@ -61,7 +61,7 @@ def _run(arguments: Sequence[str] | None) -> None:
         sys.exit(0 if arguments else 2)
     # Set before jax is imported: its start-up chatter about absent accelerators is no news to the user.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Nor is what comes after an error that is told: reads of a damaged checkpoint that nobody waits for any more.
+    # Nor is what comes after an error that is reported: reads of a damaged checkpoint that nobody waits for any more.
     sys.unraisablehook = lambda late: logging.getLogger(__name__).debug("%s: %s", late.object, late.exc_value)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     name, *rest = arguments

@@ -1,4 +1,6 @@
-"""The options of commands that take a CONFIG, beside its fields. Imports nothing heavy: a mistake is told at once."""
+"""The options of commands that take a CONFIG, beside its fields. Imports nothing heavy: a mistake is reported at
+once.
+"""
 
 import dataclasses
 import itertools
@@ -45,7 +47,8 @@ class TrainOptions(Options):
     loss_scale: Literal["linear", "log"] = "linear"
     """Scale of the losses in the picture of the learning curves."""
     compilation_cache: bool = True
-    """Keep compiled programs below the user's cache directory for the next time, unless JAX is told where to."""
+    """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
+    own."""
 
     def __post_init__(self):
         if len(set(self.writers)) < len(self.writers):

@@ -40,7 +40,7 @@ LONGEST_SHOWN = 300
 """Characters of a sample's text in a terminal; files have all of it."""
 
 NOTICEABLE_STRAGGLING = 0.1
-"""Share of the time that a process must cost the others for a person to be told of it."""
+"""Share of the time that a process must cost the others for a person to be informed of it."""
 
 
 def run(arguments: list[str], parsed: CommandLine) -> None:
@@ -82,7 +82,7 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
             preempted = True
         if preempted:
             step = _leave_marker(run)
-            display.line(f"pre-empted: step {step:,} is saved, and the same command goes on from there")
+            display.line(f"pre-empted: step {step:,} is saved, and the same command continues from there")
             return
         rows = _rows(figures, run.directory, chosen.writers)
         display.log("\n".join(f"{name}: {value}" for name, value in rows))

@@ -274,7 +274,7 @@ class TrainingBatches(Iterator[Batch]):
     """The batches of a run, in order.
 
     Attributes:
-        plan_position: of the last batch returned; a run that goes on from there finds its place at once with it.
+        plan_position: of the last batch returned; a run that continues from there finds its place at once with it.
         selection: what the length limits did to the examples; None = there are none, as of documents.
     """
 
@@ -393,8 +393,8 @@ def training_batches(
 
 
 def _end_with_parent(worker: int, count: int) -> None:
-    """Let a worker end when the training process does, and not before: one that was killed has told nobody, and one
-    that is told of a pre-emption, as a launcher tells all processes, still needs its workers.
+    """Let a worker end when the training process does, and not before: one that was killed has informed nobody, and one
+    that is informed of a pre-emption, as a launcher informs all processes, still needs its workers.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -40,7 +40,7 @@ OFFSETS_CAPABILITY = 9.0
 
 @flax.struct.dataclass
 class Bounds:
-    """Where segments lie in rows, as cuDNN is told; offsets are None where every row is one segment.
+    """Where segments lie in rows, as cuDNN is given them; offsets are None where every row is one segment.
 
     Attributes:
         query_lengths: tokens of each segment; -1 = there is no such segment.
@@ -55,7 +55,7 @@ class Bounds:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KernelSettings:
-    """What a call of the kernel is told beside its arrays.
+    """What a call of the kernel is given besides its arrays.
 
     Attributes:
         scale: of the scores.

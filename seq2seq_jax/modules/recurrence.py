@@ -144,7 +144,7 @@ def reset_state(state: State, keep: Float[Array, "batch 1"], start: State | None
     state = tuple(part * keep for part in state)
     if start is None:
         return state
-    return tuple(part + begun for part, begun in zip(state, start, strict=True))
+    return tuple(part + started for part, started in zip(state, start, strict=True))
 
 
 def gate_inputs(constants: dict[str, Array], product: Float[Array, "*dims gates"]) -> Float[Array, "*dims gates"]:

@@ -230,12 +230,12 @@ class JittedOnMesh:
 
     def __call__(self, *arguments: Any) -> Any:
         """The function's result."""
-        before, begun = compilations(), time.perf_counter()
+        before, started = compilations(), time.perf_counter()
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
             results = self._compiled(*arguments)
         if compilations() > before:
             self.compilations += compilations() - before
-            self.compiling_seconds += last_compilation() - begun
+            self.compiling_seconds += last_compilation() - started
         return results
 
     def lower(self, *arguments: Any) -> jax.stages.Lowered:

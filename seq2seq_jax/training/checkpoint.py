@@ -431,7 +431,7 @@ class _ReadBack:
         self, manager: ocp.CheckpointManager, directory: Path, arrays: Mapping[str, Any], sums: dict[str, int]
     ):
         """Args:
-        manager: has begun to save the step.
+        manager: has started to save the step.
         directory: where the arrays come to lie.
         sums: checksum of each array.
         """
@@ -537,17 +537,17 @@ def _check(restored: Any, wanted: dict[str, jax.ShapeDtypeStruct], sums: dict[st
 
 def _describe_names(prefix: str, wanted: set[str], stored: set[str]) -> str:
     """In words, the first of the names that only one side has."""
-    told = []
+    described = []
     for names, has in ((wanted - stored, "it has no"), (stored - wanted, "this version has no")):
         if names:
             more = f" (nor {len(names) - 1} more)" if len(names) > 1 else ""
-            told.append(f"{has} {prefix + min(names)}{more}")
-    return "; ".join(told)
+            described.append(f"{has} {prefix + min(names)}{more}")
+    return "; ".join(described)
 
 
 def _one_line(error: BaseException) -> str:
-    told = " ".join(str(error).split())[:200]
-    return f"it cannot be read ({told or type(error).__name__})"
+    described = " ".join(str(error).split())[:200]
+    return f"it cannot be read ({described or type(error).__name__})"
 
 
 FULL = ("RESOURCE_EXHAUSTED", "No space left", "ENOSPC", "quota exceeded", "File too large")
@@ -560,8 +560,8 @@ def _write_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = " ".join(str(error).split())[:300]
-        if any(words in told for words in FULL):
+        described = " ".join(str(error).split())[:300]
+        if any(words in described for words in FULL):
             free = shutil.disk_usage(directory).free
             raise OSError(
                 f"the checkpoint could not be written to {directory}: the disk is full, or a limit is reached "
@@ -569,7 +569,9 @@ def _write_errors(directory: Path) -> Iterator[None]:
             ) from error
         if isinstance(error, OSError):
             raise
-        raise OSError(f"the checkpoint could not be written to {directory}: {told or type(error).__name__}") from error
+        raise OSError(
+            f"the checkpoint could not be written to {directory}: {described or type(error).__name__}"
+        ) from error
 
 
 def _arrays(tree: Any) -> Any:

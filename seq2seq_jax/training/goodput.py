@@ -7,7 +7,7 @@ from collections.abc import Iterator
 CAUSES = ("training", "starting", "compiling", "input", "validation", "saving", "restarts")
 """What a run spends its time on; all but training is lost.
 
-`restarts` is what passes between the last checkpoint before a stop and the start of the process that goes on from it:
+`restarts` is what passes between the last checkpoint before a stop and the start of the process that continues from it:
 steps that are done again, and the wait for machines.
 """
 

@@ -168,7 +168,7 @@ class Loop:
         """Train until the last step, until patience is at its end, or until the job is pre-empted.
 
         A pre-emption is heeded after the step that it comes in, and its validation if there is one: the run is saved,
-        and goes on later as if nothing had been.
+        and continues later as if nothing had been.
 
         Args:
             state: after progress.step updates; donated.
@@ -354,9 +354,9 @@ class _Clock:
     @contextlib.contextmanager
     def blocked(self) -> Iterator[None]:
         """A wait for the step on the devices."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         yield
-        self._blocked += time.perf_counter() - begun
+        self._blocked += time.perf_counter() - started
 
     def read(self) -> tuple[float, float, float, float]:
         """Seconds of training, compilation and input included; waits for input and for the devices among them; and

@@ -17,7 +17,7 @@ class OptimizerConfig(abc.ABC):
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["inverse_square_root", "cosine", "linear", "constant"] = "inverse_square_root"
-    """How the learning rate goes on after warm-up: falls as 1/sqrt(step), along a cosine or a line to final_fraction
+    """How the learning rate continues after warm-up: falls as 1/sqrt(step), along a cosine or a line to final_fraction
     at the last step of training, or stays."""
     warmup_steps: int = 1_000
     """Steps of linear rise from 0 to the peak."""

@@ -68,7 +68,7 @@ class PackingComparison:
 
     @property
     def ratio(self) -> Spread:
-        """Tokens a second of this project's packed rows over those of PyTorch's best way."""
+        """Tokens per second of this project's packed rows over those of PyTorch's best way."""
         return self.rows[self.best].packed_is_faster
 
     @property

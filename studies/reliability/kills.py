@@ -52,7 +52,7 @@ def train(directory: Path, *, kill_after: float | None) -> tuple[int, bytes, flo
     """
     log = directory / "log"
     log.write_bytes(b"")
-    begun = time.monotonic()
+    started = time.monotonic()
     process = start(TRAIN, cwd=directory, log=log)
     try:
         process.wait(kill_after)
@@ -60,7 +60,7 @@ def train(directory: Path, *, kill_after: float | None) -> tuple[int, bytes, flo
         # The whole session, as a scheduler does that ends a job.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    return process.returncode, log.read_bytes(), time.monotonic() - begun
+    return process.returncode, log.read_bytes(), time.monotonic() - started
 
 
 def run(directory: Path, *, count: int, seed: int) -> tuple[str, bool]:

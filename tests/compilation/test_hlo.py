@@ -109,7 +109,7 @@ HloModule exchanges
 %starts (p: f32[4,8]) -> f32[16,8] {
   %p = f32[4,8]{1,0} parameter(0)
   %all-gather.1 = f32[16,8]{1,0} all-gather(%p), channel_id=5, replica_groups=[2,4]<=[8], dimensions={0}
-  ROOT %begun = f32[16,8]{1,0} custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+  ROOT %started = f32[16,8]{1,0} custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
 }
 
 %async_collective_fusion (q: f32[4,8]) -> f32[16,8] {

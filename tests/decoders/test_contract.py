@@ -178,13 +178,14 @@ def test_every_label_depends_on_the_memory_of_its_own_segment_alone(name):
 
 @every_decoder
 def test_stepwise_decoding_equals_teacher_forcing(name):
-    """Also where a search goes on from another hypothesis of the same source: it moves what is per hypothesis alone."""
+    """Also where a search continues from another hypothesis of the same source: it moves what is per hypothesis
+    alone."""
     beam, length, max_length = 2, 7, 18
     module = case(name).module
     rng = np.random.default_rng(3)
     sources = [source for source, _ in random_pairs(rng, (5, 1, 8), (1, 1, 1), VOCABULARY)]
     tokens = rng.integers(VOCABULARY.eos_id + 1, VOCABULARY.target_size, (length, len(sources), beam)).astype(np.int32)
-    # Which hypothesis of its source each one goes on from, after each step.
+    # Which hypothesis of its source each one continues from, after each step.
     parents = np.array([[0, 1], [1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [0, 1]])
 
     @jax.jit

@@ -33,7 +33,7 @@ CASES = {
 
 
 def training_batch(number: int):
-    """One pair a row."""
+    """One pair per row."""
     rng = np.random.default_rng([3, number])
     pairs = random_pairs(rng, rng.integers(2, LENGTH, ROWS), rng.integers(2, LENGTH, ROWS), TOKENIZER.vocabulary)
     return batch([[pair] for pair in pairs], LENGTH, LENGTH, TOKENIZER.vocabulary)

@@ -133,7 +133,7 @@ def interrupted(workplace, tmp_path_factory):
             facts["saved"].append(saved)
             first = saved + 3
         with job("--processes.heartbeat-timeout", "10") as running:
-            # Two saves have begun since, so that the first of them has ended.
+            # Two saves have started since, so that the first of them has ended.
             reach(running, (first // 6 + 2) * 6 + 1)
             running.processes[0].kill()
             facts["statuses of the killed"] = running.wait()
@@ -241,7 +241,7 @@ def test_a_process_that_hangs_ends_the_job(interrupted):
 
 
 def test_a_run_that_was_interrupted_ends_bit_for_bit_as_if_it_never_was(workplace, interrupted, of_two):
-    """After every stop it goes on from what was saved last."""
+    """After every stop it continues from what was saved last."""
     assert interrupted["continued"] == [False, True, True, True]
     assert interrupted["saved"] == sorted(interrupted["saved"]) and interrupted["saved"][-1] < STEPS
     assert of_two["whole"] == of_two["interrupted"] == [0, 0]

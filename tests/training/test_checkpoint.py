@@ -426,7 +426,7 @@ def test_damage_to_any_file_is_found_or_without_effect(two_steps, tmp_path, dama
                 assert "\n" not in str(error)
                 found.append(str(name))
 
-        # Training goes on from the newest good step, and can save again.
+        # Training continues from the newest good step, and can save again.
         with Checkpoints(directory) as checkpoints:
             caplog.clear()
             restored, progress = checkpoints.restore_newest(layout)

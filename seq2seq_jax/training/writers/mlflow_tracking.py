@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class RecordWriter(Writer):
-    """Sends records to one run there, which a continued run goes on with; its id stands in mlflow_run_id."""
+    """Sends records to one run there, which a continued run keeps using; its id stands in mlflow_run_id."""
 
     def __init__(self, directory: Path, *, after_step: int, experiment: dict[str, Any]):
         """See `open_writers`."""
@@ -59,4 +59,4 @@ class RecordWriter(Writer):
         try:
             self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")
         except mlflow.exceptions.MlflowException as error:
-            logger.warning("MLflow was not told that the run has ended: %s.", error)
+            logger.warning("MLflow was not informed that the run has ended: %s.", error)

@@ -14,7 +14,7 @@ from seq2seq_jax.training.writers import Writer, scalars
 
 
 class RecordWriter(Writer):
-    """Sends records to one run there, which a continued run goes on with (its id: wandb/id)."""
+    """Sends records to one run there, which a continued run keeps using (its id: wandb/id)."""
 
     def __init__(self, directory: Path, *, after_step: int, experiment: dict[str, Any]):
         """See `open_writers`."""
