@@ -54,12 +54,12 @@ def test_streams_without_letters_end_no_work(monkeypatch):
     ids=["long name", "full disk"],
 )
 def test_what_the_system_refuses_is_one_line(monkeypatch, capsys, error, said):
-    def fail(arguments):
+    def fail(arguments, *parsed):
         raise error
 
     monkeypatch.setattr(train, "run", fail)
     with pytest.raises(SystemExit) as stop:
-        main(["train", "x"])
+        main(["train", "dates/transformer"])
     assert stop.value.code == 2
     shown = capsys.readouterr().err
     assert said in shown and shown.count("\n") == 1
@@ -67,12 +67,12 @@ def test_what_the_system_refuses_is_one_line(monkeypatch, capsys, error, said):
 
 @pytest.mark.parametrize(("command", "continues"), [("train", True), ("evaluate", False)])
 def test_an_interrupt_says_what_is_true_of_the_command(monkeypatch, capsys, command, continues):
-    def stop_it(arguments):
+    def stop_it(arguments, *parsed):
         raise KeyboardInterrupt
 
     monkeypatch.setattr({"train": train, "evaluate": evaluate}[command], "run", stop_it)
     with pytest.raises(SystemExit) as stop:
-        main([command, "x"])
+        main([command, "dates/transformer"])
     assert stop.value.code == 130
     shown = capsys.readouterr().err
     assert shown.startswith("seq2seq: interrupted.") and ("continues from the last checkpoint" in shown) == continues
