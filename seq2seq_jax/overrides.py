@@ -11,6 +11,8 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from seq2seq_jax.old_names import FIELDS
+
 
 def split_names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments before the first option, such as configs and directories of runs, and the rest."""
@@ -52,7 +54,11 @@ def override(experiment: Any, arguments: Sequence[str], *, program: str, descrip
     except SystemExit as stop:
         if not stop.code:
             raise
-        message = _field_of_another_class(experiment, arguments) or _one_line(errors.getvalue())
+        message = (
+            _old_name(experiment, arguments)
+            or _field_of_another_class(experiment, arguments)
+            or _one_line(errors.getvalue())
+        )
         raise ValueError(f"{message} See {program} --help.") from None
 
 
@@ -69,6 +75,20 @@ def _wide_terminal(*, unless: Any) -> Iterator[None]:
             os.environ["COLUMNS"] = before
         elif not unless:
             del os.environ["COLUMNS"]
+
+
+def _old_name(config: Any, arguments: Sequence[str]) -> str | None:
+    """What is wrong with the first option that names a field as an earlier version did."""
+    parts = dict(_parts(config))
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        place, _, name = option.removeprefix("--").replace("-", "_").rpartition(".")
+        part, _ = parts.get(place, (None, []))
+        for parent in type(part).__mro__:
+            current = FIELDS.get(parent.__name__, {}).get(name)
+            if option.startswith("--") and current is not None and not hasattr(part, name):
+                return f"{option} is an old name: give --{place}.{current}."
+    return None
 
 
 def _field_of_another_class(config: Any, arguments: Sequence[str]) -> str | None:

@@ -8,10 +8,11 @@ import pytest
 
 from seq2seq_jax import old_names
 from seq2seq_jax.data.source import PairSource
-from seq2seq_jax.experiment import Experiment, dump, from_json
+from seq2seq_jax.experiment import Experiment, dump, from_json, load_config_by_name
 from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.old_names import current_fields, current_loop_state, current_metrics
+from seq2seq_jax.overrides import override
 from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.telemetry import read_records
 
@@ -99,3 +100,10 @@ def test_an_old_experiment_has_its_values_under_current_names():
     assert experiment.objective.sampling_choice == "argmax"
     old = json.loads((golden / "policy_gradient_leave_one_out.json").read_text(encoding="utf-8"))
     assert from_json(Experiment, old["experiment"]).objective.samples_per_source == 3
+
+
+def test_an_option_by_its_old_name_is_answered_with_the_current_one():
+    config = load_config_by_name("dates/transformer")
+    said = r"^--training\.batch_tokens is an old name: give --training\.target_tokens_per_batch\."
+    with pytest.raises(ValueError, match=said):
+        override(config, ["--training.batch_tokens=36"], program="seq2seq train", description="")
