@@ -7,8 +7,8 @@ import pytest
 from architectures import VOCABULARY, convolutional, recurrent, transformer
 from batches import batch, random_pairs
 
-from seq2seq_jax.compilation.cost import dot_flops
 from seq2seq_jax.compilation.hlo import Program
+from seq2seq_jax.compilation.kernels import dot_flops
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.modules.flops import TRAINING, causal_pairs
 from seq2seq_jax.modules.recurrence import CELLS

@@ -9,8 +9,8 @@ from seq2seq_jax.commands.options import CompileOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
 from seq2seq_jax.compilation.cost import ASSUMPTIONS
 from seq2seq_jax.compilation.programs import build_step
-from seq2seq_jax.compilation.report import UNKNOWN_OF_GPUS, StepReport, compile_step
-from seq2seq_jax.compilation.topology import Topology
+from seq2seq_jax.compilation.report import KNOWN_OF_GPUS, UNKNOWN_OF_GPUS, StepReport, compile_step
+from seq2seq_jax.compilation.topology import HINT, Topology
 from seq2seq_jax.experiment import CommandLine, to_json
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig
 from seq2seq_jax.paths import user_path
@@ -22,13 +22,15 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
     """Compile, show what was found."""
     name, _, chosen = parsed
     refuse_unwritable(chosen.json)
+    if chosen.topology is None:
+        raise ValueError(f"--topology is required. {HINT}")
     topology = Topology.parse(chosen.topology)
     meshes = [mesh_of(sizes) for sizes in chosen.sweep] or [chosen.experiment.mesh]
     topology.prepare()
     devices = topology.devices()
     reports: list[StepReport] = []
     refused: dict[str, str] = {}
-    with Display() as display:
+    with Display() as display, topology.target():
         for step in chosen.steps:
             for mesh in meshes:
                 experiment = dataclasses.replace(chosen.experiment, mesh=mesh)
@@ -79,7 +81,7 @@ def _write(
         "topology": topology.name,
         "chips": topology.num_chips,
         "chip": dataclasses.asdict(topology.chip),
-        "compiler": "CPU, as a simulation" if topology.is_simulated else "TPU",
+        "compiler": topology.compiler,
         "steps": [report.to_json(topology) for report in reports],
         "refused": refused,
         "assumptions": ASSUMPTIONS,
@@ -109,6 +111,7 @@ def _show(report: StepReport, name: str, topology: Topology) -> None:
     """All that is known of one step."""
     chip = topology.chip
     rows = [
+        ("compiler", topology.compiler),
         ("step", f"{report.step}: {report.work}"),
         ("mesh", f"{mesh_sizes(report.mesh)}; {topology.num_chips:,} chips"),
         ("compiled in", duration(report.compile_seconds)),
@@ -132,6 +135,21 @@ def _show(report: StepReport, name: str, topology: Topology) -> None:
         ("model FLOPs", f"{report.model_flops:.4g}, {report.model_flops / topology.num_chips:.4g} a chip"),
         ("computed FLOPs", f"{cost.flops:.4g} a chip, recomputation and padding included"),
         ("memory traffic", f"{gigabytes(cost.memory_bytes)} a chip"),
+    ]
+    rows += [
+        (
+            f"products in {each.dtype}",
+            f"{each.flops:.4g} FLOPs a chip, {100 * each.flops / cost.flops:.2f}%, in {each.count:,.0f}",
+        )
+        for each in cost.products
+    ]
+    rows += [
+        (
+            f"kernels: {each.kind}",
+            f"{each.count:,.0f}, {each.flops:.4g} FLOPs, {gigabytes(each.bytes)}, {1e3 * each.seconds:,.2f} ms at "
+            "peak rates",
+        )
+        for each in (() if topology.is_simulated else cost.kernels)
     ]
     rows += [
         (
@@ -182,5 +200,5 @@ def _show_assumptions(topology: Topology) -> None:
     )
     for assumption in ASSUMPTIONS:
         print(f"- {assumption};")
-    if topology.is_simulated:
-        print(UNKNOWN_OF_GPUS)
+    if topology.is_gpu:
+        print(UNKNOWN_OF_GPUS if topology.is_simulated else KNOWN_OF_GPUS)

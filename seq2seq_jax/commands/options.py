@@ -148,8 +148,9 @@ COMMANDS = {
     "compile": Command(
         CompileOptions,
         "Compile the steps of CONFIG for a topology that need not be there, and say what each chip would hold, "
-        "compute and exchange, with an estimate of time from the chip's published rates. For TPUs it is the real "
-        "compiler, through libtpu; for GPUs a simulation on the CPU. Neither data nor a tokenizer is needed.",
+        "compute and exchange, with an estimate of time from the chip's published rates. It is the real compiler: for "
+        "TPUs through libtpu, for GPUs through jax's CUDA plugin, or without the plugin a simulation on the CPU. "
+        "Neither data nor a tokenizer is needed.",
     ),
 }
 

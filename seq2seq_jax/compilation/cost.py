@@ -2,26 +2,24 @@
 
 import dataclasses
 import math
-import re
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
+from seq2seq_jax.compilation.gpu_targets import GPUS_PER_HOST
 from seq2seq_jax.compilation.hlo import (
-    ALIASES,
-    COLLECTIVES,
     Collective,
     Computation,
     Instruction,
     Program,
     collectives,
 )
-from seq2seq_jax.compilation.topology import GPUS_PER_HOST
+from seq2seq_jax.compilation.kernels import dot_flops, kind_of, product_dtype, products_of
 from seq2seq_jax.parallel.chips import Chip
 
-CONTROL = ("while", "conditional", "call", "after-all", "async-start", "async-update", "optimization-barrier")
-"""Operations whose memory traffic is that of the operations inside them."""
+COLLECTIVE_MEMORY = "S(1)"
+"""In a GPU's program, main memory that takes part in collectives; in a TPU's, memory of the core."""
 
 ASSUMPTIONS = (
     "operations run one after the other, each at the chip's published peak or at its full memory bandwidth, whichever "
@@ -56,6 +54,40 @@ class Exchange:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """All operations of one kind, in one execution of the program on one device.
+
+    Attributes:
+        kind: see `seq2seq_jax.compilation.kernels.kind_of`.
+        count: number of executions.
+        flops: FLOPs of matrix products.
+        bytes: read from and written to main memory.
+        seconds: total time at the chip's peak rates.
+    """
+
+    kind: str
+    count: int
+    flops: float
+    bytes: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Products:
+    """All matrix products of one dtype, in one execution of the program on one device.
+
+    Attributes:
+        dtype: of the operands, as HLO names it ("bf16"; "bf16 x f32" if they differ).
+        count: number of executions.
+        flops: total FLOPs.
+    """
+
+    dtype: str
+    count: int
+    flops: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
     """The cost of one execution of a program, per device.
 
@@ -64,6 +96,8 @@ class Cost:
         memory_bytes: bytes read from and written to main memory.
         operation_seconds: time of all operations except for collectives.
         exchanges: collectives by kind and axes, the longest first.
+        kernels: operations other than collectives by kind, the longest first.
+        products: matrix products by dtype, those with the most FLOPs first.
         open_loops: loops that were counted up to a bound.
     """
 
@@ -71,6 +105,8 @@ class Cost:
     memory_bytes: float
     operation_seconds: float
     exchanges: tuple[Exchange, ...]
+    kernels: tuple[Kernels, ...]
+    products: tuple[Products, ...]
     open_loops: dict[str, int]
 
     @property
@@ -93,14 +129,26 @@ def cost_of(text: str, *, mesh: Mesh, chip: Chip, torus_dims: int, unbounded_tri
         torus_dims: dims of the chips' torus; 0 = GPUs in hosts.
         unbounded_trips: trip count of loops without a static bound.
     """
+    if not torus_dims:
+        text = text.replace(COLLECTIVE_MEMORY, "")
     program = Program(text, unbounded_trips=unbounded_trips)
-    flops = memory_bytes = seconds = 0.0
+    kernels: dict[str, list[Kernels]] = {}
+    products: dict[str, list[Products]] = {}
     for run in program.runs():
-        operations = 0.0 if run.fused else _operations(program, run.instruction, run.computation)
-        traffic = 0.0 if run.fused else _traffic(program, run.instruction, run.computation)
-        flops += run.trips * operations
-        memory_bytes += run.trips * traffic
-        seconds += run.trips * max(operations / chip.flops, traffic / chip.memory_bandwidth)
+        trips, operations = run.trips, dot_flops(run.instruction, run.computation)
+        if operations:
+            dtype = product_dtype(run.instruction, run.computation)
+            products.setdefault(dtype, []).append(Products(dtype=dtype, count=trips, flops=trips * operations))
+        kind = None if run.fused else kind_of(program, run.instruction, run.computation)
+        if kind is None:
+            continue
+        operations = math.fsum(products_of(program, run.instruction, run.computation))
+        traffic = _traffic(program, run.instruction, run.computation)
+        seconds = max(operations / chip.flops, traffic / chip.memory_bandwidth)
+        kernels.setdefault(kind, []).append(
+            Kernels(kind=kind, count=trips, flops=trips * operations, bytes=trips * traffic, seconds=trips * seconds)
+        )
+    by_kind = sorted(map(_sum, kernels.values()), key=lambda each: -each.seconds)
     exchanges: dict[tuple[str, str], list[tuple[Collective, float]]] = {}
     for each in collectives(program, mesh.size):
         taken = each.trips * each.bytes_sent / _bandwidth(each.groups, mesh, chip, torus_dims)
@@ -117,12 +165,22 @@ def cost_of(text: str, *, mesh: Mesh, chip: Chip, torus_dims: int, unbounded_tri
         for (kind, axes), found in exchanges.items()
     ]
     return Cost(
-        flops=flops,
-        memory_bytes=memory_bytes,
-        operation_seconds=seconds,
+        flops=math.fsum(each.flops for each in by_kind),
+        memory_bytes=math.fsum(each.bytes for each in by_kind),
+        operation_seconds=math.fsum(each.seconds for each in by_kind),
         exchanges=tuple(sorted(summed, key=lambda each: -each.seconds)),
+        kernels=tuple(by_kind),
+        products=tuple(sorted(map(_sum, products.values()), key=lambda each: -each.flops)),
         open_loops=program.open_loops,
     )
+
+
+def _sum(parts: list[Any]) -> Any:
+    """The first of some dataclasses, with the sums of their numbers."""
+    numbers = [
+        field.name for field in dataclasses.fields(parts[0]) if isinstance(getattr(parts[0], field.name), int | float)
+    ]
+    return dataclasses.replace(parts[0], **{name: sum(getattr(part, name) for part in parts) for name in numbers})
 
 
 def axes_of(groups: np.ndarray, mesh: Mesh) -> str:
@@ -147,86 +205,14 @@ def _bandwidth(groups: np.ndarray, mesh: Mesh, chip: Chip, torus_dims: int) -> f
     return chip.interconnect_bandwidth * max(spanned, 1) / torus_dims
 
 
-def _operations(program: Program, instruction: Instruction, computation: Computation) -> float:
-    """FLOPs of a matrix product, or of all matrix products in a fusion."""
-    if instruction.opcode != "fusion":
-        return dot_flops(instruction, computation)
-    return math.fsum(
-        dot_flops(each, computation)
-        for name in instruction.called
-        for each, computation in _fused(program, program.computations[name])
-    )
-
-
-def _fused(program: Program, computation: Computation) -> Iterator[tuple[Instruction, Computation]]:
-    for instruction in computation.instructions.values():
-        yield instruction, computation
-        if instruction.opcode == "fusion":
-            yield from _fused(program, program.computations[instruction.called[0]])
-
-
-def dot_flops(instruction: Instruction, computation: Computation) -> float:
-    """FLOPs of a `dot` or `convolution`; 0 for other instructions."""
-    if instruction.opcode == "dot":
-        left = computation.instructions[instruction.operands[0]].arrays[0]
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)[1]
-        inner = math.prod(left.dims[int(dim)] for dim in contracted.split(",") if dim)
-        return 2.0 * math.prod(instruction.arrays[0].dims) * inner
-    if instruction.opcode == "convolution":
-        return _convolution_flops(instruction, computation)
-    return 0.0
-
-
-def _convolution_flops(instruction: Instruction, computation: Computation) -> float:
-    """FLOPs of a convolution, without products with padding or the gaps of dilation.
-
-    A TPU computes batched matrix products as convolutions over windows that are mostly gaps.
-    """
-    left, right = (computation.instructions[name].arrays[0].dims for name in instruction.operands)
-    result = instruction.arrays[0].dims
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-    left_labels, right_labels, result_labels = labels.groups()
-    window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
-    fields = dict(field.split("=") for field in window[1].split()) if window else {}
-    spatial = [label for label in result_labels if label.isdigit()]
-
-    def of_dims(name, default):
-        return fields[name].split("x") if name in fields else [default] * len(spatial)
-
-    positions = 1
-    options = zip(
-        spatial,
-        of_dims("stride", "1"),
-        of_dims("pad", "0_0"),
-        of_dims("lhs_dilate", "1"),
-        of_dims("rhs_dilate", "1"),
-        strict=True,
-    )
-    for label, stride, pad, left_dilation, right_dilation in options:
-        size = left[left_labels.index(label)]
-        kernel = right[right_labels.index(label)]
-        steps = np.arange(result[result_labels.index(label)])[:, None] * int(stride)
-        index = steps + np.arange(kernel)[None] * int(right_dilation) - int(pad.split("_")[0])
-        exists = (index >= 0) & (index % int(left_dilation) == 0) & (index // int(left_dilation) < size)
-        positions *= int(exists.sum())
-    batch = result[result_labels.index("b")]
-    columns = result[result_labels.index("f")]
-    inner = right[right_labels.index("i")]
-    batch_groups = int(instruction.attribute("batch_group_count") or 1)
-    return 2.0 * batch * columns * inner * positions / batch_groups
-
-
 def _traffic(program: Program, instruction: Instruction, computation: Computation) -> float:
     """Bytes that an operation reads from and writes to main memory.
 
     Only the slices of a sliced array, and only the updated part of an array that is updated in place, are counted.
     """
     opcode = instruction.opcode
-    kind = opcode.removesuffix("-start").removesuffix("-done")
-    if opcode in ALIASES or opcode in CONTROL or kind in COLLECTIVES or opcode.endswith("-done"):
-        return 0.0
     operands = [computation.instructions[name] for name in instruction.operands]
-    if opcode == "fusion":
+    if instruction.operation == "fusion":
         fused = program.computations[instruction.called[0]]
         read = math.fsum(_read_of_parameter(program, fused, number) for number in fused.parameters)
         return read + _written(program, fused, fused.root)
@@ -234,6 +220,11 @@ def _traffic(program: Program, instruction: Instruction, computation: Computatio
         # A copy or slice between memories, whose result also contains its operand.
         moved = instruction.arrays[0] if opcode == "copy-start" else instruction.arrays[-2]
         return 2.0 * moved.bytes_in_memory if moved.bytes_in_memory else moved.bytes
+    if opcode == "custom-call" and len(instruction.arrays) > 1 and instruction.target.startswith("__cu"):
+        # The last result is the library's scratch memory.
+        return math.fsum(map(_memory_bytes, operands)) + math.fsum(
+            array.bytes_in_memory for array in instruction.arrays[:-1]
+        )
     if opcode in ("dynamic-slice", "slice", "gather"):
         return 2.0 * _memory_bytes(instruction)
     if opcode in ("dynamic-update-slice", "scatter"):

@@ -17,6 +17,9 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 
 ASYNC_START = 'custom_call_target="AsyncCollectiveStart"'
 
+SYNCHRONOUS = '"is_sync":true'
+"""Of a collective that XLA's GPU compiler writes as a start and a done, and runs as one operation."""
+
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
@@ -89,6 +92,17 @@ class Instruction:
         """Computations that it calls, without the body of a loop."""
         branches = _BRANCHES.search(self.attributes)
         return _CALLED.findall(self.attributes) + (_NAME.findall(branches[1]) if branches else [])
+
+    @property
+    def operation(self) -> str:
+        """The opcode, of an asynchronous operation's beginning that of the operation itself."""
+        return self.opcode.removesuffix("-start")
+
+    @property
+    def target(self) -> str:
+        """The library function of a custom call, such as "__cudnn$fmhaSoftmax"; "" for other instructions."""
+        found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
+        return "" if found is None else found[1]
 
     def attribute(self, name: str) -> str | None:
         """The value of an attribute, up to the next comma, brace or blank."""
@@ -183,8 +197,8 @@ class Program:
             if instruction.opcode == "while":
                 body = self.computations[instruction.attribute("body")]
                 yield from self._runs(body, trips * self.trips(instruction, computation), fused=False)
-            elif instruction.opcode in ("fusion", "call", "conditional", "async-start"):
-                inside = fused or instruction.opcode == "fusion"
+            elif instruction.operation in ("fusion", "call", "conditional", "async"):
+                inside = fused or instruction.operation == "fusion"
                 for name in instruction.called:
                     yield from self._runs(self.computations[name], trips, fused=inside)
 
@@ -333,7 +347,7 @@ def collectives(program: Program, num_devices: int) -> list[Collective]:
     found = []
     for run in program.runs():
         instruction = run.instruction
-        kind = instruction.opcode.removesuffix("-start")
+        kind = instruction.operation
         if kind not in COLLECTIVES:
             continue
         neighbours = run.computation.instructions.values()
@@ -353,7 +367,8 @@ def collectives(program: Program, num_devices: int) -> list[Collective]:
                 bytes=size * groups.shape[1] if kind == "all-gather" else size,
                 groups=groups,
                 trips=run.trips,
-                overlapped=starts or instruction.opcode.endswith("-start"),
+                overlapped=starts
+                or (instruction.opcode.endswith("-start") and SYNCHRONOUS not in instruction.attributes),
             )
         )
     return found

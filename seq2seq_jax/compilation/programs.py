@@ -116,7 +116,7 @@ def build_step(name: StepName, experiment: Experiment, devices: Sequence[Any]) -
             )
         experiment = dataclasses.replace(
             experiment,
-            data=dataclasses.replace(experiment.data, packing=False),
+            data=dataclasses.replace(experiment.data, packing=False, max_examples_per_row=None),
             objective=PolicyGradientConfig(),
         )
     return _update(name, RunWithoutData(experiment, devices))

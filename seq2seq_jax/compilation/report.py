@@ -8,12 +8,19 @@ import jax
 
 from seq2seq_jax.compilation import StepName
 from seq2seq_jax.compilation.cost import Cost, cost_of
+from seq2seq_jax.compilation.gpu_targets import installation
 from seq2seq_jax.compilation.programs import StepProgram
 from seq2seq_jax.compilation.topology import Topology
 
 UNKNOWN_OF_GPUS = (
-    "The CPU compiler replaces the GPU compiler: shapes, sharding and kinds of collectives are as on GPUs; "
-    "temporaries, fusions, overlap, and the precision in which bfloat16 is communicated and accumulated are unknown."
+    "This is a simulation, in which the CPU compiler replaces the GPU compiler: shapes, sharding and kinds of "
+    "collectives are as on GPUs; temporaries, kernels, fusions, overlap, and the precision in which bfloat16 is "
+    f"communicated and accumulated are unknown. The GPU compiler needs no GPU: {installation()}"
+)
+
+KNOWN_OF_GPUS = (
+    "Compiled by XLA's GPU compiler without a GPU: it tries no kernels, so that on a GPU other matrix products may "
+    "come from a library. JAX reserves 75% of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise."
 )
 
 

@@ -1,5 +1,8 @@
-"""Devices that are not attached: TPU slices through libtpu, and hosts of GPUs as simulated CPU devices."""
+"""Devices that are not attached: TPU slices through libtpu, hosts of GPUs through jax's CUDA plugin, and without it as
+simulated CPU devices.
+"""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -11,9 +14,11 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from seq2seq_jax.compilation import gpu_targets
+from seq2seq_jax.compilation.gpu_targets import GPUS_PER_HOST
+from seq2seq_jax.modules.fused_attention import compiling_for
+from seq2seq_jax.parallel import gpu_flags
 from seq2seq_jax.parallel.chips import CHIPS, Chip
-
-GPUS_PER_HOST = 8
 
 TORUS_DIMS = {"v5e": 2, "v5p": 3, "v6e": 2}
 """Dims of the torus of the supported TPUs."""
@@ -25,7 +30,7 @@ ACCELERATOR_TYPE = {"v5e": "v5litepod-4", "v5p": "v5p-8", "v6e": "v6e-4"}
 """Cloud TPU's accelerator type of one host of each."""
 
 MAX_GPUS = 512
-"""Simulated on the CPU."""
+"""So many can be simulated on the CPU."""
 
 HINT = (
     "Give a TPU slice as v5e:4x4 or v6e:16x16 (each dim a power of 2, up to 16x16) or v5p:4x4x8 (2x2x1 to 16x16x24, "
@@ -72,9 +77,19 @@ class Topology:
         return cls(name, CHIPS[kind], dims)
 
     @property
-    def is_simulated(self) -> bool:
-        """Whether the CPU compiler replaces that of the chip."""
+    def is_gpu(self) -> bool:
+        """Whether the chips are GPUs in hosts."""
         return self.chip.name not in TORUS_DIMS
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the CPU compiler replaces that of the chip: that of GPUs comes with jax's CUDA plugin."""
+        return self.is_gpu and gpu_targets.installed_plugin() is None
+
+    @property
+    def compiler(self) -> str:
+        """Whose compiler it is, in a word or two."""
+        return "CPU, as a simulation" if self.is_simulated else "GPU" if self.is_gpu else "TPU"
 
     @property
     def torus_dims(self) -> int:
@@ -97,6 +112,9 @@ class Topology:
             flag = f"--xla_force_host_platform_device_count={self.num_chips}"
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
             return
+        if self.is_gpu:
+            gpu_flags.add_flags(os.environ)
+            return
         if importlib.util.find_spec("libtpu") is None:
             raise ValueError(
                 f"compiling for {self.name} needs the TPU compiler, which is not installed: pip install "
@@ -110,11 +128,17 @@ class Topology:
         os.environ["TPU_ACCELERATOR_TYPE"] = ACCELERATOR_TYPE[self.chip.name]
         os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
 
+    def target(self) -> contextlib.AbstractContextManager[None]:
+        """The context in which programs for the devices are traced and lowered."""
+        is_target = self.is_gpu and not self.is_simulated
+        return compiling_for(gpu_targets.attention_target(self.chip.name) if is_target else None)
+
     def devices(self) -> list[Any]:
         """The devices, for a mesh.
 
         Raises:
-            ValueError: libtpu fails, as when another process uses it, or jax was initialised before `prepare`.
+            ValueError: libtpu or the CUDA plugin fails, as when another process uses libtpu, or jax was initialised
+                before `prepare`.
         """
         if self.is_simulated:
             devices = jax.devices("cpu")
@@ -125,9 +149,12 @@ class Topology:
                 )
             return devices
         try:
+            if self.is_gpu:
+                return gpu_targets.devices(self.chip.name, self.num_chips)
             return list(topologies.get_topology_desc(platform="tpu", topology_name=self.name).devices)
-        except Exception as error:  # jax passes on any error of libtpu.
-            raise ValueError(f"libtpu cannot describe {self.name}: {' '.join(str(error).split())}") from error
+        except Exception as error:  # jax passes on any error of libtpu or the plugin.
+            described_by = gpu_targets.installed_plugin() if self.is_gpu else "libtpu"
+            raise ValueError(f"{described_by} cannot describe {self.name}: {' '.join(str(error).split())}") from error
 
 
 def _suitable_libtpu() -> str:

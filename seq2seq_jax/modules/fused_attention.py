@@ -4,8 +4,11 @@ The one place that touches JAX's private bindings of cuDNN: packing by offsets i
 is a name for the softmax statistics, without which rematerialisation runs the kernel twice.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import flax.linen as nn
 import flax.struct
@@ -34,8 +37,61 @@ for 32 of 1,024. Each segment fills tiles of 128 positions of its own; the cost 
 MASKED_BIAS = -(2.0**41)
 """Of a pair that may not attend: what JAX's own bindings add for a mask, finite so that a query without any key is."""
 
-OFFSETS_CAPABILITY = 9.0
+OFFSETS_CAPABILITY = "9.0"
 """Compute capability from which on the kernel takes offsets of segments (Hopper)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """A GPU that programs are compiled for and that is not attached.
+
+    Attributes:
+        capability: compute capability, such as "9.0".
+        cudnn_version: as cuDNN counts it, such as 91900.
+    """
+
+    capability: str
+    cudnn_version: int
+
+
+_TARGET: contextvars.ContextVar[Target | None] = contextvars.ContextVar("target", default=None)
+
+
+@contextlib.contextmanager
+def compiling_for(target: Target | None) -> Iterator[None]:
+    """Answer for the target what JAX's bindings of cuDNN ask a GPU of this process while they trace and lower: its
+    compute capability and the version of cuDNN. None = nothing is changed.
+    """
+    if target is None:
+        yield
+        return
+    capability = _numbers(target.capability)
+    answers = {
+        "check_cudnn_version": lambda: target.cudnn_version,
+        "check_compute_capability": lambda least: capability >= _numbers(least),
+        "is_cuda_compute_capability_equal": lambda other: capability == _numbers(other),
+    }
+    before = {name: getattr(cudnn, name) for name in answers}
+    token = _TARGET.set(target)
+    for name, answer in answers.items():
+        setattr(cudnn, name, answer)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(cudnn, name, function)
+        _TARGET.reset(token)
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
+
+
+def _takes_offsets() -> bool:
+    """Whether the target takes them, or the GPU of this process; where there is neither, nothing is compiled."""
+    if _TARGET.get() is None and jax.default_backend() != "gpu":
+        return True
+    return cudnn.check_compute_capability(OFFSETS_CAPABILITY)
 
 
 @flax.struct.dataclass
@@ -105,11 +161,7 @@ def obstacle(
     if segments.max_segments > 1:
         if relative:
             return "with relative positions a row must hold one example: set data.packing to False"
-        if (
-            not _is_masked(segments)
-            and jax.default_backend() == "gpu"
-            and float(jax.local_devices()[0].compute_capability) < OFFSETS_CAPABILITY
-        ):
+        if not _is_masked(segments) and not _takes_offsets():
             return (
                 f"long rows of several examples need compute capability {OFFSETS_CAPABILITY}: set data.packing to False"
             )
@@ -215,38 +267,61 @@ def fused_attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _kernel(queries, keys, values, bias, bounds, settings):
-    (context,) = cudnn._dot_product_attention_fwd_p_wrapper.bind(
-        *_operands(queries, keys, values, bias, bounds),
-        is_training=False,
-        **_attributes(bias, bounds, settings),
-    )
+    call = _call(cudnn._dot_product_attention_fwd_p_wrapper, is_training=False, **_attributes(bias, bounds, settings))
+    (context,) = call(*_operands(queries, keys, values, bias, bounds))
     return context
 
 
 def _forward(queries, keys, values, bias, bounds, settings):
-    context, statistics = cudnn._dot_product_attention_fwd_p_wrapper.bind(
-        *_operands(queries, keys, values, bias, bounds),
-        is_training=True,
-        **_attributes(bias, bounds, settings),
-    )
+    call = _call(cudnn._dot_product_attention_fwd_p_wrapper, is_training=True, **_attributes(bias, bounds, settings))
+    context, statistics = call(*_operands(queries, keys, values, bias, bounds))
     context, statistics = checkpoint_name(context, OUTPUT_NAME), checkpoint_name(statistics, STATISTICS_NAME)
     return context, (queries, keys, values, bias, bounds, statistics, context)
 
 
 def _backward(settings, saved, gradient):
     queries, keys, values, bias, bounds, statistics, context = saved
-    gradients = cudnn._dot_product_attention_bwd_p_wrapper.bind(
-        *_operands(queries, keys, values, bias, bounds),
-        statistics,
-        context,
-        gradient,
-        **_attributes(bias, bounds, settings),
-    )
+    call = _call(cudnn._dot_product_attention_bwd_p_wrapper, **_attributes(bias, bounds, settings))
+    gradients = call(*_operands(queries, keys, values, bias, bounds), statistics, context, gradient)
     bias_gradient = gradients[3] if bias is not None and settings.learned_bias else None
     return *gradients[:3], bias_gradient, None
 
 
 _kernel.defvjp(_forward, _backward)
+
+
+def _call(primitive, **attributes):
+    """A function that calls the kernel, and that `jax.vmap` can be applied to.
+
+    JAX 0.10 does not vectorise the kernel over samples that attend to the same keys.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def call(*operands):
+        return tuple(primitive.bind(*operands, **attributes))
+
+    @call.def_vmap
+    def of_all(size, batched, *operands):
+        has_bias, _ = attributes["variadic_args"]
+        if has_bias:
+            # The kernel sums the gradient of a bias over its rows.
+            moved = tuple(each for each, own in zip(operands, batched, strict=True) if own)
+
+            def of_one(moved):
+                moved = iter(moved)
+                return call(*(next(moved) if own else each for each, own in zip(operands, batched, strict=True)))
+
+            results = jax.lax.map(of_one, moved)
+        else:
+            rows = [
+                each if own else jnp.broadcast_to(each, (size, *each.shape))
+                for each, own in zip(operands, batched, strict=True)
+            ]
+            results = call(*(each.reshape(-1, *each.shape[2:]) for each in rows))
+            results = tuple(each.reshape(size, -1, *each.shape[1:]) for each in results)
+        return results, tuple(True for _ in results)
+
+    return call
 
 
 def _operands(queries, keys, values, bias, bounds):

@@ -47,15 +47,18 @@ def known(flags: Iterable[str], environment: Mapping[str, str]) -> bool:
 
 
 def set_flags(environment: MutableMapping[str, str] = os.environ, *, wanted: Mapping[str, str] = FLAGS) -> list[str]:
-    """Add to XLA_FLAGS the wanted flags that this XLA knows and the user has not set, if there are GPUs.
+    """`add_flags`, if there are GPUs."""
+    return add_flags(environment, wanted=wanted) if is_for_gpu(environment) else []
+
+
+def add_flags(environment: MutableMapping[str, str], *, wanted: Mapping[str, str] = FLAGS) -> list[str]:
+    """Add to XLA_FLAGS the wanted flags that this XLA knows and the user has not set.
 
     Must be called before the first use of a device. Takes one to two seconds.
 
     Returns:
         The added flags.
     """
-    if not is_for_gpu(environment):
-        return []
     given = environment.get("XLA_FLAGS", "")
     names = set(re.findall(r"--(\w+)", given))
     new = [f"--{name}={value}" for name, value in wanted.items() if name not in names]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq2seq_jax.compilation.cost import dot_flops
 from seq2seq_jax.compilation.hlo import ArrayShape, Program, collectives, device_groups
+from seq2seq_jax.compilation.kernels import dot_flops
 
 LOOP = """\
 HloModule loop

@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from seq2seq_jax.compilation import gpu_targets
 from seq2seq_jax.compilation.topology import Topology
 from seq2seq_jax.parallel.chips import CHIPS
 
@@ -22,7 +23,8 @@ from seq2seq_jax.parallel.chips import CHIPS
         ("b200:64", 64, True),
     ],
 )
-def test_a_topology_is_found_by_its_name(name, num_chips, is_simulated):
+def test_a_topology_is_found_by_its_name(name, num_chips, is_simulated, monkeypatch):
+    monkeypatch.setattr(gpu_targets, "installed_plugin", lambda: None)
     topology = Topology.parse(name)
     assert (topology.num_chips, topology.is_simulated) == (num_chips, is_simulated)
     assert topology.chip == CHIPS[name.partition(":")[0]]

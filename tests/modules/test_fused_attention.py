@@ -14,7 +14,10 @@ from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS, MultiHeadAttention
 from seq2seq_jax.modules.fused_attention import (
     LONGEST_MASKED,
+    Target,
+    _call,
     bounds_of,
+    compiling_for,
     fused_attention,
     mask_bias,
     obstacle,
@@ -314,6 +317,61 @@ def test_what_is_saved_by_name_is_not_computed_again(remat, forward_calls):
     text = lowered.as_text()
     assert len(calls(text, "__cudnn$fmhaScaleBiasSoftmax")) == forward_calls
     assert len(calls(text, "__cudnn$fmhaScaleBiasSoftmaxBackward")) == 1
+
+
+class PlainKernel:
+    """What the bindings of the kernel are called with, computed in float32; it knows no batch but the first dim."""
+
+    @staticmethod
+    def bind(queries, keys, values, bias, query_lengths, key_lengths, *_, variadic_args, scale, **__):
+        assert queries.ndim == 4 and queries.shape[0] == keys.shape[0] == key_lengths.shape[0]
+        scores = jnp.einsum("btnh,bsnh->bnts", queries, keys) * scale + (bias if variadic_args[0] else 0.0)
+        inside = jnp.arange(keys.shape[1]) < key_lengths[:, None]
+        weights = jax.nn.softmax(jnp.where(inside[:, None, None], scores, -1e9), axis=-1)
+        return (jnp.einsum("bnts,bsnh->btnh", weights, values),)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_samples_that_attend_to_the_same_source_are_one_call(with_bias, axis):
+    """Queries of several samples, keys and lengths of one source."""
+    generator = np.random.default_rng(0)
+    queries = jnp.array(generator.normal(size=(5, 2, 6, HEADS, HEAD_DIM)))
+    keys, values = (jnp.array(generator.normal(size=(2, 4, HEADS, HEAD_DIM))) for _ in range(2))
+    bias = jnp.array(generator.normal(size=(1, HEADS, 6, 4))) if with_bias else jnp.zeros(0)
+    lengths, none = jnp.array([4, 2]), jnp.zeros(0)
+    call = _call(PlainKernel, variadic_args=(with_bias, with_bias), scale=0.3)
+
+    def attend(queries):
+        return call(queries, keys, values, bias, jnp.array([6, 6]), lengths, none, none)[0]
+
+    together = jax.vmap(attend, in_axes=axis, out_axes=axis)(jnp.moveaxis(queries, 0, axis))
+    apart = jnp.stack([attend(each) for each in queries], axis=axis)
+    np.testing.assert_allclose(together, apart, rtol=1e-5, atol=1e-6)
+    assert float(jnp.std(apart, axis=axis).min()) > 0
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_kernel_is_vectorised_over_samples(axis):
+    """JAX 0.10 raises a TypeError for keys that all samples share, and later versions too for another axis than 0."""
+    given = segments([[1] * 16] * 2, [[1] * 8] * 2, 1)
+    samples = jnp.ones((5, 2, 16, 4, 64), jnp.bfloat16)
+    keys = jnp.ones((2, 8, 4, 64), jnp.bfloat16)
+
+    def total(samples, keys):
+        def attend(queries, ids):
+            return fused_attention(queries, keys, keys, given.replace(queries=ids), bias=None)
+
+        ids = jnp.ones(samples.shape[:3] if axis == 0 else (2, 5, 16), jnp.int32)
+        contexts = jax.vmap(attend, in_axes=axis, out_axes=axis)(jnp.moveaxis(samples, 0, axis), ids)
+        return jnp.sum(contexts.astype(jnp.float32))
+
+    def lowered():
+        with compiling_for(Target(capability="9.0", cudnn_version=91_900)):
+            return jax.jit(jax.grad(total, argnums=(0, 1))).trace(samples, keys).lower(lowering_platforms=("cuda",))
+
+    text = on_gpu(lowered)().as_text()
+    assert len(calls(text, "__cudnn$fmhaSoftmax")) == len(calls(text, "__cudnn$fmhaSoftmaxBackward")) == 1
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU; launch/gpu_benchmark.sh runs it too")
