@@ -12,8 +12,8 @@ from batches import batch
 from compiling import flags_for_devices
 
 import seq2seq_jax
-from seq2seq_jax.commands import align
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
+from seq2seq_jax.evaluation import heat_maps
 from seq2seq_jax.experiment import load_config
 from seq2seq_jax.model import attention_weights
 from seq2seq_jax.run import Run
@@ -49,7 +49,7 @@ def drawn(monkeypatch):
     def plot(weights, path, **arguments):
         pictures.append({"weights": weights, "path": path, **arguments})
 
-    monkeypatch.setattr(align, "plot_attention", plot)
+    monkeypatch.setattr(heat_maps, "plot_attention", plot)
     return pictures
 
 

@@ -147,8 +147,8 @@ def test_parameters_of_a_run_end_their_texts_themselves(seq2seq, trained, tmp_pa
         (["--parts", "train"], ["train", "generation"]),
         (["--batch_sizes", "0"], ["sizes are at least 1"]),
         (
-            ["--sweep", "training.batch_token=1,2"],
-            ["no field 'training.batch_token'", "training.target_tokens_per_batch?"],
+            ["--sweep", "training.target_tokens_per_batc=1,2"],
+            ["no field 'training.target_tokens_per_batc'", "training.target_tokens_per_batch?"],
         ),
         (
             ["--sweep", "training.target_tokens_per_batch"],

@@ -188,7 +188,9 @@ def test_embeddings_of_tokens_and_of_positions_begin_with_the_deviation_of_the_p
     inputs = jnp.asarray(np.random.default_rng(0).normal(size=(1, 300, 64)), jnp.float32)
     positions = jnp.arange(300)[None]
     embed = jax.jit(
-        lambda rng, inputs: frame.init_with_output(rng, inputs, positions, deterministic=True, method="enter")[0][0]
+        lambda rng, inputs: frame.init_with_output(rng, inputs, positions, deterministic=True, method="before_layers")[
+            0
+        ][0]
     )
     rng = jax.random.key(0)
     np.testing.assert_allclose(np.std(embed(rng, jnp.zeros_like(inputs))), 0.1, rtol=0.02)

@@ -21,7 +21,7 @@ from seq2seq_jax.training.step import build_update, initial_state
 
 STEPS, ROWS, LENGTH = 3, 16, 8
 REWARD = RewardConfig(bleu=1.0, chrf=1.0, word_error_rate=0.1)
-SHARED = {"reward": REWARD, "samples": 3, "maximum_length_extra": 4, "likelihood_weight": 0.1}
+SHARED = {"reward": REWARD, "samples_per_source": 3, "maximum_length_extra": 4, "likelihood_weight": 0.1}
 CASES = {
     "self-critical transformer": (
         transformer(num_layers=1),

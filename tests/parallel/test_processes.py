@@ -272,8 +272,8 @@ def test_a_run_goes_on_with_other_processes_and_devices(workplace, of_two, of_fo
 @pytest.mark.parametrize(
     ("run", "told"),
     [
-        ("other_seed", "the processes disagree: training.seed is 0 on process 0 and 1 on process 1."),
-        ("other_mesh", "the processes disagree: mesh.tensor is 1 on process 0 and 2 on process 1."),
+        ("other_seed", "the processes differ: training.seed is 0 on process 0 and 1 on process 1."),
+        ("other_mesh", "the processes differ: mesh.tensor is 1 on process 0 and 2 on process 1."),
     ],
 )
 def test_processes_that_disagree_all_end_with_the_same_line(workplace, of_two, run, told):
@@ -297,7 +297,9 @@ def test_processes_that_do_not_meet_are_told_where(workplace, index):
         workplace, f"alone_{index}", "small.py", "--processes.start-timeout", "3", count=2, only=index
     ) as job:
         assert job.wait() == [2], job.said()
-    assert re.search(r"did not all meet at 127\.0\.0\.1:\d+ \(told by flags\) within 3 s", job.last_line(0))
+    assert re.search(
+        r"not all processes have connected to 127\.0\.0\.1:\d+ \(found in flags\) within 3 s", job.last_line(0)
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import json
 
 import jax
 import pytest
+from command_line import call
 
-from seq2seq_jax.commands import train
 from seq2seq_jax.run import Run
 from studies.peers import __main__ as peers
 from studies.peers.generation import compare_outputs, token_log_probabilities
@@ -23,14 +23,15 @@ def trained(tmp_path_factory):
     """A Transformer that has learned a little about dates."""
     directory = tmp_path_factory.mktemp("dates")
     sizes = {"num_layers": 1, "model_dim": 32, "num_heads": 2, "hidden_dim": 64}
-    train.run(
-        [
-            *("dates/transformer", "--run-dir", str(directory / "run"), "--training.steps", "40"),
+    status = call(
+        *[
+            *("train", "dates/transformer", "--run-dir", str(directory / "run"), "--training.steps", "40"),
             *("--data.train_examples", "400", "--data.validation_examples", "8", "--data.test_examples", "24"),
             *("--data.cache_directory", str(directory / "cache"), "--tokenizer.vocabulary_size", "700"),
             *(f"--model.{stack}.{name}={value}" for stack in ("encoder", "decoder") for name, value in sizes.items()),
         ]
     )
+    assert status == 0
     return directory / "run"
 
 

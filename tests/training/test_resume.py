@@ -181,10 +181,14 @@ def complete_steps(workplace, run):
 
 
 def loop_state(workplace, run, step):
-    """What the loop remembers beside the arrays, without the time that it took."""
+    """What the loop remembers beside the arrays, without the time that it took and the checksums of records, which hold
+    times.
+    """
     record = json.loads((workplace / run / "checkpoints" / f"{step:08d}" / "record" / "metadata").read_text())
     progress = json.loads(record["content"])["progress"]
-    timeless = {name: value for name, value in progress["loop"].items() if name not in ("seconds", "saved_at")}
+    timeless = {
+        name: value for name, value in progress["loop"].items() if name not in ("seconds", "saved_at", "records")
+    }
     return {**progress, "loop": timeless}
 
 
