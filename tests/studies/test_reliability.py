@@ -123,26 +123,25 @@ def test_differences_that_are_planted_are_found(reference):
     assert all(kills.controls(reference.whole).values())
 
 
-def is_opened(path):
-    """Whether `evaluate` opens a file: of the token stores only the test split's."""
-    header = path.parent / "header.json"
-    return "token_stores" not in path.parts or '"split": "test"' in header.read_text()
-
-
 @pytest.mark.parametrize(
     ("file", "damaged", "command", "expected"),
     [
-        ("source.tokens", "flip a bit", "evaluate", {"said, the same"}),
-        ("target.offsets", "zero a block", "evaluate", {"said, the same"}),
-        ("dataset_info.json", "cut", "evaluate", {"said, the same"}),
+        ("source.tokens", "flip a bit", "train", {"said, the same"}),
+        ("target.offsets", "zero a block", "train", {"said, the same"}),
+        ("dataset_info.json", "cut", "train", {"said, the same"}),
         ("run/tokenizer.model", "change a character", "generate", {"refused"}),
         ("run/experiment.json", "change a character", "generate", {"said, the same", "said, other", "refused"}),
         ("run/metrics.jsonl", "cut", "train", {"said, other"}),
     ],
 )  # fmt: skip
 def test_damage_is_said_or_refused(reference, file, damaged, command, expected):
-    path = next(path for path in reference.files() if file in path and is_opened(reference.whole / path))
-    result, outcome = reference.use(command, lambda trial: damage_file(trial / path, damaged, random.Random(1)))
+    paths = [path for path in reference.files() if file in path]
+
+    def damage_all(trial):
+        for path in paths:
+            damage_file(trial / path, damaged, random.Random(1))
+
+    result, outcome = reference.use(command, damage_all)
     assert result in expected, outcome
 
 
