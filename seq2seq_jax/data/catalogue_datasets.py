@@ -69,15 +69,24 @@ def open_dataset(
         for split, piece in slices.items()
         if piece is not None and split in splits
     }
-    # Names and sizes stand for the text, which may be too long to read at each start.
-    content = {
-        "dataset": builder.info.full_name,
-        "bytes": int(builder.info.dataset_size),
-        "fields": fields,
-        "splits": {split: [slices[split], len(examples[split])] for split in examples},
-    }
-    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return corpus(examples, fingerprint=fingerprint, fields=fields, place=Path(builder.data_dir))
+
+    def fingerprint(*named: str) -> str:
+        # Names and sizes stand for the text, which may be too long to read at each start.
+        content = {
+            "dataset": builder.info.full_name,
+            "bytes": int(builder.info.dataset_size),
+            "fields": fields,
+            "splits": {split: [slices[split], len(examples[split])] for split in named},
+        }
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    return corpus(
+        examples,
+        fingerprints={split: fingerprint(split) for split in examples},
+        fingerprint=fingerprint(*examples),
+        fields=fields,
+        places=dict.fromkeys(examples, Path(builder.data_dir)),
+    )
 
 
 def _examples(

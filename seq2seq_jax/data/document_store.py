@@ -80,7 +80,7 @@ class DocumentStore:
         Raises:
             ValueError: there is no such split, or no text in it.
         """
-        key = digest("documents", corpus.fingerprint, split, tokenizer.fingerprint, FORMAT_VERSION)
+        key = digest("documents", corpus.split_fingerprint(split), split, tokenizer.fingerprint, FORMAT_VERSION)
         return open_or_build(
             functools.partial(cls, verify=verify),
             unicode_path(directory),

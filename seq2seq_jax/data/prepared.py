@@ -49,27 +49,33 @@ class _PreparedTexts(Corpus):
 
     Args:
         examples: of each split, as `read_examples` gives them.
-        fingerprint: hex digest of the content.
+        fingerprints: hex digest of the content of each split.
+        fingerprint: of all of them.
         fields: names of the fields.
-        place: where the dataset is, for messages.
+        places: where each split is, for messages.
     """
 
     def __init__(
         self,
         examples: Mapping[str, Sequence[dict[str, Any]]],
         *,
+        fingerprints: Mapping[str, str],
         fingerprint: str,
         fields: tuple[str, ...],
-        place: Path,
+        places: Mapping[str, Path],
     ):
         self._examples = dict(examples)
-        self._place = place
+        self._places = dict(places)
+        self._fingerprints = dict(fingerprints)
         self._fingerprint = fingerprint
         self._fields = fields
 
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    def split_fingerprint(self, split: str) -> str:
+        return self._fingerprints[split]
 
     @property
     def splits(self) -> dict[str, int]:
@@ -81,9 +87,10 @@ class _PreparedTexts(Corpus):
                 f"expected one of the splits {', '.join(self._examples)}; got {split!r}: name one of these, or give "
                 f"the data source a {split} split"
             )
-        return self._read(self._examples[split])
+        return self._read(split)
 
-    def _read(self, examples: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    def _read(self, split: str) -> Iterator[tuple[str, ...]]:
+        examples = self._examples[split]
         for start in range(0, len(examples), PAIRS_PER_READ):
             indices = range(start, min(start + PAIRS_PER_READ, len(examples)))
             try:
@@ -94,7 +101,7 @@ class _PreparedTexts(Corpus):
             except Exception as error:
                 # array_record raises what it finds in its own C++, without the name of the file.
                 raise ValueError(
-                    f"{self._place} cannot be read, examples {start} to {indices[-1]} are damaged "
+                    f"{self._places[split]} cannot be read, examples {start} to {indices[-1]} are damaged "
                     f"({first_line(error)}): delete that directory, and it is prepared again"
                 ) from error
             for example in batch:
@@ -126,7 +133,7 @@ def prepare_pairs(
     verify: Verification = "always",
     read_only: bool = False,
 ) -> PreparedCorpus:
-    """Write pairs of text as a dataset, or find the one that holds the same text, and open it.
+    """Write pairs of text as datasets, one for each split, or find those that hold the same text, and open them.
 
     Training pairs with an empty side (white space alone) are left out and their number is logged; the other splits
     keep theirs, so that outputs match inputs line for line. A dataset gets its final name only when it is complete, by
@@ -135,7 +142,7 @@ def prepare_pairs(
 
     Args:
         read_splits: by name; each is read once for the hash, and again if it has to be written.
-        cache_directory: the dataset goes to `datasets` below it; "~" is the home directory.
+        cache_directory: the datasets go to `datasets` below it; "~" is the home directory.
         verify: when the files are compared with their digests.
         read_only: write nothing to cache_directory; what is not there goes to DEFAULT_CACHE_DIRECTORY.
 
@@ -144,15 +151,19 @@ def prepare_pairs(
     """
     read_splits = {split: read_splits[split] for split in SPLITS if split in read_splits}
     content = hashlib.sha256()
-    num_pairs = {}
+    num_pairs, fingerprints = {}, {}
     for split, read_pairs in read_splits.items():
-        content.update(split.encode())
+        of_split = hashlib.sha256()
+        for hashed in (content, of_split):
+            hashed.update(split.encode())
         num_read = num_kept = 0
         for num_read, (source, target) in enumerate(read_pairs(), start=1):
             if _is_kept(split, source, target):
                 source_bytes, target_bytes = source.encode(), target.encode()
                 # The lengths keep ("ab", "c") and ("a", "bc") apart.
-                content.update(b"\n%d %d\n" % (len(source_bytes), len(target_bytes)) + source_bytes + target_bytes)
+                pair = b"\n%d %d\n" % (len(source_bytes), len(target_bytes)) + source_bytes + target_bytes
+                for hashed in (content, of_split):
+                    hashed.update(pair)
                 num_kept += 1
         if num_kept == 0:
             raise ValueError(
@@ -163,34 +174,67 @@ def prepare_pairs(
             logger.warning(
                 "left out %d of %d %s pairs: source or target is empty", num_read - num_kept, num_read, split
             )
-        num_pairs[split] = num_kept
-    fingerprint = content.hexdigest()
-    if not num_pairs:
-        return PreparedCorpus({}, fingerprint=fingerprint, fields=("source", "target"), place=Path(cache_directory))
-
-    def build(directory: Path) -> None:
-        logger.info("writing %s pairs to %s", num_pairs, directory.parent)
-        # Earlier versions had no place of their own for what was unfinished.
-        remove_left_behind(written.glob("pairs_of_text/*/incomplete.*"))
-        prepare_once(_PairsOfText(read_splits, num_pairs=num_pairs, directory=directory))
-        # tensorflow-datasets makes it for any dataset.
-        shutil.rmtree(directory / "downloads", ignore_errors=True)
-        write_header(directory, {"format": FORMAT_VERSION, "fingerprint": fingerprint, "pairs": num_pairs})
-
-    def open_(directory: Path) -> PreparedCorpus:
-        if read_header(directory, verify=verify)["pairs"] != num_pairs:
-            raise DamagedStoreError(f"{directory} holds other pairs")
-        builder = _PairsOfText(read_splits, num_pairs=num_pairs, directory=directory)
-        examples = {split: read_examples(builder, split) for split in num_pairs}
-        return PreparedCorpus(examples, fingerprint=fingerprint, fields=("source", "target"), place=directory)
-
+        num_pairs[split], fingerprints[split] = num_kept, of_split.hexdigest()
     own, written = (
         unicode_path(directory) / "datasets"
         for directory in (cache_directory, DEFAULT_CACHE_DIRECTORY if read_only else cache_directory)
     )
     with quiet():
-        key = digest("pairs", fingerprint, FORMAT_VERSION)
-        return open_or_build(open_, written, key, build, found_in=own if read_only else None)
+        opened = {
+            split: _open_split(
+                split,
+                read_pairs,
+                num_pairs=num_pairs[split],
+                fingerprint=fingerprints[split],
+                root=written,
+                verify=verify,
+                found_in=own if read_only else None,
+            )
+            for split, read_pairs in read_splits.items()
+        }
+    return PreparedCorpus(
+        {split: examples for split, (examples, _) in opened.items()},
+        fingerprints=fingerprints,
+        fingerprint=content.hexdigest(),
+        fields=("source", "target"),
+        places={split: place for split, (_, place) in opened.items()},
+    )
+
+
+def _open_split(
+    split: str,
+    read_pairs: ReadPairs,
+    *,
+    num_pairs: int,
+    fingerprint: str,
+    root: Path,
+    verify: Verification,
+    found_in: Path | None,
+) -> tuple[Sequence[dict[str, Any]], Path]:
+    """The examples of a split and the directory of its dataset, written now if it is not there complete.
+
+    Args:
+        root, found_in: see `open_or_build`.
+    """
+
+    def build(directory: Path) -> None:
+        logger.info("writing %d pairs of %s to %s", num_pairs, split, root)
+        # Earlier versions had no place of their own for what was unfinished.
+        remove_left_behind(root.glob("pairs_of_text/*/incomplete.*"))
+        prepare_once(_PairsOfText(split, read_pairs, num_pairs=num_pairs, directory=directory))
+        # tensorflow-datasets makes it for any dataset.
+        shutil.rmtree(directory / "downloads", ignore_errors=True)
+        write_header(
+            directory, {"format": FORMAT_VERSION, "fingerprint": fingerprint, "split": split, "pairs": num_pairs}
+        )
+
+    def open_(directory: Path) -> tuple[Sequence[dict[str, Any]], Path]:
+        if read_header(directory, verify=verify)["pairs"] != num_pairs:
+            raise DamagedStoreError(f"{directory} holds other pairs")
+        builder = _PairsOfText(split, read_pairs, num_pairs=num_pairs, directory=directory)
+        return read_examples(builder, split), directory
+
+    return open_or_build(open_, root, digest("pairs", fingerprint, FORMAT_VERSION), build, found_in=found_in)
 
 
 def first_line(error: Exception) -> str:
@@ -239,7 +283,7 @@ def quiet() -> Iterator[None]:
 
 
 class _PairsOfText(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """The dataset of one text, alone in its directory.
+    """The dataset of one split of a text, alone in its directory.
 
     A ShardBasedBuilder writes in the order that it reads. A GeneratorBasedBuilder would collect each split first, and
     needs TensorFlow for one that is larger than a gigabyte.
@@ -250,8 +294,9 @@ class _PairsOfText(tfds.core.ShardBasedBuilder, skip_registration=True):
     # Nothing is downloaded, so there are no checksums to be looked for beside the code.
     code_path = None
 
-    def __init__(self, read_splits: Mapping[str, ReadPairs], *, num_pairs: Mapping[str, int], directory: Path):
-        self._read_splits = read_splits
+    def __init__(self, split: str, read_pairs: ReadPairs, *, num_pairs: int, directory: Path):
+        self._split = split
+        self._read_pairs = read_pairs
         self._num_pairs = num_pairs
         super().__init__(data_dir=directory, file_format="array_record")
 
@@ -260,17 +305,14 @@ class _PairsOfText(tfds.core.ShardBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
     def _shard_iterators_per_split(self, dl_manager):
-        return {split: self._shards(split) for split in self._read_splits}
-
-    def _shards(self, split: str):
         # Shards are written one after another, so all take their share of one reading.
         examples = (
             (index, {"source": source, "target": target})
-            for index, (source, target) in enumerate(self._read_splits[split]())
-            if _is_kept(split, source, target)
+            for index, (source, target) in enumerate(self._read_pairs())
+            if _is_kept(self._split, source, target)
         )
-        num_shards = math.ceil(self._num_pairs[split] / PAIRS_PER_SHARD)
-        return [lambda: itertools.islice(examples, PAIRS_PER_SHARD) for _ in range(num_shards)]
+        num_shards = math.ceil(self._num_pairs / PAIRS_PER_SHARD)
+        return {self._split: [lambda: itertools.islice(examples, PAIRS_PER_SHARD) for _ in range(num_shards)]}
 
 
 def _is_kept(split: str, source: str, target: str) -> bool:

@@ -123,6 +123,10 @@ class Corpus(abc.ABC):
     def fingerprint(self) -> str:
         """Hex digest of the content: equal text, equal fingerprint, on any machine."""
 
+    def split_fingerprint(self, split: str) -> str:
+        """Hex digest of the content of one split, whichever others were opened; by default that of all of them."""
+        return self.fingerprint
+
     @property
     @abc.abstractmethod
     def splits(self) -> dict[str, int]:

@@ -101,11 +101,16 @@ class FileDocuments(DocumentCorpus):
         self._files = files
         content = hashlib.sha256()
         self._num_documents = dict.fromkeys(files, 0)
+        self._fingerprints: dict[str, str] = {}
         for split in files:
-            content.update(f"{split}\n".encode())
-            for document in self.documents(split):
-                content.update(f"{document}\n".encode())
+            of_split = hashlib.sha256()
+            for line in itertools.chain([split], self.documents(split)):
+                for hashed in (content, of_split):
+                    hashed.update(f"{line}\n".encode())
                 self._num_documents[split] += 1
+            # The first line was the name.
+            self._num_documents[split] -= 1
+            self._fingerprints[split] = of_split.hexdigest()
             if not self._num_documents[split]:
                 raise ValueError(
                     f"expected {split} documents; {', '.join(map(str, files[split])) or 'no file'} has "
@@ -116,6 +121,9 @@ class FileDocuments(DocumentCorpus):
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    def split_fingerprint(self, split: str) -> str:
+        return self._fingerprints[split]
 
     @property
     def splits(self) -> dict[str, int]:

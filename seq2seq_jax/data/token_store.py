@@ -92,7 +92,7 @@ class TokenStore:
         Raises:
             ValueError: there is no such split, or it is empty.
         """
-        key = digest(corpus.fingerprint, split, tokenizer.fingerprint, FORMAT_VERSION)
+        key = digest(corpus.split_fingerprint(split), split, tokenizer.fingerprint, FORMAT_VERSION)
         return open_or_build(
             functools.partial(cls, verify=verify),
             unicode_path(directory),

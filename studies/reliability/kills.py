@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from studies.reliability.workplace import (
@@ -26,7 +27,7 @@ from studies.reliability.workplace import (
 
 PHASES = {
     "imports": None,
-    "preparing the data": b"writing {",
+    "preparing the data": b"writing ",
     "tokenizer, encoding, compiling": b"run directory:",
     "training": b"training examples",
     "after the last step": b"test: ",
@@ -116,7 +117,7 @@ def controls(whole: Path) -> dict[str, list[str]]:
     reference = facts_of_run(whole / "run")
     copy = whole.parent / "control"
 
-    def planted(change) -> list[str]:
+    def planted(change: Callable[[Path], None]) -> list[str]:
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(whole, copy)
         change(copy / "run")

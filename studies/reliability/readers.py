@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from studies.reliability.workplace import SOURCES, TRAIN, Server, has_traceback, make, start, table
+from studies.reliability.workplace import SOURCES, TRAIN, Outcome, Server, has_traceback, make, start, table
 
 EVERY_STEP = ("--training.checkpoint_every", "1", "--training.evaluate_every", "1000")
 
@@ -65,7 +65,7 @@ def run(directory: Path, *, steps: int) -> tuple[str, bool]:
     return table(f"readers beside a training of {steps} steps", rows), set(results) <= good and not wrong and control
 
 
-def _result(command: str, outcome) -> str:
+def _result(command: str, outcome: Outcome) -> str:
     if outcome.status == 0 and "damaged" not in outcome.errors and not has_traceback(outcome.errors):
         return f"{command}: answered"
     print(outcome.errors[-2000:], flush=True)

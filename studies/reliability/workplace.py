@@ -114,7 +114,7 @@ class Server:
     def __exit__(self, *exception) -> None:
         self._end()
 
-    def call(self, *arguments: str | Path, cwd: Path, stdin: str = "") -> Outcome:
+    def call(self, *arguments: str | int | Path, cwd: Path, stdin: str = "") -> Outcome:
         """Run `seq2seq` with these arguments in a directory."""
         if self._process is None:
             self._process = subprocess.Popen(

@@ -80,8 +80,8 @@ def test_what_unfinished_writes_leave_is_found(tmp_path):
     ("log", "phase"),
     [
         (b"", "imports"),
-        (b"writing {'train': 4} pairs to cache\n", "preparing the data"),
-        (b"writing {}\nrun directory: run\n", "tokenizer, encoding, compiling"),
+        (b"writing 4 pairs of train to cache\n", "preparing the data"),
+        (b"writing \nrun directory: run\n", "tokenizer, encoding, compiling"),
         (b"run directory: run\n16,832 parameters, 400 training examples\nstep 2 of 12\n", "training"),
         (b"400 training examples\ntest: 8 of 8\n", "after the last step"),
         (b"400 training examples\ntest: 8 of 8\n| use it | seq2seq |\n", "finished"),
