@@ -25,6 +25,8 @@ def main() -> None:
     os.environ.setdefault("STUDY_PRIORITY", "19")
     with tempfile.TemporaryDirectory(prefix="reliability-") as name:
         directory = Path(name)
+        # Where evaluate prepares data anew for a run whose cache is damaged.
+        os.environ["HOME"] = name
         match chosen.campaign:
             case "kills":
                 report, well = kills.run(directory, count=chosen.count or 100, seed=chosen.seed)

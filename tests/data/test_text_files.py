@@ -433,3 +433,27 @@ def test_a_name_too_long_for_a_file_is_one_that_is_not_there(tmp_path):
         find_file(str(tmp_path), "x" * 300, split="train")
     with pytest.raises(ValueError, match="there is no directory"):
         find_file(str(tmp_path / ("x" * 300)), "train.en", split="train")
+
+
+def test_a_split_alone_is_the_same_dataset_as_among_others(tmp_path, monkeypatch):
+    """So that what training has prepared is found by who uses one split of it."""
+    write_files(tmp_path / "text", train_en="a\nb\n", train_de="c\nd\n", test_en="e\n", test_de="f\n")
+    data = ParallelText(
+        directory=str(tmp_path / "text"), source="en", target="de", validation=None, cache_directory=str(tmp_path)
+    )
+    whole = data.open()
+    monkeypatch.setattr(prepared._PairsOfText, "download_and_prepare", None)
+    alone = data.open(("test",))
+    assert list(alone.pairs("test")) == list(whole.pairs("test")) == [("e", "f")]
+    assert alone.split_fingerprint("test") == whole.split_fingerprint("test") != whole.split_fingerprint("train")
+    assert alone.fingerprint != whole.fingerprint
+    assert len(list((tmp_path / "datasets").iterdir())) == 2
+
+
+def test_a_split_of_documents_has_a_fingerprint_of_its_own(open_documents):
+    contents = {"train_en": "a\n", "train_de": "b\n", "test_en": "c\n"}
+    whole = open_documents(contents, test=("test.en",))
+    alone = open_documents(contents)
+    assert whole.splits == {"train": 2, "test": 1} and alone.splits == {"train": 2}
+    assert alone.split_fingerprint("train") == whole.split_fingerprint("train") != whole.split_fingerprint("test")
+    assert alone.fingerprint != whole.fingerprint

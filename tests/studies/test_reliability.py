@@ -105,8 +105,10 @@ def test_the_judge_of_two_writers(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """The reference of a damage campaign, and the process that serves it."""
-    with Server() as served:
-        yield damage.Reference(tmp_path_factory.mktemp("reliability"), served)
+    directory = tmp_path_factory.mktemp("reliability")
+    with pytest.MonkeyPatch.context() as monkeypatch, Server() as served:
+        monkeypatch.setenv("HOME", str(directory / "home"))
+        yield damage.Reference(directory, served)
 
 
 def test_differences_that_are_planted_are_found(reference):
