@@ -6,15 +6,23 @@ import importlib
 import json
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
 from seq2seq_jax.data.catalogue import CatalogueDataset
-from seq2seq_jax.data.prepared import PreparedCorpus, PreparedDocuments, first_line, prepare_once, quiet, read_examples
+from seq2seq_jax.data.prepared import (
+    Examples,
+    PreparedCorpus,
+    PreparedDocuments,
+    first_line,
+    prepare_once,
+    quiet,
+    read_examples,
+)
 from seq2seq_jax.data.store_files import remove_left_behind
 from seq2seq_jax.paths import unicode_path
 
@@ -89,9 +97,7 @@ def open_dataset(
     )
 
 
-def _examples(
-    dataset: CatalogueDataset, builder: tfds.core.DatasetBuilder, split: str, piece: str
-) -> Sequence[dict[str, Any]]:
+def _examples(dataset: CatalogueDataset, builder: tfds.core.DatasetBuilder, split: str, piece: str) -> Examples:
     try:
         return read_examples(builder, piece)
     except (KeyError, ValueError, NotImplementedError) as error:

@@ -33,13 +33,16 @@ logger = logging.getLogger(__name__)
 ReadPairs = Callable[[], Iterator[tuple[str, str]]]
 """Gives the (source, target) pairs of one split, from the first, each time it is called."""
 
+Examples = Sequence[Any]
+"""Examples of a split, a dict of fields each. What they are is not said in the type: a check of it would read one."""
+
 FORMAT_VERSION = 1
 PAIRS_PER_READ = 4096
 PAIRS_PER_SHARD = 500_000
 """tensorflow-datasets holds one shard in memory while it writes it."""
 
 
-def read_examples(builder: tfds.core.DatasetBuilder, piece: str) -> Sequence[dict[str, Any]]:
+def read_examples(builder: tfds.core.DatasetBuilder, piece: str) -> Examples:
     """The examples of a split, or of a part of one such as "train[:90%]", of a dataset that was prepared."""
     return builder.as_data_source(split=piece, file_format="array_record")  # pyright: ignore[reportCallIssue]
 
@@ -57,7 +60,7 @@ class _PreparedTexts(Corpus):
 
     def __init__(
         self,
-        examples: Mapping[str, Sequence[dict[str, Any]]],
+        examples: Mapping[str, Examples],
         *,
         fingerprints: Mapping[str, str],
         fingerprint: str,
@@ -210,7 +213,7 @@ def _open_split(
     root: Path,
     verify: Verification,
     found_in: Path | None,
-) -> tuple[Sequence[dict[str, Any]], Path]:
+) -> tuple[Examples, Path]:
     """The examples of a split and the directory of its dataset, written now if it is not there complete.
 
     Args:
@@ -228,7 +231,7 @@ def _open_split(
             directory, {"format": FORMAT_VERSION, "fingerprint": fingerprint, "split": split, "pairs": num_pairs}
         )
 
-    def open_(directory: Path) -> tuple[Sequence[dict[str, Any]], Path]:
+    def open_(directory: Path) -> tuple[Examples, Path]:
         if read_header(directory, verify=verify)["pairs"] != num_pairs:
             raise DamagedStoreError(f"{directory} holds other pairs")
         builder = _PairsOfText(split, read_pairs, num_pairs=num_pairs, directory=directory)
