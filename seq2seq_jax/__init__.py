@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from seq2seq_jax.run import Run
+    from seq2seq_jax.run.inference import Inference
 
 
-def load(run_dir: str) -> "Run":
-    """A trained run, ready to `generate`.
+def load(run_dir: str) -> "Inference":
+    """A trained run, ready to `generate` and `align`.
 
     Args:
         run_dir: what `seq2seq train` made.
@@ -21,6 +21,6 @@ def load(run_dir: str) -> "Run":
     Raises:
         ValueError: it is not the directory of a run.
     """
-    from seq2seq_jax.run import Run
+    from seq2seq_jax.run.inference import Inference
 
-    return Run.open(run_dir)
+    return Inference.open(run_dir)

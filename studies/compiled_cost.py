@@ -11,7 +11,7 @@ import numpy as np
 from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.compilation.cost import cost_of
-from seq2seq_jax.compilation.programs import RunWithoutData
+from seq2seq_jax.compilation.programs import system_without_data
 from seq2seq_jax.compilation.report import MemoryUse
 from seq2seq_jax.compilation.topology import Topology
 from seq2seq_jax.data.pipeline import row_shapes
@@ -40,7 +40,7 @@ class CompiledCostArguments:
     rows: int = 128
     """Pairs of 64 + 66 tokens in a batch."""
     steps: int = 3
-    """Steps that are run."""
+    """Steps that are system."""
     json: str | None = None
     """File for all figures, as JSON."""
 
@@ -93,51 +93,53 @@ def experiment_of(width: int, *, layers: int, rows: int, scan_layers: bool) -> E
 def compare(width: int, *, layers: int, rows: int, steps: int, topology: Topology) -> Comparison:
     """Compile the step of a width, run it, and compare."""
     devices = topology.devices()
-    run = RunWithoutData(experiment_of(width, layers=layers, rows=rows, scan_layers=True), devices)
-    compiled, batch = _compiled(run)
+    system = system_without_data(experiment_of(width, layers=layers, rows=rows, scan_layers=True), devices)
+    compiled, batch = _compiled(system)
     cost = cost_of(
-        compiled.as_text(), mesh=run.mesh, chip=topology.chip, torus_dims=topology.torus_dims, unbounded_trips=1
+        compiled.as_text(), mesh=system.mesh, chip=topology.chip, torus_dims=topology.torus_dims, unbounded_trips=1
     )
     memory = MemoryUse.of(compiled)
-    predicted = (memory.arguments + memory.results + memory.temporaries) * run.mesh.size
+    predicted = (memory.arguments + memory.results + memory.temporaries) * system.mesh.size
     # Once before what is measured, so that what the runtime keeps for good is there already.
-    state, _ = compiled(run.initial_state(), run.place(batch))
+    state, _ = compiled(system.initial_state(), system.place(batch))
     jax.block_until_ready(state)
     del state
     before = _resident_memory()
-    state, placed = jax.block_until_ready((run.initial_state(), run.place(batch)))
+    state, placed = jax.block_until_ready((system.initial_state(), system.place(batch)))
     _resident_memory()
     Path("/proc/self/clear_refs").write_text("5")
     for _ in range(steps):
         state, _ = jax.block_until_ready(compiled(state, placed))
     measured = _status("VmHWM") - before
-    unrolled, _ = _compiled(RunWithoutData(experiment_of(width, layers=layers, rows=rows, scan_layers=False), devices))
-    pair = run.experiment.model.forward_flops(
-        run.experiment.data.max_source_length,
-        run.experiment.data.max_target_length,
-        vocabulary=run.model.vocabulary,
+    unrolled, _ = _compiled(
+        system_without_data(experiment_of(width, layers=layers, rows=rows, scan_layers=False), devices)
+    )
+    pair = system.experiment.model.forward_flops(
+        system.experiment.data.max_source_length,
+        system.experiment.data.max_target_length,
+        vocabulary=system.model.vocabulary,
     )
     return Comparison(
         width=width,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(run.layout.players["model"].params)),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(system.layout.players["model"].params)),
         predicted_memory=predicted,
         measured_memory=measured,
         predicted_flops=cost.flops,
         counted_flops=unrolled.cost_analysis()["flops"],
-        model_flops=TRAINING * rows * pair / run.mesh.size,
+        model_flops=TRAINING * rows * pair / system.mesh.size,
     )
 
 
-def _compiled(run: RunWithoutData) -> tuple[jax.stages.Compiled, Batch]:
+def _compiled(system: System) -> tuple[jax.stages.Compiled, Batch]:
     """The compiled update, and a batch for it."""
-    shape = row_shapes(run.experiment.data, run.experiment.training.target_tokens_per_batch)[-1]
+    shape = row_shapes(system.experiment.data, system.experiment.training.target_tokens_per_batch)[-1]
 
     def sequence(length):
         places = np.broadcast_to(np.arange(length, dtype=np.int32), (shape.rows, length)).copy()
         return TokenRows(tokens=places + 4, segment_ids=np.ones_like(places), positions=places)
 
     batch = Batch(source=sequence(shape.source_length), target=sequence(shape.target_length))
-    return run.build_update().lower(run.layout, batch).compile(), batch
+    return system.build_update().lower(system.layout, batch).compile(), batch
 
 
 def _resident_memory() -> int:

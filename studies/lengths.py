@@ -13,7 +13,7 @@ from seq2seq_jax.benchmark import report
 from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.evaluation.scores import corpus_scores
 from seq2seq_jax.overrides import override, split_names
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.training.step import num_parameters
 
 PROGRAM = "python -m studies.lengths"
@@ -104,19 +104,19 @@ def main(arguments: list[str]) -> None:
         raise ValueError(f"{PROGRAM} needs the directory of at least one RUN. See {PROGRAM} --help.")
     figures, scores, texts = [], {}, None
     for directory in directories:
-        run = Run.open(directory)
-        splits = run.corpus.splits
+        run = Inference.open(directory)
+        splits = run.data.corpus.splits
         if chosen.split not in splits:
             raise ValueError(f"{directory} has no split {chosen.split!r}; it has {', '.join(sorted(splits))}.")
-        if not isinstance(run.corpus, PairCorpus):
+        if not isinstance(run.data.corpus, PairCorpus):
             raise ValueError(f"{directory} was trained on documents, which have no references. Give runs on pairs.")
-        pairs = list(run.corpus.pairs(chosen.split))
+        pairs = list(run.data.corpus.pairs(chosen.split))
         if texts is not None and pairs != texts:
             raise ValueError(f"the split {chosen.split} of {directory} is not that of {directories[0]}.")
         texts, (sources, references) = pairs, zip(*pairs, strict=True)
         groups = by_length(sources, chosen.bounds)
         params, step = run.parameters()
-        outputs = [best[0].text for best in run.generator.generate(params, list(sources))]
+        outputs = [best[0].text for best in run.system.generator.generate(params, list(sources))]
 
         def bleu(members, outputs=outputs, references=references):
             return corpus_scores([outputs[index] for index in members], [references[index] for index in members])

@@ -18,7 +18,7 @@ from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.benchmark.workload import batches_of
 from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 from seq2seq_jax.parallel.processes import Job
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 from seq2seq_jax.training.goodput import Ledger
 from seq2seq_jax.training.loop import Loop
@@ -82,13 +82,13 @@ class Found:
 class Contenders:
     """The loop, its step and its input, each timed by a method, on one state that goes from turn to turn."""
 
-    def __init__(self, run: Run, *, steps: int, pipeline_batches: int):
+    def __init__(self, run: TrainingRun, *, steps: int, pipeline_batches: int):
         self._run = run
         self._steps, self._pipeline_batches = steps, pipeline_batches
-        self._update, self._state = run.build_update(), run.initial_state()
+        self._update, self._state = run.system.build_update(), run.initial_state()
         with contextlib.closing(batches_of(run, steps)) as batches:
             self.batches = list(batches)
-        self._placed = [run.place(batch) for batch in self.batches]
+        self._placed = [run.system.place(batch) for batch in self.batches]
         shapes = {placed.target.tokens.shape: placed for placed in self._placed}
         for placed in shapes.values():
             self._state, _ = jax.block_until_ready(self._update(self._state, placed))
@@ -123,14 +123,14 @@ class Contenders:
             loop = Loop(
                 dataclasses.replace(run.experiment.training, steps=self._steps),
                 update=self._update,
-                place=run.place,
+                place=run.system.place,
                 validate=None,
-                learning_rate=run.learning_rate,
+                learning_rate=run.system.learning_rate,
                 checkpoints=checkpoints,
                 record=record,
                 ledger=Ledger(),
                 job=Job(),
-                peak_flops=run.peak_flops,
+                peak_flops=run.system.peak_flops,
             )
             # The pipeline has started, as it has in the middle of a run.
             batches = itertools.chain([next(batches)], batches)
@@ -167,7 +167,7 @@ def measure(experiment: Experiment, name: str, *, steps: int, pipeline_batches: 
         rounds: turns of each.
     """
     with tempfile.TemporaryDirectory() as directory:
-        run = Run(Path(directory), experiment)
+        run = TrainingRun(Path(directory), experiment)
         run.begin(name)
         contenders = Contenders(run, steps=steps, pipeline_batches=pipeline_batches)
         # Once before they count: files and threads that are used for the first time.

@@ -24,7 +24,7 @@ from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 from seq2seq_jax.overrides import split_names
 from seq2seq_jax.parallel.mesh import batch_shards
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.training import TrainingRun
 
 PROGRAM = "python -m studies.packing"
 CONFIGS = ("multi30k/transformer_small", "multi30k/recurrent_additive", "multi30k/convolutional")
@@ -218,13 +218,13 @@ def compare(experiment: Experiment, name: str, *, buckets: tuple[int, ...], roun
     """
     require_pairs(experiment, name)
     with tempfile.TemporaryDirectory() as directory:
-        run = Run(Path(directory), experiment)
+        run = TrainingRun(Path(directory), experiment)
         run.begin(name)
         batchings = batchings_of(run, buckets)
-        step = TrainingStep(run.build_update(), run.initial_state())
+        step = TrainingStep(run.system.build_update(), run.initial_state())
 
         def on_batch(batch: Batch) -> Step:
-            return functools.partial(step, run.place(batch))
+            return functools.partial(step, run.system.place(batch))
 
         return time_in_turns(batchings, dict.fromkeys(batchings, on_batch), rounds=rounds)
 
@@ -261,9 +261,9 @@ def time_in_turns(
     return speeds(batchings, timings)
 
 
-def batchings_of(run: Run, buckets: tuple[int, ...]) -> dict[str, Batching]:
+def batchings_of(run: TrainingRun, buckets: tuple[int, ...]) -> dict[str, Batching]:
     """Packed rows of a run's training split, and padded ones in so many buckets of about as many token positions."""
-    experiment, store, vocabulary = run.experiment, run.store("train"), run.tokenizer.vocabulary
+    experiment, store, vocabulary = run.experiment, run.data.store("train", run.tokenizer), run.tokenizer.vocabulary
     data = experiment.data
     examples, _ = select(store, data)
     packed = RowShape(

@@ -21,7 +21,7 @@ from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient
 from seq2seq_jax.parallel.mesh import JittedOnMesh
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.step import apply_gradient
 
 PROGRAM = "python -m studies.policy_gradient"
@@ -58,10 +58,10 @@ class Parts:
         sampled_tokens: target tokens of the samples of one step.
     """
 
-    def __init__(self, run: Run, batch: Batch):
-        self._run, self._objective = run, run.objective
-        self._batch = run.place(batch)
-        self._step = TrainingStep(run.build_update(), run.initial_state())
+    def __init__(self, run: TrainingRun, batch: Batch):
+        self._run, self._objective = run, run.system.objective
+        self._batch = run.system.place(batch)
+        self._step = TrainingStep(run.system.build_update(), run.initial_state())
         self._player = run.initial_state().players["model"]
         self._sample = JittedOnMesh(self._sampled, run.mesh)
         self._reward = JittedOnMesh(self._rewarded, run.mesh)
@@ -129,7 +129,7 @@ class Parts:
         return apply_gradient(
             player,
             gradient,
-            self._run.optimizers["model"],
+            self._run.system.optimizers["model"],
             average_decay=self._run.experiment.optimizer.ema_decay,
             step=jnp.zeros((), jnp.int32),
         )
@@ -157,7 +157,7 @@ def compare(
         batch = None
         for number in samples:
             objective = dataclasses.replace(experiment.objective, samples_per_source=number)
-            run = Run(Path(directory), dataclasses.replace(experiment, objective=objective))
+            run = TrainingRun(Path(directory), dataclasses.replace(experiment, objective=objective))
             if batch is None:
                 run.begin(name)
                 batch = _first_batch(run)
@@ -168,16 +168,16 @@ def compare(
             if number == host_samples:
                 contenders["with host reward", number] = parts.with_host_reward
         likelihood = dataclasses.replace(experiment, objective=MaximumLikelihoodConfig(label_smoothing=0.1))
-        run = Run(Path(directory), likelihood)
-        step = TrainingStep(run.build_update(), run.initial_state())
-        placed = run.place(batch)
+        run = TrainingRun(Path(directory), likelihood)
+        step = TrainingStep(run.system.build_update(), run.initial_state())
+        placed = run.system.place(batch)
         contenders["maximum likelihood", 0] = lambda: step(placed)
         found = harness.take_turns(contenders, rounds=rounds, warm_up=1)
     tokens[0] = int(batch.target.mask.sum())
     return {"timings": found, "tokens": tokens, "sources": batch.source.tokens.shape[0]}
 
 
-def _first_batch(run: Run) -> Batch:
+def _first_batch(run: TrainingRun) -> Batch:
     """The first batch of training whose rows are short of the longest, or the first at all."""
     with contextlib.closing(batches_of(run, 16)) as batches:
         found = list(batches)

@@ -16,7 +16,7 @@ from compiling import Session
         # Imported by the decoders, which the model imports.
         ({"seq2seq_jax/modules/dropout.py"}, True),
         ({"tests/test_changed.py"}, True),
-        ({"seq2seq_jax/run.py", "README.md", "tests/test_model.py"}, False),
+        ({"seq2seq_jax/run/inference.py", "README.md", "tests/test_model.py"}, False),
         (set(), False),
         (None, True),
     ],

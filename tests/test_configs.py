@@ -11,7 +11,7 @@ from seq2seq_jax.batch import Batch, TokenRows, Vocabulary, one_token_batch
 from seq2seq_jax.data.pipeline import row_shapes
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import Experiment, config_name, differences, find_config, from_json, load_config, to_json
-from seq2seq_jax.run import check_mesh
+from seq2seq_jax.run.system import check_mesh
 
 CONFIGS = {config_name(path): path for path in sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*/*.py"))}
 LETTERS = Tokenizer.train([("abc", "cba")], TokenizerConfig(kind="char", vocabulary_size=8, byte_fallback=False))

@@ -16,7 +16,7 @@ import jax
 from seq2seq_jax.commands import console
 from seq2seq_jax.commands.main import main
 from seq2seq_jax.parallel.processes import all_gather_text
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.system import System
 from seq2seq_jax.training.checkpoint import checksums
 
 
@@ -40,24 +40,24 @@ class Training:
 
 
 @contextlib.contextmanager
-def checksums_of_batches():
-    """Within, every run tells what it trains on."""
-    place = Run.place
+def checksums_of_batches(path):
+    """Within, a file is told what is trained on."""
+    place = System.place
 
-    def place_and_tell(run, batch):
-        placed = place(run, batch)
+    def place_and_tell(system, batch):
+        placed = place(system, batch)
         leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(placed))}
         line = " ".join(map(str, checksums(leaves).values()))
         if jax.process_index() == 0:
-            with (Path(run.directory) / "batches.txt").open("a") as file:
+            with path.open("a") as file:
                 file.write(f"{line}\n")
         return placed
 
-    Run.place = place_and_tell
+    System.place = place_and_tell
     try:
         yield
     finally:
-        Run.place = place
+        System.place = place
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def status_of(training: Training, index: int) -> int:
         stack.enter_context(contextlib.redirect_stdout(log))
         stack.enter_context(contextlib.redirect_stderr(log))
         if training.checksums:
-            stack.enter_context(checksums_of_batches())
+            stack.enter_context(checksums_of_batches(Path(training.name) / "batches.txt"))
         stack.enter_context(ends_are_exceptions())
         try:
             main(arguments)

@@ -14,7 +14,8 @@ from seq2seq_jax.benchmark.workload import Compilation, Workload, compile_apart
 from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.generation.generator import Generator, pad_rows
 from seq2seq_jax.parallel.mesh import batch_shards, global_batch
-from seq2seq_jax.run import PROGRESS, Run
+from seq2seq_jax.run.data import PROGRESS
+from seq2seq_jax.run.system import System
 
 WARM_UP = 1
 """Batches before those that are timed."""
@@ -65,9 +66,9 @@ def settings(workload: Workload, beam_size: int) -> GenerationConfig:
     references are: that is where the limit of the search is set. Trained parameters end by themselves, and have the
     config's limit.
     """
-    config, pairs = workload.run.experiment.generation, workload.pairs
+    config, pairs = workload.system.experiment.generation, workload.pairs
     limits = {}
-    if workload.run.experiment.init_from is None:
+    if workload.has_new_parameters:
         ratio = sum(length for _, length in pairs) / sum(len(source) for source, _ in pairs)
         limits = {"maximum_length_ratio": ratio, "maximum_length_extra": 1}
     return dataclasses.replace(config, beam_size=beam_size, n_best=1, **limits)
@@ -79,13 +80,13 @@ def sources_of(workload: Workload, number: int) -> TokenRows:
     Returns:
         Rows on the host, padded to the next multiple of LENGTH_MULTIPLE that the model takes.
     """
-    pairs, run = workload.pairs, workload.run
+    pairs, system = workload.pairs, workload.system
     first = max(0, (len(pairs) - number) // 2)
     chosen = [source for source, _ in pairs[first : first + number]]
     chosen = [chosen[index % len(chosen)] for index in range(number)]
     longest = max(map(len, chosen))
-    length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, run.experiment.data.max_source_length)
-    tokens = np.full((number, length), run.tokenizer.vocabulary.pad_id, np.int32)
+    length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, system.experiment.data.max_source_length)
+    tokens = np.full((number, length), system.tokenizer.vocabulary.pad_id, np.int32)
     segment_ids, positions = np.zeros_like(tokens), np.zeros_like(tokens)
     for row, source in enumerate(chosen):
         tokens[row, : len(source)] = source
@@ -97,16 +98,16 @@ def sources_of(workload: Workload, number: int) -> TokenRows:
 class Searches:
     """The search of one beam for one batch, compiled."""
 
-    def __init__(self, run: Run, config: GenerationConfig, params: Any, source: TokenRows):
+    def __init__(self, system: System, config: GenerationConfig, params: Any, source: TokenRows):
         generator = Generator(
-            run.model,
-            run.tokenizer,
+            system.model,
+            system.tokenizer,
             config,
-            max_source_length=run.experiment.data.max_source_length,
-            mesh=run.mesh,
+            max_source_length=system.experiment.data.max_source_length,
+            mesh=system.mesh,
         )
         self._params = params
-        self._source = global_batch(pad_rows(source, batch_shards(run.mesh)), run.mesh, shard=(0, 1))
+        self._source = global_batch(pad_rows(source, batch_shards(system.mesh)), system.mesh, shard=(0, 1))
         self.compiled, self.compilation = compile_apart(lambda: generator.lower(params, self._source))
 
     def __call__(self) -> Any:
@@ -127,15 +128,15 @@ def measure_generation(
     Returns:
         The figures, and the programs by beam and batch size.
     """
-    run = workload.run
-    params = run.initial_state().players["model"].evaluated
-    beams = dict.fromkeys((1, run.experiment.generation.beam_size))
+    system = workload.system
+    params = workload.initial_state().players["model"].evaluated
+    beams = dict.fromkeys((1, system.experiment.generation.beam_size))
     kinds = [(beam, size) for beam in beams for size in batch_sizes]
     sources = {size: sources_of(workload, size) for size in batch_sizes}
     searches: dict[tuple[int, int], Searches] = {}
     for number, (beam, size) in enumerate(kinds):
         progress("compiling searches", number, len(kinds))
-        searches[beam, size] = Searches(run, settings(workload, beam), params, sources[size])
+        searches[beam, size] = Searches(system, settings(workload, beam), params, sources[size])
     progress("compiling searches", len(kinds), len(kinds))
     contenders: dict[tuple[int, int], Callable[[], object]] = dict(searches)
     timings = take_turns(

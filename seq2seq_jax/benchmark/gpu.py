@@ -17,7 +17,7 @@ from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.memory import peak_memory
 from seq2seq_jax.benchmark.training_step import TrainingStep
 from seq2seq_jax.benchmark.workload import full_rows
-from seq2seq_jax.compilation.programs import RunWithoutData
+from seq2seq_jax.compilation.programs import system_without_data
 from seq2seq_jax.data.packing import BatchPlan, BatchRows, RowShape
 from seq2seq_jax.experiment import Experiment, load_config_by_name, override
 from seq2seq_jax.modules.dot_product_attention import dot_product_attention
@@ -104,8 +104,8 @@ class Steps:
     """Training steps of an experiment on batches that are given, each shape a contender of its own."""
 
     def __init__(self, experiment: Experiment):
-        self.run = RunWithoutData(experiment, jax.devices()[:1])
-        self._step = TrainingStep(self.run.build_update(), self.run.initial_state())
+        self.system = system_without_data(experiment, jax.devices()[:1])
+        self._step = TrainingStep(self.system.build_update(), self.system.initial_state())
 
     def time(self, batches: Mapping[Any, Batch], *, rounds: int, calls: int) -> dict[Any, harness.Timing]:
         """Seconds of a step on each batch, in turns."""
@@ -115,19 +115,19 @@ class Steps:
 
     def contender(self, batch: Batch) -> Callable[[], object]:
         """A step on the batch, as something to be timed."""
-        placed = self.run.place(batch)
+        placed = self.system.place(batch)
         return lambda: self._step(placed)
 
     def full(self, rows: int, source: int, target: int, *, rounds: int, calls: int, least: float) -> list[Figure]:
         """Speed on full rows, and MFU, of which `least` is asked."""
         shape = RowShape(rows=rows, source_length=source, target_length=target)
-        batch = full_rows(shape, self.run.model.vocabulary, seed=0)
+        batch = full_rows(shape, self.system.model.vocabulary, seed=0)
         timing = self.time({"full": batch}, rounds=rounds, calls=calls)["full"]
         seconds, peak = timing.spread.median, peak_flops(jax.devices()[0], jnp.bfloat16)
         flops = (
             rows
             * TRAINING
-            * self.run.experiment.model.forward_flops(source, target, vocabulary=self.run.model.vocabulary)
+            * self.system.experiment.model.forward_flops(source, target, vocabulary=self.system.model.vocabulary)
         )
         note = f"{rows} x ({source} + {target}) tokens, first call {timing.first_call:.0f} s"
         held = peak_memory()["device_peak_bytes"]
@@ -266,7 +266,7 @@ def policy_gradient(*, toy: bool, rounds: int) -> list[Figure]:
         maximum_length_ratio=(length - 1) / length,
         maximum_length_extra=1,
     )
-    vocabulary = RunWithoutData(experiment, jax.devices()[:1]).model.vocabulary
+    vocabulary = system_without_data(experiment, jax.devices()[:1]).model.vocabulary
     batch = full_rows(RowShape(rows=rows, source_length=length, target_length=length), vocabulary, seed=0)
     contenders = {
         name: Steps(dataclasses.replace(experiment, objective=objective)).contender(batch)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from seq2seq_jax.benchmark import MIN_ROUNDS
-from seq2seq_jax.run import commit_of_code
+from seq2seq_jax.run.description import commit_of_code
 
 Name = TypeVar("Name", bound=Hashable)
 

@@ -8,7 +8,8 @@ from typing import Any
 from seq2seq_jax.benchmark import MIN_ROUNDS
 from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.benchmark.workload import batches_of
-from seq2seq_jax.run import PROGRESS, Run
+from seq2seq_jax.run.data import PROGRESS
+from seq2seq_jax.run.training import TrainingRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class InputFigures:
         }
 
 
-def measure_input(run: Run, *, rounds: int, batches: int, progress: PROGRESS) -> InputFigures:
+def measure_input(run: TrainingRun, *, rounds: int, batches: int, progress: PROGRESS) -> InputFigures:
     """Time the batches of a run's training.
 
     Args:

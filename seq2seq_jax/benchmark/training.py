@@ -11,7 +11,7 @@ from seq2seq_jax.batch import Batch
 from seq2seq_jax.benchmark.harness import Spread, Timing, take_turns
 from seq2seq_jax.benchmark.workload import BatchKind, Compilation, Workload, compile_apart
 from seq2seq_jax.data.packing import RowShape
-from seq2seq_jax.run import PROGRESS
+from seq2seq_jax.run.data import PROGRESS
 from seq2seq_jax.training.step import num_parameters
 
 WARM_UP = 2
@@ -111,19 +111,19 @@ class TrainingPrograms:
     """The training step of an experiment, compiled for every shape of its batches; one state goes through all."""
 
     def __init__(self, workload: Workload, *, progress: PROGRESS):
-        run = workload.run
+        system = workload.system
         self.kinds = workload.kinds
-        update = run.build_update()
+        update = system.build_update()
         self.compiled: dict[RowShape, jax.stages.Compiled] = {}
         self.compilations: dict[RowShape, Compilation] = {}
         for number, kind in enumerate(self.kinds):
             progress("compiling training steps", number, len(self.kinds))
             self.compiled[kind.shape], self.compilations[kind.shape] = compile_apart(
-                lambda batch=kind.batches[0]: update.lower(run.layout, run.place(batch))
+                lambda batch=kind.batches[0]: update.lower(system.layout, system.place(batch))
             )
         progress("compiling training steps", len(self.kinds), len(self.kinds))
-        self._place = run.place
-        self._state = run.initial_state()
+        self._place = system.place
+        self._state = workload.initial_state()
         self.metrics: dict[RowShape, list[dict[str, jax.Array]]] = {kind.shape: [] for kind in self.kinds}
 
     def turn(self, kind: BatchKind, *, steps: int) -> Callable[[], None]:
@@ -164,7 +164,7 @@ def measure_training(
         )
         for shape, timing in timings.items()
     }
-    run = workload.run
+    system = workload.system
     shapes = tuple(
         ShapeFigures(
             shape=kind.shape,
@@ -187,12 +187,12 @@ def measure_training(
     }
     samples = "sampled_tokens" in shapes[0].metrics
     figures = TrainingFigures(
-        parameters=sum(num_parameters(player.params) for player in run.layout.players.values()),
+        parameters=sum(num_parameters(player.params) for player in system.layout.players.values()),
         shapes=shapes,
         step=Spread.of(a_step),
         places=mean(lambda each: each.shape.rows * (each.shape.source_length + each.shape.target_length)),
         sampled_tokens=mean(lambda each: each.metrics["sampled_tokens"]) if samples else None,
-        peak_flops=run.peak_flops(counts["model_flops"] / min(a_step)),
+        peak_flops=system.peak_flops(counts["model_flops"] / min(a_step)),
         **counts,
     )
     return figures, programs

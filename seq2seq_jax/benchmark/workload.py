@@ -14,12 +14,15 @@ import numpy as np
 from jaxtyping import Int
 
 from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
-from seq2seq_jax.compilation.programs import RunWithoutData
+from seq2seq_jax.compilation.programs import system_without_data
 from seq2seq_jax.compilation.report import MemoryUse
 from seq2seq_jax.data.packing import RowShape
 from seq2seq_jax.data.pipeline import row_shapes, training_batches
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.run import PROGRESS, Run
+from seq2seq_jax.run.data import PROGRESS
+from seq2seq_jax.run.system import System
+from seq2seq_jax.run.training import TrainingRun
+from seq2seq_jax.training.step import TrainState
 
 NUM_DRAWN = 64
 """First batches of training whose shapes are counted."""
@@ -48,14 +51,23 @@ class Workload:
     """An experiment that is ready to be measured.
 
     Attributes:
-        run: what builds its programs.
-        is_synthetic: whether its batches are made up.
+        system: what builds its programs.
+        run: whose batches they are; None = they are made up.
         kinds: its batches by shape, the most frequent first.
     """
 
-    run: Run
-    is_synthetic: bool
+    system: System
+    run: TrainingRun | None
     kinds: tuple[BatchKind, ...]
+
+    @property
+    def has_new_parameters(self) -> bool:
+        """Whether nothing has been learned before the first step."""
+        return self.run is None or self.run.experiment.init_from is None
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step."""
+        return self.system.initial_state() if self.run is None else self.run.initial_state()
 
     @functools.cached_property
     def pairs(self) -> list[tuple[Int[np.ndarray, " source"], int]]:
@@ -78,22 +90,22 @@ def prepared(experiment: Experiment, name: str, *, synthetic: bool, progress: PR
         ValueError: the data is not there, or a value does not fit.
     """
     if synthetic:
-        run = RunWithoutData(experiment, jax.devices())
+        system = system_without_data(experiment, jax.devices())
         shape = row_shapes(experiment.data, experiment.training.target_tokens_per_batch)[-1]
-        batches = tuple(full_rows(shape, run.tokenizer.vocabulary, seed=seed) for seed in range(NUM_KEPT))
-        yield Workload(run, True, (BatchKind(shape=shape, share=1.0, batches=batches),))
+        batches = tuple(full_rows(shape, system.tokenizer.vocabulary, seed=seed) for seed in range(NUM_KEPT))
+        yield Workload(system, None, (BatchKind(shape=shape, share=1.0, batches=batches),))
         return
     with tempfile.TemporaryDirectory() as directory:
-        run = Run(Path(directory), experiment, progress=progress)
+        run = TrainingRun(Path(directory), experiment, progress=progress)
         run.begin(name)
         with contextlib.closing(batches_of(run, NUM_DRAWN)) as batches:
-            yield Workload(run, False, by_shape(batches))
+            yield Workload(run.system, run, by_shape(batches))
 
 
-def batches_of(run: Run, number: int) -> Iterator[Batch]:
+def batches_of(run: TrainingRun, number: int) -> Iterator[Batch]:
     """The first batches of a run's training, on the host, as its pipeline makes them; to be closed."""
     return training_batches(
-        run.store("train"),
+        run.data.store("train", run.tokenizer),
         run.experiment.data,
         vocabulary=run.tokenizer.vocabulary,
         target_tokens_per_batch=run.experiment.training.target_tokens_per_batch,

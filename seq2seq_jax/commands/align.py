@@ -67,10 +67,10 @@ def run(arguments: list[str]) -> None:
     if directory is None:
         override(AlignArguments(), rest, program=PROGRAM, description=DESCRIPTION)
     from seq2seq_jax.evaluation.heat_maps import characters_without_a_font, plot_attention
-    from seq2seq_jax.run import Run
+    from seq2seq_jax.run.inference import Inference
 
     with contextlib.ExitStack() as outputs, Display() as display:
-        run = Run.open(directory, progress=display.progress)
+        run = Inference.open(directory, progress=display.progress)
         chosen = override(
             AlignArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
             rest,
@@ -88,16 +88,16 @@ def run(arguments: list[str]) -> None:
         if chosen.target is not None:
             with open_input(chosen.target, max_bytes=max_line_bytes(run)) as given:
                 targets = list(given.lines())
-        paths = _paths(chosen.output, run.directory, len(sources))
+        paths = _paths(chosen.output, run.directory.path, len(sources))
         refuse_unwritable_directory(paths[0].parent)
         (json_file,) = outputs.enter_context(
             open_outputs(("--json", chosen.json), inputs=[chosen.input, chosen.target])
         )
         params, _ = run.parameters(chosen.checkpoint)
-        num_layers, num_heads = run.aligner.layers_and_heads(params)
+        num_layers, num_heads = run.system.aligner.layers_and_heads(params)
         layer = _index("layer", chosen.layer, num_layers)
         head = _index("head", chosen.head, num_heads)
-        alignments = run.aligner.align(params, sources, targets, progress=display.progress)
+        alignments = run.system.aligner.align(params, sources, targets, progress=display.progress)
         if json_file is not None:
             _write_json(alignments, json_file)
         title = f"Attention, {_named('layer', layer, num_layers)}, {_named('head', head, num_heads)}"

@@ -10,7 +10,7 @@ from seq2seq_jax.overrides import override, split_names
 from seq2seq_jax.paths import user_path
 
 if TYPE_CHECKING:
-    import seq2seq_jax.run
+    import seq2seq_jax.run.inference
 
 DESCRIPTION = """\
 Average the parameters of checkpoints into a new run directory, which evaluate and generate take like any other: those
@@ -48,21 +48,24 @@ def run(arguments: list[str]) -> None:
     refuse_unwritable_directory(output)
     import jax
 
-    from seq2seq_jax.run import Run, refuse_another_model
+    from seq2seq_jax.run.continuation import refuse_another_model
+    from seq2seq_jax.run.inference import Inference
 
     with Display() as display:
-        runs = [Run.open(directory, trust_code=chosen.trust_code) for directory in (first, *others)]
+        runs = [Inference.open(directory, trust_code=chosen.trust_code) for directory in (first, *others)]
         for other in runs[1:]:
-            refuse_another_model(other.experiment, runs[0].experiment, str(other.directory))
+            refuse_another_model(other.experiment, runs[0].experiment, str(other.directory.path))
             if other.tokenizer.fingerprint != runs[0].tokenizer.fingerprint:
-                raise ValueError(f"{other.directory} has another tokenizer than {runs[0].directory}. Leave one out.")
+                raise ValueError(
+                    f"{other.directory.path} has another tokenizer than {runs[0].directory.path}. Leave one out."
+                )
         wanted = [(run, which) for run in runs for which in _checkpoints(run, chosen)]
         taken: dict[Path, list[int]] = {}
         mean = None
         for number, (run, which) in enumerate(wanted):
             display.progress("reading", number + 1, len(wanted))
             params, step = run.parameters(which)
-            taken.setdefault(run.directory, []).append(step)
+            taken.setdefault(run.directory.path, []).append(step)
             mean = params if mean is None else jax.tree.map(
                 lambda total, leaf, count=number: total + (leaf - total) / (count + 1), mean, params
             )  # fmt: skip
@@ -71,40 +74,42 @@ def run(arguments: list[str]) -> None:
     print(f"average of {sources} in {output}")
 
 
-def _checkpoints(run: "seq2seq_jax.run.Run", chosen: AverageArguments) -> list[str]:
-    """Which checkpoints of a run are averaged, as `Run.parameters` takes it.
+def _checkpoints(run: "seq2seq_jax.run.inference.Inference", chosen: AverageArguments) -> list[str]:
+    """Which checkpoints of a run are averaged, as `Inference.parameters` takes it.
 
     Raises:
         ValueError: it does not have so many, or none.
     """
     if chosen.checkpoint is not None:
         return [chosen.checkpoint]
-    with run.checkpoints(read_only=True) as checkpoints:
+    with run.directory.checkpoints(read_only=True) as checkpoints:
         steps = checkpoints.steps()
     if not steps:
-        raise ValueError(f"{run.directory} has no complete checkpoint yet. Train it first.")
+        raise ValueError(f"{run.directory.path} has no complete checkpoint yet. Train it first.")
     if chosen.last is not None and not 1 <= chosen.last <= len(steps):
         raise ValueError(
-            f"--last must lie between 1 and the {len(steps)} checkpoints of {run.directory}, not {chosen.last}."
+            f"--last must lie between 1 and the {len(steps)} checkpoints of {run.directory.path}, not {chosen.last}."
         )
     return [str(step) for step in steps[-(chosen.last or len(steps)) :]]
 
 
-def _write(run: "seq2seq_jax.run.Run", taken: dict[Path, list[int]], mean: object, output: Path) -> None:
+def _write(
+    run: "seq2seq_jax.run.inference.Inference", taken: dict[Path, list[int]], mean: object, output: Path
+) -> None:
     """A run directory with a copy of a run's newest averaged checkpoint, its parameters replaced by the mean."""
-    from seq2seq_jax.run import read_description, write_description
+    from seq2seq_jax.run.description import read_description, write_description
     from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 
-    newest = max(taken[run.directory])
-    with run.checkpoints(read_only=True) as checkpoints:
-        state = checkpoints.restore(newest, run.layout)
+    newest = max(taken[run.directory.path])
+    with run.directory.checkpoints(read_only=True) as checkpoints:
+        state = checkpoints.restore(newest, run.system.layout)
     player = state.players["model"]
     player = player.replace(params=mean, average=None if player.average is None else mean)
     state = state.replace(players={**state.players, "model": player})
     output.mkdir(parents=True, exist_ok=True)
     run.tokenizer.save(output)
     averaged = [{"run": str(directory), "steps": steps} for directory, steps in taken.items()]
-    write_description(output, read_description(run.directory) | {"averaged": averaged})
+    write_description(output, read_description(run.directory.path) | {"averaged": averaged})
     with Checkpoints(output / "checkpoints") as written:
         written.save(state, Progress(step=newest, score=None, loop={}))
         written.wait()

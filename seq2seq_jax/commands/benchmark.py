@@ -60,7 +60,7 @@ def _measure(chosen: BenchmarkOptions, name: str, display: Display) -> dict[str,
     figures["parameters"] = f"of {experiment.init_from}" if experiment.init_from else "new"
     console, training, contender, text = report.output(), None, None, ""
     with prepared(experiment, name, synthetic=chosen.synthetic, progress=display.progress) as workload:
-        figures["data"] = "full rows of random tokens" if workload.is_synthetic else "the config's"
+        figures["data"] = "full rows of random tokens" if workload.run is None else "the config's"
         subject = f"{name}, {experiment.model.precision}, {figures['parameters']} parameters"
         if "training" in chosen.parts:
             training, programs = measure_training(
@@ -89,7 +89,7 @@ def _measure(chosen: BenchmarkOptions, name: str, display: Display) -> dict[str,
                 largest = searches[found[-1].beam_size, max(chosen.batch_sizes)]
                 contender, text = largest, largest.compiled.as_text()
             del searches
-        if "input" in chosen.parts and not workload.is_synthetic:
+        if "input" in chosen.parts and workload.run is not None:
             made = measure_input(
                 workload.run, rounds=chosen.rounds, batches=chosen.input_batches, progress=display.progress
             )
@@ -119,7 +119,7 @@ def _measurements(name: str, figures: TrainingFigures) -> dict[str, dict[str, An
 
 
 def _lengths_of_texts(workload: Workload) -> str:
-    if workload.run.experiment.init_from is None:
+    if workload.has_new_parameters:
         return "limited to those of the references by length of the source, as new parameters do not end texts"
     return "as the parameters end them"
 

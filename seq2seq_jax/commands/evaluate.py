@@ -16,8 +16,8 @@ from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
-    import seq2seq_jax.run
     import seq2seq_jax.training.validation
+    from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 
 PROGRAM = "seq2seq evaluate RUN"
 DESCRIPTION = "Loss, BLEU, chrF and exact match of RUN, the directory of a run, on a split of its data."
@@ -62,10 +62,11 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
     Args:
         outputs: closes the files, and fails if one could not be written.
     """
-    from seq2seq_jax.run import DIRECTORIES, Run
+    from seq2seq_jax.run.data import DIRECTORIES
+    from seq2seq_jax.run.inference import Inference
 
     with Display() as display:
-        run = Run.open(directory, progress=display.progress)
+        run = Inference.open(directory, progress=display.progress)
         chosen = override(
             EvaluateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh, data=run.experiment.data),
             rest,
@@ -76,8 +77,9 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
             keep_compiled_programs()
         # Of data that has moved, or is another test set, nothing else need be there.
         given = [name for name in DIRECTORIES if is_given(f"data.{name}", rest)]
-        run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh, data=chosen.data, written=given)
-        run = run.with_splits(chosen.split)
+        run = run.with_parts(
+            generation=chosen.generation, mesh=chosen.mesh, data=chosen.data, splits=[chosen.split], written=given
+        )
         if chosen.output is not None and not isinstance(chosen.data, PairSource):
             raise ValueError("--output has no effect: documents have no sources to generate from. Leave it out.")
         text_file, json_file = outputs.enter_context(open_outputs(("--output", chosen.output), ("--json", chosen.json)))
@@ -88,9 +90,9 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
             texts = [as_line(best[0].text) if best else "" for best in result.hypotheses]
             text_file.write("".join(f"{text}\n" for text in texts))
         figures = {
-            "run": str(run.directory),
+            "run": str(run.directory.path),
             **metrics_of(result, split=chosen.split, step=step),
-            "tokenizer": tokenizer_figures(run),
+            "tokenizer": tokenizer_figures(run.experiment.tokenizer, run.tokenizer),
         }
         if json_file is not None:
             json_file.write(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
@@ -153,15 +155,15 @@ def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def tokenizer_figures(run: "seq2seq_jax.run.Run") -> dict[str, Any]:
+def tokenizer_figures(config: "TokenizerConfig", tokenizer: "Tokenizer") -> dict[str, Any]:
     """The tokenizer's config as JSON values; a size that followed the text is the one that came of it, [source, target]
     where each side has its own.
     """
     from seq2seq_jax.experiment import to_json
 
-    values = to_json(run.experiment.tokenizer)
+    values = to_json(config)
     if values["vocabulary_size"] is None:
-        vocabulary = run.tokenizer.vocabulary
+        vocabulary = tokenizer.vocabulary
         sizes = [vocabulary.source_size, vocabulary.target_size]
         values["vocabulary_size"] = sizes[0] if vocabulary.joint else sizes
     return values

@@ -17,7 +17,7 @@ from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
     import seq2seq_jax.generation.generator
-    import seq2seq_jax.run
+    import seq2seq_jax.run.inference
 
 PROGRAM = "seq2seq generate RUN"
 DESCRIPTION = """\
@@ -60,10 +60,10 @@ def run(arguments: list[str]) -> None:
     directory, rest = split_first(arguments, name="the directory of a RUN", command="generate")
     if directory is None:
         override(GenerateArguments(), rest, program=PROGRAM, description=DESCRIPTION)
-    from seq2seq_jax.run import Run
+    from seq2seq_jax.run.inference import Inference
 
     with Display() as display:
-        run = Run.open(directory, progress=display.progress)
+        run = Inference.open(directory, progress=display.progress)
         chosen = override(
             GenerateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
             rest,
@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> None:
                     given.more_has_come,
                     target_tokens_per_batch=chosen.generation.source_tokens_per_batch,
                 )
-                _generate(run.generator, params, groups, num_sources, text_file, json_file, display)
+                _generate(run.system.generator, params, groups, num_sources, text_file, json_file, display)
 
 
 def _generate(
@@ -165,12 +165,12 @@ def as_line(text: str) -> str:
     return re.sub("\r\n|\r|\n", " ", text)
 
 
-def max_line_bytes(run: "seq2seq_jax.run.Run") -> int:
+def max_line_bytes(run: "seq2seq_jax.run.inference.Inference") -> int:
     """Bytes of the longest line that is read as a source: more than fit the tokens that the model takes."""
     return max(2**20, 64 * run.experiment.data.max_source_length)
 
 
-def read_sources(given: Input, field: str | None, run: "seq2seq_jax.run.Run") -> Iterator[str]:
+def read_sources(given: Input, field: str | None, run: "seq2seq_jax.run.inference.Inference") -> Iterator[str]:
     """The sources of an input: its lines, or a field of the examples that its lines hold.
 
     Args:
@@ -220,7 +220,7 @@ def _kind(name: str, first: str) -> tuple[str | None, list[str]]:
     return None, []
 
 
-def check_sources(given: Input, field: str | None, run: "seq2seq_jax.run.Run") -> int:
+def check_sources(given: Input, field: str | None, run: "seq2seq_jax.run.inference.Inference") -> int:
     """Read an input to its end, before anything is made of it, and return how many sources it has.
 
     Raises:
@@ -232,7 +232,7 @@ def check_sources(given: Input, field: str | None, run: "seq2seq_jax.run.Run") -
         sources, given.more_has_come, target_tokens_per_batch=run.experiment.generation.source_tokens_per_batch
     ):
         try:
-            run.generator.encode(group, first_line=num_sources + 1)
+            run.system.generator.encode(group, first_line=num_sources + 1)
         except ValueError as error:
             raise ValueError(f"{error} {_written(0)}") from error
         num_sources += len(group)

@@ -25,7 +25,7 @@ from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh import bytes_per_device
 from seq2seq_jax.parallel.processes import Job, Preempted, preemptible, started
 from seq2seq_jax.paths import unicode_path, user_path
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.checkpoint import Progress
 from seq2seq_jax.training.goodput import Ledger, goodput
 from seq2seq_jax.training.loop import Loop
@@ -58,18 +58,18 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
             display.line(f"{jax.process_count()} processes, found by {placement.origin}")
         if jax.process_index() == 0:
             refuse_unwritable(chosen.json)
-        run = Run(directory, chosen.experiment, progress=display.progress)
+        run = TrainingRun(directory, chosen.experiment, progress=display.progress)
         job = Job(stall_timeout=chosen.processes.stall_timeout, end=lambda reason: end_at_once(reason, 1))
         mesh = run.mesh
         try:
-            with preemptible(), run.held(lost=lambda reason: end_at_once(reason, 2)):
+            with preemptible(), run.directory.held(lost=lambda reason: end_at_once(reason, 2)):
                 run.begin(name)
                 if display.speaks:
-                    display.keep_log(run.directory / "train.log")
+                    display.keep_log(run.directory.path / "train.log")
                     display.log(f"seq2seq train {shlex.join(arguments)}")
                     versions = f"Python {platform.python_version()}, jax {jax.__version__}"
                     display.log(f"process {os.getpid()} on {platform.node()}, {versions}")
-                display.line(f"run directory: {run.directory}")
+                display.line(f"run directory: {run.directory.path}")
                 kinds = f"{mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)"
                 display.line(f"mesh: {dict(mesh.shape)} of {kinds}")
                 display.line(f"each device holds {_held(run)}")
@@ -84,29 +84,29 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
             step = _leave_marker(run)
             display.line(f"pre-empted: step {step:,} is saved, and the same command continues from there")
             return
-        rows = _rows(figures, run.directory, chosen.writers)
+        rows = _rows(figures, run.directory.path, chosen.writers)
         display.log("\n".join(f"{name}: {value}" for name, value in rows))
     if jax.process_index() == 0:
         if chosen.json is not None:
             user_path(chosen.json).write_text(
                 json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
             )
-        table(rows, title=str(run.directory))
+        table(rows, title=str(run.directory.path))
 
 
-def _leave_marker(run: Run) -> int:
+def _leave_marker(run: TrainingRun) -> int:
     """Say in the run directory, for who started this, that training was pre-empted; returns the last complete step."""
-    with run.checkpoints(read_only=True) as checkpoints:
+    with run.directory.checkpoints(read_only=True) as checkpoints:
         step = max(checkpoints.steps(), default=0)
     if jax.process_index() == 0:
-        run.directory.mkdir(parents=True, exist_ok=True)
-        write_whole(run.directory / MARKER, f"{step}\n")
+        run.directory.path.mkdir(parents=True, exist_ok=True)
+        write_whole(run.directory.path / MARKER, f"{step}\n")
     return step
 
 
-def _held(run: Run) -> str:
+def _held(run: TrainingRun) -> str:
     """Bytes of the state that a device holds, in words."""
-    player = run.layout.players["model"]
+    player = run.system.layout.players["model"]
     parts = {"parameters": player.params, "optimizer state": player.optimizer_state, "average": player.average}
     sizes = {name: bytes_per_device(part) for name, part in parts.items()}
     return ", ".join(f"{size / 2**20:,.1f} MiB of {name}" for name, size in sizes.items() if size)
@@ -115,7 +115,9 @@ def _held(run: Run) -> str:
 class _Report:
     """What a person sees of training, and what is kept of it."""
 
-    def __init__(self, run: Run, display: Display, files: RecordFiles | None, *, loss_scale: Literal["linear", "log"]):
+    def __init__(
+        self, run: TrainingRun, display: Display, files: RecordFiles | None, *, loss_scale: Literal["linear", "log"]
+    ):
         """Args:
         files: None = another process keeps the records.
         loss_scale: of the learning curves.
@@ -151,7 +153,7 @@ class _Report:
             )
             self.plot()
             return
-        for name, warning in self.run.objective.warnings(figures).items():
+        for name, warning in self.run.system.objective.warnings(figures).items():
             if name not in self.warned:
                 self.warned.add(name)
                 self.display.line(f"warning at step {figures['step']:,}: {warning}")
@@ -181,7 +183,7 @@ class _Report:
             (("source", source), ("output", best[0].text if best else ""), ("reference", reference))
             for (source, reference), best in zip(pairs, result.hypotheses, strict=True)
         ]
-        directory = self.run.directory / "samples"
+        directory = self.run.directory.path / "samples"
         directory.mkdir(exist_ok=True)
         write_whole(directory / f"step={step:08d}.txt", _lines_of_samples(triples))
         shown = triples[: self.run.experiment.training.num_sample_outputs]
@@ -194,7 +196,9 @@ class _Report:
         """Draw the learning curves anew."""
         if self.files is not None and self.files.records:
             plot_learning_curves(
-                self.files.records, self.run.directory / "plots" / "learning_curves.png", loss_scale=self.loss_scale
+                self.files.records,
+                self.run.directory.path / "plots" / "learning_curves.png",
+                loss_scale=self.loss_scale,
             )
 
 
@@ -211,17 +215,17 @@ def _describe_straggler(figures: Record) -> str:
 
 
 def _train(
-    run: Run, display: Display, ledger: Ledger, job: Job, options: TrainOptions
+    run: TrainingRun, display: Display, ledger: Ledger, job: Job, options: TrainOptions
 ) -> tuple[Progress, list[Record], SelectionCounts | None, bool]:
     """Train from the newest checkpoint, or from the start, to the end or to a pre-emption (True)."""
     experiment, training = run.experiment, run.experiment.training
-    store = run.store("train")
-    validation = run.validation("validation") if "validation" in run.corpus.splits else None
+    store = run.data.store("train", run.tokenizer)
+    validation = run.inference.validation("validation") if "validation" in run.data.corpus.splits else None
     is_first = jax.process_index() == 0
     if is_first:
-        (run.directory / MARKER).unlink(missing_ok=True)
-    with run.checkpoints(read_only=False) as checkpoints:
-        restored = checkpoints.restore_newest(run.layout)
+        (run.directory.path / MARKER).unlink(missing_ok=True)
+    with run.checkpoints() as checkpoints:
+        restored = checkpoints.restore_newest(run.system.layout)
         if restored is None:
             state, progress = run.initial_state(), Progress(step=0, score=None, loop={})
         else:
@@ -238,8 +242,8 @@ def _train(
             seed=training.seed,
             first_batch=progress.step,
             num_batches=training.steps - progress.step,
-            process_index=run.rows_of_process[0],
-            process_count=run.rows_of_process[1],
+            process_index=run.system.rows_of_process[0],
+            process_count=run.system.rows_of_process[1],
             plan_position=None if plan_position is None else PlanPosition(*plan_position),
         )
         kept = _records(run, options.writers, progress) if is_first else contextlib.nullcontext()
@@ -262,16 +266,16 @@ def _train(
 
             loop = Loop(
                 training,
-                update=run.build_update(),
-                place=run.place,
+                update=run.system.build_update(),
+                place=run.system.place,
                 validate=None if validation is None else validate,
-                learning_rate=run.learning_rate,
+                learning_rate=run.system.learning_rate,
                 checkpoints=checkpoints,
                 record=report.record,
                 ledger=ledger,
                 job=job,
-                peak_flops=run.peak_flops,
-                failure=run.objective.failure,
+                peak_flops=run.system.peak_flops,
+                failure=run.system.objective.failure,
                 after_step=report.step,
                 recorded=lambda: None if files is None else files.checksums,
                 compiling=report.compiling,
@@ -283,11 +287,11 @@ def _train(
             return progress, files.records if is_first else [], batches.selection, not loop.finished(progress)
 
 
-def _records(run: Run, writers: Sequence[WriterName], progress: Progress) -> RecordFiles:
+def _records(run: TrainingRun, writers: Sequence[WriterName], progress: Progress) -> RecordFiles:
     """metrics.jsonl of the run and what else gets its records, continued after a checkpoint."""
-    opened = open_writers(writers, run.directory, after_step=progress.step, experiment=flatten(run.experiment))
+    opened = open_writers(writers, run.directory.path, after_step=progress.step, experiment=flatten(run.experiment))
     checksums = progress.loop.get("records")
-    return RecordFiles(run.directory, after_step=progress.step, checksums=checksums, writers=opened)
+    return RecordFiles(run.directory.path, after_step=progress.step, checksums=checksums, writers=opened)
 
 
 def _telling(what: str, display: Display, job: Job) -> Callable[[int, int], None]:
@@ -301,7 +305,7 @@ def _telling(what: str, display: Display, job: Job) -> Callable[[int, int], None
 
 
 def _figures(
-    run: Run,
+    run: TrainingRun,
     progress: Progress,
     records: list[Record],
     selection: SelectionCounts | None,
@@ -311,8 +315,8 @@ def _figures(
     """The figures of the table at the end, the best checkpoint evaluated on the test split where there is one."""
     spent = ledger.read()
     figures = {
-        "run": str(run.directory),
-        "tokenizer": tokenizer_figures(run),
+        "run": str(run.directory.path),
+        "tokenizer": tokenizer_figures(run.experiment.tokenizer, run.tokenizer),
         "steps": progress.step,
         "seconds": sum(spent.values()) - spent["restarts"],
         "goodput": goodput(spent),
@@ -327,9 +331,9 @@ def _figures(
         if all("mfu" in record for record in training):
             used = sum(record["mfu"] * record["target_tokens"] / record["tokens_per_second"] for record in training)
             figures["mfu"] = used / seconds
-    if "test" in run.corpus.splits:
-        params, step = run.parameters("best")
-        result = run.validation("test")(params, progress=tell)
+    if "test" in run.data.corpus.splits:
+        params, step = run.inference.parameters("best")
+        result = run.inference.validation("test")(params, progress=tell)
         figures["test"] = metrics_of(result, split="test", step=step)
     return figures
 

@@ -1,10 +1,8 @@
 """The programs of an experiment for devices that are not attached; needs neither data nor a tokenizer."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,7 +29,7 @@ from seq2seq_jax.generation.search import longest_output
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.parallel.mesh import batch_shards, bytes_per_device
-from seq2seq_jax.run import Run, check_mesh
+from seq2seq_jax.run.system import System, build_mesh
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,24 +55,13 @@ class StepProgram:
     longest_output: int
 
 
-class RunWithoutData(Run):
-    """The parts of a run on given devices, with a placeholder tokenizer; reads and writes no files."""
+def system_without_data(experiment: Experiment, devices: Sequence[Any]) -> System:
+    """The system of an experiment on given devices, with a placeholder tokenizer; needs no data.
 
-    def __init__(self, experiment: Experiment, devices: Sequence[Any]):
-        super().__init__(Path(), experiment)
-        self._devices = list(devices)
-
-    @functools.cached_property
-    def tokenizer(self) -> Tokenizer:
-        """A placeholder tokenizer with the config's vocabulary size."""
-        return stand_in_tokenizer(self.experiment.tokenizer)
-
-    @functools.cached_property
-    def mesh(self) -> Mesh:
-        """The mesh of all devices, checked against the model and the batch."""
-        mesh = self.experiment.mesh.build(self._devices)
-        check_mesh(self.experiment, mesh)
-        return mesh
+    Raises:
+        ValueError: the mesh does not fit the devices, the model or the batch.
+    """
+    return System(experiment, stand_in_tokenizer(experiment.tokenizer), build_mesh(experiment, devices))
 
 
 def stand_in_tokenizer(config: TokenizerConfig) -> Tokenizer:
@@ -107,7 +94,7 @@ def build_step(name: StepName, experiment: Experiment, devices: Sequence[Any]) -
             not supported with the data.
     """
     if name == "generation":
-        return _generation(RunWithoutData(experiment, devices))
+        return _generation(system_without_data(experiment, devices))
     if name == "policy_gradient" and not isinstance(experiment.objective, PolicyGradientConfig):
         if not isinstance(experiment.data, PairSource):
             raise ValueError(
@@ -119,11 +106,11 @@ def build_step(name: StepName, experiment: Experiment, devices: Sequence[Any]) -
             data=dataclasses.replace(experiment.data, packing=False, max_examples_per_row=None),
             objective=PolicyGradientConfig(),
         )
-    return _update(name, RunWithoutData(experiment, devices))
+    return _update(name, system_without_data(experiment, devices))
 
 
-def _update(name: StepName, run: RunWithoutData) -> StepProgram:
-    experiment = run.experiment
+def _update(name: StepName, system: System) -> StepProgram:
+    experiment = system.experiment
     shape = row_shapes(experiment.data, experiment.training.target_tokens_per_batch)[-1]
     source, target = shape.source_length, shape.target_length
     longest = 1
@@ -141,7 +128,7 @@ def _update(name: StepName, run: RunWithoutData) -> StepProgram:
         )
         learned = objective.samples_per_source + objective.include_reference
         drawn = objective.samples_per_source + objective.estimator.compares_with_greedy
-        [flops] = run.objective.source_flops(
+        [flops] = system.objective.source_flops(
             np.full(1, source, float),
             np.full(1, target, float),
             drawn=np.full((1, drawn), longest, float),
@@ -151,24 +138,24 @@ def _update(name: StepName, run: RunWithoutData) -> StepProgram:
             f"{objective.samples_per_source} samples of {longest} tokens for each of {shape.rows:,} sources of {source}"
         )
     else:
-        flops = run.objective.pair_flops(source, target)
+        flops = system.objective.pair_flops(source, target)
         work = f"{shape.rows:,} pairs of {source} + {target} tokens"
-    players = run.layout.players.values()
+    players = system.layout.players.values()
     groups = {
         "parameters (float32)": bytes_per_device([player.params for player in players]),
         "optimizer's state": bytes_per_device([player.optimizer_state for player in players]),
         "average of parameters": bytes_per_device([player.average for player in players]),
-        "objective's state": bytes_per_device(run.layout.objective),
-        "batch": _bytes(batch) // batch_shards(run.mesh),
+        "objective's state": bytes_per_device(system.layout.objective),
+        "batch": _bytes(batch) // batch_shards(system.mesh),
         "gradients, of the temporaries": bytes_per_device([player.params for player in players]),
     }
     if isinstance(experiment.objective, MaximumLikelihoodConfig):
-        groups["logits (float32), of the temporaries"] = _logits_bytes(run, shape.rows, target)
-    lowered = run.build_update().lower(run.layout, batch)
+        groups["logits (float32), of the temporaries"] = _logits_bytes(system, shape.rows, target)
+    lowered = system.build_update().lower(system.layout, batch)
     return StepProgram(
         name=name,
         work=work,
-        mesh=run.mesh,
+        mesh=system.mesh,
         lowered=lowered,
         groups=groups,
         model_flops=shape.rows * flops,
@@ -176,18 +163,18 @@ def _update(name: StepName, run: RunWithoutData) -> StepProgram:
     )
 
 
-def _logits_bytes(run: RunWithoutData, rows: int, target: int) -> int:
+def _logits_bytes(system: System, rows: int, target: int) -> int:
     """Bytes per chip of the logits that exist at once in the forward pass."""
-    positions, mesh = run.experiment.objective.loss_chunk or target, run.mesh
-    vocabulary = run.model.vocabulary.target_size
+    positions, mesh = system.experiment.objective.loss_chunk or target, system.mesh
+    vocabulary = system.model.vocabulary.target_size
     shards = mesh.shape["tensor"] if vocabulary % mesh.shape["tensor"] == 0 else 1
-    return 4 * rows // run.experiment.training.accumulation // batch_shards(mesh) * positions * vocabulary // shards
+    return 4 * rows // system.experiment.training.accumulation // batch_shards(mesh) * positions * vocabulary // shards
 
 
-def _generation(run: RunWithoutData) -> StepProgram:
-    experiment, generation = run.experiment, run.experiment.generation
+def _generation(system: System) -> StepProgram:
+    experiment, generation = system.experiment, system.experiment.generation
     length = experiment.data.max_source_length
-    shards = batch_shards(run.mesh)
+    shards = batch_shards(system.mesh)
     rows = math.ceil(max(generation.source_tokens_per_batch // length, 1) / shards) * shards
     room = longest_output(
         length,
@@ -195,16 +182,16 @@ def _generation(run: RunWithoutData) -> StepProgram:
         extra=generation.maximum_length_extra,
         position_limit=experiment.model.decoder.position_limit,
     )
-    player = run.layout.players["model"]
+    player = system.layout.players["model"]
     source = _rows(rows, length, max_segments=1)
     flops = experiment.model.forward_flops(
-        length, room, vocabulary=run.model.vocabulary, hypotheses=generation.beam_size
+        length, room, vocabulary=system.model.vocabulary, hypotheses=generation.beam_size
     )
     return StepProgram(
         name="generation",
         work=f"beam {generation.beam_size} for {rows:,} sources of {length} tokens, {room} tokens each",
-        mesh=run.mesh,
-        lowered=run.generator.lower(player.evaluated, source),
+        mesh=system.mesh,
+        lowered=system.generator.lower(player.evaluated, source),
         groups={
             "parameters (float32)": bytes_per_device(player.evaluated),
             "batch": _bytes(source) // shards,

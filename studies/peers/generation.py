@@ -23,7 +23,7 @@ from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.objectives.objective import Params
 from seq2seq_jax.overrides import override, split_names
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.inference import Inference
 
 PROGRAM = "python -m studies.peers generation"
 DESCRIPTION = """\
@@ -261,10 +261,10 @@ def main(arguments: list[str]) -> None:
     from studies.peers import search as peers
 
     console = report.output()
-    run = Run.open(run_directory)
+    run = Inference.open(run_directory)
     experiment = run.experiment
     peers.check_form(experiment.model)
-    if not isinstance(run.corpus, PairCorpus):
+    if not isinstance(run.data.corpus, PairCorpus):
         raise ValueError(f"{run_directory} was trained on documents, which have no sources to translate. Give another.")
     on_gpu = jax.default_backend() == "gpu"
     precision = "bfloat16" if on_gpu else "float32"
@@ -280,7 +280,7 @@ def main(arguments: list[str]) -> None:
     params = jax.device_put(params)
     host_params = jax.tree.map(np.asarray, params)
     tokenizer = run.tokenizer
-    texts = [source for source, _ in run.corpus.pairs(chosen.split)][: chosen.sentences]
+    texts = [source for source, _ in run.data.corpus.pairs(chosen.split)][: chosen.sentences]
     sources = tokenizer.encode_source(texts)
     longest = max(map(len, sources))
 
@@ -289,11 +289,11 @@ def main(arguments: list[str]) -> None:
 
     generators = {
         batch_size: Generator(
-            run.model,
+            run.system.model,
             tokenizer,
             dataclasses.replace(settings, source_tokens_per_batch=batch_size),
             max_source_length=experiment.data.max_source_length,
-            mesh=run.mesh,
+            mesh=run.system.mesh,
         )
         for batch_size in chosen.our_batches
     }
@@ -317,7 +317,7 @@ def main(arguments: list[str]) -> None:
         ours = searches[OURS](sources)
         agreements = {}
         for name, peer in built.items():
-            expected = token_log_probabilities(run.model, params, sources[:CHECKED], ours[:CHECKED])
+            expected = token_log_probabilities(run.system.model, params, sources[:CHECKED], ours[:CHECKED])
             difference = max(
                 float(np.abs(peer.token_log_probabilities(source, target) - scores).max())
                 for source, target, scores in zip(sources, ours, expected, strict=False)
@@ -325,7 +325,7 @@ def main(arguments: list[str]) -> None:
             if not on_gpu and not difference <= TOLERANCE:
                 raise Disagreement(f"{name} gives tokens log-probabilities {difference} nats apart, over {TOLERANCE}")
             agreement = agreements[name] = compare_outputs(
-                run.model, params, sources, ours, searches[name](sources), token_difference=difference
+                run.system.model, params, sources, ours, searches[name](sources), token_difference=difference
             )
             console.print(
                 f"{name}: log-probabilities of tokens within {difference:.1e} nats; {agreement.identical} of "

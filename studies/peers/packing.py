@@ -14,7 +14,7 @@ import tyro
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread
 from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.step import num_parameters
 from studies import packing
 from studies.packing import PACKED, Batching, Speed
@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> None:
     console = report.output()
     figures = {"environment": harness.environment(), "experiment": to_json(experiment), "models": {}}
     with tempfile.TemporaryDirectory() as directory:
-        run = Run(Path(directory), experiment)
+        run = TrainingRun(Path(directory), experiment)
         run.begin(name)
         task = dataclasses.replace(
             options.task,

@@ -16,7 +16,8 @@ from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.evaluation import heat_maps
 from seq2seq_jax.experiment import load_config
 from seq2seq_jax.model import attention_weights
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.inference import Inference
+from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.checkpoint import Progress
 
 SOURCES = ["two red cows", "", "seven black birds", "two red cows", "three Ω cats"]
@@ -37,7 +38,7 @@ def expected_weights(run, source, target):
     [source_ids], [target_ids] = run.tokenizer.encode_source([source]), run.tokenizer.encode_target([target])
     alone = batch([[(source_ids, target_ids)]], len(source_ids), len(target_ids), run.tokenizer.vocabulary)
     params, _ = run.parameters()
-    weights = jax.jit(functools.partial(attention_weights, run.model))(params, jax.tree.map(jnp.asarray, alone))
+    weights = jax.jit(functools.partial(attention_weights, run.system.model))(params, jax.tree.map(jnp.asarray, alone))
     return np.asarray(weights[0])
 
 
@@ -97,7 +98,7 @@ def test_json_holds_the_attention_of_given_targets(seq2seq, trained, tmp_path, d
         "--output", tmp_path / "out",
     )  # fmt: skip
     assert outcome.status == 0
-    run = Run.open(trained)
+    run = Inference.open(trained)
     records = records_of(path)
     assert [(record["source"], record["target"]) for record in records] == list(zip(SOURCES, TARGETS, strict=True))
     for record in records:
@@ -130,7 +131,7 @@ def test_a_layer_and_a_head_are_chosen(seq2seq, trained, tmp_path, drawn, option
     assert outcome.status == 0
     [picture] = drawn
     assert picture["title"] == title
-    expected = chosen(expected_weights(Run.open(trained), "two red cows", "zwei rote Kühe"))
+    expected = chosen(expected_weights(Inference.open(trained), "two red cows", "zwei rote Kühe"))
     np.testing.assert_allclose(picture["weights"], expected, atol=1e-6)
 
 
@@ -169,12 +170,12 @@ def test_a_model_without_attention_is_one_line(seq2seq, workplace, tmp_path, unc
     experiment, _ = load_config(workplace / "configs" / "tiny" / "transformer.py")
     decoder = RecurrentDecoderConfig(attention="none", model_dim=32, hidden_dim=16)
     model = dataclasses.replace(experiment.model, decoder=decoder)
-    run = Run(tmp_path / "run", dataclasses.replace(experiment, model=model))
+    run = TrainingRun(tmp_path / "run", dataclasses.replace(experiment, model=model))
     run.begin("tiny/fixed_vector")
-    with run.checkpoints(read_only=False) as checkpoints:
+    with run.checkpoints() as checkpoints:
         checkpoints.save(run.initial_state(), Progress(step=0, score=None, loop={}))
-    with unchanged(run.directory):
-        outcome = seq2seq("align", run.directory, stdin=b"two red cows\n")
+    with unchanged(run.directory.path):
+        outcome = seq2seq("align", run.directory.path, stdin=b"two red cows\n")
     assert outcome.status == 2
     assert "the model's decoder has no attention" in outcome.error_line
 

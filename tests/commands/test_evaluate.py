@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.training.telemetry import read_records
 
 
@@ -139,7 +139,7 @@ def test_blank_sources_are_scored_as_the_empty_text_and_counted(seq2seq, trained
 
 @pytest.mark.parametrize("option", ["--output", "--json"])
 def test_outputs_are_refused_before_the_work(seq2seq, trained, tmp_path, monkeypatch, option):
-    monkeypatch.setattr(Run, "parameters", lambda *arguments: pytest.fail("worked"))
+    monkeypatch.setattr(Inference, "parameters", lambda *arguments: pytest.fail("worked"))
     outcome = seq2seq("evaluate", trained, option, tmp_path / "none" / "file")
     assert outcome.status == 2
     assert f"{option} {tmp_path / 'none' / 'file'} cannot be written" in outcome.error_line

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from seq2seq_jax.run import Run, read_description
+from seq2seq_jax.run.description import read_description
+from seq2seq_jax.run.inference import Inference
+from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.checkpoint import Checkpoints
 
 TEXT = b"two red cows\nsix white dogs\n"
@@ -49,7 +51,7 @@ def test_an_experiment_that_was_edited_is_used_and_said(seq2seq, copy_of_run, co
     assert outcome.status == 0
     said = [line for line in outcome.errors.splitlines() if "was edited or damaged after it was written" in line]
     assert len(said) == 1 and str(copy_of_run / "experiment.json") in said[0]
-    assert Run.open(copy_of_run).experiment.generation.beam_size == 1
+    assert Inference.open(copy_of_run).experiment.generation.beam_size == 1
 
 
 def test_an_experiment_of_a_version_without_digests_is_read_in_silence(copy_of_run, caplog):
@@ -57,7 +59,7 @@ def test_an_experiment_of_a_version_without_digests_is_read_in_silence(copy_of_r
     description = json.loads(path.read_text(encoding="utf-8"))
     del description["sha256"]
     path.write_text(json.dumps(description), encoding="utf-8")
-    assert Run.open(copy_of_run).experiment.training.seed == 3
+    assert Inference.open(copy_of_run).experiment.training.seed == 3
     assert not caplog.messages
 
 
@@ -92,7 +94,7 @@ def test_no_flipped_bit_of_an_experiment_is_believed_without_a_word(copy_of_run,
         caplog.clear()
         try:
             found = read_description(copy_of_run)
-            Run.open(copy_of_run)
+            Inference.open(copy_of_run)
         except ValueError:
             results["refused"] += 1
             continue
@@ -145,8 +147,8 @@ def test_using_a_run_imports_nothing_that_it_names(seq2seq, with_code, tmp_path,
 
 def test_starting_from_a_run_imports_nothing_that_it_names(with_code, workplace, tmp_path):
     with contextlib.chdir(workplace):
-        origin = Run.open(with_code)
-        run = Run(tmp_path / "new", Run.open(with_code).experiment)
+        origin = Inference.open(with_code)
+        run = TrainingRun(tmp_path / "new", Inference.open(with_code).experiment)
         params, _ = origin.parameters("best")
     assert params and run.experiment.objective.foreign_code == "planted:score"
     assert not (tmp_path / "executed").exists()
@@ -224,5 +226,5 @@ def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_called_damaged(co
         return restore(self, step, layout, **options)
 
     monkeypatch.setattr(Checkpoints, "restore", restore_late)
-    assert Run.open(copy_of_run).parameters("latest")[1] == 150
+    assert Inference.open(copy_of_run).parameters("latest")[1] == 150
     assert asked == [120, 150] and not caplog.messages

@@ -17,7 +17,7 @@ import seq2seq_jax
 from seq2seq_jax.commands.outputs import OutputFile
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.generator import Generator, Hypothesis
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.training.checkpoint import Checkpoints
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -120,7 +120,7 @@ def test_a_newline_in_a_generated_text_ends_no_line(seq2seq, trained, tmp_path, 
 
 
 def test_a_chosen_checkpoint_is_used(seq2seq, trained, tmp_path):
-    run = Run.open(trained)
+    run = Inference.open(trained)
     best = Checkpoints(trained / "checkpoints", read_only=True).best_first()[0]
     assert [run.parameters(which)[1] for which in ("best", "latest", "90")] == [best, 120, 90]
     scores = {}
@@ -129,7 +129,7 @@ def test_a_chosen_checkpoint_is_used(seq2seq, trained, tmp_path):
         outcome = seq2seq("generate", trained, "--checkpoint", which, "--json", path, stdin=b"two cows\n")
         assert outcome.status == 0
         scores[which] = json.loads(path.read_text())["hypotheses"][0]["score"]
-    [[hypothesis]] = run.generator.generate(run.parameters("90")[0], ["two cows"])
+    [[hypothesis]] = run.system.generator.generate(run.parameters("90")[0], ["two cows"])
     assert hypothesis.score == scores["90"] != scores["120"]
 
 
@@ -158,7 +158,7 @@ def test_blank_lines_stay_blank_and_change_no_other_line(seq2seq, trained):
 
 @pytest.mark.parametrize("bad", ["--output", "--json"])
 def test_outputs_are_refused_before_the_work(seq2seq, trained, tmp_path, monkeypatch, bad):
-    monkeypatch.setattr(Run, "parameters", lambda *arguments: pytest.fail("worked"))
+    monkeypatch.setattr(Inference, "parameters", lambda *arguments: pytest.fail("worked"))
     good = {"--output": "--json", "--json": "--output"}[bad]
     outcome = seq2seq(
         "generate", trained, bad, tmp_path / "none" / "file", good, tmp_path / "good", stdin=b"two red cows\n"

@@ -11,7 +11,6 @@ import pytest
 from seq2seq_jax.commands import console, evaluate, train
 from seq2seq_jax.commands.main import main
 from seq2seq_jax.data.tokenizer import TokenizerConfig
-from seq2seq_jax.run import Run
 
 
 def written(stream):
@@ -96,8 +95,6 @@ def test_an_empty_argument_is_no_config_and_no_run(command, capsys):
 )
 def test_a_size_that_followed_the_text_is_shown_as_it_came_out(config, expected, shown):
     sizes = SimpleNamespace(source_size=280, target_size=1_290, joint=config.joint)
-    run = Run.__new__(Run)
-    run.experiment, run.tokenizer = SimpleNamespace(tokenizer=config), SimpleNamespace(vocabulary=sizes)
-    figures = evaluate.tokenizer_figures(run)
+    figures = evaluate.tokenizer_figures(config, SimpleNamespace(vocabulary=sizes))
     assert figures["vocabulary_size"] == expected
     assert evaluate.tokenizer_row(figures)[1].startswith(shown)

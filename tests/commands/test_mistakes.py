@@ -7,7 +7,7 @@ import pytest
 from compiling import flags_for_devices
 
 from seq2seq_jax.experiment import load_config
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.training import TrainingRun
 
 TRAIN = ("train", "tiny/transformer")
 
@@ -161,7 +161,7 @@ def test_more_steps_are_refused_where_the_schedule_ends_at_the_last(seq2seq, wor
     experiment, _ = load_config(workplace / "configs" / "tiny" / "transformer.py")
     experiment = dataclasses.replace(experiment, optimizer=dataclasses.replace(experiment.optimizer, schedule="cosine"))
     seq2seq("--help")
-    Run(tmp_path / "run", experiment).begin("tiny/transformer")
+    TrainingRun(tmp_path / "run", experiment).begin("tiny/transformer")
     with unchanged(tmp_path / "run"):
         outcome = seq2seq(
             *TRAIN, "--optimizer.schedule", "cosine", "--training.steps", "240", "--run_dir", tmp_path / "run"

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.inference import Inference
+from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.telemetry import read_records
 
 TRAIN = ("train", "tiny/policy")
@@ -23,13 +24,13 @@ def test_a_run_starts_from_the_parameters_of_another_and_says_so(seq2seq, traine
     with unchanged(trained):
         outcome = seq2seq(*TRAIN, "--init-from", trained, "--run_dir", policy_run)
     assert outcome.status == 0, outcome.errors
-    params, step = Run.open(trained).parameters()
+    params, step = Inference.open(trained).parameters()
     line = next(line for line in outcome.errors.splitlines() if line.startswith("Starting from step"))
     assert line.startswith(f"Starting from step {step} of {trained}: ")
     for part in ("encoder", "decoder", "target_embedding"):
         size = sum(leaf.size for leaf in jax.tree.leaves(params[part]))
         assert f"{part} {size:,}" in line
-    run = Run.open(policy_run)
+    run = TrainingRun(policy_run, Inference.open(policy_run).experiment)
     jax.tree.map(np.testing.assert_array_equal, run.initial_state().players["model"].params, params)
     assert (policy_run / "tokenizer.model").read_bytes() == (trained / "tokenizer.model").read_bytes()
     description = json.loads((policy_run / "experiment.json").read_text(encoding="utf-8"))
@@ -60,11 +61,11 @@ def test_a_run_goes_on_when_the_one_that_it_started_from_is_gone(seq2seq, traine
 
 def test_dropout_and_precision_may_differ_from_the_run_that_is_started_from(trained, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
-    experiment = Run.open(trained).experiment
+    experiment = Inference.open(trained).experiment
     encoder = dataclasses.replace(experiment.model.encoder, dropout=0.0)
     model = dataclasses.replace(experiment.model, encoder=encoder, precision="bfloat16")
-    run = Run(workplace / "unused", dataclasses.replace(experiment, model=model, init_from=str(trained)))
-    assert run.origin[0].directory == trained and run.origin[1] == "best"
+    run = TrainingRun(workplace / "unused", dataclasses.replace(experiment, model=model, init_from=str(trained)))
+    assert run.origin[0].directory.path == trained and run.origin[1] == "best"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ import orbax.checkpoint
 import pytest
 
 from seq2seq_jax.experiment import Experiment, from_json, load_config
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.data import RunData
+from seq2seq_jax.run.inference import Inference
+from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.lock import locked
 from seq2seq_jax.training.telemetry import read_records
@@ -161,7 +163,7 @@ def test_a_run_can_be_made_longer(seq2seq, trained, tmp_path):
     refused = seq2seq("evaluate", run)
     assert refused.status == 2
     assert "has no split 'test'" in refused.errors.splitlines()[-1]
-    assert Run.open(run).parameters("best")[1] == 120, "the newest, where none has a score"
+    assert Inference.open(run).parameters("best")[1] == 120, "the newest, where none has a score"
 
 
 def test_training_goes_on_from_the_newest_good_checkpoint(seq2seq, trained, copy_of_run):
@@ -223,7 +225,7 @@ def test_divergence_stops_with_the_step_and_keeps_the_last_checkpoint(seq2seq, t
     assert "Lower optimizer.learning_rate" in line
     assert "Traceback" not in outcome.errors
     assert steps_of(run) == [1]
-    _, step = Run.open(run).parameters("latest")
+    _, step = Inference.open(run).parameters("latest")
     assert step == 1
 
 
@@ -237,14 +239,14 @@ def test_a_second_training_of_a_run_is_refused_and_harms_nothing(seq2seq, copy_o
         assert seq2seq("generate", copy_of_run, stdin=b"two red cows\n").status == 0
 
 
-@pytest.mark.parametrize("place", ["store", "begin"])
+@pytest.mark.parametrize(("room", "place"), [(RunData, "store"), (TrainingRun, "begin")])
 @pytest.mark.parametrize("continued", [False, True])
 def test_sigterm_before_training_leaves_what_a_launcher_looks_for(
-    seq2seq, copy_of_run, tmp_path, monkeypatch, place, continued
+    seq2seq, copy_of_run, tmp_path, monkeypatch, room, place, continued
 ):
     """Text is being read or encoded, which may take longer than a cluster waits."""
     run = copy_of_run if continued else tmp_path / "new" / "run"
-    monkeypatch.setattr(Run, place, lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(60))
+    monkeypatch.setattr(room, place, lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(60))
     outcome = seq2seq(*TRAIN, "--run-dir", run)
     assert outcome.status == 0 and outcome.output == ""
     step = 120 if continued else 0
@@ -315,7 +317,7 @@ def test_a_full_disk_during_a_save_loses_nothing(seq2seq, process, disk):
         assert not [line for line in lines if "Traceback" in line or "rror" in line or "seq2seq:" in line]
         assert any("continuing after step 30" in line for line in lines)
         assert steps_of(run) == [30]
-        assert Run.open(run).parameters("latest")[1] == 30
+        assert Inference.open(run).parameters("latest")[1] == 30
         assert arrays(run, 30) == saved
 
     outcome = seq2seq(*train, "70")

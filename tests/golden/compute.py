@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from seq2seq_jax.commands.main import main
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.inference import Inference
 
 SOURCES = ["one two three", "nine", "four four four four", "seven zero two eight five", "three one"]
 
@@ -91,7 +91,7 @@ def compute(name: str) -> dict[str, Any]:
             for record in records
             if record["kind"] == "validation"
         ],
-        "parameters": digest(Run.open(run).parameters("latest")[0]),
+        "parameters": digest(Inference.open(run).parameters("latest")[0]),
         "generated": [
             [[each["text"], each["log_probability"]] for each in json.loads(line)["hypotheses"]]
             for line in Path(f"{name}.jsonl").read_text(encoding="utf-8").splitlines()

@@ -10,7 +10,7 @@ import sys
 
 import jax
 
-from seq2seq_jax.compilation.programs import RunWithoutData, build_step
+from seq2seq_jax.compilation.programs import build_step, system_without_data
 from seq2seq_jax.experiment import load_config_by_name
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
@@ -29,7 +29,7 @@ def found_in(config: str) -> dict:
     )
     compiled = build_step("train", experiment, jax.devices()).lowered.compile()
     (state, _), _ = compiled.input_shardings
-    layout = RunWithoutData(experiment, jax.devices()).layout
+    layout = system_without_data(experiment, jax.devices()).layout
     large, whole = 0, []
 
     # What the program does not read has no sharding: the numbers in place of moments that are not factored.

@@ -8,7 +8,7 @@ import jax
 import pytest
 from command_line import call
 
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.inference import Inference
 from studies.peers import __main__ as peers
 from studies.peers.generation import compare_outputs, token_log_probabilities
 
@@ -61,21 +61,21 @@ def test_the_comparison_at_a_toy_size(trained, tmp_path, capsys):
 
 
 def test_outputs_that_differ_are_judged_by_their_likelihood(trained):
-    run = Run.open(trained)
+    run = Inference.open(trained)
     run = run.with_parts(model=dataclasses.replace(run.experiment.model, precision="float32"))
     params = jax.device_put(run.parameters()[0])
-    sources = run.tokenizer.encode_source([source for source, _ in run.corpus.pairs("test")][:4])
-    ours = run.generator.best_tokens_of(params, sources)
+    sources = run.tokenizer.encode_source([source for source, _ in run.data.corpus.pairs("test")][:4])
+    ours = run.system.generator.best_tokens_of(params, sources)
     end = run.tokenizer.vocabulary.eos_id
     theirs = [ours[0], [*ours[1][:1], *ours[1]], [end + 1, end], ours[3]]
     expected = [
-        sum(scores.sum() for scores in token_log_probabilities(run.model, params, sources[1:3], found[1:3]))
+        sum(scores.sum() for scores in token_log_probabilities(run.system.model, params, sources[1:3], found[1:3]))
         for found in (ours, theirs)
     ]
-    agreement = compare_outputs(run.model, params, sources, ours, theirs, token_difference=0.0)
+    agreement = compare_outputs(run.system.model, params, sources, ours, theirs, token_difference=0.0)
     assert (agreement.identical, agreement.sentences) == (2, 4)
     assert agreement.ours_likelier + agreement.theirs_likelier + agreement.ties == 2
-    turned = compare_outputs(run.model, params, sources, theirs, ours, token_difference=0.0)
+    turned = compare_outputs(run.system.model, params, sources, theirs, ours, token_difference=0.0)
     assert (turned.ours_likelier, turned.theirs_likelier) == (agreement.theirs_likelier, agreement.ours_likelier)
     assert agreement.largest_difference >= abs(expected[0] - expected[1]) / 2 > 0
 

@@ -9,7 +9,7 @@ import pytest
 from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.experiment import load_config_by_name
 from seq2seq_jax.parallel.processes import Job
-from seq2seq_jax.run import Run
+from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 from seq2seq_jax.training.goodput import Ledger
 from seq2seq_jax.training.loop import Loop
@@ -50,7 +50,7 @@ def small(cache, *, packing, steps):
 def batches_of(run, count):
     experiment = run.experiment
     return training_batches(
-        run.store("train"),
+        run.data.store("train", run.tokenizer),
         experiment.data,
         vocabulary=run.tokenizer.vocabulary,
         target_tokens_per_batch=experiment.training.target_tokens_per_batch,
@@ -69,29 +69,29 @@ def pairs_of(batch):
 
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "buckets"])
 def test_the_update_is_compiled_once_a_shape_and_records_tell_its_flops(tmp_path, packing, caplog):
-    run = Run(tmp_path / "run", small(tmp_path / "cache", steps=1, packing=packing))
+    run = TrainingRun(tmp_path / "run", small(tmp_path / "cache", steps=1, packing=packing))
     run.begin("small")
     # An epoch, until every example has come once.
     seen, batches = 0, []
     for batch in batches_of(run, 1_000):
         batches.append(batch)
         seen += len(list(pairs_of(batch)))
-        if seen >= len(run.store("train")):
+        if seen >= len(run.data.store("train", run.tokenizer)):
             break
     steps = len(batches)
     shapes = {batch.target.tokens.shape for batch in batches}
     assert len(shapes) == 1 if packing else len(shapes) > 1
 
-    run = Run(tmp_path / "run2", small(tmp_path / "cache", steps=steps, packing=packing))
+    run = TrainingRun(tmp_path / "run2", small(tmp_path / "cache", steps=steps, packing=packing))
     run.begin("small")
-    update, records, peak = run.build_update(), [], 3e9
+    update, records, peak = run.system.build_update(), [], 3e9
     with Checkpoints(tmp_path / "checkpoints", keep_latest=1) as checkpoints:
         _, progress = Loop(
             run.experiment.training,
             update=update,
-            place=run.place,
+            place=run.system.place,
             validate=None,
-            learning_rate=run.learning_rate,
+            learning_rate=run.system.learning_rate,
             checkpoints=checkpoints,
             record=records.append,
             ledger=Ledger(),

@@ -1,0 +1,79 @@
+"""Which experiments continue a run, and which can start from its parameters."""
+
+from pathlib import Path
+from typing import Any
+
+from seq2seq_jax.experiment import Experiment, differences
+
+NOT_ARCHITECTURE = (
+    "dropout",
+    "attention_dropout",
+    "hidden_dropout",
+    "recurrent_dropout",
+    "remat",
+    "precision",
+    "attention_kernel",
+)
+"""Fields of a model that may differ between a run and the one that it starts from: they change no parameter, and
+nothing of what a parameter means."""
+
+
+def refuse_differences(old: Experiment, new: Experiment, directory: Path) -> None:
+    """Refuse an experiment that would not continue the run in a directory.
+
+    Raises:
+        ValueError: with the fields that differ.
+    """
+    changed = differences(old, new, continuing=True)
+    if changed:
+        raise ValueError(
+            f"{directory} holds a run with another config: {describe_changes(changed)}. Use the same values, or "
+            "another --run-dir"
+            + (
+                "."
+                if _of_another_model(old, new)
+                else f", which can start from its parameters: --init-from {directory}."
+            )
+        )
+    if new.training.steps < old.training.steps:
+        raise ValueError(
+            f"{directory} is a run of {old.training.steps} training.steps, more than {new.training.steps}. "
+            f"Use at least as many, or another --run-dir, which can start from its parameters: --init-from {directory}."
+        )
+
+
+def _of_another_model(old: Experiment, new: Experiment) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """Of architecture and tokenizer, those that differ: the fields, with both values."""
+    changed = differences(old, new)
+    found = {
+        what: {
+            name: values
+            for name, values in changed.items()
+            # A size that follows the data is that of the tokenizer that is taken over.
+            if not (name == "tokenizer.vocabulary_size" and values[1] is None)
+            and name.startswith(part)
+            and name.rpartition(".")[2] not in NOT_ARCHITECTURE
+        }
+        for part, what in (("model.", "architecture"), ("tokenizer.", "tokenizer"))
+    }
+    return {what: fields for what, fields in found.items() if fields}
+
+
+def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:
+    """Refuse to use the parameters of a run with another architecture or tokenizer.
+
+    Args:
+        origin: what the old run is called in the message.
+
+    Raises:
+        ValueError: with the fields that differ.
+    """
+    for what, fields in _of_another_model(old, new).items():
+        raise ValueError(
+            f"{origin} has another {what}: {describe_changes(fields)}. Use the same values, or another run."
+        )
+
+
+def describe_changes(changed: dict[str, tuple[Any, Any]]) -> str:
+    """Fields that differ, in words."""
+    return "; ".join(f"{name} is {before!r} there and {after!r} here" for name, (before, after) in changed.items())

@@ -1,0 +1,78 @@
+"""The data of a run: its text, and its token ids on disk."""
+
+import functools
+from collections.abc import Callable, Collection
+from typing import Any
+
+from seq2seq_jax.data.document_store import DocumentStore
+from seq2seq_jax.data.source import DEFAULT_CACHE_DIRECTORY, SPLITS, Corpus, DocumentCorpus
+from seq2seq_jax.data.token_store import TokenStore
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.parallel.processes import first_process_first
+from seq2seq_jax.paths import unicode_path
+
+DIRECTORIES = ("cache_directory", "directory")
+"""Fields of a run's data that name directories."""
+
+PROGRESS = Callable[[str, int, int], None]
+"""Takes (what is done, how many are done, of how many)."""
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+class RunData:
+    """The text that a run learns from or is evaluated on, opened when it is first needed."""
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        splits: Collection[str] = SPLITS,
+        read_only: Collection[str] = (),
+        progress: PROGRESS = no_progress,
+    ):
+        """Args:
+        source: `data` of the experiment.
+        splits: what is used of it; no other split is looked for.
+        read_only: fields of the source whose directories nothing is written to, see DataSource.open.
+        progress: hears of work that takes a while.
+        """
+        self.source = source
+        self.splits = splits
+        self.read_only = tuple(read_only)
+        self.progress = progress
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """The opened source."""
+        return self.source.open(self.splits, read_only=self.read_only)
+
+    def store(self, split: str, tokenizer: Tokenizer) -> TokenStore | DocumentStore:
+        """Token ids of a split, encoded now if they are not in the cache.
+
+        Raises:
+            ValueError: the data has no such split.
+        """
+        if split not in self.corpus.splits:
+            raise ValueError(f"the data has no split {split!r}. Name it with --data.{split}, or use another split.")
+        store = DocumentStore if isinstance(self.corpus, DocumentCorpus) else TokenStore
+        foreign = "cache_directory" in self.read_only
+        own, written = (
+            unicode_path(directory) / "token_stores"
+            for directory in (
+                self.source.cache_directory,
+                DEFAULT_CACHE_DIRECTORY if foreign else self.source.cache_directory,
+            )
+        )
+        with first_process_first():
+            return store.open_or_build(
+                written,
+                self.corpus,
+                split,
+                tokenizer,
+                verify=self.source.verify,
+                found_in=own if foreign else None,
+                progress=lambda done, total: self.progress(f"encoding {split}", done, total),
+            )

@@ -1,0 +1,120 @@
+"""A run directory: what is on disk, and who may write to it."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.files import remove_unfinished
+from seq2seq_jax.parallel.processes import first_process_first
+from seq2seq_jax.run.description import DESCRIPTION_FILE
+from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RemovedCheckpoint, logger
+from seq2seq_jax.training.lock import locked
+
+
+class RunDirectory:
+    """The files of a run: experiment.json, tokenizer, checkpoints."""
+
+    def __init__(self, path: Path, *, tokenizer_fingerprint: str | None = None):
+        """Args:
+        tokenizer_fingerprint: of the tokenizer that belongs to the run; None = whatever lies in the directory.
+        """
+        self.path = path
+        self.tokenizer_fingerprint = tokenizer_fingerprint
+
+    @property
+    def is_of_a_run(self) -> bool:
+        """Whether a run has begun here."""
+        return (self.path / DESCRIPTION_FILE).is_file()
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer.
+
+        Raises:
+            ValueError: there is none in the directory, or it is not the one that the run was trained with.
+        """
+        return Tokenizer.load(self.path, fingerprint=self.tokenizer_fingerprint)
+
+    @contextlib.contextmanager
+    def held(self, *, lost: Callable[[str], None]) -> Iterator[None]:
+        """Within, no other training has this directory; of several processes the first holds it for all.
+
+        Args:
+            lost: see `locked`.
+
+        Raises:
+            ValueError: another training has it.
+        """
+        with contextlib.ExitStack() as lock:
+            with first_process_first():
+                if jax.process_index() == 0:
+                    lock.enter_context(locked(self.path, lost=lost))
+            yield
+
+    def remove_unfinished(self) -> None:
+        """Delete what a killed training of this run left half-written."""
+        for place in (self.path, self.path / "samples", self.path / "plots"):
+            remove_unfinished(place)
+
+    def checkpoints(self, *, read_only: bool, keep_latest: int = 1) -> Checkpoints:
+        """The run's checkpoints.
+
+        Args:
+            keep_latest: how many of the newest stay, where some are written.
+        """
+        return Checkpoints(self.path / "checkpoints", keep_latest=keep_latest, read_only=read_only)
+
+    def restore(self, which: str, layout: Any, *, subtree: tuple[str, ...]) -> tuple[Any, int]:
+        """A part of a checkpoint, and its step; what is damaged, or removed meanwhile, is passed over where `which`
+        allows another.
+
+        Args:
+            which: see `candidates`.
+            layout: shapes and shardings of the part.
+            subtree: names from the checkpoint's root to the part.
+
+        Raises:
+            ValueError: there is no such checkpoint, or no good one.
+        """
+        with self.checkpoints(read_only=True) as checkpoints:
+            damaged: set[int] = set()
+            while order := [step for step in self.candidates(which, checkpoints) if step not in damaged]:
+                try:
+                    return checkpoints.restore(order[0], layout, subtree=subtree), order[0]
+                except RemovedCheckpoint:
+                    # Training continues meanwhile: there is another now.
+                    continue
+                except DamagedCheckpoint as error:
+                    logger.warning("Checkpoint %d of %s is damaged: %s.", order[0], self.path, error)
+                    damaged.add(order[0])
+        raise ValueError(
+            f"{self.path} has no good checkpoint: {sorted(damaged)} cannot be used. Choose another, or train again."
+        )
+
+    def candidates(self, which: str, checkpoints: Checkpoints) -> list[int]:
+        """Steps whose checkpoints are what is asked for, the preferred one first.
+
+        Args:
+            which: "best" (by score; the newest without any), "latest", or a step.
+
+        Raises:
+            ValueError: there is none.
+        """
+        steps = checkpoints.steps()
+        if not steps:
+            raise ValueError(
+                f"{self.path} has no complete checkpoint yet. Train it first: seq2seq train CONFIG "
+                f"--run-dir {self.path}"
+            )
+        if which == "best":
+            return checkpoints.best_first() or steps
+        if which == "latest":
+            return steps[::-1]
+        if which.isdecimal() and len(which) < 20 and int(which) in steps:
+            return [int(which)]
+        raise ValueError(f"{self.path} has no checkpoint {which!r}. Give best, latest or one of {steps}.")

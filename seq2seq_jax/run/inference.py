@@ -1,0 +1,190 @@
+"""A run in use: a checkpoint that generates, aligns, and is evaluated."""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from seq2seq_jax.data.pipeline import evaluation_batches
+from seq2seq_jax.data.source import PairCorpus
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.generation.alignment import Alignment
+from seq2seq_jax.generation.generator import Hypothesis
+from seq2seq_jax.paths import unicode_path
+from seq2seq_jax.run.data import DIRECTORIES, PROGRESS, RunData, no_progress
+from seq2seq_jax.run.description import read_experiment
+from seq2seq_jax.run.directory import RunDirectory
+from seq2seq_jax.run.system import System, build_mesh
+from seq2seq_jax.training.validation import Validation
+
+
+class Inference:
+    """What a run has learned, ready to be used. The parts that cost something are made when they are first needed."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        experiment: Experiment,
+        *,
+        data: RunData,
+        progress: PROGRESS = no_progress,
+        system: System | None = None,
+        trusts_code: bool = True,
+    ):
+        """Args:
+        data: what it may be evaluated on.
+        progress: hears of work that takes a while.
+        system: None = one is built.
+        trusts_code: whether functions from outside the package that the experiment names may be imported.
+        """
+        self.directory = directory
+        self.experiment = experiment
+        self.data = data
+        self._progress = progress
+        self._system = system
+        self._trusts_code = trusts_code
+
+    @classmethod
+    def open(cls, path: str | Path, *, progress: PROGRESS = no_progress, trust_code: bool = False) -> "Inference":
+        """An existing run, which may come from somebody else.
+
+        Nothing that it names is imported, and none of the directories that it names is written to.
+
+        Args:
+            trust_code: import functions from outside the package that the run names, where they are needed.
+
+        Raises:
+            ValueError: the directory is not that of a run, or its description is damaged.
+        """
+        path = unicode_path(path)
+        experiment, description = read_experiment(path, is_used=True)
+        return cls(
+            RunDirectory(path, tokenizer_fingerprint=description["fingerprints"]["tokenizer"]),
+            experiment,
+            data=RunData(experiment.data, read_only=DIRECTORIES, progress=progress),
+            progress=progress,
+            trusts_code=trust_code,
+        )
+
+    def with_parts(
+        self, *, splits: Collection[str] | None = None, written: Collection[str] = (), **parts: Any
+    ) -> "Inference":
+        """The same run, to be used with other parts of its experiment, such as `generation`.
+
+        Args:
+            splits: the only ones of the data that are used; None = as before.
+            written: fields of the data (cache_directory, directory) whose directories may be written to after all.
+        """
+        experiment = dataclasses.replace(self.experiment, **parts)
+        return Inference(
+            self.directory,
+            experiment,
+            data=RunData(
+                experiment.data,
+                splits=self.data.splits if splits is None else splits,
+                read_only=[name for name in self.data.read_only if name not in written],
+                progress=self._progress,
+            ),
+            progress=self._progress,
+            trusts_code=self._trusts_code,
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer. See `RunDirectory.tokenizer`."""
+        return self.directory.tokenizer
+
+    @functools.cached_property
+    def system(self) -> System:
+        """What computes."""
+        return self._system or System(
+            self.experiment,
+            self.tokenizer,
+            build_mesh(self.experiment),
+            untrusted=None if self._trusts_code else str(self.directory.path),
+        )
+
+    def parameters(self, which: str = "best") -> tuple[Any, int]:
+        """The parameters that are used (the average where there is one) of a checkpoint, and its step.
+
+        Args:
+            which: "best" (by score; the newest without any), "latest", or a step.
+
+        Raises:
+            ValueError: there is no such checkpoint, or no good one.
+        """
+        part = "params" if self.experiment.optimizer.ema_decay is None else "average"
+        return self.directory.restore(which, self.system.parameter_layout, subtree=("players", "model", part))
+
+    def validation(self, split: str) -> Validation:
+        """What evaluates parameters on a split."""
+        corpus, system = self.data.corpus, self.system
+        batches = evaluation_batches(
+            self.data.store(split, self.tokenizer),
+            self.experiment.data,
+            vocabulary=self.tokenizer.vocabulary,
+            target_tokens_per_batch=self.experiment.training.target_tokens_per_batch,
+            process_index=system.rows_of_process[0],
+            process_count=system.rows_of_process[1],
+        )
+        return Validation(
+            list(corpus.pairs(split)) if isinstance(corpus, PairCorpus) else None,
+            batches,
+            compute_loss=system.build_loss(),
+            place=system.place,
+            generator=system.generator,
+        )
+
+    @functools.cached_property
+    def _best_parameters(self) -> Any:
+        return self.parameters()[0]
+
+    def hypotheses(self, texts: str | Iterable[str]) -> list[list[Hypothesis]]:
+        """The n best hypotheses (`generation.n_best`) for each text, with the best checkpoint.
+
+        Args:
+            texts: a list, tuple, array or other iterable of strings; one string is a list of one.
+
+        Raises:
+            ValueError: a text is longer than the model takes.
+            TypeError: there is something else than strings.
+        """
+        return self.system.generator.generate(self._best_parameters, list_of_texts(texts, "texts"))
+
+    def generate(self, texts: str | Iterable[str]) -> list[str]:
+        """The best text for each text, with the best checkpoint. See `hypotheses`."""
+        return [best[0].text for best in self.hypotheses(texts)]
+
+    def align(self, sources: str | Iterable[str], targets: str | Iterable[str] | None = None) -> list[Alignment]:
+        """The attention between each source and its target, with the best checkpoint.
+
+        Args:
+            sources: as for `hypotheses`.
+            targets: as many texts; None = what `generate` gives.
+
+        Raises:
+            ValueError: the decoder has no attention, a text is longer than the model takes, or the numbers differ.
+            TypeError: there is something else than strings.
+        """
+        targets = None if targets is None else list_of_texts(targets, "targets")
+        return self.system.aligner.align(self._best_parameters, list_of_texts(sources, "sources"), targets)
+
+
+def list_of_texts(texts: Any, name: str) -> list[str]:
+    """Texts as a list of Python's strings.
+
+    Raises:
+        TypeError: it is neither a string nor an iterable of strings; the message names it and what came.
+    """
+    if isinstance(texts, str):
+        return [str(texts)]
+    if isinstance(texts, bytes | dict) or not isinstance(texts, Iterable):
+        raise TypeError(f"{name} must be strings, in a list or another iterable, not a {type(texts).__name__}.")
+    texts = list(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{index}] must be a string, not a {type(text).__name__}.")
+    # Those of an array are numpy's.
+    return list(map(str, texts))

@@ -1,0 +1,201 @@
+"""What computes: mesh, model, objective and update of an experiment, with or without data."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from seq2seq_jax.batch import Batch
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.generation.alignment import Aligner
+from seq2seq_jax.generation.generator import Generator
+from seq2seq_jax.modules.precision import operand_dtype
+from seq2seq_jax.objectives.objective import Objective
+from seq2seq_jax.parallel.chips import peak_flops
+from seq2seq_jax.parallel.mesh import RULES, batch_shards, global_batch, rows_of_process
+from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, parameter_layout
+
+
+class System:
+    """The programs of an experiment on a mesh. Reads and writes no files; its parts are made when they are needed."""
+
+    def __init__(
+        self, experiment: Experiment, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, *, untrusted: str | None = None
+    ):
+        """Args:
+        mesh: see `build_mesh`.
+        untrusted: what the experiment comes from, where functions from outside the package that it names must not be
+            imported; None = they may be.
+        """
+        self.experiment = experiment
+        self.tokenizer = tokenizer
+        self.mesh = mesh
+        self._untrusted = untrusted
+
+    def peak_flops(self, reached: float = 0.0) -> float | None:
+        """FLOPs per second of all devices of the mesh together at most, in the model's precision; None = not known.
+
+        See `seq2seq_jax.parallel.chips.peak_flops`.
+
+        Args:
+            reached: what all of them together have reached; the peak is no less.
+        """
+        # One of this process's own: a CPU is measured.
+        precision = operand_dtype(self.experiment.model.precision)
+        peak = peak_flops(self.mesh.local_devices[0], precision, reached=reached / self.mesh.size)
+        return None if peak is None else self.mesh.size * peak
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        """The encoder–decoder."""
+        return self.experiment.model.build(self.tokenizer.vocabulary)
+
+    @functools.cached_property
+    def objective(self) -> Any:
+        """The objective for the model.
+
+        Raises:
+            ValueError: it takes code that is not trusted.
+        """
+        code = self.experiment.objective.foreign_code
+        if code is not None and self._untrusted is not None:
+            raise ValueError(
+                f"{self._untrusted} names the function {code}, which would be imported and executed. If you trust it, "
+                "say so: --trust-code True."
+            )
+        return self.experiment.objective.build(self.model, self.tokenizer)
+
+    @functools.cached_property
+    def evaluation_objective(self) -> Objective:
+        """What evaluates parameters; imports no code from outside the package."""
+        return self.experiment.objective.build_evaluation(self.model)
+
+    @functools.cached_property
+    def parameter_layout(self) -> Any:
+        """Shapes and shardings of the model's parameters."""
+        return parameter_layout(self.evaluation_objective, mesh=self.mesh)
+
+    @functools.cached_property
+    def optimizers(self) -> dict[str, Any]:
+        """One optimizer a player."""
+        return {
+            player: self.experiment.optimizer.build(self.experiment.training.steps * self.objective.updates)
+            for player in self.objective.players
+        }
+
+    @functools.cached_property
+    def _state(self) -> tuple[Callable[[], TrainState], TrainState]:
+        return initial_state(
+            self.objective,
+            self.optimizers,
+            averaged=self.experiment.optimizer.ema_decay is not None,
+            seed=self.experiment.training.seed,
+            mesh=self.mesh,
+        )
+
+    @property
+    def layout(self) -> TrainState:
+        """Shapes and shardings of the state."""
+        return self._state[1]
+
+    def initial_state(self, params: Any = None) -> TrainState:
+        """The state before the first step.
+
+        Args:
+            params: of the first player; None = new ones.
+        """
+        build = self._state[0]
+        return build() if params is None else build({self.objective.players[0]: params})  # pyright: ignore[reportCallIssue]
+
+    @functools.cached_property
+    def learning_rate(self) -> Callable[[int], float]:
+        """Number of a step, from 0, to the learning rate of its first update."""
+        updates = self.objective.updates
+        schedule = self.experiment.optimizer.learning_rate_schedule(self.experiment.training.steps * updates)
+        return lambda step: schedule(step * updates)
+
+    def build_update(self) -> Update:
+        """The jitted update."""
+        training = self.experiment.training
+        return build_update(
+            self.objective,
+            self.optimizers,
+            accumulation=training.accumulation,
+            average_decay=self.experiment.optimizer.ema_decay,
+            seed=training.seed,
+            mesh=self.mesh,
+            layout=self.layout,
+        )
+
+    def build_loss(self) -> Any:
+        """The jitted loss of evaluation, see `seq2seq_jax.training.step.build_loss`."""
+        return build_loss(self.evaluation_objective, mesh=self.mesh, layout=self.parameter_layout)
+
+    def place(self, batch: Batch) -> Batch:
+        """A process's rows of a host batch, as part of the global batch on the devices."""
+        return global_batch(batch, self.mesh, shard=self.rows_of_process)
+
+    @functools.cached_property
+    def rows_of_process(self) -> tuple[int, int]:
+        """Which share of the rows of every batch this process makes, and how many shares there are."""
+        return rows_of_process(self.mesh)
+
+    @functools.cached_property
+    def generator(self) -> Generator:
+        """What generates with the model."""
+        return Generator(
+            self.model,
+            self.tokenizer,
+            self.experiment.generation,
+            max_source_length=self.experiment.data.max_source_length,
+            mesh=self.mesh,
+            truncate=getattr(self.experiment.data, "too_long", "drop") == "truncate",
+        )
+
+    @functools.cached_property
+    def aligner(self) -> Aligner:
+        """What aligns with the model."""
+        return Aligner(self.generator, max_target_length=self.experiment.data.max_target_length)
+
+
+def build_mesh(experiment: Experiment, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+    """The device mesh of an experiment, checked against the model and the batch.
+
+    Args:
+        devices: None = all that are attached.
+
+    Raises:
+        ValueError: with the field to change.
+    """
+    mesh = experiment.mesh.build() if devices is None else experiment.mesh.build(list(devices))
+    check_mesh(experiment, mesh)
+    return mesh
+
+
+def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Refuse a mesh that the model or the batch cannot be divided by.
+
+    Raises:
+        ValueError: with the field to change.
+    """
+    shards = batch_shards(mesh)
+    rows = experiment.rows_per_batch // experiment.training.accumulation
+    if rows % shards:
+        row = experiment.data.max_target_length
+        raise ValueError(
+            f"a batch of {rows} rows (training.target_tokens_per_batch / data.max_target_length / "
+            f"training.accumulation) cannot be divided over data x fsdp = {shards} devices. Set "
+            f"training.target_tokens_per_batch to a multiple of {shards * row * experiment.training.accumulation}, or "
+            "change the mesh."
+        )
+    for side, stack in (("encoder", experiment.model.encoder), ("decoder", experiment.model.decoder)):
+        for name, (logical_axis, size) in stack.sharded_sizes.items():
+            axis = dict(RULES)[logical_axis]
+            if size % mesh.shape[axis]:
+                raise ValueError(
+                    f"mesh.{axis} = {mesh.shape[axis]} must divide model.{side}.{name} = {size}, and does not. "
+                    "Change either."
+                )

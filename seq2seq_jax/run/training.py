@@ -1,0 +1,197 @@
+"""A run that is trained: begun in its directory, or continued there."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import os
+from pathlib import Path
+
+import jax
+
+from seq2seq_jax.data.source import PairCorpus
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.evaluation.scores import default_metric, words_per_text
+from seq2seq_jax.experiment import MAY_CHANGE, Experiment, differences, flatten, to_json
+from seq2seq_jax.parallel.processes import agree, first_process_first
+from seq2seq_jax.paths import user_path
+from seq2seq_jax.run.continuation import describe_changes, refuse_another_model, refuse_differences
+from seq2seq_jax.run.data import PROGRESS, RunData, no_progress
+from seq2seq_jax.run.description import commit_of_code, read_experiment, versions, write_description
+from seq2seq_jax.run.directory import RunDirectory
+from seq2seq_jax.run.inference import Inference
+from seq2seq_jax.run.system import System, build_mesh
+from seq2seq_jax.training.checkpoint import Checkpoints, logger
+from seq2seq_jax.training.step import TrainState, num_parameters
+
+REFERENCES_LOOKED_AT = 1000
+"""References from which the metric for a run is chosen."""
+
+
+class TrainingRun:
+    """An experiment with its directory, its data and its system.
+
+    Nothing is read or written before `begin`; the parts that cost something are made when they are first needed.
+    """
+
+    def __init__(self, path: Path, experiment: Experiment, *, progress: PROGRESS = no_progress):
+        """Args:
+        path: of its directory, which need not be there yet.
+        progress: hears of work that takes a while.
+        """
+        self.directory = RunDirectory(path)
+        self.experiment = experiment
+        self.progress = progress
+        self.data = RunData(experiment.data, progress=progress)
+
+    def begin(self, config_name: str) -> None:
+        """Write experiment.json and the tokenizer of a new run, or check that an existing one is the same.
+
+        Several processes begin it together, in a directory that all of them see.
+
+        Raises:
+            ValueError: the directory holds a run of another experiment, other data or another tokenizer; or the
+                processes differ in what they would train.
+        """
+        used, commit = versions(), commit_of_code()
+        with first_process_first():
+            fingerprint = self.data.corpus.fingerprint
+        agree(
+            {
+                **{name: json.dumps(value) for name, value in flatten(self.experiment).items()},
+                "the run directory": str(self.directory.path.absolute()),
+                "the data's fingerprint": fingerprint,
+                "the code's commit": str(commit),
+                "the versions": ", ".join(f"{name} {version}" for name, version in used.items()),
+            }
+        )
+        if self.experiment.training.select_by is None:
+            training = dataclasses.replace(self.experiment.training, select_by=self._metric())
+            self.experiment = dataclasses.replace(self.experiment, training=training)
+        with first_process_first():
+            if jax.process_index() == 0:
+                self._begin(config_name, used, commit)
+            elif not self.directory.is_of_a_run:
+                raise ValueError(
+                    f"process {jax.process_index()} does not see {self.directory.path / 'experiment.json'}, which "
+                    "process 0 has written. Give a --run-dir on storage that all processes share."
+                )
+        agree({"the tokenizer's fingerprint": self.tokenizer.fingerprint})
+
+    def _begin(self, config_name: str, used: dict[str, str], commit: str | None) -> None:
+        path, facts = self.directory.path, {"data": self.data.corpus.fingerprint}
+        if self.directory.is_of_a_run:
+            experiment, description = read_experiment(path)
+            refuse_differences(experiment, self.experiment, path)
+            fingerprints = description["fingerprints"]
+            if fingerprints["data"] != facts["data"]:
+                changed = differences(experiment, self.experiment)
+                named = {name: values for name, values in changed.items() if name in MAY_CHANGE}
+                raise ValueError(
+                    f"the text in {getattr(self.experiment.data, 'directory', 'the dataset')} is not that which "
+                    f"{path} was trained on{f' ({describe_changes(named)})' if named else ''}. Restore it, "
+                    f"or train in another --run-dir, which can start from its parameters: --init-from {path}."
+                )
+            self.directory.tokenizer_fingerprint = fingerprints["tokenizer"]
+            self.directory.remove_unfinished()
+        else:
+            tokenizer = self._train_tokenizer() if self.origin is None else self.origin[0].tokenizer
+            path.mkdir(parents=True, exist_ok=True)
+            tokenizer.save(path)
+        facts["tokenizer"] = self.tokenizer.fingerprint
+        description = {
+            "config": config_name,
+            "experiment": to_json(self.experiment),
+            "fingerprints": facts,
+            "versions": used,
+            "commit": commit,
+            "devices": sorted({device.device_kind for device in jax.devices()}),
+        }
+        write_description(path, description)
+
+    def _metric(self) -> str:
+        """What training.select_by None stands for: what the run was started with, or what fits its references."""
+        if self.directory.is_of_a_run:
+            started = read_experiment(self.directory.path, tells=False)[0].training.select_by
+            if started is not None:
+                return started
+        corpus = self.data.corpus
+        if not isinstance(corpus, PairCorpus):
+            return "loss"
+        if "validation" not in corpus.splits:
+            return "bleu"
+        references = [reference for _, reference in itertools.islice(corpus.pairs("validation"), REFERENCES_LOOKED_AT)]
+        metric = default_metric(references)
+        if metric != "bleu":
+            logger.info(
+                "References have %.1f words on average, too few for BLEU: %s decides which checkpoint is the best. "
+                "training.select_by chooses another metric.",
+                words_per_text(references), metric,
+            )  # fmt: skip
+        return metric
+
+    def _train_tokenizer(self) -> Tokenizer:
+        self.progress("training the tokenizer", 0, 1)
+        tokenizer = Tokenizer.train(self.data.corpus.examples("train"), self.experiment.tokenizer)
+        self.progress("training the tokenizer", 1, 1)
+        return tokenizer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer, once it has begun."""
+        return self.directory.tokenizer
+
+    @functools.cached_property
+    def origin(self) -> tuple[Inference, str] | None:
+        """The run that training starts from, and which of its checkpoints; None = training starts from nothing.
+
+        Raises:
+            ValueError: init_from is not a run, or one of another architecture or tokenizer.
+        """
+        name = self.experiment.init_from
+        if name is None:
+            return None
+        path, _, which = name.rpartition(":")
+        if not path or os.path.isdir(user_path(name)):
+            path, which = name, "best"
+        try:
+            origin = Inference.open(path, progress=self.progress).with_parts(mesh=self.experiment.mesh)
+            with origin.directory.checkpoints(read_only=True) as checkpoints:
+                origin.directory.candidates(which, checkpoints)
+        except ValueError as error:
+            raise ValueError(f"--init-from {name}: {error}") from error
+        refuse_another_model(origin.experiment, self.experiment, f"--init-from {path}")
+        return origin, which
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The device mesh, checked against the model and the batch."""
+        return build_mesh(self.experiment)
+
+    @functools.cached_property
+    def system(self) -> System:
+        """What computes."""
+        return System(self.experiment, self.tokenizer, self.mesh)
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step: new parameters, or those that the run starts from.
+
+        Raises:
+            ValueError: there is no such checkpoint, or no good one.
+        """
+        if self.origin is None:
+            return self.system.initial_state()
+        origin, which = self.origin
+        params, step = origin.parameters(which)
+        sizes = ", ".join(f"{name} {num_parameters(part):,}" for name, part in params.items())
+        logger.info("Starting from step %d of %s: %s parameters.", step, origin.directory.path, sizes)
+        return self.system.initial_state(params)
+
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints, to be written."""
+        return self.directory.checkpoints(read_only=False, keep_latest=self.experiment.training.keep_latest)
+
+    @functools.cached_property
+    def inference(self) -> Inference:
+        """The use of what has been learned so far, by the same system."""
+        return Inference(self.directory, self.experiment, data=self.data, progress=self.progress, system=self.system)

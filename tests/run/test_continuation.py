@@ -1,0 +1,35 @@
+"""Which experiments continue a run, and which start from one."""
+
+import pytest
+
+from seq2seq_jax.experiment import from_json, load_config_by_name, to_json
+from seq2seq_jax.run.continuation import refuse_another_model, refuse_differences
+
+
+def changed(**parts):
+    """dates/transformer with fields of its parts replaced."""
+    values = to_json(load_config_by_name("dates/transformer"))
+    for part, fields in parts.items():
+        values[part] |= fields
+    return from_json(type(load_config_by_name("dates/transformer")), values)
+
+
+@pytest.mark.parametrize(
+    ("fields", "can_start_from_it"),
+    [
+        ({"optimizer": {"learning_rate": 1e-4}}, True),
+        ({"training": {"seed": 1}}, True),
+        ({"tokenizer": {"vocabulary_size": 900}}, False),
+    ],
+)
+def test_a_config_that_changes_numbers_is_told_how_to_start_from_the_run(tmp_path, fields, can_start_from_it):
+    """Of another tokenizer or architecture no parameters can be taken."""
+    with pytest.raises(ValueError, match="holds a run with another config: .* there and .* here") as error:
+        refuse_differences(changed(), changed(**fields), tmp_path)
+    assert (f"--init-from {tmp_path}" in str(error.value)) == can_start_from_it
+
+
+def test_what_changes_no_number_is_accepted(tmp_path):
+    new = changed(training={"patience": 3, "checkpoint_every": 7, "log_every": 1}, tokenizer={"vocabulary_size": None})
+    refuse_differences(changed(), new, tmp_path)
+    refuse_another_model(changed(), new, "--init-from x")
