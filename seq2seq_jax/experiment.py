@@ -20,6 +20,7 @@ from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.effects import changes, effects
 from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
@@ -39,9 +40,9 @@ class Experiment:
 
     data: Dates | ParallelText | Table | Catalogue | DocumentFiles | CatalogueDocuments
     """Where the text comes from and how it becomes rows."""
-    tokenizer: TokenizerConfig
+    tokenizer: TokenizerConfig = dataclasses.field(metadata=changes("parameters"))
     """How text becomes tokens."""
-    model: ModelConfig
+    model: ModelConfig = dataclasses.field(metadata=changes("parameters"))
     """The encoder–decoder."""
     objective: MaximumLikelihoodConfig | PolicyGradientConfig
     """What is minimised."""
@@ -49,7 +50,7 @@ class Experiment:
     """How it is minimised."""
     training: TrainingConfig
     """How long, how much at a time, and what happens along the way."""
-    mesh: MeshConfig = MeshConfig()
+    mesh: MeshConfig = dataclasses.field(default=MeshConfig(), metadata=changes("nothing"))
     """How devices share the work."""
     generation: GenerationConfig = GenerationConfig()
     """How text is generated, in validation and afterwards."""
@@ -123,29 +124,6 @@ class Experiment:
         """Packed rows of a global batch."""
         return self.training.target_tokens_per_batch // self.data.max_target_length
 
-
-MAY_CHANGE = (
-    "data.directory",
-    "data.name",
-    "data.source",
-    "data.target",
-    "data.field",
-    "data.train",
-    "data.validation",
-    "data.test",
-    "data.cache_directory",
-    "data.verify",
-    "data.workers",
-    "data.prefetch",
-    "mesh",
-    "training.log_every",
-    "training.num_sample_outputs",
-    "training.keep_latest",
-    "training.checkpoint_every",
-    "training.patience",
-)
-"""Fields that may differ when a run is continued, since they change no number that it computes (but see
-`differences`). Those that name the data do not: the fingerprint of its content must be the same."""
 
 PATHS = ("data.directory", "data.cache_directory", "init_from")
 """Fields that are paths, of which one may be written in several ways."""
@@ -402,25 +380,25 @@ def differences(old: Experiment, new: Experiment, *, continuing: bool = False) -
     """Dotted names of fields that differ -> (old value, new value).
 
     Args:
-        continuing: leave out what may change when a run is continued: MAY_CHANGE, more training.steps where the
-            schedule does not depend on them, another way to write the origin's path, and a vocabulary whose size
-            follows the data now: the run has its tokenizer.
+        continuing: leave out what may change when a run is continued: what changes no number, more training.steps where
+            the schedule does not depend on them, another way to write the origin's path, and a vocabulary whose size
+            follows the data now: the run has its tokenizer. Fields that name the data change nothing: the fingerprint
+            of its content must be the same.
     """
     before, after = flatten(old), flatten(new)
     changed = {
         name: (before.get(name), after.get(name)) for name in {**before, **after} if before.get(name) != after.get(name)
     }
     if continuing:
-        allowed = MAY_CHANGE if old.optimizer.depends_on_last_step else (*MAY_CHANGE, "training.steps")
+        effect = effects(old) | effects(new)
+        allowed = {name for name in changed if effect[name] == "nothing"}
+        if not old.optimizer.depends_on_last_step:
+            allowed.add("training.steps")
         if _same_path(old.init_from, new.init_from):
-            allowed = (*allowed, "init_from")
+            allowed.add("init_from")
         if new.tokenizer.vocabulary_size is None:
-            allowed = (*allowed, "tokenizer.vocabulary_size")
-        changed = {
-            name: values
-            for name, values in changed.items()
-            if not any(name == field or name.startswith(f"{field}.") for field in allowed)
-        }
+            allowed.add("tokenizer.vocabulary_size")
+        changed = {name: values for name, values in changed.items() if name not in allowed}
     return changed
 
 

@@ -13,6 +13,7 @@ from seq2seq_jax.batch import Batch, DecodeState, Memory, TokenRows, Vocabulary,
 from seq2seq_jax.decoders.convolutional import ConvolutionalDecoderConfig
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.effects import changes
 from seq2seq_jax.encoders.convolutional import ConvolutionalEncoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
@@ -35,7 +36,7 @@ class ModelConfig:
     tied_embeddings: Literal["all", "decoder", "none"] = "all"
     """Which embedding tables are shared: source, target and output; target and output; or none. "all" needs a joint
     tokenizer and the same model_dim on both sides."""
-    precision: Precision = "float32"
+    precision: Precision = dataclasses.field(default="float32", metadata=changes("numbers"))
     """Arithmetic: float32; bfloat16 (accelerators); bfloat16_products (CPUs with AMX: float32 except for the operands
     of matrix products)."""
 

@@ -5,21 +5,22 @@ from collections.abc import Collection
 
 from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource
+from seq2seq_jax.effects import changes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CatalogueDataset:
     """A dataset of the catalogue at tensorflow.org/datasets, and which parts of it are used."""
 
-    name: str
+    name: str = dataclasses.field(metadata=changes("nothing"))
     """The dataset, with its configuration and version if it has several ("wmt14_translate/de-en", "c4/en")."""
-    directory: str | None = None
+    directory: str | None = dataclasses.field(default=None, metadata=changes("nothing"))
     """Where datasets are prepared and found; None = where tensorflow-datasets keeps them (~/tensorflow_datasets)."""
-    train: str = "train"
+    train: str = dataclasses.field(default="train", metadata=changes("nothing"))
     """Training split, or a part of it ("train[2000:]")."""
-    validation: str | None = "validation"
+    validation: str | None = dataclasses.field(default="validation", metadata=changes("nothing"))
     """Validation split, or a part of one ("train[:2000]"); None = there is none."""
-    test: str | None = "test"
+    test: str | None = dataclasses.field(default="test", metadata=changes("nothing"))
     """Test split, or a part of one; None = there is none."""
 
 
@@ -31,9 +32,9 @@ class Catalogue(CatalogueDataset, PairSource):
     of more than a gigabyte; reading never does. Pairs come as they are, those with an empty side too.
     """
 
-    source: str
+    source: str = dataclasses.field(metadata=changes("nothing"))
     """Name of the source field ("en")."""
-    target: str
+    target: str = dataclasses.field(metadata=changes("nothing"))
     """Name of the target field ("de")."""
 
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
@@ -58,7 +59,7 @@ class CatalogueDocuments(CatalogueDataset, Denoising):
     A field of whole articles or web pages as a rule ("c4/en"), but any text will do.
     """
 
-    field: str = "text"
+    field: str = dataclasses.field(default="text", metadata=changes("nothing"))
     """Name of the field."""
 
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> DocumentCorpus:

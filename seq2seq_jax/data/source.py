@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Collection, Iterator
 from typing import Literal
 
+from seq2seq_jax.effects import changes
 from seq2seq_jax.values import check_values
 
 SPLITS = ("train", "validation", "test")
@@ -19,14 +20,14 @@ MOST_WORKERS = 1024
 class DataSource(abc.ABC):
     """Where text comes from and how it becomes rows."""
 
-    cache_directory: str = DEFAULT_CACHE_DIRECTORY
+    cache_directory: str = dataclasses.field(default=DEFAULT_CACHE_DIRECTORY, metadata=changes("nothing"))
     """Where prepared datasets and token stores are kept and found again."""
-    verify: Literal["always", "once"] = "always"
+    verify: Literal["always", "once"] = dataclasses.field(default="always", metadata=changes("nothing"))
     """When the files in cache_directory are compared with their digests, which reads all of them: whenever they are
     opened, or only after one has changed (size, time of change, inode)."""
-    workers: int = 0
+    workers: int = dataclasses.field(default=0, metadata=changes("nothing"))
     """Processes that assemble batches; 0 = a thread of the training process. Changes no batch."""
-    prefetch: int = 4
+    prefetch: int = dataclasses.field(default=4, metadata=changes("nothing"))
     """Batches assembled ahead of the step."""
 
     def __post_init__(self):

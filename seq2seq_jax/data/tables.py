@@ -9,6 +9,7 @@ from typing import Any
 
 from seq2seq_jax.data.source import SPLITS, PairCorpus, PairSource
 from seq2seq_jax.data.text_files import find_file, read_lines
+from seq2seq_jax.effects import changes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,17 +19,17 @@ class Table(PairSource):
     .tsv: the first line names the fields; tabs separate them, and quotes mean nothing. .jsonl: an object a line.
     """
 
-    directory: str
+    directory: str = dataclasses.field(metadata=changes("nothing"))
     """Where the files are; "~" is the home directory."""
-    source: str
+    source: str = dataclasses.field(metadata=changes("nothing"))
     """Name of the source field."""
-    target: str
+    target: str = dataclasses.field(metadata=changes("nothing"))
     """Name of the target field."""
-    train: str = "train.jsonl"
+    train: str = dataclasses.field(default="train.jsonl", metadata=changes("nothing"))
     """Name of the training file; found with .gz behind it, too."""
-    validation: str | None = "validation.jsonl"
+    validation: str | None = dataclasses.field(default="validation.jsonl", metadata=changes("nothing"))
     """Name of the validation file; None = there is none."""
-    test: str | None = "test.jsonl"
+    test: str | None = dataclasses.field(default="test.jsonl", metadata=changes("nothing"))
     """Name of the test file; None = there is none."""
 
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:

@@ -11,6 +11,7 @@ from pathlib import Path
 from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.lines import decode_lines, open_text
 from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource
+from seq2seq_jax.effects import changes
 from seq2seq_jax.paths import user_path
 
 
@@ -21,17 +22,17 @@ class ParallelText(PairSource):
     A line ends at "\\n" (or "\\r\\n"), and at no other character.
     """
 
-    directory: str
+    directory: str = dataclasses.field(metadata=changes("nothing"))
     """Where the files are; "~" is the home directory."""
-    source: str
+    source: str = dataclasses.field(metadata=changes("nothing"))
     """Extension of the source files, a language as a rule ("en")."""
-    target: str
+    target: str = dataclasses.field(metadata=changes("nothing"))
     """Extension of the target files ("de")."""
-    train: str = "train"
+    train: str = dataclasses.field(default="train", metadata=changes("nothing"))
     """Name of the training files, without the extension."""
-    validation: str | None = "val"
+    validation: str | None = dataclasses.field(default="val", metadata=changes("nothing"))
     """Name of the validation files; None = there are none."""
-    test: str | None = "test"
+    test: str | None = dataclasses.field(default="test", metadata=changes("nothing"))
     """Name of the test files; None = there are none."""
 
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
@@ -66,13 +67,13 @@ class ParallelText(PairSource):
 class DocumentFiles(Denoising):
     """Plain text files, or the same with .gz: UTF-8, one document per line; lines of white space alone are left out."""
 
-    directory: str
+    directory: str = dataclasses.field(metadata=changes("nothing"))
     """Where the files are; "~" is the home directory."""
-    train: tuple[str, ...] = ("train.txt",)
+    train: tuple[str, ...] = dataclasses.field(default=("train.txt",), metadata=changes("nothing"))
     """Names of the training files, read one after the other; found with .gz behind them, too."""
-    validation: tuple[str, ...] | None = ("validation.txt",)
+    validation: tuple[str, ...] | None = dataclasses.field(default=("validation.txt",), metadata=changes("nothing"))
     """Names of the validation files; None = there are none."""
-    test: tuple[str, ...] | None = ("test.txt",)
+    test: tuple[str, ...] | None = dataclasses.field(default=("test.txt",), metadata=changes("nothing"))
     """Names of the test files; None = there are none."""
 
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> DocumentCorpus:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from seq2seq_jax.effects import changes
 from seq2seq_jax.modules.attention import MASKED_SCORE, record
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.flops import Amount, product_flops
@@ -44,12 +45,12 @@ class ConvolutionalConfig:
     """Width of a convolution's kernel (tokens)."""
     max_positions: int
     """Rows of the table of learned positions (tokens)."""
-    dropout: float = 0.1
+    dropout: float = dataclasses.field(default=0.1, metadata=changes("numbers"))
     """Dropout on embeddings and on the input of each convolution (and on a decoder's output)."""
-    scan_layers: bool = False
+    scan_layers: bool = dataclasses.field(default=False, metadata=changes("numbers"))
     """Compile one layer and loop over it, instead of unrolling all layers: deep stacks compile faster. The parameters
     are the same."""
-    remat: Remat = "none"
+    remat: Remat = dataclasses.field(default="none", metadata=changes("numbers"))
     """What the backward pass recomputes: nothing, whole layers, or all but matrix products."""
 
     def __post_init__(self):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from seq2seq_jax.effects import changes
 from seq2seq_jax.modules.dropout import Dropout, dropout_mask
 from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.precision import Precision, matrix_product
@@ -42,11 +43,11 @@ class RecurrentConfig:
     """First layer (2 or later) with a residual connection (GNMT: 3); None = no residual connections."""
     layer_norm: bool = False
     """Layer normalisation inside the cells."""
-    dropout: float = 0.1
+    dropout: float = dataclasses.field(default=0.1, metadata=changes("numbers"))
     """Dropout on the inputs of each layer, and on the output of a decoder."""
-    variational_dropout: bool = False
+    variational_dropout: bool = dataclasses.field(default=False, metadata=changes("numbers"))
     """Use one dropout mask per row for all of its time steps."""
-    recurrent_dropout: float = 0.0
+    recurrent_dropout: float = dataclasses.field(default=0.0, metadata=changes("numbers"))
     """Dropout on the hidden state that a cell reads, with one mask per row for all of its time steps."""
 
     def __post_init__(self):

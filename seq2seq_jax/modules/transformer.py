@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import TokenRows
+from seq2seq_jax.effects import changes
 from seq2seq_jax.modules.attention import WEIGHTS, AttentionKernel, MultiHeadAttention
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.feed_forward import Activation, FeedForward
@@ -74,20 +75,20 @@ class TransformerConfig:
     """Distance (tokens) from which on all pairs share a bucket (T5: 128); only for positions = relative."""
     attention_bias: bool = True
     """Whether the attention projections have biases."""
-    dropout: float = 0.1
+    dropout: float = dataclasses.field(default=0.1, metadata=changes("numbers"))
     """Dropout on embeddings and on each branch before its residual sum."""
-    attention_dropout: float = 0.0
+    attention_dropout: float = dataclasses.field(default=0.0, metadata=changes("numbers"))
     """Dropout on attention weights."""
-    hidden_dropout: float = 0.0
+    hidden_dropout: float = dataclasses.field(default=0.0, metadata=changes("numbers"))
     """Dropout inside the feed-forward layer."""
-    scan_layers: bool = False
+    scan_layers: bool = dataclasses.field(default=False, metadata=changes("numbers"))
     """Compile one layer and loop over it, instead of unrolling all layers: deep stacks compile faster. The parameters
     are the same."""
-    attention_kernel: AttentionKernel = "auto"
+    attention_kernel: AttentionKernel = dataclasses.field(default="auto", metadata=changes("numbers"))
     """How attention is computed: plain, all scores at once; blocked, the scores of 256 queries at a time, so that
     memory is linear in the row length; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where supported, else
     blocked for rows of 512 tokens and more without positions = relative, else plain."""
-    remat: Remat = "none"
+    remat: Remat = dataclasses.field(default="none", metadata=changes("numbers"))
     """What the backward pass recomputes: nothing; whole layers; all but fused or blocked attention; or all but such
     attention and matrix products."""
 

@@ -3,19 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from seq2seq_jax.effects import effects
 from seq2seq_jax.experiment import Experiment, differences
-
-NOT_ARCHITECTURE = (
-    "dropout",
-    "attention_dropout",
-    "hidden_dropout",
-    "recurrent_dropout",
-    "remat",
-    "precision",
-    "attention_kernel",
-)
-"""Fields of a model that may differ between a run and the one that it starts from: they change no parameter, and
-nothing of what a parameter means."""
 
 
 def refuse_differences(old: Experiment, new: Experiment, directory: Path) -> None:
@@ -44,7 +33,7 @@ def refuse_differences(old: Experiment, new: Experiment, directory: Path) -> Non
 
 def _of_another_model(old: Experiment, new: Experiment) -> dict[str, dict[str, tuple[Any, Any]]]:
     """Of architecture and tokenizer, those that differ: the fields, with both values."""
-    changed = differences(old, new)
+    changed, effect = differences(old, new), effects(old) | effects(new)
     found = {
         what: {
             name: values
@@ -52,7 +41,7 @@ def _of_another_model(old: Experiment, new: Experiment) -> dict[str, dict[str, t
             # A size that follows the data is that of the tokenizer that is taken over.
             if not (name == "tokenizer.vocabulary_size" and values[1] is None)
             and name.startswith(part)
-            and name.rpartition(".")[2] not in NOT_ARCHITECTURE
+            and effect[name] == "parameters"
         }
         for part, what in (("model.", "architecture"), ("tokenizer.", "tokenizer"))
     }

@@ -11,8 +11,9 @@ import jax
 
 from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.effects import effects
 from seq2seq_jax.evaluation.scores import default_metric, words_per_text
-from seq2seq_jax.experiment import MAY_CHANGE, Experiment, differences, flatten, to_json
+from seq2seq_jax.experiment import Experiment, differences, flatten, to_json
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.paths import user_path
 from seq2seq_jax.run.continuation import describe_changes, refuse_another_model, refuse_differences
@@ -85,8 +86,8 @@ class TrainingRun:
             refuse_differences(experiment, self.experiment, path)
             fingerprints = description["fingerprints"]
             if fingerprints["data"] != facts["data"]:
-                changed = differences(experiment, self.experiment)
-                named = {name: values for name, values in changed.items() if name in MAY_CHANGE}
+                changed, effect = differences(experiment, self.experiment), effects(self.experiment)
+                named = {name: values for name, values in changed.items() if effect.get(name) == "nothing"}
                 raise ValueError(
                     f"the text in {getattr(self.experiment.data, 'directory', 'the dataset')} is not that which "
                     f"{path} was trained on{f' ({describe_changes(named)})' if named else ''}. Restore it, "

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from seq2seq_jax.effects import changes
 from seq2seq_jax.values import check_values
 
 
@@ -18,21 +19,21 @@ class TrainingConfig:
     """Target token positions of a global batch (rows x data.max_target_length, padding included)."""
     accumulation: int = 1
     """Parts that a batch is worked through in, one after the other, to save memory. Changes no result."""
-    log_every: int = 50
+    log_every: int = dataclasses.field(default=50, metadata=changes("nothing"))
     """Steps between records of the training loss."""
-    checkpoint_every: int = 1_000
+    checkpoint_every: int = dataclasses.field(default=1_000, metadata=changes("nothing"))
     """Steps between checkpoints (there is one after each validation too)."""
     evaluate_every: int = 1_000
     """Steps between validations: loss, and scores by generation."""
-    keep_latest: int = 2
+    keep_latest: int = dataclasses.field(default=2, metadata=changes("nothing"))
     """Newest checkpoints that are kept, beside the best."""
     select_by: Literal["bleu", "chrf", "exact_match", "loss"] | None = None
     """Validation metric that makes a checkpoint the best (the highest; of loss the lowest); of equal values the lower
     loss does, then the newer step. None = BLEU, or chrF where references have fewer than four words on average."""
-    patience: int | None = None
+    patience: int | None = dataclasses.field(default=None, metadata=changes("nothing"))
     """Validations without an improvement of the metric (or, where it is equal, of the loss) after which training stops;
     None = never."""
-    num_sample_outputs: int = 3
+    num_sample_outputs: int = dataclasses.field(default=3, metadata=changes("nothing"))
     """Source / output / reference triples shown at each validation."""
 
     def __post_init__(self):

@@ -1,5 +1,7 @@
 """Which experiments continue a run, and which start from one."""
 
+import dataclasses
+
 import pytest
 
 from seq2seq_jax.experiment import from_json, load_config_by_name, to_json
@@ -33,3 +35,14 @@ def test_what_changes_no_number_is_accepted(tmp_path):
     new = changed(training={"patience": 3, "checkpoint_every": 7, "log_every": 1}, tokenizer={"vocabulary_size": None})
     refuse_differences(changed(), new, tmp_path)
     refuse_another_model(changed(), new, "--init-from x")
+
+
+def test_a_model_of_the_same_parameters_can_be_started_from():
+    """As one that is compiled, dropped out or rounded otherwise."""
+    new = changed(model={"precision": "bfloat16"})
+    encoder = dataclasses.replace(new.model.encoder, scan_layers=True, hidden_dropout=0.3, remat="full")
+    new = dataclasses.replace(new, model=dataclasses.replace(new.model, encoder=encoder))
+    refuse_another_model(changed(), new, "--init-from x")
+    with pytest.raises(ValueError, match=r"another architecture: model\.encoder\.num_layers is \d there and 9 here"):
+        deeper = dataclasses.replace(new.model, encoder=dataclasses.replace(encoder, num_layers=9))
+        refuse_another_model(changed(), dataclasses.replace(new, model=deeper), "--init-from x")
