@@ -21,7 +21,7 @@ from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.effects import changes, effects
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
@@ -52,8 +52,9 @@ class Experiment:
     """How long, how much at a time, and what happens along the way."""
     mesh: MeshConfig = dataclasses.field(default=MeshConfig(), metadata=changes("nothing"))
     """How devices share the work."""
-    generation: GenerationConfig = GenerationConfig()
-    """How text is generated, in validation and afterwards."""
+    generation: Method = BeamSearch()
+    """How text is generated, in validation and afterwards; --generation NAME chooses another method (beam_search,
+    greedy, sampling)."""
     init_from: str | None = None
     """RUN, RUN:best or RUN:STEP: the directory of a run whose parameters (its best, unless a step is given) and
     tokenizer training starts with; its model must be the same. None = new parameters."""

@@ -12,7 +12,7 @@ from typing import Any
 FIELDS: dict[str, dict[str, str]] = {
     "PairSource": {"max_examples_a_row": "max_examples_per_row"},
     "TrainingConfig": {"batch_tokens": "target_tokens_per_batch", "samples": "num_sample_outputs"},
-    "GenerationConfig": {"batch_tokens": "source_tokens_per_batch", "halvings": "max_compactions"},
+    "BeamSearch": {"batch_tokens": "source_tokens_per_batch", "halvings": "max_compactions"},
     "PolicyGradientConfig": {"samples": "samples_per_source"},
 }
 """Class of a config (subclasses included) -> old name of a field -> its current name."""

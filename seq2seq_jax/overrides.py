@@ -29,6 +29,9 @@ def is_given(field: str, arguments: Sequence[str]) -> bool:
 def override(experiment: Any, arguments: Sequence[str], *, program: str, description: str = "") -> Any:
     """A config dataclass with fields replaced by command-line arguments (--part.field value).
 
+    Where a part may be of several classes, `--part name` replaces it by one of another class (`BeamSearch` is
+    beam_search), which keeps the fields that both have.
+
     Args:
         program: how the command was called, for messages.
         description: stands at the top of --help.
@@ -39,6 +42,7 @@ def override(experiment: Any, arguments: Sequence[str], *, program: str, descrip
     """
     import tyro
 
+    experiment, arguments = _with_classes(experiment, arguments)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), _wide_terminal(unless={"-h", "--help"} & set(arguments)):
@@ -60,6 +64,58 @@ def override(experiment: Any, arguments: Sequence[str], *, program: str, descrip
             or _one_line(errors.getvalue())
         )
         raise ValueError(f"{message} See {program} --help.") from None
+
+
+def option_name(kind: type) -> str:
+    """How the command line names a class of a part: BeamSearch is beam_search, RecurrentEncoderConfig
+    recurrent_encoder.
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__.removesuffix("Config")).lower()
+
+
+def _with_classes(config: Any, arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """The config with parts of the classes that a command line names, and what else that says.
+
+    Raises:
+        ValueError: no such class, or one that needs values which the part does not have.
+    """
+    rest, given = [], iter(arguments)
+    for argument in given:
+        option, assigned, value = argument.partition("=")
+        place = option.removeprefix("--").replace("-", "_")
+        part, candidates = dict(_parts(config)).get(place, (None, []))
+        if not option.startswith("--") or len(candidates) < 2:
+            rest.append(argument)
+            continue
+        name = value if assigned else next(given, "")
+        kinds = {option_name(kind): kind for kind in candidates}
+        if name.replace("-", "_") not in kinds:
+            raise ValueError(f"{option} must be one of {', '.join(kinds)}, and is {name!r}.")
+        config = _replaced(config, place.split("."), _converted(part, kinds[name.replace("-", "_")], option))
+    return config, rest
+
+
+def _converted(part: Any, kind: type, option: str) -> Any:
+    """A part as one of another class, with the fields that both have."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    common = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.name in fields}
+    needed = [
+        name
+        for name, field in fields.items()
+        if name not in common and dataclasses.MISSING is field.default is field.default_factory
+    ]
+    if needed:
+        raise ValueError(
+            f"{option} {option_name(kind)} needs {needed[0]}, which has no default: write a config that has it."
+        )
+    return part if type(part) is kind else kind(**common)
+
+
+def _replaced(config: Any, path: Sequence[str], part: Any) -> Any:
+    """The config with another part at a path of field names."""
+    if not path:
+        return part
+    return dataclasses.replace(config, **{path[0]: _replaced(getattr(config, path[0]), path[1:], part)})
 
 
 @contextlib.contextmanager

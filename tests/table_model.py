@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seq2seq_jax.batch import DecodeState
+from seq2seq_jax.batch import DecodeState, Vocabulary
+from seq2seq_jax.generation.context import GenerationContext
 
 PADDING, START, END = 0, 1, 2
 VOCAB_SIZE = 6
 NUM_STATES = 97
+VOCABULARY = Vocabulary(
+    source_size=VOCAB_SIZE, target_size=VOCAB_SIZE, joint=True, pad_id=PADDING, bos_id=START, eos_id=END
+)
 
 
 class TableModel:
@@ -32,6 +36,19 @@ class TableModel:
                 "position": jnp.zeros((hypotheses,), dtype=jnp.int32),
             },
         )
+
+    def context(self, limits, *, max_length: int | None = None, **others) -> GenerationContext:
+        """All sources, to be generated from."""
+        room = max(limits) if max_length is None else max_length
+        arguments = {
+            "step": self.step,
+            "start": lambda number: self.start(number, room),
+            "limits": jnp.asarray(limits),
+            "max_length": room,
+            "vocabulary": VOCABULARY,
+            "lines": jnp.arange(len(limits)),
+        }
+        return GenerationContext(**(arguments | others))
 
     def step(self, tokens, state):
         jax.debug.callback(self._count)

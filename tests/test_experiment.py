@@ -22,9 +22,11 @@ from seq2seq_jax.experiment import (
     flatten,
     from_json,
     load_config,
+    load_config_by_name,
     run_directory,
     to_json,
 )
+from seq2seq_jax.generation.methods import Greedy, Sampling
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.overrides import is_given, override
@@ -119,7 +121,7 @@ def test_flatten_has_a_dotted_name_for_every_value():
         fields = [getattr(config, field.name) for field in dataclasses.fields(config)]
         return sum(count(value) if dataclasses.is_dataclass(value) else 1 for value in fields)
 
-    assert len(flat) == count(VARIANTS["text"]) + 5, "every field, and the five names of classes"
+    assert len(flat) == count(VARIANTS["text"]) + 6, "every field, and the six names of classes"
 
 
 def test_differences_name_old_and_new_values():
@@ -452,3 +454,31 @@ def test_a_mistake_reads_the_same_in_a_narrow_terminal(columns, monkeypatch):
         "'rotary', 'relative'). See seq2seq train x --help."
     )
     assert os.environ["COLUMNS"] == columns
+
+
+def test_a_command_line_chooses_the_class_of_a_part():
+    """What both classes have is kept."""
+    config = load_config_by_name("multi30k/transformer_small")
+    arguments = ["--generation.temperature", "0.5", "--generation", "sampling", "--generation.samples=3"]
+    chosen = override(config, arguments, program="p").generation
+    assert chosen == Sampling(samples=3, temperature=0.5, maximum_length_ratio=1.2, source_tokens_per_batch=2_048)
+    assert override(config, ["--generation=greedy"], program="p").generation == Greedy(
+        maximum_length_ratio=1.2, source_tokens_per_batch=2_048
+    )
+    assert override(config, ["--generation", "beam-search"], program="p") == config
+    assert from_json(Experiment, to_json(dataclasses.replace(config, generation=chosen))).generation == chosen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--generation", "magic"], "--generation must be one of beam_search, greedy, sampling, and is 'magic'"),
+        (["--generation"], "--generation must be one of beam_search, greedy, sampling, and is ''"),
+        (["--generation", "sampling", "--generation.beam_size", "2"], "generation is a Sampling here, which has no"),
+        (["--data", "table"], "--data table needs directory, which has no default"),
+    ],
+)
+def test_a_class_that_a_part_cannot_be_of_is_refused(arguments, said):
+    with pytest.raises(ValueError) as error:
+        override(load_config_by_name("dates/transformer"), arguments, program="p")
+    assert said in str(error.value) and "\n" not in str(error.value)

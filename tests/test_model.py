@@ -12,6 +12,7 @@ from architectures import ARCHITECTURES, TINY_VOCABULARY, VOCABULARY, parameters
 from batches import batch, by_example, random_pairs, sequence
 
 from seq2seq_jax.batch import Batch, Vocabulary
+from seq2seq_jax.generation.context import GenerationContext
 from seq2seq_jax.generation.search import beam_search
 from seq2seq_jax.model import ModelConfig
 
@@ -197,19 +198,14 @@ def test_a_wide_beam_finds_what_brute_force_finds(name):
     def search(params, source):
         apply = functools.partial(model.apply, {"params": params})
         memory = apply(source, deterministic=True, method="encode")
-        return beam_search(
-            lambda tokens, state: apply(tokens, state, method="step"),
-            apply(memory, max_length=4, beam_size=beam_size, method="start"),
-            batch_size=2,
-            beam_size=beam_size,
-            n_best=beam_size,
-            max_lengths=jnp.array(limits),
+        context = GenerationContext(
+            step=lambda tokens, state: apply(tokens, state, method="step"),
+            start=lambda number: apply(memory, max_length=4, beam_size=number, method="start"),
+            limits=jnp.array(limits),
             max_length=4,
-            bos_id=TINY_VOCABULARY.bos_id,
-            eos_id=eos_id,
-            pad_id=TINY_VOCABULARY.pad_id,
-            length_penalty=alpha,
+            vocabulary=TINY_VOCABULARY,
         )
+        return beam_search(context, beam_size=beam_size, n_best=beam_size, length_penalty=alpha)
 
     pairs = [
         (source, [*text, eos_id])
@@ -253,20 +249,14 @@ def test_sources_that_are_done_leave_the_search(name):
     def search(params, source, max_compactions):
         apply = functools.partial(model.apply, {"params": params})
         memory = apply(source, deterministic=True, method="encode")
-        return beam_search(
-            lambda tokens, state: apply(tokens, state, method="step"),
-            apply(memory, max_length=12, beam_size=3, method="start"),
-            batch_size=number,
-            beam_size=3,
-            n_best=2,
-            max_lengths=limits,
+        context = GenerationContext(
+            step=lambda tokens, state: apply(tokens, state, method="step"),
+            start=lambda number: apply(memory, max_length=12, beam_size=number, method="start"),
+            limits=limits,
             max_length=12,
-            bos_id=VOCABULARY.bos_id,
-            eos_id=VOCABULARY.eos_id,
-            pad_id=VOCABULARY.pad_id,
-            length_penalty=0.7,
-            max_compactions=max_compactions,
+            vocabulary=VOCABULARY,
         )
+        return beam_search(context, beam_size=3, n_best=2, length_penalty=0.7, max_compactions=max_compactions)
 
     rows = sequence([[source] for source in sources], 8, VOCABULARY.pad_id)
     whole, shrinking = (jax.device_get(search(params, rows, max_compactions)) for max_compactions in (0, 1))

@@ -9,7 +9,7 @@ import pytest
 from seq2seq_jax import old_names
 from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.experiment import Experiment, dump, from_json, load_config_by_name
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.old_names import current_fields, current_loop_state, current_metrics
 from seq2seq_jax.overrides import override
@@ -83,7 +83,7 @@ def test_old_experiments_are_read_and_written_under_current_names(path):
 
 
 def test_the_tables_lead_to_current_names():
-    known = (PairSource, TrainingConfig, GenerationConfig, PolicyGradientConfig)
+    known = (PairSource, TrainingConfig, BeamSearch, PolicyGradientConfig)
     configs = {config.__name__: config for config in known}
     assert set(old_names.FIELDS) == set(configs)
     for name, renamed in old_names.FIELDS.items():

@@ -28,7 +28,7 @@ from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.parallel.mesh_config import MeshConfig
@@ -79,5 +79,5 @@ def experiment() -> Experiment:
             select_by="loss",
         ),
         mesh=MeshConfig(data=1, fsdp=-1),
-        generation=GenerationConfig(beam_size=1),
+        generation=BeamSearch(beam_size=1),
     )

@@ -9,7 +9,7 @@ from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.training.config import TrainingConfig
@@ -37,5 +37,5 @@ def experiment() -> Experiment:
             evaluate_every=700,
             select_by="exact_match",
         ),
-        generation=GenerationConfig(beam_size=1),
+        generation=BeamSearch(beam_size=1),
     )

@@ -17,7 +17,7 @@ from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.training.config import TrainingConfig
@@ -49,7 +49,5 @@ def experiment() -> Experiment:
         training=TrainingConfig(
             steps=5_600, target_tokens_per_batch=32 * 66, log_every=50, checkpoint_every=800, evaluate_every=800
         ),
-        generation=GenerationConfig(
-            beam_size=5, length_penalty=1.0, maximum_length_ratio=1.2, source_tokens_per_batch=2_048
-        ),
+        generation=BeamSearch(beam_size=5, length_penalty=1.0, maximum_length_ratio=1.2, source_tokens_per_batch=2_048),
     )

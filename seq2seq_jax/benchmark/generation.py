@@ -11,8 +11,9 @@ from seq2seq_jax.batch import TokenRows
 from seq2seq_jax.benchmark.harness import Spread, take_turns
 from seq2seq_jax.benchmark.training import counted
 from seq2seq_jax.benchmark.workload import Compilation, Workload, compile_apart
-from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.generation.generator import Generator, pad_rows
+from seq2seq_jax.generation.method import GenerationMethod
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.parallel.mesh import batch_shards, global_batch
 from seq2seq_jax.run.data import PROGRESS
 from seq2seq_jax.run.system import System
@@ -59,7 +60,7 @@ class GenerationFigures:
         }
 
 
-def settings(workload: Workload, beam_size: int) -> GenerationConfig:
+def settings(workload: Workload, beam_size: int) -> BeamSearch:
     """How texts are searched for with a beam.
 
     New parameters hardly ever choose the EOS token. Theirs are therefore as long, for each source token, as the
@@ -71,7 +72,9 @@ def settings(workload: Workload, beam_size: int) -> GenerationConfig:
     if workload.has_new_parameters:
         ratio = sum(length for _, length in pairs) / sum(len(source) for source, _ in pairs)
         limits = {"maximum_length_ratio": ratio, "maximum_length_extra": 1}
-    return dataclasses.replace(config, beam_size=beam_size, n_best=1, **limits)
+    common = {field.name: getattr(config, field.name) for field in dataclasses.fields(GenerationMethod)}
+    search = config if isinstance(config, BeamSearch) else BeamSearch(**common)
+    return dataclasses.replace(search, beam_size=beam_size, n_best=1, **limits)
 
 
 def sources_of(workload: Workload, number: int) -> TokenRows:
@@ -98,7 +101,7 @@ def sources_of(workload: Workload, number: int) -> TokenRows:
 class Searches:
     """The search of one beam for one batch, compiled."""
 
-    def __init__(self, system: System, config: GenerationConfig, params: Any, source: TokenRows):
+    def __init__(self, system: System, config: BeamSearch, params: Any, source: TokenRows):
         generator = Generator(
             system.model,
             system.tokenizer,
@@ -108,11 +111,13 @@ class Searches:
         )
         self._params = params
         self._source = global_batch(pad_rows(source, batch_shards(system.mesh)), system.mesh, shard=(0, 1))
+        lines = np.arange(len(self._source.tokens), dtype=np.int32)
+        self._lines = global_batch(lines, system.mesh, shard=(0, 1))
         self.compiled, self.compilation = compile_apart(lambda: generator.lower(params, self._source))
 
     def __call__(self) -> Any:
         """Search once, and wait for it."""
-        return jax.block_until_ready(self.compiled(self._params, self._source))
+        return jax.block_until_ready(self.compiled(self._params, self._source, self._lines))
 
 
 def measure_generation(
@@ -130,7 +135,7 @@ def measure_generation(
     """
     system = workload.system
     params = workload.initial_state().players["model"].evaluated
-    beams = dict.fromkeys((1, system.experiment.generation.beam_size))
+    beams = dict.fromkeys((1, system.experiment.generation.num_hypotheses))
     kinds = [(beam, size) for beam in beams for size in batch_sizes]
     sources = {size: sources_of(workload, size) for size in batch_sizes}
     searches: dict[tuple[int, int], Searches] = {}

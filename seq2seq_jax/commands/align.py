@@ -11,7 +11,7 @@ from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.generate import max_line_bytes, read_sources
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs, refuse_unwritable_directory
 from seq2seq_jax.data.lines import open_input
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
@@ -55,7 +55,7 @@ class AlignArguments:
     compilation_cache: bool = True
     """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
     own."""
-    generation: GenerationConfig = GenerationConfig()
+    generation: Method = BeamSearch()
     """How targets are searched for; by default as in training."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""

@@ -10,7 +10,7 @@ from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import open_outputs
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.source import DataSource, PairSource
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.overrides import is_given, override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
@@ -38,7 +38,7 @@ class EvaluateArguments:
     """File for the figures as JSON: loss, bleu, chrf, exact_match, signature and more."""
     output: str | None = None
     """File for the generated texts, a line for a pair."""
-    generation: GenerationConfig = GenerationConfig()
+    generation: Method = BeamSearch()
     """How text is generated; by default as in training."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""

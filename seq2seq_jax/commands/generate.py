@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs
 from seq2seq_jax.data.lines import Input, is_blank, open_input
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
@@ -49,7 +49,7 @@ class GenerateArguments:
     compilation_cache: bool = True
     """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
     own."""
-    generation: GenerationConfig = GenerationConfig()
+    generation: Method = BeamSearch()
     """How text is generated; by default as in training."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
@@ -75,9 +75,9 @@ def run(arguments: list[str]) -> None:
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
         outputs = [("--output", chosen.output or "-"), ("--json", chosen.json)]
         with open_outputs(*outputs, inputs=[chosen.input]) as (text_file, json_file):
-            if chosen.generation.n_best > 1 and chosen.json is None:
+            if chosen.generation.num_texts > 1 and chosen.json is None:
                 display.line(
-                    f"the best of {chosen.generation.n_best} texts for each line is written; "
+                    f"the first of {chosen.generation.num_texts} texts for each line is written; "
                     "--json FILE has all of them"
                 )
             with open_input(chosen.input, max_bytes=max_line_bytes(run)) as given:
@@ -127,7 +127,7 @@ def _generate(
                 generator.encode(sources, first_line=num_done + 1)
             except ValueError as error:
                 raise ValueError(f"{error} {_written(num_done)}") from error
-            results = generator.generate(params, sources, progress=progress)
+            results = generator.generate(params, sources, first_line=num_done + 1, progress=progress)
             text_file.write("".join(f"{as_line(hypotheses[0].text)}\n" for hypotheses in results))
             if json_file is not None:
                 json_file.write("".join(map(_record, sources, results)))

@@ -25,7 +25,7 @@ from seq2seq_jax.data.tokenizer import (
     TokenizerConfig,
 )
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.generation.search import longest_output
+from seq2seq_jax.generation.context import longest_output
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.parallel.mesh import batch_shards, bytes_per_device
@@ -185,11 +185,11 @@ def _generation(system: System) -> StepProgram:
     player = system.layout.players["model"]
     source = _rows(rows, length, max_segments=1)
     flops = experiment.model.forward_flops(
-        length, room, vocabulary=system.model.vocabulary, hypotheses=generation.beam_size
+        length, room, vocabulary=system.model.vocabulary, hypotheses=generation.num_hypotheses
     )
     return StepProgram(
         name="generation",
-        work=f"beam {generation.beam_size} for {rows:,} sources of {length} tokens, {room} tokens each",
+        work=f"{rows:,} sources of {length} tokens, {generation.num_hypotheses} hypotheses of {room} for each",
         mesh=system.mesh,
         lowered=system.generator.lower(player.evaluated, source),
         groups={

@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
 from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.pipeline import source_batches
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search, length_limits
+from seq2seq_jax.generation.context import GenerationContext, GenerationResult, length_limits
+from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.parallel.mesh import JittedOnMesh, batch_sharding, batch_shards, global_batch, replicated
 
@@ -45,7 +47,7 @@ class Generator:
         self,
         model: EncoderDecoder,
         tokenizer: Tokenizer,
-        config: GenerationConfig,
+        method: GenerationMethod,
         *,
         max_source_length: int,
         mesh: Mesh,
@@ -58,20 +60,20 @@ class Generator:
         """
         self.model = model
         self.tokenizer = tokenizer
-        self.config = config
+        self.method = method
         self.max_source_length = max_source_length
         self.mesh = mesh
         self.truncate = truncate
-        self._search = JittedOnMesh(
-            self._search_batch,
+        self._program = JittedOnMesh(
+            self._generate_batch,
             mesh,
-            in_shardings=(None, batch_sharding(mesh)),
+            in_shardings=(None, batch_sharding(mesh), batch_sharding(mesh)),
             out_shardings=replicated(mesh),
         )
 
     def lower(self, params: Any, source: TokenRows) -> jax.stages.Lowered:
-        """The lowered search, for sources or their shapes."""
-        return self._search.lower(params, source)
+        """The lowered program, for sources or their shapes."""
+        return self._program.lower(params, source, jax.ShapeDtypeStruct(source.tokens.shape[:1], np.int32))
 
     def too_long(self, texts: Iterable[str]) -> list[int]:
         """Indices of the texts that are longer than max_source_length."""
@@ -79,20 +81,26 @@ class Generator:
         return [index for index, ids in enumerate(encoded) if len(ids) > self.max_source_length]
 
     def generate(
-        self, params: Any, texts: list[str], *, progress: Callable[[int, int], None] | None = None
+        self,
+        params: Any,
+        texts: list[str],
+        *,
+        first_line: int = 1,
+        progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The n best texts for each source, in order, best first; for a blank source the empty text alone.
+        """The texts for each source, in order; for a blank source the empty text alone.
 
-        Nothing is searched for a blank source: a model that never saw one makes something up.
+        Nothing is generated for a blank source: a model that never saw one makes something up.
 
         Args:
+            first_line: number of the first text in the whole input, which what is drawn for it depends on.
             progress: called with (sources done, total sources) after each batch.
 
         Raises:
             ValueError: a text is longer than the model takes; the message names its line, counted from 1.
         """
         empty = [Hypothesis(text="", score=0.0, log_probability=0.0, num_tokens=1)]
-        return self._each(params, texts, self._hypotheses, empty, progress)
+        return self._each(params, texts, self._hypotheses, empty, first_line=first_line, progress=progress)
 
     def best_tokens(
         self, params: Any, texts: list[str], *, progress: Callable[[int, int], None] | None = None
@@ -101,12 +109,12 @@ class Generator:
 
         Encoding the decoded text again may give other ids.
         """
-        return self._each(params, texts, _best_tokens, [self.tokenizer.vocabulary.eos_id], progress)
+        return self._each(params, texts, _best_tokens, [self.tokenizer.vocabulary.eos_id], progress=progress)
 
     def best_tokens_of(self, params: Any, encoded: list[list[int]]) -> list[list[int]]:
         """Like `best_tokens`, for source ids that end in the EOS token."""
         taken: dict[int, list[int]] = {}
-        for indices, result in self._search_all(params, encoded):
+        for indices, result in self._generate_all(params, encoded, np.arange(len(encoded), dtype=np.int32)):
             taken |= {int(index): _best_tokens(result, row) for row, index in enumerate(indices)}
         return [taken[index] for index in range(len(encoded))]
 
@@ -151,64 +159,67 @@ class Generator:
         self,
         params: Any,
         texts: list[str],
-        take: Callable[[SearchResult, int], Result],
+        take: Callable[[GenerationResult, int], Result],
         of_blank: Result,
+        *,
+        first_line: int = 1,
         progress: Callable[[int, int], None] | None,
     ) -> list[Result]:
-        """`take(result, row)` of the search result for each source, in order, and `of_blank` for a blank one."""
-        encoded = self.encode(texts)
+        """`take(result, row)` of the result for each source, in order, and `of_blank` for a blank one."""
+        encoded = self.encode(texts, first_line=first_line)
         searched = [index for index, text in enumerate(texts) if not is_blank(text)]
         taken: dict[int, Result] = {}
-        for indices, result in self._search_all(params, [encoded[index] for index in searched]):
+        lines = np.array(searched, np.int32) + first_line - 1
+        for indices, result in self._generate_all(params, [encoded[index] for index in searched], lines):
             taken |= {searched[index]: take(result, row) for row, index in enumerate(indices)}
             if progress is not None:
                 progress(len(texts) - len(searched) + len(taken), len(texts))
         return [taken.get(index, of_blank) for index in range(len(texts))]
 
-    def _search_all(self, params: Any, encoded: list[list[int]]) -> Iterator[tuple[np.ndarray, SearchResult]]:
-        """Search batch by batch; the next batch runs while the results of one are fetched."""
+    def _generate_all(
+        self, params: Any, encoded: list[list[int]], lines: Int[np.ndarray, " texts"]
+    ) -> Iterator[tuple[np.ndarray, GenerationResult]]:
+        """Generate batch by batch; the next batch runs while the results of one are fetched."""
         batches = source_batches(
             encoded,
             vocabulary=self.tokenizer.vocabulary,
-            source_tokens_per_batch=self.config.source_tokens_per_batch,
+            source_tokens_per_batch=self.method.source_tokens_per_batch,
             max_length=self.max_source_length,
         )
         running = None
         for batch in batches:
-            source = global_batch(pad_rows(batch.source, batch_shards(self.mesh)), self.mesh, shard=(0, 1))
-            started = batch.indices, self._search(params, source)
+            rows = pad_rows(batch.source, batch_shards(self.mesh))
+            # Rows after those of texts are padding.
+            of_rows = np.pad(lines[batch.indices], (0, len(rows.tokens) - len(batch.indices)))
+            source, of_rows = global_batch((rows, of_rows), self.mesh, shard=(0, 1))
+            started = batch.indices, self._program(params, source, of_rows)
             if running is not None:
                 yield running[0], jax.device_get(running[1])
             running = started
         if running is not None:
             yield running[0], jax.device_get(running[1])
 
-    def _search_batch(self, params: Any, source: TokenRows) -> SearchResult:
-        config, vocabulary = self.config, self.model.vocabulary
+    def _generate_batch(self, params: Any, source: TokenRows, lines: Int[Array, "batch"]) -> GenerationResult:
+        method = self.method
         apply = functools.partial(self.model.apply, {"params": params})
         limits, room = length_limits(
             source,
-            ratio=config.maximum_length_ratio,
-            extra=config.maximum_length_extra,
+            ratio=method.maximum_length_ratio,
+            extra=method.maximum_length_extra,
             position_limit=self.model.config.decoder.position_limit,
         )
         memory = apply(source, deterministic=True, method="encode")
-        return beam_search(
-            lambda tokens, state: apply(tokens, state, method="step"),
-            apply(memory, max_length=room, beam_size=config.beam_size, method="start"),
-            batch_size=source.tokens.shape[0],
-            beam_size=config.beam_size,
-            n_best=config.n_best,
-            max_lengths=limits,
+        context = GenerationContext(
+            step=lambda tokens, state: apply(tokens, state, method="step"),
+            start=lambda number: apply(memory, max_length=room, beam_size=number, method="start"),
+            limits=limits,
             max_length=room,
-            bos_id=vocabulary.bos_id,
-            eos_id=vocabulary.eos_id,
-            pad_id=vocabulary.pad_id,
-            length_penalty=config.length_penalty,
-            max_compactions=config.max_compactions,
+            vocabulary=self.model.vocabulary,
+            lines=lines,
         )
+        return method.generate(context)
 
-    def _hypotheses(self, result: SearchResult, row: int) -> list[Hypothesis]:
+    def _hypotheses(self, result: GenerationResult, row: int) -> list[Hypothesis]:
         return [
             Hypothesis(
                 text=self.tokenizer.decode_target(result.tokens[row, rank].tolist()),
@@ -216,12 +227,12 @@ class Generator:
                 log_probability=float(result.log_probabilities[row, rank]),
                 num_tokens=int(result.lengths[row, rank]),
             )
-            for rank in range(self.config.n_best)
+            for rank in range(self.method.num_texts)
             if result.lengths[row, rank] > 0
         ]
 
 
-def _best_tokens(result: SearchResult, row: int) -> list[int]:
+def _best_tokens(result: GenerationResult, row: int) -> list[int]:
     return result.tokens[row, 0, : result.lengths[row, 0]].tolist()
 
 

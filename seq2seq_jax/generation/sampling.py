@@ -1,6 +1,7 @@
 """Ancestral sampling: one while-loop of fixed shapes over a decoder's one-token step, until all samples have ended."""
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import DecodeState, Vocabulary
-from seq2seq_jax.generation.search import DecodeStep
+from seq2seq_jax.generation.context import GenerationContext, GenerationResult
 from seq2seq_jax.modules.embedding import gather_scores
 
 IMPOSSIBLE = -1e9
@@ -16,6 +17,9 @@ IMPOSSIBLE = -1e9
 
 BLOCK = 128
 """Token ids per block of the cumulative sums that tokens are sampled with."""
+
+Draws = Callable[[Int[Array, ""]], Float[Array, "batch samples"]]
+"""Index of a token -> a random number in [0, 1) for that token of each sample."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,11 @@ class Samples:
         """True at tokens, False at padding."""
         return jnp.arange(self.tokens.shape[2]) < self.lengths[..., None]
 
+    def as_result(self) -> GenerationResult:
+        """The samples in the order in which they were drawn, scored by their log-probabilities."""
+        totals = jnp.where(self.lengths > 0, jnp.sum(self.log_probabilities, axis=2), -jnp.inf)
+        return GenerationResult(tokens=self.tokens, scores=totals, log_probabilities=totals, lengths=self.lengths)
+
 
 @flax.struct.dataclass
 class _Sampling:
@@ -76,15 +85,25 @@ class _Sampling:
     decoder: DecodeState
 
 
+def draws_by_line(lines: Int[Array, "batch"], *, num_samples: int, seed: int) -> Draws:
+    """Draws that are functions of (seed, line, sample, position) alone."""
+    key, indices = jax.random.key(seed), jnp.arange(num_samples)
+    fold = jax.random.fold_in
+    keys = jax.vmap(lambda line: jax.vmap(lambda index: fold(fold(key, line), index))(indices))(lines)
+    return lambda position: jax.vmap(jax.vmap(lambda key: jax.random.uniform(fold(key, position))))(keys)
+
+
+def draws_by_batch(rng: jax.Array, batch_size: int, num_samples: int) -> Draws:
+    """Draws that depend on the key, and on the row and the shape of the batch."""
+    return lambda position: jax.random.uniform(jax.random.fold_in(rng, position), (batch_size, num_samples))
+
+
 def sample(
-    step: DecodeStep,
-    state: DecodeState,
+    context: GenerationContext,
     *,
     policy: Policy,
-    rng: jax.Array,
+    draws: Draws,
     num_samples: int,
-    max_lengths: Int[Array, "batch"],
-    max_length: int,
     greedy: int = 0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -95,18 +114,14 @@ def sample(
     of a sample is the product of its tokens' probabilities. top_k and top_p restrict the tokens that are drawn, but not
     the returned log-probabilities: these are always those of the policy, equal to those of teacher forcing.
 
-    Pure, and compatible with `jax.jit`. The samples depend on the key, and not on the mesh.
+    Pure, and compatible with `jax.jit`. The samples depend on the draws, and not on the mesh.
 
     Args:
-        step: (tokens, state) -> the decoder's next-token logits and next state.
-        state: the decoder's state before the first token. The first dim of leaves of `per_source` is batch, and they
-            are never copied for the samples; that of leaves of `per_hypothesis` is batch * num_samples, that of leaves
-            of `history` batch.
+        context: its limits are clipped to 0..max_length, where 0 is for rows without a source. What is `per_source` in
+            the decoder's state is never copied for the samples.
         policy: the distribution to sample from.
+        draws: see `draws_by_line` and `draws_by_batch`.
         num_samples: number of texts for each source.
-        max_lengths: limit of each source in tokens, EOS token included; clipped to 0..max_length, where 0 is for rows
-            without a source.
-        max_length: capacity of the token arrays.
         greedy: number of texts, from the first, that are decoded greedily.
         top_k: sample from the top_k most probable tokens; None = all.
         top_p: sample from the smallest set of most probable tokens with at least this probability (Holtzman et al.
@@ -115,18 +130,18 @@ def sample(
     Returns:
         num_samples texts for each source.
     """
-    vocabulary = policy.vocabulary
-    batch_size = max_lengths.shape[0]
-    limits = jnp.clip(max_lengths, 0, max_length)[:, None]
+    vocabulary, max_length = policy.vocabulary, context.max_length
+    state, batch_size = context.start(num_samples), context.limits.shape[0]
+    limits = jnp.clip(context.limits, 0, max_length)[:, None]
 
     def is_open(samples: Samples) -> Bool[Array, "batch samples"]:
         return ~samples.ended & (samples.lengths < limits)
 
     def extend(loop: _Sampling) -> _Sampling:
-        logits, after = step(loop.last_tokens.reshape(-1), loop.decoder.replace(per_source=state.per_source))
+        logits, after = context.step(loop.last_tokens.reshape(-1), loop.decoder.replace(per_source=state.per_source))
         log_probabilities = policy.log_probabilities(logits, jnp.broadcast_to(loop.position, logits.shape[:1]))
-        uniforms = jax.random.uniform(jax.random.fold_in(rng, loop.position), (batch_size, num_samples))
-        drawn = draw(restricted(log_probabilities, top_k=top_k, top_p=top_p), uniforms.reshape(-1))
+        uniforms = draws(loop.position).reshape(-1)
+        drawn = draw(restricted(log_probabilities, top_k=top_k, top_p=top_p), uniforms)
         if greedy:
             is_greedy = jnp.arange(num_samples) < greedy
             drawn = jnp.where(jnp.tile(is_greedy, batch_size), jnp.argmax(log_probabilities, axis=-1), drawn)

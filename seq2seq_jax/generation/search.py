@@ -1,80 +1,17 @@
 """Beam search: one while-loop of fixed shapes over a decoder's one-token step, until all sources are finished."""
 
-from collections.abc import Callable
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from seq2seq_jax.batch import DecodeState, TokenRows
-from seq2seq_jax.data.source import LONGEST_ROW
+from seq2seq_jax.batch import DecodeState
 from seq2seq_jax.generation.compaction import extend_until_done
-
-# Configs name it by this module.
-from seq2seq_jax.generation.config import GenerationConfig as GenerationConfig
+from seq2seq_jax.generation.context import GenerationContext, GenerationResult
 from seq2seq_jax.parallel.mesh import on_each_shard
-
-DecodeStep = Callable[
-    [Int[Array, "hypotheses"], DecodeState],
-    tuple[Float[Array, "hypotheses vocab"], DecodeState],
-]
-"""(last token of every hypothesis, state) -> (next logits, next state)."""
 
 BLOCK = 64
 """Token ids per block in the search for the most probable continuations."""
-
-
-def longest_output(source_length: int, *, ratio: float, extra: int, position_limit: int | None) -> int:
-    """The limit on generated tokens, EOS token included, for a source of that many tokens; see `length_limits`."""
-    room = ratio * source_length + extra
-    if position_limit is None and room > LONGEST_ROW:
-        raise ValueError(
-            f"a source of {source_length} tokens could become {room:,.0f} generated ones, of at most {LONGEST_ROW:,}: "
-            "lower maximum_length_ratio or maximum_length_extra"
-        )
-    room = int(room)
-    return room if position_limit is None else min(room, position_limit)
-
-
-def length_limits(
-    source: TokenRows, *, ratio: float, extra: int, position_limit: int | None
-) -> tuple[Int[Array, "batch"], int]:
-    """The limit on generated tokens, EOS token included, for each source, and the maximum of any source of the batch.
-
-    Args:
-        source: one example per row.
-        ratio: tokens per source token, ...
-        extra: ... plus this number of tokens.
-        position_limit: maximum length that the decoder has positions for; None = unbounded.
-
-    Returns:
-        Limits, 0 for a row without a source; and the limit of a row without padding.
-    """
-    lengths = jnp.sum(source.mask, axis=1)
-    room = longest_output(source.tokens.shape[1], ratio=ratio, extra=extra, position_limit=position_limit)
-    limits = jnp.floor(ratio * lengths).astype(jnp.int32) + extra
-    return jnp.where(lengths == 0, 0, jnp.minimum(limits, room)), room
-
-
-@flax.struct.dataclass
-class SearchResult:
-    """Finished hypotheses of every source, best first.
-
-    If fewer than n_best exist (a limit of one token allows only the empty text), the remaining entries have score and
-    log-probability -inf, length 0 and only padding.
-
-    Attributes:
-        tokens: token ids up to and including the EOS token, then pad tokens.
-        scores: log-probability over the length penalty; descending.
-        log_probabilities: natural logarithm of the model's probability of the tokens, EOS token included.
-        lengths: number of tokens, EOS token included.
-    """
-
-    tokens: Int[Array, "batch n_best max_length"]
-    scores: Float[Array, "batch n_best"]
-    log_probabilities: Float[Array, "batch n_best"]
-    lengths: Int[Array, "batch n_best"]
 
 
 @flax.struct.dataclass
@@ -96,25 +33,13 @@ class BeamState:
     live_tokens: Int[Array, "batch beam max_length"]
     live_log_probabilities: Float[Array, "batch beam"]
     decoder: DecodeState
-    finished: SearchResult
+    finished: GenerationResult
 
 
 def beam_search(
-    step: DecodeStep,
-    state: DecodeState,
-    *,
-    batch_size: int,
-    beam_size: int,
-    n_best: int,
-    max_lengths: Int[Array, "batch"],
-    max_length: int,
-    bos_id: int,
-    eos_id: int,
-    pad_id: int,
-    length_penalty: float,
-    max_compactions: int = 0,
-) -> SearchResult:
-    """Beam search: approximately the most probable continuations of bos_id for every source.
+    context: GenerationContext, *, beam_size: int, n_best: int, length_penalty: float, max_compactions: int = 0
+) -> GenerationResult:
+    """Beam search: approximately the most probable continuations of the BOS token for every source.
 
     Each step extends the live hypotheses by every token and keeps the 2 * beam_size best candidates: those that end
     compete with the finished hypotheses by score, and the best beam_size others stay live. A source is finished when no
@@ -131,17 +56,9 @@ def beam_search(
     (`jax.set_mesh`).
 
     Args:
-        step: (tokens, state) -> the decoder's next-token logits and next state.
-        state: the decoder's state before the first token, the same for all hypotheses of a source. The first dim of
-            leaves of `per_source` and `history` is batch, that of leaves of `per_hypothesis` batch * beam.
-        batch_size: number of sources.
-        beam_size: number of live hypotheses for each.
+        context: its limits are clipped to 1..max_length.
+        beam_size: number of live hypotheses for each source.
         n_best: number of finished hypotheses kept for each, at most beam_size; with fewer, sources finish earlier.
-        max_lengths: limit of each source in tokens, EOS token included; clipped to 1..max_length.
-        max_length: capacity of the token arrays.
-        bos_id: the BOS token, first input of the decoder.
-        eos_id: the EOS token, which ends a hypothesis.
-        pad_id: the pad token, which follows the EOS token.
         length_penalty: exponent alpha >= 0 of the length normalisation.
         max_compactions: see `extend_until_done`.
 
@@ -149,11 +66,13 @@ def beam_search(
         Finished hypotheses, at most n_best for each source, best first.
 
     Raises:
-        ValueError: eos_id equals bos_id or pad_id, or length_penalty is negative.
+        ValueError: the EOS token is the BOS or pad token, or length_penalty is negative.
 
     Source: Wu et al. 2016, arXiv:1609.08144, equation 14 (length penalty, without its coverage term). The
     arrangement follows `beam_search` of tensor2tensor and of t5x (decoding.py).
     """
+    vocabulary, max_length = context.vocabulary, context.max_length
+    bos_id, eos_id, pad_id = vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id
     if eos_id in (bos_id, pad_id):
         raise ValueError(
             f"eos_id must differ from bos_id and pad_id, got eos_id {eos_id}, bos_id {bos_id} and "
@@ -162,6 +81,7 @@ def beam_search(
     if length_penalty < 0:
         raise ValueError(f"length_penalty must not be negative, got {length_penalty}: set it to 0 or more")
 
+    state, batch_size = context.start(beam_size), context.limits.shape[0]
     # Twice the beam size suffices, as only one extension of each hypothesis ends.
     num_candidates = 2 * beam_size if beam_size > 1 else 1
 
@@ -174,7 +94,7 @@ def beam_search(
     def extend(beams: BeamState, shared: tuple[PyTree, Int[Array, "batch"]]) -> BeamState:
         # Taken from outside of the loop, so that the step can neither copy nor change it.
         per_source, limits = shared
-        logits, after = step(beams.last_tokens.reshape(-1), beams.decoder.replace(per_source=per_source))
+        logits, after = context.step(beams.last_tokens.reshape(-1), beams.decoder.replace(per_source=per_source))
         vocab_size = logits.shape[-1]
         logits = logits.astype(jnp.float32).reshape(-1, beam_size, vocab_size)
         length = beams.position + 1
@@ -189,7 +109,7 @@ def beam_search(
 
         # Finished ones come first, so that they win ties against newcomers, and empty entries stay empty.
         ended_totals = jnp.where(ended, totals, -jnp.inf)
-        newcomers = SearchResult(
+        newcomers = GenerationResult(
             tokens=tokens,
             scores=ended_totals / penalty(length),
             log_probabilities=ended_totals,
@@ -222,7 +142,7 @@ def beam_search(
         # One live hypothesis at first, or the first step would find every candidate beam_size times.
         live_log_probabilities=nothing.at[:, 0].set(0.0),
         decoder=state.replace(per_source=None),
-        finished=SearchResult(
+        finished=GenerationResult(
             tokens=no_tokens[:, :n_best],
             scores=nothing[:, :n_best],
             log_probabilities=nothing[:, :n_best],
@@ -232,7 +152,7 @@ def beam_search(
     return extend_until_done(
         extend,
         beams,
-        (state.per_source, jnp.clip(max_lengths, 1, max_length)),
+        (state.per_source, jnp.clip(context.limits, 1, max_length)),
         is_live=is_live,
         result=lambda beams: beams.finished,
         max_compactions=max_compactions,

@@ -14,8 +14,8 @@ from numpy import ndarray
 
 from seq2seq_jax.batch import Batch, Memory, TokenRows
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.generation.sampling import Policy, Samples, sample
-from seq2seq_jax.generation.search import length_limits
+from seq2seq_jax.generation.context import GenerationContext, length_limits
+from seq2seq_jax.generation.sampling import Policy, Samples, draws_by_batch, sample
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.modules.embedding import gather_scores
 from seq2seq_jax.modules.flops import TRAINING, product_flops
@@ -205,14 +205,18 @@ class PolicyGradient(Objective):
         )
         greedy = int(config.estimator.compares_with_greedy)
         num_samples = config.samples_per_source + greedy
-        return sample(
-            lambda tokens, state: self._apply(params, tokens, state, method="step"),
-            self._apply(params, memory, max_length=room, beam_size=num_samples, method="start"),
-            policy=self.policy,
-            rng=rng,
-            num_samples=num_samples,
-            max_lengths=limits,
+        context = GenerationContext(
+            step=lambda tokens, state: self._apply(params, tokens, state, method="step"),
+            start=lambda number: self._apply(params, memory, max_length=room, beam_size=number, method="start"),
+            limits=limits,
             max_length=room,
+            vocabulary=self.model.vocabulary,
+        )
+        return sample(
+            context,
+            policy=self.policy,
+            draws=draws_by_batch(rng, len(limits), num_samples),
+            num_samples=num_samples,
             greedy=greedy,
         )
 

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 
 from seq2seq_jax.benchmark.harness import usable_cores
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.generation.search import GenerationConfig, longest_output
+from seq2seq_jax.generation.context import longest_output
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.objective import Params
 from studies.peers import pytorch
@@ -57,7 +58,7 @@ def check_form(model: ModelConfig) -> None:
 class SearchPeer(abc.ABC):
     """A system that searches with the weights of a run."""
 
-    def __init__(self, config: GenerationConfig, tokenizer: Tokenizer):
+    def __init__(self, config: BeamSearch, tokenizer: Tokenizer):
         """Args:
         config: beam and limits, those of this project; without length penalty.
         """
@@ -98,7 +99,7 @@ class HuggingFaceSearch(SearchPeer):
         params: Params,
         model: ModelConfig,
         tokenizer: Tokenizer,
-        config: GenerationConfig,
+        config: BeamSearch,
         *,
         longest_source: int,
         threads: int | None,
@@ -200,7 +201,7 @@ class CTranslate2Search(SearchPeer):
         params: Params,
         model: ModelConfig,
         tokenizer: Tokenizer,
-        config: GenerationConfig,
+        config: BeamSearch,
         directory: Path,
         *,
         longest_source: int,

@@ -20,7 +20,7 @@ from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.training.config import TrainingConfig
@@ -41,7 +41,7 @@ def experiment():
         training=TrainingConfig(
             steps=12, target_tokens_per_batch=512, log_every=2, checkpoint_every=3, evaluate_every=6, select_by="loss",
         ),
-        generation=GenerationConfig(beam_size=1),
+        generation=BeamSearch(beam_size=1),
     )
 '''
 TRAIN = ("train", "small.py", "--run_dir", "run")

@@ -23,7 +23,7 @@ from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.training.config import TrainingConfig
@@ -45,7 +45,7 @@ def experiment():
             steps=120, target_tokens_per_batch=480, log_every=25, checkpoint_every=30, evaluate_every=40,
             select_by="chrf",
         ),
-        generation=GenerationConfig(beam_size=2),
+        generation=BeamSearch(beam_size=2),
     )
 '''
 

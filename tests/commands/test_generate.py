@@ -27,7 +27,7 @@ SOURCES = ["two red cows", "", "seven black birds", "two red cows", "   ", "thre
 def answers(*texts):
     """In place of `Generator.generate`: these texts, over and over."""
 
-    def generate(self, params, sources, *, progress=None):
+    def generate(self, params, sources, *, first_line=1, progress=None):
         return [
             [Hypothesis(text=text, score=-1.0, log_probability=-1.0, num_tokens=2)]
             for text, _ in zip(itertools.cycle(texts), sources)
@@ -78,6 +78,31 @@ def test_only_a_newline_ends_a_line(seq2seq, trained, tmp_path, monkeypatch, dat
     assert outcome.output.count("\n") == len(sources)
     records = [json.loads(line) for line in (tmp_path / "n_best").read_bytes().split(b"\n")[:-1]]
     assert [record["source"] for record in records] == sources
+
+
+def test_samples_of_a_line_are_the_same_wherever_it_stands_and_however_many_are_drawn(seq2seq, trained, tmp_path):
+    """A draw depends on the seed, the line, the sample and the position alone; lines are counted over all batches."""
+
+    def samples(stdin, number, *settings):
+        path = tmp_path / "samples"
+        arguments = ["--generation", "sampling", "--generation.samples", number, *settings]
+        outcome = seq2seq("generate", trained, "--json", path, *arguments, stdin=stdin.encode())
+        assert outcome.status == 0, outcome.errors
+        return [
+            [each["text"] for each in json.loads(line)["hypotheses"]]
+            for line in path.read_text(encoding="utf-8").splitlines()
+        ]
+
+    whole = samples("two red cows\none cow\n\nred cows\n", 4)
+    assert [len(texts) for texts in whole] == [4, 4, 1, 4] and len(set(whole[0])) > 1
+    small = ["--generation.source_tokens_per_batch", "1"]
+    more = samples("two red cows\none cow\n \nred cows\n", 7, *small)
+    assert [texts[:4] for texts in more] == whole
+    assert samples("red cows\n" * 2, 4)[0] != whole[3]
+    assert samples("two red cows\n", 4, "--generation.seed", "1") != whole[:1]
+    assert set(samples("two red cows\n", 4, "--generation.top_k", "1")[0]) == {
+        samples("two red cows\n", 1, "--generation.temperature", "1e-3")[0][0]
+    }
 
 
 def test_json_holds_the_n_best(seq2seq, trained, tmp_path):
@@ -181,7 +206,7 @@ def numbered(monkeypatch, *, until=None, error=None):
     """In place of `Generator.generate`: each source in brackets; after so many groups an error instead."""
     groups = []
 
-    def generate(self, params, sources, *, progress=None):
+    def generate(self, params, sources, *, first_line=1, progress=None):
         if len(groups) == until:
             raise error
         groups.append(sources)
@@ -284,7 +309,7 @@ def test_a_field_of_a_tab_separated_file_is_read(seq2seq, trained, tmp_path, mon
 def test_where_the_other_texts_are_is_said(seq2seq, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(Generator, "generate", answers("one"))
     settings = ["--generation.beam_size", "3", "--generation.n_best", "3"]
-    said = "the best of 3 texts for each line is written; --json FILE has all of them"
+    said = "the first of 3 texts for each line is written; --json FILE has all of them"
     assert said in seq2seq("generate", trained, *settings, stdin=b"a\n").errors
     outcome = seq2seq("generate", trained, *settings, "--json", tmp_path / "n_best", stdin=b"a\n")
     assert "--json FILE" not in outcome.errors

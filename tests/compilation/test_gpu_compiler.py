@@ -15,7 +15,7 @@ from seq2seq_jax.compilation.topology import Topology
 from seq2seq_jax.data.text_files import ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.generation.search import GenerationConfig
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.training.loop import TrainingConfig
@@ -52,7 +52,7 @@ def experiment(family, **objective):
         objective=MaximumLikelihoodConfig(**objective),
         optimizer=AdamWConfig(learning_rate=1e-3, warmup_steps=10),
         training=TrainingConfig(steps=100, target_tokens_per_batch=ROWS * LENGTH),
-        generation=GenerationConfig(beam_size=2),
+        generation=BeamSearch(beam_size=2),
     )
 
 

@@ -12,8 +12,8 @@ from batches import batch
 
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.alignment import Aligner
-from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.generation.generator import Generator
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import attention_weights
 from seq2seq_jax.modules import attention
 from seq2seq_jax.parallel.mesh_config import MeshConfig
@@ -33,7 +33,7 @@ def tokenizer():
 def aligner():
     model = transformer(tied_embeddings="none", scan_layers=True).build(tokenizer().vocabulary)
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
-    config = GenerationConfig(beam_size=2, maximum_length_ratio=0.5, maximum_length_extra=3, source_tokens_per_batch=64)
+    config = BeamSearch(beam_size=2, maximum_length_ratio=0.5, maximum_length_extra=3, source_tokens_per_batch=64)
     generator = Generator(model, tokenizer(), config, max_source_length=32, mesh=mesh)
     return Aligner(generator, max_target_length=28), parameters(model, seed=2)
 

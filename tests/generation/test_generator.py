@@ -10,14 +10,14 @@ from architectures import parameters, transformer
 from batches import batch
 
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
-from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.generation.generator import Generator, Hypothesis
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 TEXTS = ["abc", "", "hgfedcbahgfedcbahgfedcba", "a", "cafebadfacebeef", "deadbeefdeadbeefdead", "b", "abcdefgh"]
 """With the EOS token 4, 1, 25, 2, 16, 21, 2 and 9 tokens: rows of 16, 24 and 32."""
 
-CONFIG = GenerationConfig(
+CONFIG = BeamSearch(
     beam_size=3,
     n_best=2,
     length_penalty=0.6,
@@ -98,7 +98,7 @@ def test_the_n_best_are_different_and_the_best_comes_first():
 
 
 def test_the_limit_of_tokens_follows_from_the_source():
-    generate, params = generator(GenerationConfig(maximum_length_ratio=0.0, maximum_length_extra=1, n_best=4))
+    generate, params = generator(BeamSearch(maximum_length_ratio=0.0, maximum_length_extra=1, n_best=4))
     # Only the EOS token is allowed, so there is one hypothesis, however many are asked for.
     assert [as_tuples(best) for best in generate.generate(params, TEXTS[:2])] == [[("", 1)]] * 2
     limits = [int(0.5 * (len(text) + 1)) + 3 for text in TEXTS]

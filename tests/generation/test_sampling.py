@@ -1,5 +1,6 @@
 """Sampling against the probabilities of every text, counted by brute force, and against NumPy."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -7,32 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from table_model import END, PADDING, START, VOCAB_SIZE, random_model
+from table_model import END, PADDING, START, VOCAB_SIZE, VOCABULARY, TableModel, random_model
 
-from seq2seq_jax.batch import Vocabulary
-from seq2seq_jax.generation.sampling import IMPOSSIBLE, Policy, draw, restricted, sample
+from seq2seq_jax.generation.sampling import IMPOSSIBLE, Policy, draw, draws_by_batch, draws_by_line, restricted, sample
 from seq2seq_jax.generation.search import beam_search
 
 WORDS = (3, 4, 5)
-VOCABULARY = Vocabulary(
-    source_size=VOCAB_SIZE, target_size=VOCAB_SIZE, joint=True, pad_id=PADDING, bos_id=START, eos_id=END
-)
 
 
-def samples_of(model, *, num_samples, limits, seed=0, temperature=1.0, minimum_length=0, **options):
+def samples_of(model, *, num_samples, limits, seed=0, temperature=1.0, minimum_length=0, draws=None, **options):
     policy = Policy(vocabulary=VOCABULARY, temperature=temperature, minimum_length=minimum_length)
-    max_length = max(limits)
 
     @jax.jit
     def run(key, max_lengths):
         return sample(
-            model.step,
-            model.start(num_samples, max_length),
+            dataclasses.replace(model.context(limits), limits=max_lengths),
             policy=policy,
-            rng=key,
+            draws=draws_by_batch(key, len(limits), num_samples) if draws is None else draws,
             num_samples=num_samples,
-            max_lengths=max_lengths,
-            max_length=max_length,
             **options,
         )
 
@@ -97,10 +90,7 @@ def test_log_probabilities_lengths_and_ends_are_those_of_the_tokens():
 def test_the_first_texts_can_be_greedy():
     model, limits = random_model(2), [4, 4, 4]
     found = samples_of(model, num_samples=3, limits=limits, greedy=1)
-    best = beam_search(
-        model.step, model.start(1, 4), batch_size=3, beam_size=1, n_best=1, max_lengths=jnp.array([9, 9, 9]),
-        max_length=9, bos_id=START, eos_id=END, pad_id=PADDING, length_penalty=0.0,
-    )  # fmt: skip
+    best = beam_search(model.context([9, 9, 9]), beam_size=1, n_best=1, length_penalty=0.0)
     np.testing.assert_array_equal(found.tokens[:, 0], best.tokens[:, 0, :4])
     assert (found.tokens[:, 1:] != found.tokens[:, :1]).any()
 
@@ -113,6 +103,33 @@ def test_the_key_decides_the_samples():
     # Every sample of every source has draws of its own.
     flat = samples_of(random_model(0, num_sources=1), num_samples=64, limits=[6]).tokens[0]
     assert len(np.unique(flat, axis=0)) > 16
+
+
+def test_a_draw_depends_on_seed_line_sample_and_position_alone():
+    """Neither the other sources nor the number of samples change a text."""
+    model = random_model(4, num_sources=4)
+
+    def texts_of(lines, num_samples, seed=7):
+        part = TableModel(model.table[np.array(lines)])
+        draws = draws_by_line(jnp.array(lines), num_samples=num_samples, seed=seed)
+        return samples_of(part, num_samples=num_samples, limits=[6] * len(lines), draws=draws).tokens
+
+    whole = texts_of([0, 1, 2, 3], 4)
+    np.testing.assert_array_equal(texts_of([3, 1], 4), whole[[3, 1]])
+    np.testing.assert_array_equal(texts_of([2], 16)[:, :4], whole[[2]])
+    assert (texts_of([0, 1, 2, 3], 4, seed=8) != whole).any()
+    assert len(np.unique(texts_of([0], 64)[0], axis=0)) > 16
+
+
+def test_draws_by_line_are_uniform_and_uncorrelated():
+    draws = draws_by_line(jnp.arange(50), num_samples=20, seed=0)
+    found = np.stack([draws(jnp.int32(position)) for position in range(10)])
+    counts = np.histogram(found, bins=20, range=(0, 1))[0]
+    # Chi-square of 20 bins of 500: above 43.8 once in a thousand.
+    assert ((counts - 500) ** 2 / 500).sum() < 43.8
+    for axis in range(3):
+        pairs = np.moveaxis(found, axis, 0)
+        assert abs(np.corrcoef(pairs[:-1].ravel(), pairs[1:].ravel())[0, 1]) < 0.05
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(3, None), (None, 0.6), (5, 0.8), (1, None), (None, 1e-6), (None, 1.0)])

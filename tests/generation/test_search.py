@@ -1,5 +1,6 @@
 """Beam search against brute force, against a plain search without early stopping, and against hand-computed cases."""
 
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -11,36 +12,39 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import flags_for_devices
-from table_model import END, NUM_STATES, PADDING, START, VOCAB_SIZE, TableModel, constant_model, random_model
+from table_model import (
+    END,
+    NUM_STATES,
+    PADDING,
+    START,
+    VOCAB_SIZE,
+    VOCABULARY,
+    TableModel,
+    constant_model,
+    random_model,
+)
 
 from seq2seq_jax.batch import TokenRows
-from seq2seq_jax.generation.search import GenerationConfig, SearchResult, beam_search, length_limits
+from seq2seq_jax.generation.context import GenerationResult, length_limits
+from seq2seq_jax.generation.methods import BeamSearch, Greedy, Sampling
+from seq2seq_jax.generation.search import beam_search
 
 WORDS = (3, 4, 5)
 ALPHAS = (0.0, 1.0, 2.5)
 
 
-def search(model, *, beam_size, limits, alpha, max_length=None, n_best=None, max_compactions=0) -> SearchResult:
-    max_length = max(limits) if max_length is None else max_length
-
+def search(model, *, beam_size, limits, alpha, max_length=None, n_best=None, max_compactions=0) -> GenerationResult:
     @jax.jit
-    def run(state, max_lengths):
+    def run(max_lengths):
         return beam_search(
-            model.step,
-            state,
-            batch_size=len(limits),
+            dataclasses.replace(model.context(limits, max_length=max_length), limits=max_lengths),
             beam_size=beam_size,
             n_best=beam_size if n_best is None else n_best,
-            max_lengths=max_lengths,
-            max_length=max_length,
-            bos_id=START,
-            eos_id=END,
-            pad_id=PADDING,
             length_penalty=alpha,
             max_compactions=max_compactions,
         )
 
-    result = jax.block_until_ready(run(model.start(beam_size, max_length), jnp.array(limits)))
+    result = jax.block_until_ready(run(jnp.array(limits)))
     jax.effects_barrier()
     return result
 
@@ -311,19 +315,8 @@ def test_the_memory_that_hypotheses_share_is_the_same_array_in_every_step():
         seen.append((inner.per_source["table"] is state.per_source["table"], inner.per_hypothesis["prefix"].shape))
         return model.step(tokens, inner)
 
-    beam_search(
-        step,
-        state,
-        batch_size=3,
-        beam_size=2,
-        n_best=2,
-        max_lengths=jnp.array([6, 6, 6]),
-        max_length=6,
-        bos_id=START,
-        eos_id=END,
-        pad_id=PADDING,
-        length_penalty=1.0,
-    )
+    context = model.context([6, 6, 6], step=step, start=lambda number: state)
+    beam_search(context, beam_size=2, n_best=2, length_penalty=1.0)
     assert set(seen) == {(True, (6, 6))}
 
 
@@ -333,7 +326,8 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
         import functools, re
         import jax, jax.numpy as jnp, numpy as np
         from jax.sharding import AxisType, NamedSharding, PartitionSpec
-        from seq2seq_jax.batch import DecodeState
+        from seq2seq_jax.batch import DecodeState, Vocabulary
+        from seq2seq_jax.generation.context import GenerationContext
         from seq2seq_jax.generation.search import beam_search
 
         batch, beam, model, vocab, length = 128, 3, 16, 24, 10
@@ -349,21 +343,28 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
             hidden = jnp.tanh(hidden.reshape(-1, beam, model) + state.per_source[:, None]).reshape(hidden.shape)
             return hidden @ output, state.replace(per_hypothesis={**state.per_hypothesis, "hidden": hidden})
 
+        vocabulary = Vocabulary(source_size=vocab, target_size=vocab, joint=True, pad_id=0, bos_id=1, eos_id=2)
+
         def search(max_compactions):
-            return jax.jit(functools.partial(
-                beam_search, step, batch_size=batch, beam_size=beam, n_best=beam, max_length=length,
-                bos_id=1, eos_id=2, pad_id=0, length_penalty=1.0, max_compactions=max_compactions,
-            ))
+            def run(state, max_lengths):
+                context = GenerationContext(
+                    step=step, start=lambda number: state, limits=max_lengths, max_length=length, vocabulary=vocabulary
+                )
+                return beam_search(
+                    context, beam_size=beam, n_best=beam, length_penalty=1.0, max_compactions=max_compactions
+                )
+
+            return jax.jit(run)
 
         limits = 3 + jnp.arange(batch) % 8
-        expected = search(0)(state, max_lengths=limits)
+        expected = search(0)(state, limits)
         mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
         shard = lambda tree: jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
         arguments = shard(state), shard(limits)
         for max_compactions in (0, 2):
             with jax.set_mesh(mesh):
-                compiled = search(max_compactions).lower(arguments[0], max_lengths=arguments[1]).compile()
-            found = compiled(arguments[0], max_lengths=arguments[1])
+                compiled = search(max_compactions).lower(*arguments).compile()
+            found = compiled(*arguments)
             np.testing.assert_array_equal(found.tokens, expected.tokens)
             np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
             assert [len(shard.data) for shard in found.tokens.addressable_shards] == [32] * 4
@@ -382,44 +383,44 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [({"eos_id": START}, "eos_id"), ({"eos_id": PADDING}, "eos_id"), ({"length_penalty": -0.5}, "length_penalty")],
-)
-def test_what_cannot_be_searched_is_refused(wrong, message):
-    model = random_model(seed=0, num_sources=1)
-    arguments = {
-        "batch_size": 1,
-        "beam_size": 2,
-        "n_best": 2,
-        "max_lengths": jnp.array([3]),
-        "max_length": 3,
-        "bos_id": START,
-        "eos_id": END,
-        "pad_id": PADDING,
-        "length_penalty": 1.0,
-    }
-    with pytest.raises(ValueError, match=message):
-        beam_search(model.step, model.start(2, 3), **(arguments | wrong))
+@pytest.mark.parametrize("eos_id", [START, PADDING])
+def test_an_eos_token_that_is_another_special_token_is_refused(eos_id):
+    context = random_model(seed=0, num_sources=1).context(
+        [3], vocabulary=dataclasses.replace(VOCABULARY, eos_id=eos_id)
+    )
+    with pytest.raises(ValueError, match="eos_id"):
+        beam_search(context, beam_size=2, n_best=2, length_penalty=1.0)
+
+
+def test_a_negative_length_penalty_is_refused():
+    context = random_model(seed=0, num_sources=1).context([3])
+    with pytest.raises(ValueError, match="length_penalty"):
+        beam_search(context, beam_size=2, n_best=2, length_penalty=-0.5)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("method", "wrong"),
     [
-        {"beam_size": 0},
-        {"n_best": 0},
-        {"n_best": 5},
-        {"length_penalty": -0.1},
-        {"length_penalty": float("nan")},
-        {"maximum_length_ratio": -1.0},
-        {"maximum_length_ratio": float("inf")},
-        {"maximum_length_extra": 0},
-        {"source_tokens_per_batch": 0},
+        (BeamSearch, {"beam_size": 0}),
+        (BeamSearch, {"n_best": 0}),
+        (BeamSearch, {"n_best": 5}),
+        (BeamSearch, {"length_penalty": -0.1}),
+        (BeamSearch, {"length_penalty": float("nan")}),
+        (Greedy, {"max_compactions": -1}),
+        (Greedy, {"maximum_length_ratio": -1.0}),
+        (Greedy, {"maximum_length_ratio": float("inf")}),
+        (Sampling, {"maximum_length_extra": 0}),
+        (Sampling, {"source_tokens_per_batch": 0}),
+        (Sampling, {"samples": 0}),
+        (Sampling, {"temperature": 0.0}),
+        (Sampling, {"top_k": 0}),
+        (Sampling, {"top_p": 1.5}),
+        (Sampling, {"seed": 2**32}),
     ],
 )
-def test_a_config_refuses_what_makes_no_sense(wrong):
+def test_a_config_refuses_what_makes_no_sense(method, wrong):
     with pytest.raises(ValueError, match=f"^[^\n]*{next(iter(wrong))}[^\n]*$"):
-        GenerationConfig(**wrong)
+        method(**wrong)
 
 
 def test_the_limit_grows_with_the_source():

@@ -15,8 +15,8 @@ from architectures import parameters, transformer
 from batches import batch, random_pairs
 
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
-from seq2seq_jax.generation.config import GenerationConfig
 from seq2seq_jax.generation.generator import Generator
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig, batch_sharding, batch_shards, bytes_per_device
@@ -87,7 +87,7 @@ class Trainer:
         """Texts and log-probabilities; three sources of 16 places per batch, which four shards do not divide evenly."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.layout.players["model"].params)
         params = jax.device_put(parameters(self.model, seed=2), shardings)
-        config = GenerationConfig(
+        config = BeamSearch(
             beam_size=3, n_best=2, maximum_length_ratio=1.0, maximum_length_extra=4, source_tokens_per_batch=48
         )
         generator = Generator(self.model, TOKENIZER, config, max_source_length=32, mesh=self.mesh)

@@ -31,7 +31,7 @@ from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.training.config import TrainingConfig
@@ -50,7 +50,7 @@ def experiment():
         objective=MaximumLikelihoodConfig(),
         optimizer=AdamWConfig(learning_rate=5e-3, schedule="constant", warmup_steps=10, ema_decay=0.9),
         training=TrainingConfig(steps=%d, target_tokens_per_batch=512, log_every=1, checkpoint_every=6,
-        evaluate_every=36), generation=GenerationConfig(beam_size=2),
+        evaluate_every=36), generation=BeamSearch(beam_size=2),
     )
 '''
     % STEPS

@@ -33,7 +33,7 @@ from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.generation.config import GenerationConfig
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.training.config import TrainingConfig
@@ -57,7 +57,7 @@ def experiment():
         training=TrainingConfig(
             steps=%d, target_tokens_per_batch=2048, log_every=3, checkpoint_every=5, evaluate_every=20, patience=9,
         ),
-        generation=GenerationConfig(beam_size=2),
+        generation=BeamSearch(beam_size=2),
     )
 '''
     % STEPS

@@ -1,0 +1,92 @@
+"""What methods of generation work from, and what they return."""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from seq2seq_jax.batch import DecodeState, TokenRows, Vocabulary
+from seq2seq_jax.data.source import LONGEST_ROW
+
+DecodeStep = Callable[
+    [Int[Array, "hypotheses"], DecodeState],
+    tuple[Float[Array, "hypotheses vocab"], DecodeState],
+]
+"""(last token of every hypothesis, state) -> (next logits, next state)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GenerationContext:
+    """A batch of encoded sources, to be generated from.
+
+    Attributes:
+        step: (tokens, state) -> the decoder's next-token logits and next state.
+        start: number of hypotheses of each source -> the decoder's state before the first token, the same for all
+            hypotheses of a source. The first dim of leaves of `per_source` and `history` is batch, that of leaves of
+            `per_hypothesis` batch * hypotheses.
+        limits: limit of each source in tokens, EOS token included; 0 = a row without a source.
+        max_length: capacity of the token arrays.
+        vocabulary: sizes and special ids.
+        lines: number of each source in the input, from 0, for what is drawn; None = nothing is.
+    """
+
+    step: DecodeStep
+    start: Callable[[int], DecodeState]
+    limits: Int[Array, "batch"]
+    max_length: int
+    vocabulary: Vocabulary
+    lines: Int[Array, "batch"] | None = None
+
+
+@flax.struct.dataclass
+class GenerationResult:
+    """Texts of every source, the preferred one first where they are ranked.
+
+    If fewer texts exist than were asked for (a limit of one token allows only the empty text), the remaining entries
+    have score and log-probability -inf, length 0 and only padding.
+
+    Attributes:
+        tokens: token ids up to and including the EOS token, then pad tokens.
+        scores: by which the method ranks texts; of beam search the log-probability over the length penalty.
+        log_probabilities: natural logarithm of the probability of the tokens, EOS token included.
+        lengths: number of tokens, EOS token included.
+    """
+
+    tokens: Int[Array, "batch texts max_length"]
+    scores: Float[Array, "batch texts"]
+    log_probabilities: Float[Array, "batch texts"]
+    lengths: Int[Array, "batch texts"]
+
+
+def longest_output(source_length: int, *, ratio: float, extra: int, position_limit: int | None) -> int:
+    """The limit on generated tokens, EOS token included, for a source of that many tokens; see `length_limits`."""
+    room = ratio * source_length + extra
+    if position_limit is None and room > LONGEST_ROW:
+        raise ValueError(
+            f"a source of {source_length} tokens could become {room:,.0f} generated ones, of at most {LONGEST_ROW:,}: "
+            "lower maximum_length_ratio or maximum_length_extra"
+        )
+    room = int(room)
+    return room if position_limit is None else min(room, position_limit)
+
+
+def length_limits(
+    source: TokenRows, *, ratio: float, extra: int, position_limit: int | None
+) -> tuple[Int[Array, "batch"], int]:
+    """The limit on generated tokens, EOS token included, for each source, and the maximum of any source of the batch.
+
+    Args:
+        source: one example per row.
+        ratio: tokens per source token, ...
+        extra: ... plus this number of tokens.
+        position_limit: maximum length that the decoder has positions for; None = unbounded.
+
+    Returns:
+        Limits, 0 for a row without a source; and the limit of a row without padding.
+    """
+    lengths = jnp.sum(source.mask, axis=1)
+    room = longest_output(source.tokens.shape[1], ratio=ratio, extra=extra, position_limit=position_limit)
+    limits = jnp.floor(ratio * lengths).astype(jnp.int32) + extra
+    return jnp.where(lengths == 0, 0, jnp.minimum(limits, room)), room

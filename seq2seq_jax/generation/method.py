@@ -1,0 +1,52 @@
+"""What every method of generation has, as a config says it. Imports nothing heavy, as the help of a command does."""
+
+import abc
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from seq2seq_jax.values import check_values
+
+if TYPE_CHECKING:
+    from seq2seq_jax.generation.context import GenerationContext, GenerationResult
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationMethod(abc.ABC):
+    """Limits of what is generated, and of a batch."""
+
+    maximum_length_ratio: float = 2.0
+    """Limit on generated tokens, EOS token included: maximum_length_ratio per source token, ..."""
+    maximum_length_extra: int = 10
+    """... plus maximum_length_extra. A table of learned positions also limits the length."""
+    source_tokens_per_batch: int = 8192
+    """Source tokens per batch, padding included."""
+
+    def __post_init__(self):
+        check_values(self, "generation")
+        self._check_counts("maximum_length_extra", "source_tokens_per_batch")
+        self._check_amounts("maximum_length_ratio")
+
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}: set it to 1 or more")
+
+    def _check_amounts(self, *names: str) -> None:
+        for name in names:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite, 0 or more, got {getattr(self, name)}: set it to 0 or more")
+
+    @property
+    @abc.abstractmethod
+    def num_hypotheses(self) -> int:
+        """Texts that the decoder works on at a time for each source."""
+
+    @property
+    @abc.abstractmethod
+    def num_texts(self) -> int:
+        """Texts that are returned for each source, at most."""
+
+    @abc.abstractmethod
+    def generate(self, context: "GenerationContext") -> "GenerationResult":
+        """Texts for every source of a batch, [batch, num_texts]. Pure, and compatible with `jax.jit`."""

@@ -1,0 +1,8 @@
+"""How text is generated: a config a method. None imports anything heavy, as the help of a command asks for them."""
+
+from seq2seq_jax.generation.methods.beam_search import BeamSearch
+from seq2seq_jax.generation.methods.greedy import Greedy
+from seq2seq_jax.generation.methods.sampling import Sampling
+
+Method = BeamSearch | Greedy | Sampling
+"""The methods that a config may name; the first is that of runs from before there were others."""
