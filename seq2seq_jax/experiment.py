@@ -266,7 +266,7 @@ def to_json(config: Any) -> Any:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         values[field.name] = to_json(value)
-        if len(dataclasses_of(hints[field.name])) > 1:
+        if dataclasses.is_dataclass(value) and len(dataclasses_of(hints[field.name])) > 1:
             values[field.name] = {"class": type(value).__name__} | values[field.name]
     return values
 

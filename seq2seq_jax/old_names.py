@@ -6,7 +6,7 @@ are read through these tables, and written under the current names only.
 """
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 FIELDS: dict[str, dict[str, str]] = {
@@ -21,6 +21,27 @@ VALUES: dict[str, dict[str, dict[Any, Any]]] = {
     "MaximumLikelihoodConfig": {"sampling_choice": {"drawn": "sample", "likeliest": "argmax"}},
 }
 """Class of a config (subclasses included) -> current name of a field -> old value -> its current value."""
+
+
+def _attention_as_a_config(values: dict[str, Any]) -> dict[str, Any]:
+    """A decoder that named its attention has it as a config of its own."""
+    kind = values.get("attention", "additive")
+    if not isinstance(kind, str):
+        return values
+    values = dict(values)
+    settings = {name: values.pop(name) for name in ("attention_dim", "coverage") if name in values}
+    kinds = {
+        "none": None,
+        "additive": {"class": "AdditiveAttentionConfig"} | settings,
+        "general": {"class": "GeneralAttentionConfig"},
+        "dot": {"class": "DotAttentionConfig", "scaled": False},
+        "scaled_dot": {"class": "DotAttentionConfig", "scaled": True},
+    }
+    return values | {"attention": kinds.get(kind, kind)}
+
+
+SHAPES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"RecurrentDecoderConfig": _attention_as_a_config}
+"""Class of a config -> what makes its current values of those of an earlier version, where more than names changed."""
 
 METRICS: dict[str, str] = {
     "checkpoint_stall_share": "checkpoint_stall_fraction",
@@ -49,6 +70,7 @@ def current_fields(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
     known = typing.get_type_hints(config)
     current = dict(values)
     for parent in config.__mro__:
+        current = SHAPES.get(parent.__name__, dict)(current)
         for old, new in FIELDS.get(parent.__name__, {}).items():
             if old not in current or old in known:
                 continue

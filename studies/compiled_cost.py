@@ -18,6 +18,7 @@ from seq2seq_jax.data.pipeline import row_shapes
 from seq2seq_jax.experiment import Experiment, load_config_by_name, override
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.parallel.mesh_config import MeshConfig
+from seq2seq_jax.run.system import System
 
 PROGRAM = "python -m studies.compiled_cost"
 DESCRIPTION = """\

@@ -1,7 +1,6 @@
 """The architectures that the contracts of a model are run over. A new family is one more row of the table."""
 
 import dataclasses
-import typing
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +16,7 @@ from seq2seq_jax.encoders.convolutional import ConvolutionalEncoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
-from seq2seq_jax.modules.global_attention import AttentionKind
+from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig, DotAttentionConfig, GeneralAttentionConfig
 from seq2seq_jax.modules.precision import Precision
 
 VOCABULARY = Vocabulary(source_size=29, target_size=29, joint=True, pad_id=0, bos_id=2, eos_id=3)
@@ -142,9 +141,16 @@ ARCHITECTURES = {
         config=transformer(precision="bfloat16_products", positions="rotary", scan_layers=True), tolerance=0.05
     ),
     "gru_additive_feeding": Architecture(
-        config=recurrent(cell="gru", decoder={"input_feeding": True, "attention_dim": 10, "deep_output": True})
+        config=recurrent(
+            cell="gru",
+            decoder={
+                "input_feeding": True,
+                "attention": AdditiveAttentionConfig(attention_dim=10),
+                "deep_output": True,
+            },
+        )
     ),
-    "lstm_coverage": Architecture(config=recurrent(decoder={"coverage": True})),
+    "lstm_coverage": Architecture(config=recurrent(decoder={"attention": AdditiveAttentionConfig(coverage=True)})),
     "gru_general_feeding": Architecture(
         config=recurrent(
             cell="gru",
@@ -153,7 +159,7 @@ ARCHITECTURES = {
             layer_norm=True,
             recurrent_dropout=0.1,
             variational_dropout=True,
-            decoder={"attention": "general", "attention_layer": "first", "input_feeding": True},
+            decoder={"attention": GeneralAttentionConfig(), "attention_layer": "first", "input_feeding": True},
         )
     ),
     "gru_dot_reversed": Architecture(
@@ -161,7 +167,7 @@ ARCHITECTURES = {
             cell="gru",
             hidden_dim=12,
             encoder={"bidirectional_layers": 0, "reverse_source": True, "recurrent_dropout": 0.1},
-            decoder={"attention": "dot"},
+            decoder={"attention": DotAttentionConfig()},
             tied_embeddings="none",
         )
     ),
@@ -171,7 +177,12 @@ ARCHITECTURES = {
             residual_from=3,
             layer_norm=True,
             encoder={"bidirectional_layers": 1},
-            decoder={"attention": "scaled_dot", "attention_layer": "first", "num_layers": 4, "hidden_dim": 8},
+            decoder={
+                "attention": DotAttentionConfig(scaled=True),
+                "attention_layer": "first",
+                "num_layers": 4,
+                "hidden_dim": 8,
+            },
         )
     ),
     "gnmt_bfloat16": Architecture(
@@ -185,7 +196,9 @@ ARCHITECTURES = {
         tolerance=0.03,
     ),
     "lstm_bfloat16_products": Architecture(
-        config=recurrent(decoder={"attention": "general", "input_feeding": True}, precision="bfloat16_products"),
+        config=recurrent(
+            decoder={"attention": GeneralAttentionConfig(), "input_feeding": True}, precision="bfloat16_products"
+        ),
         tolerance=0.05,
     ),
     "convolutional_scanned": Architecture(
@@ -213,12 +226,19 @@ ARCHITECTURES = {
     ),
 }
 
+ATTENTIONS = {
+    "none": None,
+    "additive": AdditiveAttentionConfig(),
+    "general": GeneralAttentionConfig(),
+    "dot": DotAttentionConfig(),
+    "scaled_dot": DotAttentionConfig(scaled=True),
+}
+
 # One layer each: how layers follow each other is seen in the variants above.
 SHALLOW = {"transformer": transformer(num_layers=1), "convolutional": convolutional(num_layers=1)}
 ENCODERS = {name: config.encoder for name, config in SHALLOW.items()} | {"recurrent": recurrent().encoder}
 DECODERS = {name: config.decoder for name, config in SHALLOW.items()} | {
-    f"recurrent_{attention}": recurrent(decoder={"attention": attention}).decoder
-    for attention in typing.get_args(AttentionKind)
+    f"recurrent_{name}": recurrent(decoder={"attention": attention}).decoder for name, attention in ATTENTIONS.items()
 }
 VARIANTS = dict(ARCHITECTURES)
 """The settings of each family; on both sides, where both sides have them."""

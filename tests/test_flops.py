@@ -11,6 +11,7 @@ from seq2seq_jax.compilation.hlo import Program
 from seq2seq_jax.compilation.kernels import dot_flops
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.modules.flops import TRAINING, causal_pairs
+from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig, DotAttentionConfig, GeneralAttentionConfig
 from seq2seq_jax.modules.recurrence import CELLS
 
 SOURCE, TARGET, ROWS = 40, 32, 3
@@ -27,21 +28,26 @@ TRANSFORMERS = {
 }
 OTHERS = {
     "LSTM, additive": recurrent(
-        **RECURRENT, encoder={"hidden_dim": 40}, decoder={"hidden_dim": 64, "attention": "additive"}
+        **RECURRENT, encoder={"hidden_dim": 40}, decoder={"hidden_dim": 64, "attention": AdditiveAttentionConfig()}
     ),
     "GRU, general, fed": recurrent(
         **RECURRENT,
         cell="gru",
         encoder={"hidden_dim": 40},
-        decoder={"hidden_dim": 64, "attention": "general", "input_feeding": True},
+        decoder={"hidden_dim": 64, "attention": GeneralAttentionConfig(), "input_feeding": True},
     ),
     "GNMT": recurrent(
         **RECURRENT,
         encoder={"hidden_dim": 64, "bidirectional_layers": 1},
-        decoder={"hidden_dim": 64, "attention": "scaled_dot", "attention_layer": "first", "deep_output": True},
+        decoder={
+            "hidden_dim": 64,
+            "attention": DotAttentionConfig(scaled=True),
+            "attention_layer": "first",
+            "deep_output": True,
+        },
     ),
     "LSTM, fixed vector": recurrent(
-        **RECURRENT, encoder={"hidden_dim": 40}, decoder={"hidden_dim": 64, "attention": "none"}
+        **RECURRENT, encoder={"hidden_dim": 40}, decoder={"hidden_dim": 64, "attention": None}
     ),
     "convolutional": convolutional(num_layers=3, model_dim=48, hidden_dim=64, max_positions=64, dropout=0.0),
 }
@@ -94,7 +100,7 @@ def not_of_the_model(config, *, training):
     mapped = 2 * SOURCE * summary * states
     if not training:
         return selections + mapped
-    outer = 2 * SOURCE * TARGET * decoder.hidden_dim if decoder.attention == "additive" else 0
+    outer = 2 * SOURCE * TARGET * decoder.hidden_dim if isinstance(decoder.attention, AdditiveAttentionConfig) else 0
     return 2 * selections + TRAINING * mapped - outer
 
 
@@ -110,7 +116,10 @@ def test_other_families(name, training):
 def test_flops_of_an_lstm_with_additive_attention_by_hand():
     """3 {S [Σ n 8h (x + h) + 4hA] + T [Σ 8H (x' + H) + 2HA + 2 (H + 2h) m + 2mV] + ST (2A + 4h)}."""
     config = recurrent(
-        model_dim=12, num_layers=2, encoder={"hidden_dim": 10}, decoder={"hidden_dim": 14, "attention_dim": 9}
+        model_dim=12,
+        num_layers=2,
+        encoder={"hidden_dim": 10},
+        decoder={"hidden_dim": 14, "attention": AdditiveAttentionConfig(attention_dim=9)},
     )
     source, target, model, h, hidden, attention = 7, 9, 12, 10, 14, 9
     encoder = 2 * 8 * h * (model + h) + 2 * 8 * h * (2 * h + h) + 4 * h * attention

@@ -10,6 +10,7 @@ from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig
 
 
 def experiment() -> Experiment:
@@ -19,7 +20,9 @@ def experiment() -> Experiment:
         load_config_by_name("dates/transformer"),
         model=ModelConfig(
             encoder=RecurrentEncoderConfig(hidden_dim=128, **stack),
-            decoder=RecurrentDecoderConfig(hidden_dim=256, attention="additive", attention_dim=128, **stack),
+            decoder=RecurrentDecoderConfig(
+                hidden_dim=256, attention=AdditiveAttentionConfig(attention_dim=128), **stack
+            ),
             precision="bfloat16_products",
         ),
     )

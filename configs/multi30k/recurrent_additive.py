@@ -16,6 +16,7 @@ from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig
 
 
 def experiment() -> Experiment:
@@ -27,7 +28,7 @@ def experiment() -> Experiment:
         model=ModelConfig(
             encoder=RecurrentEncoderConfig(hidden_dim=384, **stack),
             decoder=RecurrentDecoderConfig(
-                hidden_dim=576, attention="additive", attention_dim=256, deep_output=True, **stack
+                hidden_dim=576, attention=AdditiveAttentionConfig(attention_dim=256), deep_output=True, **stack
             ),
             precision="bfloat16_products",
         ),

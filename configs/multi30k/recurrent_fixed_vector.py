@@ -26,7 +26,7 @@ def experiment() -> Experiment:
         load_config_by_name("multi30k/recurrent_additive"),
         model=ModelConfig(
             encoder=RecurrentEncoderConfig(hidden_dim=448, **stack),
-            decoder=RecurrentDecoderConfig(hidden_dim=576, attention="none", **stack),
+            decoder=RecurrentDecoderConfig(hidden_dim=576, attention=None, **stack),
             precision="bfloat16_products",
         ),
     )

@@ -16,6 +16,7 @@ from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.experiment import Experiment, load_config_by_name
 from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.modules.global_attention import GeneralAttentionConfig
 
 
 def experiment() -> Experiment:
@@ -25,7 +26,9 @@ def experiment() -> Experiment:
         load_config_by_name("multi30k/recurrent_additive"),
         model=ModelConfig(
             encoder=RecurrentEncoderConfig(hidden_dim=384, **stack),
-            decoder=RecurrentDecoderConfig(hidden_dim=512, attention="general", input_feeding=True, **stack),
+            decoder=RecurrentDecoderConfig(
+                hidden_dim=512, attention=GeneralAttentionConfig(), input_feeding=True, **stack
+            ),
             precision="bfloat16_products",
         ),
     )

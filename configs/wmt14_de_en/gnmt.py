@@ -25,7 +25,7 @@ def experiment() -> Experiment:
         base,
         model=ModelConfig(
             encoder=RecurrentEncoderConfig(bidirectional_layers=1, **stack),
-            decoder=RecurrentDecoderConfig(attention="additive", attention_layer="first", **stack),
+            decoder=RecurrentDecoderConfig(attention_layer="first", **stack),
             precision="bfloat16",
         ),
         optimizer=dataclasses.replace(base.optimizer, learning_rate=1e-3),

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from seq2seq_jax.batch import DecodeState, Memory, TokenRows
 from seq2seq_jax.modules.attention import record
 from seq2seq_jax.modules.flops import Amount, product_flops
-from seq2seq_jax.modules.global_attention import AttentionKind, GlobalAttention, attend
+from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig, GlobalAttentionKind
+from seq2seq_jax.modules.global_attention.base import GlobalAttention, attend
 from seq2seq_jax.modules.linear import Linear
 from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product
 from seq2seq_jax.modules.recurrence import (
@@ -37,17 +38,13 @@ from seq2seq_jax.modules.segments import at_first_positions, is_first, segment_m
 class RecurrentDecoderConfig(RecurrentConfig):
     """Settings of a recurrent decoder."""
 
-    attention: AttentionKind = "additive"
-    """Score function of the attention; none = no attention: the encoder's summary sets the initial state only."""
-    attention_dim: int | None = None
-    """Width inside additive attention; None = hidden_dim."""
+    attention: GlobalAttentionKind | None = AdditiveAttentionConfig()
+    """How states of the source are scored; None = no attention: the encoder's summary sets the initial state only."""
     attention_layer: Literal["first", "last"] = "last"
     """Layer whose output is the query. With `first`, the context is an input of all layers above (GNMT)."""
     input_feeding: bool = False
     """Whether the attentional hidden state of the previous step is an input of the first layer (Luong et al. 2015,
     section 3.3). Training then computes the steps one after the other, too."""
-    coverage: bool = False
-    """Whether additive attention reads the sum of its previous weights (Tu et al. 2016)."""
     deep_output: bool = False
     """Whether the output layer also reads the embedding of the previous token, besides state and context (Pascanu et
     al. 2014; Bahdanau et al. 2015)."""
@@ -55,25 +52,16 @@ class RecurrentDecoderConfig(RecurrentConfig):
     def __post_init__(self):
         super().__post_init__()
         name = type(self).__name__
-        if self.attention == "none":
-            for field in ("attention_dim", "input_feeding", "coverage"):
-                if getattr(self, field):
-                    raise ValueError(
-                        f"{name}.{field} needs an attention, and attention is none. Choose one, or leave {field} out."
-                    )
-        if self.attention != "additive":
-            for field in ("attention_dim", "coverage"):
-                if getattr(self, field):
-                    raise ValueError(
-                        f"{name}.{field} belongs to additive attention, and attention is {self.attention}. Set "
-                        f"attention to additive, or leave {field} out."
-                    )
-        if self.attention_dim is not None and self.attention_dim < 1:
-            raise ValueError(f"{name}.attention_dim must be at least 1, not {self.attention_dim}.")
-        if self.attention_layer == "first" and (self.attention == "none" or self.num_layers == 1):
+        if self.attention is None and self.input_feeding:
+            raise ValueError(
+                f"{name}.input_feeding needs an attention, and attention is None. Choose one, or leave input_feeding "
+                "out."
+            )
+        if self.attention_layer == "first" and (self.attention is None or self.num_layers == 1):
             raise ValueError(
                 f"{name}.attention_layer = first needs an attention and two layers or more, and there are "
-                f"attention = {self.attention} and num_layers = {self.num_layers}. Set it to last."
+                f"attention = {self.attention and type(self.attention).__name__} and num_layers = {self.num_layers}. "
+                "Set it to last."
             )
 
     def build(self, *, memory_dim: int, summary_dim: int, precision: Precision) -> "RecurrentDecoder":
@@ -82,12 +70,19 @@ class RecurrentDecoderConfig(RecurrentConfig):
         Raises:
             ValueError: dot-product attention between states of different widths.
         """
-        if self.attention in ("dot", "scaled_dot") and memory_dim != self.hidden_dim:
-            raise ValueError(
-                f"model.decoder.attention = {self.attention} needs states of equal width, and the encoder's have "
-                f"{memory_dim}, the decoder's hidden_dim {self.hidden_dim}. Change either, or use general attention."
-            )
+        # Refuses widths that it cannot score before anything is traced.
+        self.build_attention(memory_dim=memory_dim, precision=precision)
         return RecurrentDecoder(self, memory_dim, summary_dim, precision)
+
+    def build_attention(self, *, memory_dim: int, precision: Precision) -> GlobalAttention | None:
+        """The attention to states of this width; None = there is none.
+
+        Raises:
+            ValueError: dot-product attention between states of different widths.
+        """
+        if self.attention is None:
+            return None
+        return self.attention.build(query_dim=self.hidden_dim, memory_dim=memory_dim, precision=precision)
 
     def input_dim(self, index: int, *, memory_dim: int) -> int:
         """Input width of the layer of this index, from 0, without input feeding."""
@@ -97,20 +92,8 @@ class RecurrentDecoderConfig(RecurrentConfig):
 
     def output_input_dim(self, *, memory_dim: int) -> int:
         """Input width of the output layer."""
-        attended = 0 if self.attention == "none" else memory_dim
+        attended = 0 if self.attention is None else memory_dim
         return self.hidden_dim + attended + self.deep_output * self.model_dim
-
-    def attention_flops(self, source: Amount, target: Amount, *, memory_dim: int, hypotheses: int) -> Amount:
-        """FLOPs of the attention of `hypotheses` targets to one source, whose keys they share."""
-        if self.attention == "none":
-            return 0.0
-        contexts = product_flops(source * target, memory_dim, 1)
-        if self.attention == "additive":
-            width = self.attention_dim or self.hidden_dim
-            each = product_flops(target, self.hidden_dim, width) + product_flops(source * target, width, 1)
-            return product_flops(source, memory_dim, width) + hypotheses * (each + contexts)
-        keys = product_flops(source, memory_dim, self.hidden_dim) if self.attention == "general" else 0.0
-        return keys + hypotheses * (product_flops(source * target, self.hidden_dim, 1) + contexts)
 
     def forward_flops(self, source: Amount, target: Amount, *, memory_dim: int, hypotheses: int) -> Amount:
         """Model FLOPs of decoding `hypotheses` targets of one length for one source.
@@ -124,13 +107,22 @@ class RecurrentDecoderConfig(RecurrentConfig):
         if self.input_feeding:
             layers += product_flops(target, self.model_dim, CELLS[self.cell].num_gates * self.hidden_dim)
         output = product_flops(target, self.output_input_dim(memory_dim=memory_dim), self.model_dim)
-        attention = self.attention_flops(source, target, memory_dim=memory_dim, hypotheses=hypotheses)
+        attention = 0.0
+        if self.attention is not None:
+            attention = self.attention.forward_flops(
+                source, target, query_dim=self.hidden_dim, memory_dim=memory_dim, hypotheses=hypotheses
+            )
         return attention + hypotheses * (layers + output)
+
+    @property
+    def has_coverage(self) -> bool:
+        """Whether the attention reads its previous weights."""
+        return self.attention is not None and self.attention.has_coverage
 
     @property
     def is_sequential(self) -> bool:
         """Whether a step depends on the attention of the previous step."""
-        return self.input_feeding or self.coverage
+        return self.input_feeding or self.has_coverage
 
 
 @flax.struct.dataclass
@@ -203,15 +195,7 @@ class RecurrentDecoder(nn.Module):
             bias=True,
             precision=precision,
         )
-        if config.attention != "none":
-            self.cross_attention = GlobalAttention(
-                kind=config.attention,
-                query_dim=config.hidden_dim,
-                memory_dim=self.memory_dim,
-                attention_dim=config.attention_dim or config.hidden_dim,
-                coverage=config.coverage,
-                precision=precision,
-            )
+        self.cross_attention = config.build_attention(memory_dim=self.memory_dim, precision=precision)
         glorot = nn.with_logical_partitioning(nn.initializers.glorot_uniform(), ("hidden", "model"))
         self.output = self.param(
             "output", glorot, (config.output_input_dim(memory_dim=self.memory_dim), config.model_dim)
@@ -272,7 +256,7 @@ class RecurrentDecoder(nn.Module):
             x = x + outputs if config.is_residual(index) else outputs
             if index == 0 and config.attention_layer == "first":
                 context = context_of(x)
-        if config.attention_layer == "last" and config.attention != "none":
+        if config.attention_layer == "last" and config.attention is not None:
             context = context_of(x)
         read = _together(x, context, embedded if config.deep_output else None)
         product = matrix_product(read.reshape(-1, read.shape[-1]), self.output, precision=self.precision)
@@ -356,11 +340,11 @@ class RecurrentDecoder(nn.Module):
         return DecoderCarry(
             layers=tuple(zero_state(config.cell, batch, config.hidden_dim) for _ in self.layers),
             fed=jnp.zeros((batch, config.model_dim)) if config.input_feeding else None,
-            coverage=jnp.zeros((batch, source)) if config.coverage else None,
+            coverage=jnp.zeros((batch, source)) if config.has_coverage else None,
         )
 
     def _keys_and_values(self, memory: Memory):
-        if self.config.attention == "none":
+        if self.config.attention is None:
             return None, None
         return self.cross_attention.keys(memory.states), memory.values
 
@@ -382,7 +366,7 @@ class RecurrentDecoder(nn.Module):
                 kernels[f"input_{index}"] = layer.input_kernel()
         if self.config.input_feeding:
             kernels["feeding"] = self.feeding
-        if self.config.attention != "none":
+        if self.config.attention is not None:
             kernels |= self.cross_attention.kernels(keys, values)
             constants |= {"keys": keys, "attention": self.cross_attention.constants()}
         return kernels, constants
@@ -399,7 +383,10 @@ class RecurrentDecoder(nn.Module):
         context, weights, states = None, None, []
 
         def context_of(query):
-            return attend(project, constants["attention"], query, constants["keys"], inputs.mask, carry.coverage)
+            scores = self.cross_attention.step_scores
+            return attend(
+                scores, project, constants["attention"], query, constants["keys"], inputs.mask, carry.coverage
+            )
 
         x = inputs.embedded.astype(jnp.float32)
         for index, (state, mask) in enumerate(zip(carry.layers, masks, strict=True)):
@@ -419,14 +406,14 @@ class RecurrentDecoder(nn.Module):
             x = x + state[0] if config.is_residual(index) else state[0]
             if index == 0 and config.attention_layer == "first":
                 context, weights = context_of(x)
-        if config.attention_layer == "last" and config.attention != "none":
+        if config.attention_layer == "last" and config.attention is not None:
             context, weights = context_of(x)
         read = _together(x, context, inputs.embedded.astype(jnp.float32) if config.deep_output else None)
         hidden = jnp.tanh(project("output", read) + constants["output_bias"])
         carry = DecoderCarry(
             layers=tuple(states),
             fed=hidden if config.input_feeding else None,
-            coverage=carry.coverage + weights if config.coverage else None,
+            coverage=carry.coverage + weights if config.has_coverage else None,
         )
         return hidden, weights, carry
 
@@ -442,7 +429,7 @@ class RecurrentDecoder(nn.Module):
         states = jnp.repeat(self._initial_states(memory.summary[:, :1])[:, 0], beam_size, axis=0)
         rows, source = states.shape[0], memory.segment_ids.shape[1]
         per_source = {}
-        if config.attention != "none":
+        if config.attention is not None:
             keys, values = self._keys_and_values(memory)
             per_source = {"keys": keys, "values": values, "mask": memory.segment_ids == 1}
         carry = self._empty_carry(rows, source).replace(layers=self._by_layer(states))

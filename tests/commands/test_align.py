@@ -168,7 +168,7 @@ def test_a_mistake_is_one_line(seq2seq, trained, tmp_path, unchanged, options, s
 
 def test_a_model_without_attention_is_one_line(seq2seq, workplace, tmp_path, unchanged):
     experiment, _ = load_config(workplace / "configs" / "tiny" / "transformer.py")
-    decoder = RecurrentDecoderConfig(attention="none", model_dim=32, hidden_dim=16)
+    decoder = RecurrentDecoderConfig(attention=None, model_dim=32, hidden_dim=16)
     model = dataclasses.replace(experiment.model, decoder=decoder)
     run = TrainingRun(tmp_path / "run", dataclasses.replace(experiment, model=model))
     run.begin("tiny/fixed_vector")

@@ -11,6 +11,7 @@ from recurrences import NUM_STATES, gate_inputs, next_state
 from seq2seq_jax.batch import Memory, TokenRows
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS
+from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig, DotAttentionConfig, GeneralAttentionConfig
 
 TARGET_SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 2]])
 SOURCE_SEGMENTS = np.array([[1, 2, 2, 2, 0], [1, 1, 1, 2, 2]])
@@ -22,35 +23,41 @@ def config_of(**settings):
 
 
 CONFIGS = {
-    "fixed vector": config_of(attention="none", num_layers=3, residual_from=3),
-    "fixed vector, deep output": config_of(attention="none", cell="gru", deep_output=True),
-    "additive": config_of(attention_dim=5, deep_output=True),
-    "dot": config_of(cell="gru", attention="dot", num_layers=2, residual_from=2),
+    "fixed vector": config_of(attention=None, num_layers=3, residual_from=3),
+    "fixed vector, deep output": config_of(attention=None, cell="gru", deep_output=True),
+    "additive": config_of(attention=AdditiveAttentionConfig(attention_dim=5), deep_output=True),
+    "dot": config_of(cell="gru", attention=DotAttentionConfig(), num_layers=2, residual_from=2),
     "general to the first layer": config_of(
-        cell="gru", attention="general", attention_layer="first", num_layers=2, layer_norm=True
+        cell="gru", attention=GeneralAttentionConfig(), attention_layer="first", num_layers=2, layer_norm=True
     ),
     "scaled dot to the first layer": config_of(
-        attention="scaled_dot", attention_layer="first", num_layers=3, residual_from=2
+        attention=DotAttentionConfig(scaled=True), attention_layer="first", num_layers=3, residual_from=2
     ),
-    "input feeding": config_of(input_feeding=True, attention="general", num_layers=2, residual_from=2),
+    "input feeding": config_of(input_feeding=True, attention=GeneralAttentionConfig(), num_layers=2, residual_from=2),
     "input feeding, attention to the first layer": config_of(
         cell="gru",
         input_feeding=True,
-        attention="dot",
+        attention=DotAttentionConfig(),
         attention_layer="first",
         num_layers=2,
         layer_norm=True,
         deep_output=True,
     ),
-    "coverage": config_of(coverage=True, attention_layer="first", num_layers=2, residual_from=2),
+    "coverage": config_of(
+        attention=AdditiveAttentionConfig(coverage=True), attention_layer="first", num_layers=2, residual_from=2
+    ),
     "coverage and input feeding": config_of(
-        cell="gru", coverage=True, input_feeding=True, attention_dim=3, deep_output=True, layer_norm=True
+        cell="gru",
+        attention=AdditiveAttentionConfig(coverage=True, attention_dim=3),
+        input_feeding=True,
+        deep_output=True,
+        layer_norm=True,
     ),
 }
 
 
 def memory_dim(config):
-    return HIDDEN if config.attention in ("dot", "scaled_dot") else 3
+    return HIDDEN if isinstance(config.attention, DotAttentionConfig) else 3
 
 
 def memory_of(arguments):
@@ -87,16 +94,16 @@ def decode(module, arguments, **settings):
 
 def attended(config, params, query, states, coverage):
     """Weights of the states of a segment."""
-    if config.attention == "additive":
+    if isinstance(config.attention, AdditiveAttentionConfig):
         attention = params["cross_attention"]
         inner = states @ attention["memory"]["kernel"] + attention["memory"]["bias"] + query @ attention["query"]
-        if config.coverage:
+        if config.attention.coverage:
             inner = inner + coverage[:, None] * attention["coverage_vector"]
         scores = np.tanh(inner) @ attention["vector"]
-    elif config.attention == "general":
+    elif isinstance(config.attention, GeneralAttentionConfig):
         scores = states @ params["cross_attention"]["memory"]["kernel"] @ query
     else:
-        scores = states @ query / (states.shape[1] ** 0.5 if config.attention == "scaled_dot" else 1.0)
+        scores = states @ query / (states.shape[1] ** 0.5 if config.attention.scaled else 1.0)
     exponentials = np.exp(scores)
     return exponentials / exponentials.sum()
 
@@ -125,7 +132,7 @@ def example_by_example(config, arguments):
                 is_residual = config.residual_from is not None and index + 1 >= config.residual_from
                 x = carried[index][0] + (x if is_residual else 0.0)
                 last = index + 1 == config.num_layers
-                if config.attention != "none" and (index == 0 if config.attention_layer == "first" else last):
+                if config.attention is not None and (index == 0 if config.attention_layer == "first" else last):
                     weights = attended(config, params, x, states, coverage)
                     context = weights @ values
                     coverage = coverage + weights
@@ -150,7 +157,7 @@ def test_outputs_and_weights_and_gradients_equal_loops(name):
     expected, weights = example_by_example(config, in_double(arguments))
     tokens = TARGET_SEGMENTS > 0
     np.testing.assert_allclose(outputs[tokens], expected[tokens], rtol=1e-5, atol=1e-5)
-    if config.attention == "none":
+    if config.attention is None:
         assert not recorded
     else:
         [found] = jax.tree.leaves(recorded)
@@ -166,7 +173,7 @@ def test_outputs_and_weights_and_gradients_equal_loops(name):
 
 @pytest.mark.parametrize("cell", NUM_STATES)
 def test_states_begin_as_a_layer_over_the_summary(cell):
-    config = config_of(cell=cell, num_layers=2, coverage=True, input_feeding=True)
+    config = config_of(cell=cell, num_layers=2, attention=AdditiveAttentionConfig(coverage=True), input_feeding=True)
     module, arguments = example(config)
     memory = memory_of(arguments).replace(segment_ids=jnp.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]))
     start = module.apply({"params": arguments["params"]}, memory, max_length=9, beam_size=2, method="start")
@@ -217,7 +224,13 @@ def test_a_decoder_in_low_precision(name, precision, dtype):
 @pytest.mark.parametrize("coverage", [False, True])
 def test_dropout_falls_on_the_inputs_of_every_layer_and_on_the_output(coverage):
     """A layer whose input kernel is 0 reads nothing that is dropped; the output reads both, one by the context."""
-    config = config_of(cell="gru", coverage=coverage, attention_layer="first", num_layers=2, dropout=0.5)
+    config = config_of(
+        cell="gru",
+        attention=AdditiveAttentionConfig(coverage=coverage),
+        attention_layer="first",
+        num_layers=2,
+        dropout=0.5,
+    )
     module, arguments = example(config)
     layers = {"layers_0", "layers_1"}
 
@@ -239,8 +252,7 @@ def test_dropout_falls_on_the_inputs_of_every_layer_and_on_the_output(coverage):
         assert (np.abs(dropped - 2 * plain)[kept].max() > 1e-3) == bool(reading)
 
 
-NEEDS = "needs an attention, and attention is none. Choose one, or leave"
-BELONGS = "belongs to additive attention, and attention is"
+NEEDS = "needs an attention, and attention is None. Choose one, or leave"
 FIRST = "attention_layer = first needs an attention and two layers or more, and there are attention ="
 
 
@@ -248,22 +260,11 @@ FIRST = "attention_layer = first needs an attention and two layers or more, and 
     ("wrong", "message"),
     [
         ({"hidden_dim": 0}, "hidden_dim must be at least 1, not 0."),
-        ({"attention": "none", "attention_dim": 5}, f"attention_dim {NEEDS} attention_dim out."),
-        ({"attention": "none", "input_feeding": True}, f"input_feeding {NEEDS} input_feeding out."),
-        ({"attention": "none", "coverage": True}, f"coverage {NEEDS} coverage out."),
+        ({"attention": None, "input_feeding": True}, f"input_feeding {NEEDS} input_feeding out."),
+        ({"attention_layer": "first"}, f"{FIRST} AdditiveAttentionConfig and num_layers = 1. Set it to last."),
         (
-            {"attention": "general", "attention_dim": 5},
-            f"attention_dim {BELONGS} general. Set attention to additive, or leave attention_dim out.",
-        ),
-        (
-            {"attention": "scaled_dot", "coverage": True},
-            f"coverage {BELONGS} scaled_dot. Set attention to additive, or leave coverage out.",
-        ),
-        ({"attention_dim": 0}, "attention_dim must be at least 1, not 0."),
-        ({"attention_layer": "first"}, f"{FIRST} additive and num_layers = 1. Set it to last."),
-        (
-            {"attention_layer": "first", "attention": "none", "num_layers": 2},
-            f"{FIRST} none and num_layers = 2. Set it to last.",
+            {"attention_layer": "first", "attention": None, "num_layers": 2},
+            f"{FIRST} None and num_layers = 2. Set it to last.",
         ),
     ],
 )
@@ -273,11 +274,16 @@ def test_what_makes_no_sense_is_refused(wrong, message):
     assert str(error.value) == f"RecurrentDecoderConfig.{message}"
 
 
-@pytest.mark.parametrize("attention", ["dot", "scaled_dot"])
-def test_a_dot_of_states_of_other_widths_is_refused(attention):
+def test_additive_attention_has_a_width():
+    with pytest.raises(ValueError, match=r"attention_dim must be at least 1, not 0"):
+        AdditiveAttentionConfig(attention_dim=0)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_dot_of_states_of_other_widths_is_refused(scaled):
     with pytest.raises(ValueError) as error:
-        config_of(attention=attention).build(memory_dim=6, summary_dim=6, precision="float32")
+        config_of(attention=DotAttentionConfig(scaled=scaled)).build(memory_dim=6, summary_dim=6, precision="float32")
     assert str(error.value) == (
-        f"model.decoder.attention = {attention} needs states of equal width, and the encoder's have 6, the decoder's "
-        "hidden_dim 4. Change either, or use general attention."
+        "model.decoder.attention of a dot product needs states of equal width, and the encoder's have 6, the decoder's "
+        "hidden_dim 4. Change either, or use general_attention."
     )

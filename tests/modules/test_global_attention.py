@@ -10,7 +10,10 @@ from architectures import random_parameters
 from differences import gradients, in_double
 
 from seq2seq_jax.modules.attention import WEIGHTS
-from seq2seq_jax.modules.global_attention import GlobalAttention, additive_scores, attend
+from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig, DotAttentionConfig, GeneralAttentionConfig
+from seq2seq_jax.modules.global_attention.additive import additive_scores
+from seq2seq_jax.modules.global_attention.base import attend
+from seq2seq_jax.modules.global_attention.dot import DotAttention
 from seq2seq_jax.modules.recurrence import projection, scan_with_products
 from seq2seq_jax.modules.segments import segment_mask
 
@@ -20,14 +23,14 @@ MEMORY, ATTENTION = 3, 5
 
 
 def attention(kind, *, coverage=False, precision="float32"):
-    return GlobalAttention(
-        kind=kind,
-        query_dim=4 if kind in ("additive", "general") else MEMORY,
-        memory_dim=MEMORY,
-        attention_dim=ATTENTION,
-        coverage=coverage,
-        precision=precision,
-    )
+    configs = {
+        "additive": AdditiveAttentionConfig(attention_dim=ATTENTION, coverage=coverage),
+        "general": GeneralAttentionConfig(),
+        "dot": DotAttentionConfig(),
+        "scaled_dot": DotAttentionConfig(scaled=True),
+    }
+    query_dim = 4 if kind in ("additive", "general") else MEMORY
+    return configs[kind].build(query_dim=query_dim, memory_dim=MEMORY, precision=precision)
 
 
 def score(kind, params, query, state, coverage):
@@ -81,7 +84,7 @@ def example(module, call, batch, target, seed=0):
         "values": (len(SOURCE_SEGMENTS), source, MEMORY),
     }
     inputs = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
-    has_parameters = module.kind in ("additive", "general")
+    has_parameters = not isinstance(module, DotAttention)
     return {"params": random_parameters(module, method=call, **inputs) if has_parameters else {}, **inputs}
 
 
@@ -133,14 +136,16 @@ def one_after_the_other(module, queries, states, values):
     mask = jnp.asarray(BEAM_SEGMENTS == 1)
 
     def step(project, constants, coverage, query):
-        context, weights = attend(project, constants["attention"], query, constants["keys"], mask, coverage)
+        context, weights = attend(
+            module.step_scores, project, constants["attention"], query, constants["keys"], mask, coverage
+        )
         return None if coverage is None else coverage + weights, (context, weights)
 
     _, results = scan_with_products(
         step,
         module.kernels(keys, values),
         {"keys": keys, "attention": module.constants()},
-        jnp.zeros(mask.shape) if module.coverage else None,
+        jnp.zeros(mask.shape) if getattr(module, "coverage", False) else None,
         jnp.swapaxes(queries, 0, 1),
         precision=module.precision,
     )
@@ -220,7 +225,9 @@ def test_a_query_without_any_key_stays_finite_and_so_does_its_gradient():
             keys, mask = module.keys(states), jnp.zeros((4, 4), bool)
             at_once = module(queries[::BEAM], keys, values, jnp.zeros((2, STEPS, 4), bool))
             project = projection(module.kernels(keys, values), precision="float32")
-            context, _ = attend(project, module.constants(), queries[:, 0], keys, mask, jnp.ones((4, 4)))
+            context, _ = attend(
+                module.step_scores, project, module.constants(), queries[:, 0], keys, mask, jnp.ones((4, 4))
+            )
             return jnp.sum(at_once**2) + jnp.sum(context**2)
 
         return apply(module, call, arguments)

@@ -8,16 +8,17 @@ from architectures import VOCABULARY, convolutional, recurrent, transformer
 from batches import batch, random_pairs
 
 from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig, GeneralAttentionConfig
 from seq2seq_jax.objectives.estimators import GroupNormalized, LeaveOneOut, Reinforce, SelfCritical
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient, PolicyGradientConfig
 
 CONFIGS = {
     "transformer": transformer(),
-    "recurrent": recurrent(decoder={"attention": "additive"}),
+    "recurrent": recurrent(decoder={"attention": AdditiveAttentionConfig()}),
     "convolutional": convolutional(),
     "a Transformer that an LSTM reads": ModelConfig(
-        encoder=transformer().encoder, decoder=recurrent(decoder={"attention": "general"}).decoder
+        encoder=transformer().encoder, decoder=recurrent(decoder={"attention": GeneralAttentionConfig()}).decoder
     ),
 }
 SOURCES, TARGETS = (5, 2, 7, 3, 4), (4, 6, 1, 3, 8)

@@ -64,7 +64,7 @@ def tiny(estimator, *, samples_per_source, **settings) -> PolicyGradient:
         maximum_length_extra=LIMIT,
         **settings,
     )
-    model = recurrent(model_dim=8, decoder={"hidden_dim": 8, "attention": "none"}, encoder={"hidden_dim": 4})
+    model = recurrent(model_dim=8, decoder={"hidden_dim": 8, "attention": None}, encoder={"hidden_dim": 4})
     return PolicyGradient(config, model.build(TINY), TableReward())
 
 
