@@ -12,6 +12,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Alignment
 from seq2seq_jax.generation.generator import Hypothesis
+from seq2seq_jax.generation.scorer import PairScore
 from seq2seq_jax.paths import unicode_path
 from seq2seq_jax.run.data import DIRECTORIES, PROGRESS, RunData, no_progress
 from seq2seq_jax.run.description import read_experiment
@@ -156,6 +157,20 @@ class Inference:
     def generate(self, texts: str | Iterable[str]) -> list[str]:
         """The best text for each text, with the best checkpoint. See `hypotheses`."""
         return [best[0].text for best in self.hypotheses(texts)]
+
+    def score(self, sources: str | Iterable[str], targets: str | Iterable[str]) -> list[PairScore]:
+        """What the model thinks of each target given its source, with the best checkpoint.
+
+        Args:
+            sources: as for `hypotheses`.
+            targets: as many texts.
+
+        Raises:
+            ValueError: a text is longer than the model takes, or the numbers differ.
+            TypeError: there is something else than strings.
+        """
+        sources, targets = list_of_texts(sources, "sources"), list_of_texts(targets, "targets")
+        return self.system.scorer.score(self._best_parameters, sources, targets)
 
     def align(self, sources: str | Iterable[str], targets: str | Iterable[str] | None = None) -> list[Alignment]:
         """The attention between each source and its target, with the best checkpoint.

@@ -12,6 +12,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Aligner
 from seq2seq_jax.generation.generator import Generator
+from seq2seq_jax.generation.scorer import Scorer
 from seq2seq_jax.modules.precision import operand_dtype
 from seq2seq_jax.objectives.objective import Objective
 from seq2seq_jax.parallel.chips import peak_flops
@@ -154,6 +155,11 @@ class System:
             mesh=self.mesh,
             truncate=getattr(self.experiment.data, "too_long", "drop") == "truncate",
         )
+
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        """What scores given targets with the model."""
+        return Scorer(self.generator, max_target_length=self.experiment.data.max_target_length)
 
     @functools.cached_property
     def aligner(self) -> Aligner:

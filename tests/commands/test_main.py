@@ -77,7 +77,7 @@ def test_an_interrupt_says_what_is_true_of_the_command(monkeypatch, capsys, comm
     assert shown.startswith("seq2seq: interrupted.") and ("continues from the last checkpoint" in shown) == continues
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "align", "average", "benchmark", "compile"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_an_empty_argument_is_no_config_and_no_run(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, ""])
