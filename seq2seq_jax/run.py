@@ -71,6 +71,10 @@ PROGRESS = Callable[[str, int, int], None]
 """Takes (what is done, how many are done, of how many)."""
 
 
+def _no_release() -> None:
+    pass
+
+
 def _no_progress(what: str, done: int, total: int) -> None:
     pass
 
@@ -155,8 +159,10 @@ class Run:
         )
 
     @contextlib.contextmanager
-    def held(self, *, lost: Callable[[str], None]) -> Iterator[None]:
+    def held(self, *, lost: Callable[[str], None]) -> Iterator[Callable[[], None]]:
         """Within, no other training has this directory; of several processes the first holds it for all.
+
+        Gives what releases it before that; see `locked`.
 
         Args:
             lost: see `locked`.
@@ -166,9 +172,9 @@ class Run:
         """
         with contextlib.ExitStack() as lock:
             with first_process_first():
-                if jax.process_index() == 0:
-                    lock.enter_context(locked(self.directory, lost=lost))
-            yield
+                holds = jax.process_index() == 0
+                release = lock.enter_context(locked(self.directory, lost=lost)) if holds else _no_release
+            yield release
 
     def begin(self, config_name: str) -> None:
         """Write experiment.json and the tokenizer of a new run, or check that an existing one is the same.
