@@ -8,11 +8,10 @@ import json
 import os
 import re
 import traceback
-import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
 from seq2seq_jax.data.dates import Dates
@@ -31,7 +30,7 @@ from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
 from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
-from seq2seq_jax.values import check_values
+from seq2seq_jax.values import check_value, check_values, options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,11 +127,6 @@ class Experiment:
 
 PATHS = ("data.directory", "data.cache_directory", "init_from")
 """Fields that are paths, of which one may be written in several ways."""
-
-
-WRITTEN_BEFORE_THE_FIELD = {"TokenizerConfig": {"normalization": "nfkc"}}
-"""By class, what it means that experiment.json lacks a field: the value that was the only one before there was the
-field, where that is not its default now."""
 
 
 def find_config(name: str) -> Path:
@@ -289,22 +283,20 @@ def _from_json(kind: Any, values: Any, *, place: str) -> Any:
     candidates = {candidate.__name__: candidate for candidate in dataclasses_of(kind)}
     if not candidates or (values is None and type(None) in typing.get_args(kind)):
         value = _tuples(values)
-        if not _fits(kind, value):
-            raise ValueError(f"{where} must be {_described(kind)}, and is {values!r}.")
+        check_value(value, kind, where)
         # JSON may have a number without a fraction as a whole one.
-        return float(value) if type(value) is int and not _fits_exactly(kind, value) else value
+        return float(value) if type(value) is int and int not in options(kind) else value
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be the fields of {' or '.join(candidates)}, and is {values!r}.")
     values = dict(values)
     name = values.pop("class", next(iter(candidates)))
-    if name not in candidates:
+    if not isinstance(name, str) or name not in candidates:
         raise ValueError(f"a config of class {name!r} is not known to this version; known: {sorted(candidates)}.")
     values = current_fields(candidates[name], values)
     hints = typing.get_type_hints(candidates[name])
     unknown = sorted(set(values) - {field.name for field in dataclasses.fields(candidates[name])})
     if unknown:
         raise ValueError(f"{name} has no field {unknown[0]!r} in this version.")
-    values = WRITTEN_BEFORE_THE_FIELD.get(name, {}) | values
     fields = {
         field: _from_json(hints[field], value, place=f"{place}.{field}".removeprefix("."))
         for field, value in values.items()
@@ -318,50 +310,6 @@ def _from_json(kind: Any, values: Any, *, place: str) -> Any:
 def _tuples(values: Any) -> Any:
     """JSON lists as tuples, which configs have in their place."""
     return tuple(map(_tuples, values)) if isinstance(values, list) else values
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value that came from JSON is of a type."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(argument, value) for argument in arguments)
-    if origin is typing.Annotated:
-        return _fits(arguments[0], value)
-    if origin is Literal:
-        # Not `in` alone: True equals 1.
-        return any(type(value) is type(choice) and value == choice for choice in arguments)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        kinds = [arguments[0]] * len(value) if arguments[-1:] == (...,) else arguments
-        return len(kinds) == len(value) and all(map(_fits, kinds, value))
-    if hint is None or hint is type(None):
-        return value is None
-    if hint is float and type(value) is int:
-        return abs(value) <= 2**53
-    return type(value) is hint
-
-
-def _fits_exactly(hint: Any, value: int) -> bool:
-    """Whether a whole number may stay one."""
-    return any(_fits(option, value) for option in typing.get_args(hint) or (hint,) if option is not float)
-
-
-def _described(hint: Any) -> str:
-    """A type as a user reads it."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(_described, arguments))
-    if origin is typing.Annotated:
-        return _described(arguments[0])
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin is tuple:
-        return "a list"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
-    return names.get(hint, str(hint))
 
 
 def flatten(config: Any) -> dict[str, Any]:

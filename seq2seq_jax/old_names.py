@@ -1,8 +1,8 @@
 """Names that earlier versions gave to fields of configs, their values, metrics and saved states, so that old runs stay
 readable.
 
-Everything that is renamed gets an entry here: `experiment.json`, `metrics.jsonl` and checkpoints of earlier versions
-are read through these tables, and written under the current names only.
+Everything that is renamed, or whose default is another one now, gets an entry here: `experiment.json`, `metrics.jsonl`
+and checkpoints of earlier versions are read through these tables, and written under the current names only.
 """
 
 import typing
@@ -42,6 +42,11 @@ def _attention_as_a_config(values: dict[str, Any]) -> dict[str, Any]:
 
 SHAPES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"RecurrentDecoderConfig": _attention_as_a_config}
 """Class of a config -> what makes its current values of those of an earlier version, where more than names changed."""
+BEFORE_THE_FIELD: dict[str, dict[str, Any]] = {
+    "TokenizerConfig": {"normalization": "nfkc"},
+}
+"""Class of a config -> name of a field -> the value that was the only one before there was the field, where that is not
+its default now."""
 
 METRICS: dict[str, str] = {
     "checkpoint_stall_share": "checkpoint_stall_fraction",
@@ -62,13 +67,13 @@ LOOP_STATE: dict[str, str] = {
 
 
 def current_fields(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON values of a config, under the current names of its fields.
+    """The JSON values of a config, under the current names of its fields, and with those that went without saying.
 
     Raises:
         ValueError: a field is there under its old and its current name.
     """
     known = typing.get_type_hints(config)
-    current = dict(values)
+    current = BEFORE_THE_FIELD.get(config.__name__, {}) | dict(values)
     for parent in config.__mro__:
         current = SHAPES.get(parent.__name__, dict)(current)
         for old, new in FIELDS.get(parent.__name__, {}).items():

@@ -41,14 +41,19 @@ def check_values(config: Any, name: str = "") -> None:
     """
     hints = _hints(type(config))
     for field in dataclasses.fields(config):
-        _check(getattr(config, field.name), hints[field.name], f"{name}.{field.name}".removeprefix("."))
+        check_value(getattr(config, field.name), hints[field.name], f"{name}.{field.name}".removeprefix("."))
 
 
 _hints = functools.cache(typing.get_type_hints)
 
 
-def _check(value: Any, hint: Any, name: str) -> None:
-    kinds = _options(hint)
+def check_value(value: Any, hint: Any, name: str) -> None:
+    """Check one value against the type of its field, as `check_values` does.
+
+    Raises:
+        ValueError: see `check_values`.
+    """
+    kinds = options(hint)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         check_values(value, name)
     elif not any(_fits(value, kind) for kind in kinds):
@@ -58,7 +63,7 @@ def _check(value: Any, hint: Any, name: str) -> None:
         (kind,) = [kind for kind in kinds if _fits(value, kind)][:1]
         inner = typing.get_args(kind)
         for index, each in enumerate(value):
-            _check(each, inner[0] if len(inner) == 2 and inner[1] is Ellipsis else Any, f"{name}[{index}]")
+            check_value(each, inner[0] if len(inner) == 2 and inner[1] is Ellipsis else Any, f"{name}[{index}]")
     elif isinstance(value, str):
         _check_text(value, name, optional=type(None) in kinds)
     elif isinstance(value, int) and not isinstance(value, bool) and float not in kinds:
@@ -70,7 +75,8 @@ def _check(value: Any, hint: Any, name: str) -> None:
         raise ValueError(f"{name} must be a finite number of 32 bits, and is {_shown(value)}.")
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def options(hint: Any) -> tuple[Any, ...]:
+    """The types that a type hint allows: the parts of a union, or itself."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 

@@ -100,7 +100,7 @@ class Processes:
                     subprocess.Popen(
                         [*command, *where],
                         cwd=directory,
-                        env=environment_of(devices),
+                        env=environment_of(devices) | {"INDEX": str(index)},
                         stdout=output,
                         stderr=output,
                     )

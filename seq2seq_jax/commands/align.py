@@ -102,14 +102,18 @@ def run(arguments: list[str]) -> None:
             _write_json(alignments, json_file)
         title = f"Attention, {_named('layer', layer, num_layers)}, {_named('head', head, num_heads)}"
         for number, (alignment, path) in enumerate(zip(alignments, paths, strict=True), 1):
-            plot_attention(
-                alignment.matrix(layer=layer, head=head),
-                path,
-                source_tokens=alignment.source_tokens,
-                target_tokens=alignment.target_tokens,
-                title=title,
-                texts=(f"source: {alignment.source}", f"target: {alignment.target}"),
-            )
+            try:
+                plot_attention(
+                    alignment.matrix(layer=layer, head=head),
+                    path,
+                    source_tokens=alignment.source_tokens,
+                    target_tokens=alignment.target_tokens,
+                    title=title,
+                    texts=(f"source: {alignment.source}", f"target: {alignment.target}"),
+                )
+            except BaseException as error:
+                error.add_note(f"{number - 1} of {len(paths)} pictures are drawn.")
+                raise
             display.progress("drawing", number, len(paths))
         missing = characters_without_a_font("".join(each.source + each.target for each in alignments))
         if missing:

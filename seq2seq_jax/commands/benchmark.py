@@ -48,9 +48,12 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
             figures |= _measure(chosen, name, display)
     console = report.output()
     console.print(report.environment_line(figures["environment"]))
-    report.write_json(figures, chosen.json)
-    if old is not None:
-        _show_comparison(chosen.compare, old, figures)
+    try:
+        if old is not None:
+            _show_comparison(chosen.compare, old, figures)
+    finally:
+        # Last, as what cannot be written takes nothing of what a person reads; and whatever they are compared with.
+        report.write_json(figures, chosen.json)
 
 
 def _measure(chosen: BenchmarkOptions, name: str, display: Display) -> dict[str, Any]:

@@ -30,22 +30,31 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
     devices = topology.devices()
     reports: list[StepReport] = []
     refused: dict[str, str] = {}
-    with Display() as display, topology.target():
-        for step in chosen.steps:
-            for mesh in meshes:
-                experiment = dataclasses.replace(chosen.experiment, mesh=mesh)
-                try:
-                    program = build_step(step, experiment, devices)
-                except ValueError as error:
-                    if not chosen.sweep:
-                        raise
-                    refused[f"{step}, mesh {'x'.join(map(str, dataclasses.astuple(mesh)))}"] = str(error)
-                    continue
-                shown = f"{step} of {name} for {topology.name}, {mesh_sizes(dict(program.mesh.shape))}"
-                display.line(f"compiling {shown}")
-                reports.append(compile_step(program, topology))
-    if chosen.json is not None:
-        _write(chosen, name, topology, reports, refused)
+    try:
+        with Display() as display, topology.target():
+            for step in chosen.steps:
+                for mesh in meshes:
+                    experiment = dataclasses.replace(chosen.experiment, mesh=mesh)
+                    try:
+                        program = build_step(step, experiment, devices)
+                    except ValueError as error:
+                        if not chosen.sweep:
+                            raise
+                        refused[f"{step}, mesh {'x'.join(map(str, dataclasses.astuple(mesh)))}"] = str(error)
+                        continue
+                    shown = f"{step} of {name} for {topology.name}, {mesh_sizes(dict(program.mesh.shape))}"
+                    display.line(f"compiling {shown}")
+                    reports.append(compile_step(program, topology))
+    finally:
+        # Of a sweep that is interrupted, or fails, what was compiled in minutes is shown and kept.
+        if reports or refused:
+            _show_all(chosen, name, topology, reports, refused)
+
+
+def _show_all(
+    chosen: CompileOptions, name: str, topology: Topology, reports: Sequence[StepReport], refused: dict[str, str]
+) -> None:
+    """Print what was found, then write the file."""
     if chosen.sweep:
         for step in chosen.steps:
             _show_sweep([report for report in reports if report.step == step], name, topology)
@@ -55,6 +64,8 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
         for report in reports:
             _show(report, name, topology)
     _show_assumptions(topology)
+    if chosen.json is not None:
+        _write(chosen, name, topology, reports, refused)
 
 
 def mesh_of(sizes: str) -> MeshConfig:

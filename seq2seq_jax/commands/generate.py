@@ -109,9 +109,10 @@ def _generate(
     Args:
         num_sources: of all groups; None = not known before the end.
 
+    Whatever ends it early has a note of what is written.
+
     Raises:
         ValueError: a source is longer than the model takes.
-        KeyboardInterrupt: with what is written, for a person to read.
     """
     files = [file for file in (text_file, json_file) if file is not None]
     num_done = num_blank = num_cut = 0
@@ -123,10 +124,7 @@ def _generate(
 
     try:
         for sources in groups:
-            try:
-                generator.encode(sources, first_line=num_done + 1)
-            except ValueError as error:
-                raise ValueError(f"{error} {_written(num_done)}") from error
+            generator.encode(sources, first_line=num_done + 1)
             results = generator.generate(params, sources, first_line=num_done + 1, progress=progress)
             text_file.write("".join(f"{as_line(hypotheses[0].text)}\n" for hypotheses in results))
             if json_file is not None:
@@ -136,8 +134,9 @@ def _generate(
             num_done += len(sources)
             num_blank += sum(map(is_blank, sources))
             num_cut += len(generator.too_long(sources)) if generator.truncate else 0
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"interrupted. {_written(num_done)}") from interrupt
+    except BaseException as error:
+        error.add_note(_written(num_done))
+        raise
     # What an older file held is not the result of no lines.
     for file in files:
         file.write("")
@@ -234,7 +233,8 @@ def check_sources(given: Input, field: str | None, run: "seq2seq_jax.run.inferen
         try:
             run.system.generator.encode(group, first_line=num_sources + 1)
         except ValueError as error:
-            raise ValueError(f"{error} {_written(0)}") from error
+            error.add_note(_written(0))
+            raise
         num_sources += len(group)
     return num_sources
 

@@ -60,9 +60,11 @@ def _run(arguments: Sequence[str] | None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0 if arguments else 2)
-    # Set before jax is imported: its start-up chatter about absent accelerators is no news to the user.
+    # Set before jax is imported, which logs that accelerators are absent, and matplotlib, which logs that its cache has
+    # no home.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Nor is what comes after an error that is reported: reads of a damaged checkpoint that nobody waits for any more.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    # What comes after an error that is reported is left out: reads of a damaged checkpoint that nobody waits for.
     sys.unraisablehook = lambda late: logging.getLogger(__name__).debug("%s: %s", late.object, late.exc_value)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     name, *rest = arguments
@@ -71,24 +73,29 @@ def _run(arguments: Sequence[str] | None) -> None:
     try:
         _run_command(name, rest)
     except BrokenPipeError:
-        # An OSError, but nothing to mend.
+        # An OSError, but none to report.
         raise
     except ValueError as error:
         if logging.getLogger("seq2seq_jax").isEnabledFor(logging.DEBUG):
             raise
-        stop(str(error), 2)
+        stop(_with_notes(str(error), error), 2)
     except OSError as error:
-        stop(f"{_of_system(error)} What was complete before is untouched; mend this and run the same command again.", 2)
-    except MemoryError as error:
-        stop(
-            f"this machine has too little memory ({' '.join(str(error).split())[:200] or 'MemoryError'}). Lower "
-            "training.target_tokens_per_batch, generation.source_tokens_per_batch or the sizes of the model.",
-            2,
-        )
+        untouched = "What was complete before is untouched; correct this and run the same command again."
+        stop(_with_notes(f"{_of_system(error)} {untouched}", error), 2)
     except KeyboardInterrupt as interrupt:
         then = " The same command continues from the last checkpoint." if name == "train" else ""
-        stop(str(interrupt) or f"interrupted.{then}", 130)
+        stop(_with_notes(f"interrupted.{then}", interrupt), 130)
     except Exception as error:
+        if _is_out_of_memory(error) and not is_one_of_several():
+            stop(
+                _with_notes(
+                    f"there is too little memory ({' '.join(str(error).split())[:200] or 'MemoryError'}). Lower "
+                    "training.target_tokens_per_batch, generation.source_tokens_per_batch or the sizes of the model, "
+                    "or divide it over more devices (mesh).",
+                    error,
+                ),
+                2,
+            )
         if (status := getattr(error, "exit_status", None)) is not None:
             stop(str(error), status)
         if not is_one_of_several():
@@ -108,6 +115,18 @@ def _run_command(name: str, arguments: list[str]) -> None:
         set_flags()
         keep_memory_between_steps()
     importlib.import_module(f"seq2seq_jax.commands.{name}").run(arguments, *parsed)
+
+
+def _with_notes(message: str, error: BaseException) -> str:
+    """A message, and what those through whose hands the error went have to say of their work."""
+    return " ".join([message, *getattr(error, "__notes__", ())])
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # By its text: jax has one class for all that a device reports, and need not be imported here.
+    return isinstance(error, MemoryError) or (
+        type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and "RESOURCE_EXHAUSTED" in str(error)
+    )
 
 
 def _of_system(error: OSError) -> str:

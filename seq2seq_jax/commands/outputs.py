@@ -31,6 +31,7 @@ class OutputFile:
             ValueError: it cannot be written.
         """
         self.path = path
+        self.option = option
         self.failure: OSError | None = None
         self._started = False
         self._is_new = False
@@ -156,6 +157,10 @@ def open_outputs(
             if any(each is not file and os.path.samestat(file.status, each.status) for each in regular):
                 raise ValueError(f"{option} {path} is the file of another output. Name another one.")
         yield files
-        for file in files:
-            if file is not None:
-                file.finish()
+        there = [file for file in files if file is not None]
+        for failed in there:
+            if failed.failure is not None:
+                for whole in there:
+                    if whole.failure is None:
+                        failed.failure.add_note(f"{whole.option} {whole.path or 'standard output'} is complete.")
+                failed.finish()

@@ -23,10 +23,10 @@ from seq2seq_jax.experiment import CommandLine, flatten, run_directory
 from seq2seq_jax.files import write_whole
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh import bytes_per_device
-from seq2seq_jax.parallel.processes import Job, Preempted, preemptible, started
+from seq2seq_jax.parallel.processes import Job, Preempted, started
 from seq2seq_jax.paths import unicode_path, user_path
 from seq2seq_jax.run.training import TrainingRun
-from seq2seq_jax.training.checkpoint import Progress
+from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 from seq2seq_jax.training.goodput import Ledger, goodput
 from seq2seq_jax.training.loop import Loop
 from seq2seq_jax.training.step import TrainState, num_parameters
@@ -50,8 +50,11 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
         run_directory(name, default, chosen.experiment) if chosen.run_dir is None else chosen.run_dir
     )
     ledger = Ledger()
-    meeting = started(chosen.processes, end=lambda reason: end_at_once(reason, 2))
-    with meeting as placement, Display(speaks=jax.process_index() == 0) as display:
+    with contextlib.ExitStack() as context:
+        leave = _Leave(directory)
+        meeting = started(chosen.processes, end=lambda reason: end_at_once(reason, 2), leave=leave.at_once)
+        placement = context.enter_context(meeting)
+        display = leave.display = context.enter_context(Display(speaks=jax.process_index() == 0))
         if chosen.compilation_cache:
             keep_compiled_programs()
         if placement is not None:
@@ -61,47 +64,73 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
         run = TrainingRun(directory, chosen.experiment, progress=display.progress)
         job = Job(stall_timeout=chosen.processes.stall_timeout, end=lambda reason: end_at_once(reason, 1))
         mesh = run.mesh
-        try:
-            with preemptible(), run.directory.held(lost=lambda reason: end_at_once(reason, 2)):
-                run.begin(name)
-                if display.speaks:
-                    display.keep_log(run.directory.path / "train.log")
-                    display.log(f"seq2seq train {shlex.join(arguments)}")
-                    versions = f"Python {platform.python_version()}, jax {jax.__version__}"
-                    display.log(f"process {os.getpid()} on {platform.node()}, {versions}")
-                display.line(f"run directory: {run.directory.path}")
-                kinds = f"{mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)"
-                display.line(f"mesh: {dict(mesh.shape)} of {kinds}")
-                display.line(f"each device holds {_held(run)}")
-                progress, records, selection, preempted = _train(run, display, ledger, job, chosen)
-                if not preempted:
-                    with job:
-                        tell = _telling("test", display, job)
-                        figures = _figures(run, progress, records, selection, ledger, tell)
-        except Preempted:
-            preempted = True
-        if preempted:
-            step = _leave_marker(run)
-            display.line(f"pre-empted: step {step:,} is saved, and the same command continues from there")
-            return
+        with job.preemptible(mark=leave.mark, end=leave.end):
+            try:
+                with run.directory.held(lost=lambda reason: end_at_once(reason, 2)) as leave.release:
+                    run.begin(name)
+                    if display.speaks:
+                        display.keep_log(run.directory.path / "train.log")
+                        display.log(f"seq2seq train {shlex.join(arguments)}")
+                        versions = f"Python {platform.python_version()}, jax {jax.__version__}"
+                        display.log(f"process {os.getpid()} on {platform.node()}, {versions}")
+                    display.line(f"run directory: {run.directory.path}")
+                    kinds = f"{mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)"
+                    display.line(f"mesh: {dict(mesh.shape)} of {kinds}")
+                    display.line(f"each device holds {_held(run)}")
+                    progress, records, selection, preempted = _train(run, display, ledger, job, chosen)
+                    if not preempted:
+                        with job:
+                            tell = _telling("test", display, job)
+                            figures = _figures(run, progress, records, selection, ledger, tell)
+            except Preempted:
+                preempted = True
+            if preempted:
+                if jax.process_index() == 0:
+                    leave.mark()
+                return
         rows = _rows(figures, run.directory.path, chosen.writers)
         display.log("\n".join(f"{name}: {value}" for name, value in rows))
     if jax.process_index() == 0:
+        table(rows, title=str(run.directory.path))
+        # What cannot be written in the end takes nothing of what a person reads.
         if chosen.json is not None:
             user_path(chosen.json).write_text(
                 json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
             )
-        table(rows, title=str(run.directory.path))
 
 
-def _leave_marker(run: TrainingRun) -> int:
-    """Say in the run directory, for who started this, that training was pre-empted; returns the last complete step."""
-    with run.directory.checkpoints(read_only=True) as checkpoints:
-        step = max(checkpoints.steps(), default=0)
-    if jax.process_index() == 0:
-        run.directory.path.mkdir(parents=True, exist_ok=True)
-        write_whole(run.directory.path / MARKER, f"{step}\n")
-    return step
+class _Leave:
+    """How training ends before its time, with what a launcher looks for.
+
+    Attributes:
+        display: what says so, once there is one.
+        release: gives up the run directory.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.display: Display | None = None
+        self.release: Callable[[], None] = lambda: None
+
+    def mark(self) -> None:
+        """Leave the last complete step in the run directory."""
+        with Checkpoints(self.directory / "checkpoints", read_only=True) as checkpoints:
+            step = max(checkpoints.steps(), default=0)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_whole(self.directory / MARKER, f"{step}\n")
+        if self.display is not None:
+            saved = f"step {step:,} is saved, and the same command continues from there"
+            self.display.line(f"pre-empted: {saved if step else 'nothing was saved yet, and the same command starts'}")
+
+    def end(self) -> None:
+        """End this process, whatever its main thread does."""
+        self.release()
+        end_at_once("pre-empted", 0)
+
+    def at_once(self) -> None:
+        """Both; to be called in a thread."""
+        self.mark()
+        self.end()
 
 
 def _held(run: TrainingRun) -> str:
@@ -284,7 +313,8 @@ def _train(
             with job:
                 _, progress = loop.run(state, progress, batches, plan_position=lambda: batches.plan_position)
             report.plot()
-            return progress, files.records if is_first else [], batches.selection, not loop.finished(progress)
+            preempted = job.terminated or not loop.finished(progress)
+            return progress, files.records if is_first else [], batches.selection, preempted
 
 
 def _records(run: TrainingRun, writers: Sequence[WriterName], progress: Progress) -> RecordFiles:

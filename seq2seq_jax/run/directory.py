@@ -16,6 +16,10 @@ from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, Remo
 from seq2seq_jax.training.lock import locked
 
 
+def _no_release() -> None:
+    """Of a process that holds nothing."""
+
+
 class RunDirectory:
     """The files of a run: experiment.json, tokenizer, checkpoints."""
 
@@ -41,8 +45,10 @@ class RunDirectory:
         return Tokenizer.load(self.path, fingerprint=self.tokenizer_fingerprint)
 
     @contextlib.contextmanager
-    def held(self, *, lost: Callable[[str], None]) -> Iterator[None]:
+    def held(self, *, lost: Callable[[str], None]) -> Iterator[Callable[[], None]]:
         """Within, no other training has this directory; of several processes the first holds it for all.
+
+        Gives what releases it before that; see `locked`.
 
         Args:
             lost: see `locked`.
@@ -52,9 +58,9 @@ class RunDirectory:
         """
         with contextlib.ExitStack() as lock:
             with first_process_first():
-                if jax.process_index() == 0:
-                    lock.enter_context(locked(self.path, lost=lost))
-            yield
+                holds = jax.process_index() == 0
+                release = lock.enter_context(locked(self.path, lost=lost)) if holds else _no_release
+            yield release
 
     def remove_unfinished(self) -> None:
         """Delete what a killed training of this run left half-written."""

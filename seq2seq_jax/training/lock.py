@@ -27,12 +27,12 @@ class LockedError(ValueError):
 
 
 @contextlib.contextmanager
-def locked(directory: Path, *, lost: Callable[[str], None]) -> Iterator[None]:
+def locked(directory: Path, *, lost: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Within, no other process has the lock of a directory, which is made if it is not there.
 
     The system ends a lock with its process, however that ends, and tells of it on the same machine at once. From
     another machine (or on a file system that knows no locks) a process is alive as long as its lock was touched within
-    the last five minutes.
+    the last five minutes. Gives what releases it before that, in a process that is about to be ended from a thread.
 
     Args:
         lost: takes the reason when the lock was removed or taken over by another process; called in a thread of its
@@ -46,15 +46,19 @@ def locked(directory: Path, *, lost: Callable[[str], None]) -> Iterator[None]:
     try:
         file, number = _take(directory / FILE)
         ended = threading.Event()
+
+        def release() -> None:
+            ended.set()
+            # Before the file is closed, so that nobody else's is removed.
+            if _is_at(directory / FILE, number):
+                (directory / FILE).unlink(missing_ok=True)
+
         try:
             arguments = directory / FILE, number, ended, lost
             threading.Thread(target=_give_signs_of_life, args=arguments, daemon=True).start()
-            yield
+            yield release
         finally:
-            ended.set()
-            # Before it is released, so that nobody else's is removed.
-            if _is_at(directory / FILE, number):
-                (directory / FILE).unlink()
+            release()
             os.close(file)
     finally:
         with contextlib.suppress(OSError):

@@ -200,6 +200,7 @@ class Loop:
             with clock.blocked():
                 values = {name: value.item() for name, value in jax.device_get(metrics).items()}
             job.progress(f"step {step + 1}")
+            job.has_unsaved_steps = True
             loss = values["loss"]
             if not all(map(math.isfinite, values.values())):
                 loss_first = sorted(values.items(), key=lambda item: item[0] != "loss")
@@ -278,6 +279,7 @@ class Loop:
                     self.checkpoints.save(state, progress)
         with ledger.spending_on("saving"):
             self.checkpoints.wait()
+        job.has_unsaved_steps = False
         return state, progress
 
     def finished(self, progress: Progress) -> bool:

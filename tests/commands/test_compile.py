@@ -65,6 +65,21 @@ def test_all_three_steps_are_compiled(seq2seq, tmp_path):
     assert 30 in steps[0]["cost"]["open_loops"].values()
 
 
+def test_a_sweep_that_is_interrupted_keeps_what_it_has_found(seq2seq, tmp_path, monkeypatch):
+    outcomes = iter([ValueError("mesh.tensor cannot be."), KeyboardInterrupt()])
+
+    def build_step(*_):
+        raise next(outcomes)
+
+    monkeypatch.setattr("seq2seq_jax.commands.compile.build_step", build_step)
+    outcome = seq2seq(*COMPILE, "--topology", "h100:1", "--sweep", "1x1x1", "1x1x2", "--json", tmp_path / "found.json")
+    assert outcome.status == 130
+    assert "train, mesh 1x1x1x1: mesh.tensor cannot be." in outcome.output
+    assert json.loads((tmp_path / "found.json").read_text())["refused"] == {
+        "train, mesh 1x1x1x1": "mesh.tensor cannot be."
+    }
+
+
 def test_a_sweep_sorts_meshes_by_time_and_keeps_those_that_cannot_be(process, tmp_path):
     outcome = process(
         *COMPILE, "--topology", "h100:4", "--sweep", "4x1x1", "1x4x1", "1x1x4", "1x-1x2",

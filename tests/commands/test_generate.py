@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+from jax.errors import JaxRuntimeError
 
 import seq2seq_jax
 from seq2seq_jax.commands.outputs import OutputFile
@@ -243,10 +244,13 @@ def test_a_long_input_is_answered_group_after_group(seq2seq, trained, tmp_path, 
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (KeyboardInterrupt(), 130, "interrupted. The outputs of the first 8 sources are written."),
+        (KeyboardInterrupt(), 130, "interrupted."),
         (OSError(5, "no more"), 2, "no more"),
+        (MemoryError(), 2, "too little memory"),
+        (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."), 2, "too little memory"),
+        (ValueError("no such thing."), 2, "no such thing."),
     ],
-    ids=["interrupt", "failure"],
+    ids=["interrupt", "system", "memory", "device memory", "value"],
 )
 def test_what_was_done_before_an_end_is_kept(seq2seq, trained, tmp_path, monkeypatch, error, status, said):
     numbered(monkeypatch, until=2, error=error)
@@ -256,6 +260,7 @@ def test_what_was_done_before_an_end_is_kept(seq2seq, trained, tmp_path, monkeyp
     )  # fmt: skip
     assert outcome.status == status
     assert said in outcome.errors.splitlines()[-1]
+    assert outcome.errors.endswith(" The outputs of the first 8 sources are written.\n")
     assert "Traceback" not in outcome.errors
     assert (tmp_path / "texts").read_text().splitlines() == [f"<{line}>" for line in LINES[:8]]
     assert [json.loads(line)["source"] for line in (tmp_path / "n_best").read_text().splitlines()] == LINES[:8]
@@ -271,6 +276,19 @@ def test_a_long_line_late_in_a_pipe_keeps_what_came_before(seq2seq, trained, mon
     assert outcome.output.splitlines() == [f"<{line}>" for line in LINES[:17]]
     last = outcome.errors.splitlines()[-1]
     assert "line 31 has" in last and "The outputs of the first 17 sources are written." in last
+
+
+def test_a_line_late_in_a_pipe_that_cannot_be_read_keeps_what_came_before(seq2seq, trained, monkeypatch):
+    numbered(monkeypatch)
+    reader, writer = os.pipe()
+    os.write(writer, "\n".join([*LINES[:30], ""]).encode() + b"\xff\n")
+    os.close(writer)
+    outcome = seq2seq("generate", trained, "--input", f"/dev/fd/{reader}", *SMALL_GROUPS)
+    assert outcome.status == 2
+    assert outcome.output.splitlines() == [f"<{line}>" for line in LINES[:17]]
+    last = outcome.errors.splitlines()[-1]
+    assert "line 31 of" in last and "not UTF-8" in last
+    assert last.endswith("The outputs of the first 17 sources are written.")
 
 
 TABLE_ROWS = [{"body": "two\nred\tcows", "id": 1}, {"body": "six white dogs", "id": 2}]

@@ -7,9 +7,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from jax.errors import JaxRuntimeError
 
 from seq2seq_jax.commands import console, evaluate, train
-from seq2seq_jax.commands.main import main
+from seq2seq_jax.commands.main import COMMANDS, main
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 
 
@@ -49,8 +50,10 @@ def test_streams_without_letters_end_no_work(monkeypatch):
             "a name of 300 bytes is longer than the file system takes (255 as a rule): " + "x" * 40 + "... Give a",
         ),
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), "No space left on device: 'a/b'. What was complete"),
+        (MemoryError("Unable to allocate\n9 bytes"), "there is too little memory (Unable to allocate 9 bytes). Lower"),
+        (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "there is too little memory (RESOURCE_EXHAUSTED: Out"),
     ],
-    ids=["long name", "full disk"],
+    ids=["long name", "full disk", "host memory", "device memory"],
 )
 def test_what_the_system_refuses_is_one_line(monkeypatch, capsys, error, said):
     def fail(arguments, *parsed):
@@ -75,6 +78,15 @@ def test_an_interrupt_says_what_is_true_of_the_command(monkeypatch, capsys, comm
     assert stop.value.code == 130
     shown = capsys.readouterr().err
     assert shown.startswith("seq2seq: interrupted.") and ("continues from the last checkpoint" in shown) == continues
+
+
+def test_other_errors_of_devices_are_no_lack_of_memory(monkeypatch):
+    def fail(arguments, *parsed):
+        raise JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(train, "run", fail)
+    with pytest.raises(JaxRuntimeError):
+        main(["train", "dates/transformer"])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -57,6 +57,7 @@ def test_of_two_outputs_the_good_one_is_finished(tmp_path):
             full.write(text)
             file.write(text)
     assert error.value.errno == errno.ENOSPC
+    assert error.value.__notes__ == [f"--json {good} is complete."]
     assert good.read_text() == "a\nb\n"
 
 

@@ -15,9 +15,11 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 
+from seq2seq_jax.commands import train
 from seq2seq_jax.experiment import Experiment, from_json, load_config
 from seq2seq_jax.run.data import RunData
 from seq2seq_jax.run.inference import Inference
+from seq2seq_jax.run.system import System
 from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.lock import locked
@@ -239,21 +241,55 @@ def test_a_second_training_of_a_run_is_refused_and_harms_nothing(seq2seq, copy_o
         assert seq2seq("generate", copy_of_run, stdin=b"two red cows\n").status == 0
 
 
-@pytest.mark.parametrize(("room", "place"), [(RunData, "store"), (TrainingRun, "begin")])
+def told_to_end(*_, **__):
+    """In place of what takes long: SIGTERM comes meanwhile."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+LONG_WORK = {
+    "begin": (TrainingRun, "begin"),
+    "store": (RunData, "store"),
+    "place": (System, "place"),
+    "end": (train, "_figures"),
+}
+
+
+@pytest.mark.parametrize("place", LONG_WORK)
 @pytest.mark.parametrize("continued", [False, True])
-def test_sigterm_before_training_leaves_what_a_launcher_looks_for(
-    seq2seq, copy_of_run, tmp_path, monkeypatch, room, place, continued
+def test_sigterm_with_nothing_to_save_leaves_what_a_launcher_looks_for(
+    seq2seq, copy_of_run, tmp_path, monkeypatch, place, continued
 ):
-    """Text is being read or encoded, which may take longer than a cluster waits."""
+    """Text is read or encoded, an update is made ready, the end is evaluated, for longer than a cluster waits."""
     run = copy_of_run if continued else tmp_path / "new" / "run"
-    monkeypatch.setattr(room, place, lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(60))
-    outcome = seq2seq(*TRAIN, "--run-dir", run)
+    steps = 120 if continued else 1
+    monkeypatch.setattr(*LONG_WORK[place], told_to_end)
+    seed = ("--training.seed", "3") if continued else ()
+    # Of a run that has ended no batch is placed.
+    longer = ("--training.steps", steps + (place == "place" and continued))
+    outcome = seq2seq(*TRAIN, *seed, *longer, "--run-dir", run)
     assert outcome.status == 0 and outcome.output == ""
-    step = 120 if continued else 0
-    assert f"pre-empted: step {step} is saved" in outcome.errors
-    assert (run / "preempted").read_text() == f"{step}\n"
+    saved = steps if continued or place == "end" else 0
+    said = f"step {saved} is saved" if saved else "nothing was saved yet, and the same command starts"
+    assert f"pre-empted: {said}" in outcome.errors
+    assert (run / "preempted").read_text() == f"{saved}\n"
     assert not (run / "lock").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_sigterm_does_not_end_what_the_first_has_started(seq2seq, tmp_path, monkeypatch):
+    """A cluster sends it to all processes, and so does the script that it sends it to."""
+    monkeypatch.setattr(RunData, "store", told_to_end)
+    write_whole = train.write_whole
+
+    def write_late(path, text):
+        os.kill(os.getpid(), signal.SIGTERM)
+        write_whole(path, text)
+
+    monkeypatch.setattr(train, "write_whole", write_late)
+    run = tmp_path / "run"
+    assert seq2seq(*TRAIN, "--run-dir", run).status == 0
+    assert (run / "preempted").exists()
 
 
 def test_patience_ends_a_run(seq2seq, tmp_path):

@@ -1,7 +1,10 @@
 """Several processes: found, compared, trained together, pre-empted, and ended when one of them is gone."""
 
+import contextlib
+import ctypes
 import dataclasses
 import json
+import os
 import random
 import re
 import shutil
@@ -14,11 +17,20 @@ import numpy as np
 import pytest
 from command_line import call
 from saved_arrays import saved_arrays
-from several_processes import Processes, run_trainings
+from several_processes import TIMEOUT, Processes, run_trainings
 from shared import made_once
 from trainings import Training, checksums_of_batches
 
-from seq2seq_jax.parallel.processes import Job, Placement, ProcessesConfig, agree, all_gather_text, bind_address
+from seq2seq_jax.parallel import processes
+from seq2seq_jax.parallel.processes import (
+    Job,
+    Placement,
+    Preempted,
+    ProcessesConfig,
+    agree,
+    all_gather_text,
+    bind_address,
+)
 
 pytestmark = pytest.mark.long
 STEPS = 72
@@ -351,12 +363,94 @@ def test_one_process_agrees_with_itself():
     agree({"anything": "1"})
 
 
-def test_one_process_hears_sigterm():
-    with Job() as job:
+def unexpected():
+    pytest.fail("not to be called")
+
+
+def test_one_process_stops_after_its_step_when_it_has_one_to_save():
+    job = Job()
+    with job.preemptible(mark=unexpected, end=unexpected):
+        job.has_unsaved_steps = True
         assert not job.preempted(1)
         signal.raise_signal(signal.SIGTERM)
-        assert job.preempted(2)
+        assert job.preempted(2) and job.terminated
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_one_process_stops_at_once_when_it_has_nothing_to_save():
+    with pytest.raises(Preempted), Job().preemptible(mark=unexpected, end=unexpected):
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("went on")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("has_unsaved_steps", [False, True])
+def test_a_process_whose_main_thread_waits_for_something_else_is_ended(monkeypatch, has_unsaved_steps):
+    """A compiler, or other processes: here a barrier in C, which a signal does not interrupt."""
+    monkeypatch.setattr(processes, "SECONDS_TO_UNWIND", 0.02)
+    libc, barrier, done = ctypes.CDLL(None), ctypes.create_string_buffer(64), []
+    libc.pthread_barrier_init(barrier, None, 2)
+
+    def go_on():
+        libc.pthread_barrier_wait(barrier)
+
+    job = Job()
+    late = threading.Timer(0.5, go_on)
+    with (
+        contextlib.nullcontext() if has_unsaved_steps else pytest.raises(Preempted),
+        job.preemptible(mark=lambda: done.append("mark"), end=lambda: (done.append("end"), go_on())),
+    ):
+        job.has_unsaved_steps = has_unsaved_steps
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        if has_unsaved_steps:
+            late.start()
+        go_on()
+    assert done == ([] if has_unsaved_steps else ["mark", "end"])
+
+
+SLOW = """
+import os
+import pathlib
+import time
+
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.experiment import load_config_by_name
+from seq2seq_jax.run.system import System
+
+
+def experiment():
+    return load_config_by_name("small.py")
+
+
+def wait(*_, **__):
+    pathlib.Path(os.environ["SLOW"]).touch()
+    time.sleep(600)
+
+
+if os.environ["SLOW"] == "encoding":
+    Tokenizer.train = wait
+elif os.environ["INDEX"] == "1":
+    System.place = wait
+"""
+
+
+@pytest.mark.parametrize("slow", ["encoding", "compiling"])
+def test_sigterm_before_the_first_step_ends_all_processes_well(workplace, slow, monkeypatch):
+    """Process 1 waits for process 0, which reads text; or process 0 for process 1, which has not compiled yet."""
+    (workplace / "slow.py").write_text(SLOW)
+    monkeypatch.setenv("SLOW", slow)
+    with Processes(workplace, f"slow_{slow}", "slow.py", "--training.seed", "7", count=2) as job:
+        deadline = time.monotonic() + TIMEOUT
+        while not (workplace / slow).exists():
+            assert all(process.poll() is None for process in job.processes), job.said()
+            assert time.monotonic() < deadline, job.said()
+            time.sleep(0.05)
+        job.processes[1 if slow == "encoding" else 0].send_signal(signal.SIGTERM)
+        job.finish()
+    run = workplace / f"slow_{slow}"
+    assert (run / "preempted").read_text() == "0\n"
+    assert not (run / "lock").exists()
+    assert "pre-empted: nothing was saved yet" in job.logs[0].read_text()
 
 
 def test_a_job_without_progress_is_ended_with_what_was_under_way(monkeypatch):
