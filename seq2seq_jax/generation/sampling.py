@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import DecodeState, Vocabulary
 from seq2seq_jax.generation.context import GenerationContext, GenerationResult
+from seq2seq_jax.generation.restrictions import Restriction, restricted
 from seq2seq_jax.modules.embedding import gather_scores
 
 IMPOSSIBLE = -1e9
@@ -26,12 +27,14 @@ Draws = Callable[[Int[Array, ""]], Float[Array, "batch samples"]]
 class Policy:
     """The distribution of the next token, from a model's logits: softmax(logits / temperature) over allowed tokens.
 
-    BOS and pad tokens are never allowed, the EOS token only after minimum_length other tokens.
+    BOS and pad tokens are never allowed, the EOS token only after minimum_length other tokens, and of the rest what the
+    restrictions keep.
     """
 
     vocabulary: Vocabulary
     temperature: float = 1.0
     minimum_length: int = 0
+    restrictions: tuple[Restriction, ...] = ()
 
     def log_probabilities(
         self, logits: Float[Array, "*dims vocab"], positions: Int[Array, "*dims"]
@@ -45,7 +48,11 @@ class Policy:
         never = (ids == self.vocabulary.bos_id) | (ids == self.vocabulary.pad_id)
         too_early = (ids == self.vocabulary.eos_id) & (positions[..., None] < self.minimum_length)
         scaled = logits.astype(jnp.float32) / self.temperature
-        return jnp.maximum(jax.nn.log_softmax(jnp.where(never | too_early, -jnp.inf, scaled)), IMPOSSIBLE)
+        allowed = jax.nn.log_softmax(jnp.where(never | too_early, -jnp.inf, scaled))
+        if self.restrictions:
+            rows = allowed.reshape(-1, allowed.shape[-1])
+            allowed = restricted(rows, self.restrictions).reshape(allowed.shape)
+        return jnp.maximum(allowed, IMPOSSIBLE)
 
 
 @flax.struct.dataclass
@@ -105,14 +112,11 @@ def sample(
     draws: Draws,
     num_samples: int,
     greedy: int = 0,
-    top_k: int | None = None,
-    top_p: float | None = None,
 ) -> Samples:
     """Independent samples of texts for every source, drawn token by token.
 
     A sample ends with the EOS token, or is truncated at its source's limit; no token is forced, so that the probability
-    of a sample is the product of its tokens' probabilities. top_k and top_p restrict the tokens that are drawn, but not
-    the returned log-probabilities: these are always those of the policy, equal to those of teacher forcing.
+    of a sample is the product of its tokens' probabilities under the policy.
 
     Pure, and compatible with `jax.jit`. The samples depend on the draws, and not on the mesh.
 
@@ -123,9 +127,6 @@ def sample(
         draws: see `draws_by_line` and `draws_by_batch`.
         num_samples: number of texts for each source.
         greedy: number of texts, from the first, that are decoded greedily.
-        top_k: sample from the top_k most probable tokens; None = all.
-        top_p: sample from the smallest set of most probable tokens with at least this probability (Holtzman et al.
-            2020); None = all.
 
     Returns:
         num_samples texts for each source.
@@ -141,7 +142,7 @@ def sample(
         logits, after = context.step(loop.last_tokens.reshape(-1), loop.decoder.replace(per_source=state.per_source))
         log_probabilities = policy.log_probabilities(logits, jnp.broadcast_to(loop.position, logits.shape[:1]))
         uniforms = draws(loop.position).reshape(-1)
-        drawn = draw(restricted(log_probabilities, top_k=top_k, top_p=top_p), uniforms)
+        drawn = draw(log_probabilities, uniforms)
         if greedy:
             is_greedy = jnp.arange(num_samples) < greedy
             drawn = jnp.where(jnp.tile(is_greedy, batch_size), jnp.argmax(log_probabilities, axis=-1), drawn)
@@ -180,26 +181,6 @@ def sample(
         decoder=state.replace(per_source=None),
     )
     return jax.lax.while_loop(lambda loop: jnp.any(is_open(loop.samples)), extend, initial).samples
-
-
-def restricted(
-    log_probabilities: Float[Array, "hypotheses vocab"], *, top_k: int | None, top_p: float | None
-) -> Float[Array, "hypotheses vocab"]:
-    """The log-probabilities of the most probable tokens, IMPOSSIBLE for the others; ties with the last one are kept.
-
-    Args:
-        top_k: number of tokens; None = all.
-        top_p: probability that the tokens, after top_k, must reach; None = all.
-    """
-    if top_k is None and top_p is None:
-        return log_probabilities
-    descending = -jnp.sort(-log_probabilities, axis=-1)
-    kept = jnp.arange(descending.shape[-1]) < (descending.shape[-1] if top_k is None else top_k)
-    if top_p is not None and top_p < 1.0:
-        probabilities = jax.nn.softmax(jnp.where(kept, descending, IMPOSSIBLE))
-        kept &= jnp.cumsum(probabilities, axis=-1) - probabilities < top_p
-    threshold = jnp.min(jnp.where(kept, descending, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(log_probabilities >= threshold, log_probabilities, IMPOSSIBLE)
 
 
 def draw(

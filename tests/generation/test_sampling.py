@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from table_model import END, PADDING, START, VOCAB_SIZE, VOCABULARY, TableModel, random_model
 
-from seq2seq_jax.generation.sampling import IMPOSSIBLE, Policy, draw, draws_by_batch, draws_by_line, restricted, sample
+from seq2seq_jax.generation.sampling import Policy, draw, draws_by_batch, draws_by_line, sample
 from seq2seq_jax.generation.search import beam_search
 
 WORDS = (3, 4, 5)
@@ -130,27 +130,6 @@ def test_draws_by_line_are_uniform_and_uncorrelated():
     for axis in range(3):
         pairs = np.moveaxis(found, axis, 0)
         assert abs(np.corrcoef(pairs[:-1].ravel(), pairs[1:].ravel())[0, 1]) < 0.05
-
-
-@pytest.mark.parametrize(("top_k", "top_p"), [(3, None), (None, 0.6), (5, 0.8), (1, None), (None, 1e-6), (None, 1.0)])
-def test_only_the_most_probable_tokens_are_drawn(top_k, top_p):
-    log_probabilities = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(0), (7, 300)))
-    kept = np.asarray(restricted(log_probabilities, top_k=top_k, top_p=top_p)) > IMPOSSIBLE
-    for row, probabilities in enumerate(np.exp(np.asarray(log_probabilities, np.float64))):
-        order = np.argsort(-probabilities)[: top_k or 300]
-        shares = probabilities[order] / probabilities[order].sum()
-        needed = np.searchsorted(np.cumsum(shares), (top_p or 1.0) - 1e-9) + 1 if top_p else len(order)
-        assert set(np.flatnonzero(kept[row])) == set(order[:needed])
-    drawn = draw(restricted(log_probabilities, top_k=top_k, top_p=top_p), jnp.linspace(0, 1 - 1e-6, 7))
-    assert kept[np.arange(7), np.asarray(drawn)].all()
-
-
-def test_equal_probabilities_are_kept_together():
-    log_probabilities = jnp.log(jnp.array([[0.2, 0.3, 0.3, 0.2]]))
-    assert (np.asarray(restricted(log_probabilities, top_k=3, top_p=None)) > IMPOSSIBLE).all()
-    assert (np.asarray(restricted(log_probabilities, top_k=1, top_p=None)) > IMPOSSIBLE).tolist() == [
-        [False, True, True, False]
-    ]
 
 
 @pytest.mark.parametrize("vocab", [1, 5, 128, 300, 8_000])
