@@ -53,7 +53,7 @@ class Experiment:
     """How devices share the work."""
     generation: Method = BeamSearch()
     """How text is generated, in validation and afterwards; --generation NAME chooses another method (beam_search,
-    greedy, sampling)."""
+    greedy, sampling, diverse_beam_search, stochastic_beam_search)."""
     init_from: str | None = None
     """RUN, RUN:best or RUN:STEP: the directory of a run whose parameters (its best, unless a step is given) and
     tokenizer training starts with; its model must be the same. None = new parameters."""

@@ -473,8 +473,14 @@ def test_a_command_line_chooses_the_class_of_a_part():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--generation", "magic"], "--generation must be one of beam_search, greedy, sampling, and is 'magic'"),
-        (["--generation"], "--generation must be one of beam_search, greedy, sampling, and is ''"),
+        (
+            ["--generation", "magic"],
+            "--generation must be one of beam_search, greedy, sampling, diverse_beam_search, stochastic_beam_search, and is 'magic'",
+        ),
+        (
+            ["--generation"],
+            "--generation must be one of beam_search, greedy, sampling, diverse_beam_search, stochastic_beam_search, and is ''",
+        ),
         (["--generation", "sampling", "--generation.beam_size", "2"], "generation is a Sampling here, which has no"),
         (["--data", "table"], "--data table needs directory, which has no default"),
     ],

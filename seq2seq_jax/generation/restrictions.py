@@ -17,7 +17,7 @@ class Restriction(abc.ABC):
 
     @abc.abstractmethod
     def kept(self, log_probabilities: Float[Array, "rows vocab"]) -> Bool[Array, "rows vocab"]:
-        """True at the tokens that may be drawn; at least the most probable one."""
+        """True at the tokens that may be drawn; at least one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Typical(Restriction):
         distance = jnp.abs(-log_probabilities - _entropy(log_probabilities))
         # The nearest come first.
         order = jnp.uint32(2**31) - _bits(distance)
-        return _best(order, probabilities, self.probability) | _most_probable(log_probabilities)
+        return _best(order, probabilities, self.probability)
 
 
 @dataclasses.dataclass(frozen=True)

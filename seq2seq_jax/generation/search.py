@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from seq2seq_jax.batch import DecodeState
+from seq2seq_jax.batch import DecodeState, Vocabulary
 from seq2seq_jax.generation.compaction import extend_until_done
 from seq2seq_jax.generation.context import GenerationContext, GenerationResult
 from seq2seq_jax.parallel.mesh import on_each_shard
@@ -15,29 +15,64 @@ BLOCK = 64
 
 
 @flax.struct.dataclass
-class BeamState:
-    """The loop's carry. Live and finished hypotheses are separate: a live one never replaces a finished one.
+class Hypotheses:
+    """A beam. Live and finished hypotheses are separate: a live one never replaces a finished one.
 
     Attributes:
-        position: length of every live hypothesis, and so the index of the next token.
         last_tokens: the decoder's next inputs.
         live_tokens: token ids so far, then padding.
-        live_log_probabilities: of the live hypotheses, descending; -inf where there is none. A source without a live
-            hypothesis is finished.
-        decoder: the decoder's state.
+        live_log_probabilities: of the live hypotheses; -inf where there is none. A source without a live hypothesis is
+            finished.
         finished: the best finished hypotheses so far.
     """
 
-    position: Int[Array, ""]
     last_tokens: Int[Array, "batch beam"]
     live_tokens: Int[Array, "batch beam max_length"]
     live_log_probabilities: Float[Array, "batch beam"]
-    decoder: DecodeState
     finished: GenerationResult
+
+    @classmethod
+    def none_yet(cls, batch_size: int, beam_size: int, n_best: int, max_length: int, vocabulary: Vocabulary):
+        """Before the first token."""
+        no_tokens = jnp.full((batch_size, beam_size, max_length), vocabulary.pad_id, dtype=jnp.int32)
+        nothing = jnp.full((batch_size, beam_size), -jnp.inf, dtype=jnp.float32)
+        return cls(
+            last_tokens=jnp.full((batch_size, beam_size), vocabulary.bos_id, dtype=jnp.int32),
+            live_tokens=no_tokens,
+            # One live hypothesis at first, or the first step would find every candidate beam_size times.
+            live_log_probabilities=nothing.at[:, 0].set(0.0),
+            finished=GenerationResult(
+                tokens=no_tokens[:, :n_best],
+                scores=nothing[:, :n_best],
+                log_probabilities=nothing[:, :n_best],
+                lengths=jnp.zeros((batch_size, n_best), dtype=jnp.int32),
+            ),
+        )
+
+
+@flax.struct.dataclass
+class BeamState:
+    """The loop's carry.
+
+    Attributes:
+        position: length of every live hypothesis, and so the index of the next token.
+        hypotheses: of every source.
+        decoder: the decoder's state.
+    """
+
+    position: Int[Array, ""]
+    hypotheses: Hypotheses
+    decoder: DecodeState
 
 
 def beam_search(
-    context: GenerationContext, *, beam_size: int, n_best: int, length_penalty: float, max_compactions: int = 0
+    context: GenerationContext,
+    *,
+    beam_size: int,
+    n_best: int,
+    length_penalty: float,
+    sibling_penalty: float = 0.0,
+    max_compactions: int = 0,
 ) -> GenerationResult:
     """Beam search: approximately the most probable continuations of the BOS token for every source.
 
@@ -60,6 +95,8 @@ def beam_search(
         beam_size: number of live hypotheses for each source.
         n_best: number of finished hypotheses kept for each, at most beam_size; with fewer, sources finish earlier.
         length_penalty: exponent alpha >= 0 of the length normalisation.
+        sibling_penalty: taken from a continuation, when continuations are chosen, for every more probable one of the
+            same hypothesis (Li et al. 2016, arXiv:1611.08562); 0 = none.
         max_compactions: see `extend_until_done`.
 
     Returns:
@@ -72,91 +109,158 @@ def beam_search(
     arrangement follows `beam_search` of tensor2tensor and of t5x (decoding.py).
     """
     vocabulary, max_length = context.vocabulary, context.max_length
-    bos_id, eos_id, pad_id = vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id
-    if eos_id in (bos_id, pad_id):
+    if vocabulary.eos_id in (vocabulary.bos_id, vocabulary.pad_id):
         raise ValueError(
-            f"eos_id must differ from bos_id and pad_id, got eos_id {eos_id}, bos_id {bos_id} and "
-            f"pad_id {pad_id}: give the EOS token its own id"
+            f"eos_id must differ from bos_id and pad_id, got eos_id {vocabulary.eos_id}, bos_id {vocabulary.bos_id} "
+            f"and pad_id {vocabulary.pad_id}: give the EOS token its own id"
         )
     if length_penalty < 0:
         raise ValueError(f"length_penalty must not be negative, got {length_penalty}: set it to 0 or more")
 
     state, batch_size = context.start(beam_size), context.limits.shape[0]
-    # Twice the beam size suffices, as only one extension of each hypothesis ends.
-    num_candidates = 2 * beam_size if beam_size > 1 else 1
-
-    def penalty(length: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-        return ((5.0 + length.astype(jnp.float32)) / 6.0) ** length_penalty
 
     def is_live(beams: BeamState) -> Bool[Array, "batch"]:
-        return jnp.any(beams.live_log_probabilities > -jnp.inf, axis=1)
+        return jnp.any(beams.hypotheses.live_log_probabilities > -jnp.inf, axis=1)
 
     def extend(beams: BeamState, shared: tuple[PyTree, Int[Array, "batch"]]) -> BeamState:
         # Taken from outside of the loop, so that the step can neither copy nor change it.
         per_source, limits = shared
-        logits, after = context.step(beams.last_tokens.reshape(-1), beams.decoder.replace(per_source=per_source))
-        vocab_size = logits.shape[-1]
-        logits = logits.astype(jnp.float32).reshape(-1, beam_size, vocab_size)
-        length = beams.position + 1
-        ids = jnp.arange(vocab_size)
-        allowed = jnp.where((length >= limits)[:, None], ids == eos_id, (ids != bos_id) & (ids != pad_id))
-        totals, candidates = _most_probable(logits, allowed, beams.live_log_probabilities, num_candidates)
-        parents, last_tokens = candidates // vocab_size, candidates % vocab_size
-        tokens = jax.lax.dynamic_update_index_in_dim(
-            _pick(beams.live_tokens, parents), last_tokens, beams.position, axis=2
+        last_tokens = beams.hypotheses.last_tokens.reshape(-1)
+        logits, after = context.step(last_tokens, beams.decoder.replace(per_source=per_source))
+        hypotheses, parents = extended(
+            logits.astype(jnp.float32).reshape(-1, beam_size, logits.shape[-1]),
+            beams.hypotheses,
+            position=beams.position,
+            limits=limits,
+            vocabulary=vocabulary,
+            length_penalty=length_penalty,
+            sibling_penalty=sibling_penalty,
         )
-        ended = last_tokens == eos_id
-
-        # Finished ones come first, so that they win ties against newcomers, and empty entries stay empty.
-        ended_totals = jnp.where(ended, totals, -jnp.inf)
-        newcomers = GenerationResult(
-            tokens=tokens,
-            scores=ended_totals / penalty(length),
-            log_probabilities=ended_totals,
-            lengths=jnp.full_like(last_tokens, length),
-        )
-        pool = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), beams.finished, newcomers)
-        finished = _pick(pool, _top_k(pool.scores, n_best)[1])
-
-        live_log_probabilities, survivors = _top_k(jnp.where(ended, -jnp.inf, totals), beam_size)
-        # Log-probabilities only decrease and the penalty only grows: at best, all further tokens have probability 1.
-        attainable = live_log_probabilities[:, 0] / penalty(limits)
-        done = finished.scores[:, -1] >= attainable
         return BeamState(
-            position=length,
-            last_tokens=_pick(last_tokens, survivors),
-            live_tokens=_pick(tokens, survivors),
-            live_log_probabilities=jnp.where(done[:, None], -jnp.inf, live_log_probabilities),
-            decoder=after.replace(
-                per_source=None, per_hypothesis=_reorder(after.per_hypothesis, _pick(parents, survivors))
-            ),
-            finished=finished,
+            position=beams.position + 1,
+            hypotheses=hypotheses,
+            decoder=after.replace(per_source=None, per_hypothesis=reordered(after.per_hypothesis, parents)),
         )
 
-    no_tokens = jnp.full((batch_size, beam_size, max_length), pad_id, dtype=jnp.int32)
-    nothing = jnp.full((batch_size, beam_size), -jnp.inf, dtype=jnp.float32)
     beams = BeamState(
         position=jnp.zeros((), dtype=jnp.int32),
-        last_tokens=jnp.full((batch_size, beam_size), bos_id, dtype=jnp.int32),
-        live_tokens=no_tokens,
-        # One live hypothesis at first, or the first step would find every candidate beam_size times.
-        live_log_probabilities=nothing.at[:, 0].set(0.0),
+        hypotheses=Hypotheses.none_yet(batch_size, beam_size, n_best, max_length, vocabulary),
         decoder=state.replace(per_source=None),
-        finished=GenerationResult(
-            tokens=no_tokens[:, :n_best],
-            scores=nothing[:, :n_best],
-            log_probabilities=nothing[:, :n_best],
-            lengths=jnp.zeros((batch_size, n_best), dtype=jnp.int32),
-        ),
     )
     return extend_until_done(
         extend,
         beams,
         (state.per_source, jnp.clip(context.limits, 1, max_length)),
         is_live=is_live,
-        result=lambda beams: beams.finished,
+        result=lambda beams: beams.hypotheses.finished,
         max_compactions=max_compactions,
     )
+
+
+def extended(
+    logits: Float[Array, "batch beam vocab"],
+    hypotheses: "Hypotheses",
+    *,
+    position: Int[Array, ""],
+    limits: Int[Array, "batch"],
+    vocabulary: Vocabulary,
+    length_penalty: float,
+    sibling_penalty: float = 0.0,
+    token_penalties: Float[Array, "batch vocab"] | None = None,
+) -> tuple["Hypotheses", Int[Array, "batch beam"]]:
+    """One step of a beam: the next hypotheses, and the index of the one that each live one continues.
+
+    Args:
+        logits: of the next token.
+        hypotheses: so far.
+        position: index of the next token.
+        limits: of tokens, EOS token included.
+        length_penalty: see `beam_search`.
+        sibling_penalty: see `beam_search`.
+        token_penalties: what is taken from the log-probability of a continuation by a token when continuations are
+            chosen, and never from the log-probabilities of hypotheses; None = nothing.
+    """
+    beam_size, vocab_size = logits.shape[1:]
+    # Twice the beam size suffices, as only one extension of each hypothesis ends.
+    num_candidates = 2 * beam_size if beam_size > 1 else 1
+    bos_id, eos_id, pad_id = vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id
+
+    def penalty(length: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+        return ((5.0 + length.astype(jnp.float32)) / 6.0) ** length_penalty
+
+    length = position + 1
+    ids = jnp.arange(vocab_size)
+    allowed = jnp.where((length >= limits)[:, None], ids == eos_id, (ids != bos_id) & (ids != pad_id))
+    ranked, totals, candidates = _candidates(
+        logits,
+        allowed,
+        hypotheses.live_log_probabilities,
+        num_candidates,
+        sibling_penalty=sibling_penalty,
+        token_penalties=token_penalties,
+    )
+    parents, last_tokens = candidates // vocab_size, candidates % vocab_size
+    tokens = jax.lax.dynamic_update_index_in_dim(pick(hypotheses.live_tokens, parents), last_tokens, position, axis=2)
+    ended = last_tokens == eos_id
+
+    # Finished ones come first, so that they win ties against newcomers, and empty entries stay empty.
+    ended_totals = jnp.where(ended, totals, -jnp.inf)
+    newcomers = GenerationResult(
+        tokens=tokens,
+        scores=ended_totals / penalty(length),
+        log_probabilities=ended_totals,
+        lengths=jnp.full_like(last_tokens, length),
+    )
+    pool = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), hypotheses.finished, newcomers)
+    finished = pick(pool, top_k(pool.scores, hypotheses.finished.scores.shape[1])[1])
+
+    of_live, survivors = top_k(jnp.where(ended, -jnp.inf, ranked), beam_size)
+    if totals is not ranked:
+        of_live = pick(jnp.where(ended, -jnp.inf, totals), survivors)
+    # Log-probabilities only decrease and the penalty only grows: at best, all further tokens have probability 1.
+    highest = of_live[:, 0] if totals is ranked else jnp.max(of_live, axis=1)
+    done = finished.scores[:, -1] >= highest / penalty(limits)
+    extended = Hypotheses(
+        last_tokens=pick(last_tokens, survivors),
+        live_tokens=pick(tokens, survivors),
+        live_log_probabilities=jnp.where(done[:, None], -jnp.inf, of_live),
+        finished=finished,
+    )
+    return extended, pick(parents, survivors)
+
+
+def _candidates(
+    logits: Float[Array, "batch beam vocab"],
+    allowed: Bool[Array, "batch vocab"],
+    live_log_probabilities: Float[Array, "batch beam"],
+    k: int,
+    *,
+    sibling_penalty: float,
+    token_penalties: Float[Array, "batch vocab"] | None,
+) -> tuple[Float[Array, "batch k"], Float[Array, "batch k"], Int[Array, "batch k"]]:
+    """What the k best continuations are ranked by, descending, their log-probabilities, and their indices in
+    [beam * vocab]; without penalties the first two are one array.
+    """
+    if not sibling_penalty and token_penalties is None:
+        totals, indices = _most_probable(logits, allowed, live_log_probabilities, k)
+        return totals, totals, indices
+    vocab = logits.shape[-1]
+    totals = live_log_probabilities[:, :, None] + jax.nn.log_softmax(logits, axis=-1)
+    totals = jnp.where(allowed[:, None], totals, -jnp.inf)
+    ranked = totals if token_penalties is None else totals - token_penalties[:, None]
+    if sibling_penalty:
+        # Of one parent no more than k can be chosen, and the penalty keeps their order.
+        batch, beam, _ = ranked.shape
+        of_parents, tokens = top_k(ranked.reshape(batch * beam, vocab), min(k, vocab))
+        ranks = jnp.arange(of_parents.shape[1], dtype=jnp.float32)
+        ranked = (of_parents - sibling_penalty * ranks).reshape(batch, -1)
+        indices = (tokens.reshape(batch, beam, -1) + vocab * jnp.arange(beam)[:, None]).reshape(batch, -1)
+    else:
+        ranked = ranked.reshape(len(ranked), -1)
+        indices = jnp.broadcast_to(jnp.arange(ranked.shape[1]), ranked.shape)
+    chosen, places = top_k(ranked, k)
+    indices = pick(indices, places)
+    return chosen, pick(totals.reshape(len(totals), -1), indices), indices
 
 
 def _most_probable(
@@ -204,7 +308,7 @@ def _most_probable(
     return on_each_shard(of_rows, logits, allowed, live_log_probabilities)
 
 
-def _top_k(values: Float[Array, "batch candidates"], k: int) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
+def top_k(values: Float[Array, "batch candidates"], k: int) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
     """The k largest values of each source, descending, and their indices; of ties the lower index is first.
 
     Each device handles its own rows: XLA would gather the logits of the whole batch on every device.
@@ -212,13 +316,13 @@ def _top_k(values: Float[Array, "batch candidates"], k: int) -> tuple[Float[Arra
     return on_each_shard(lambda rows: tuple(jax.lax.top_k(rows, k)), values)
 
 
-def _pick(tree: PyTree, indices: Int[Array, "batch picked"]) -> PyTree:
+def pick(tree: PyTree, indices: Int[Array, "batch picked"]) -> PyTree:
     """Leaves [batch, candidates, ...] to [batch, picked, ...]; per source, so that a sharded batch stays sharded."""
     pick = jax.vmap(lambda leaf, index: leaf.at[index].get(mode="promise_in_bounds"))
     return jax.tree.map(lambda leaf: pick(leaf, indices), tree)
 
 
-def _reorder(per_hypothesis: PyTree, parents: Int[Array, "batch beam"]) -> PyTree:
+def reordered(per_hypothesis: PyTree, parents: Int[Array, "batch beam"]) -> PyTree:
     """Leaves [batch * beam, ...], each hypothesis replaced by its parent."""
     by_source = jax.tree.map(lambda leaf: leaf.reshape(*parents.shape, *leaf.shape[1:]), per_hypothesis)
-    return jax.tree.map(lambda leaf, picked: picked.reshape(leaf.shape), per_hypothesis, _pick(by_source, parents))
+    return jax.tree.map(lambda leaf, picked: picked.reshape(leaf.shape), per_hypothesis, pick(by_source, parents))

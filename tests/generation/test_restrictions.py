@@ -29,9 +29,7 @@ DEFINITIONS = {
     TopK: lambda p, k: set(np.argsort(-p, kind="stable")[:k].tolist()),
     TopP: lambda p, mass: by_mass(np.argsort(-p, kind="stable"), p, mass),
     MinP: lambda p, share: set(np.flatnonzero(p >= share * p.max()).tolist()),
-    Typical: lambda p, mass: (
-        by_mass(np.argsort(np.abs(-np.log(p) - entropy(p)), kind="stable"), p, mass) | {int(p.argmax())}
-    ),
+    Typical: lambda p, mass: by_mass(np.argsort(np.abs(-np.log(p) - entropy(p)), kind="stable"), p, mass),
     Epsilon: lambda p, least: set(np.flatnonzero(p >= least).tolist()) | {int(p.argmax())},
     Eta: lambda p, eta: set(np.flatnonzero(p >= min(eta, eta**0.5 * np.exp(-entropy(p)))).tolist()) | {int(p.argmax())},
 }
