@@ -41,13 +41,14 @@ def check_values(config: Any, name: str = "") -> None:
     """
     hints = _hints(type(config))
     for field in dataclasses.fields(config):
-        _check(getattr(config, field.name), hints[field.name], f"{name}.{field.name}".removeprefix("."))
+        check_value(getattr(config, field.name), hints[field.name], f"{name}.{field.name}".removeprefix("."))
 
 
 _hints = functools.cache(typing.get_type_hints)
 
 
-def _check(value: Any, hint: Any, name: str) -> None:
+def check_value(value: Any, hint: Any, name: str) -> None:
+    """Check one value against its type. See `check_values`."""
     kinds = _options(hint)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         check_values(value, name)
@@ -58,7 +59,7 @@ def _check(value: Any, hint: Any, name: str) -> None:
         (kind,) = [kind for kind in kinds if _fits(value, kind)][:1]
         inner = typing.get_args(kind)
         for index, each in enumerate(value):
-            _check(each, inner[0] if len(inner) == 2 and inner[1] is Ellipsis else Any, f"{name}[{index}]")
+            check_value(each, inner[0] if len(inner) == 2 and inner[1] is Ellipsis else Any, f"{name}[{index}]")
     elif isinstance(value, str):
         _check_text(value, name, optional=type(None) in kinds)
     elif isinstance(value, int) and not isinstance(value, bool) and float not in kinds:
