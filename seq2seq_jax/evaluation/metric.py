@@ -103,6 +103,21 @@ class Metric(abc.ABC):
         """The scores of what is known of a model: `corpus`, which a metric of something else than texts passes over."""
         return self.corpus(evaluated.outputs, evaluated.examples)
 
+    def unsuited(self, references: Sequence[str]) -> str:
+        """Why the scores hardly tell models apart on references like these; empty = they do."""
+        return ""
+
+    @classmethod
+    def from_text(cls, text: str) -> "Metric":
+        """What `str` of a metric gives: how a command line names it. See `seq2seq_jax.evaluation.metrics.parse_metric`.
+
+        Raises:
+            ValueError: there is no such metric.
+        """
+        from seq2seq_jax.evaluation.metrics import parse_metric
+
+        return parse_metric(text)
+
     def check_installed(self) -> None:
         """Return if the packages and files that the metric takes are there.
 
@@ -117,6 +132,10 @@ class Metric(abc.ABC):
 def metric_name(kind: type[Metric]) -> str:
     """What a class of metrics is called: the `name` of one of this package, "module:Class" of another."""
     return getattr(kind, "name", None) if is_ours(kind) else name_of_class(kind)
+
+
+RESERVED = frozenset({"kind", "step", "set", "best", "metrics", "loss", "nll"})
+"""Names in a record that no score may have."""
 
 
 def check_metrics(metrics: Sequence[Metric], available: Collection[str], *, of: str) -> None:
@@ -138,6 +157,8 @@ def check_metrics(metrics: Sequence[Metric], available: Collection[str], *, of: 
                 f"{', '.join(sorted(available))}: choose other metrics."
             )
         for name in metric.names:
+            if name in RESERVED or "/" in name:
+                raise ValueError(f"metric {metric} has a score {name!r}, which is not a name for one: choose another.")
             if name in seen:
                 raise ValueError(f"metrics {seen[name]} and {metric} both have a score {name}. Leave one of them out.")
             seen[name] = metric

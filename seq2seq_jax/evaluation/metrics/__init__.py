@@ -7,7 +7,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from seq2seq_jax.evaluation.metric import Metric, metric_name
 from seq2seq_jax.evaluation.metrics.bleu import Bleu
@@ -29,13 +29,24 @@ DEFAULT_METRICS: tuple[Metric, ...] = (Bleu(), ChrF(), ExactMatch())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OutsideMetric:
+class OutsideMetric(Metric):
     """A metric from outside the package that a run names, and that nothing has been imported of yet."""
+
+    name: ClassVar[str] = "outside"
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     path: str
     """"module:Class"."""
     settings: tuple[tuple[str, Any], ...] = ()
     """Fields and their values."""
+
+    def __str__(self) -> str:
+        return ",".join((self.path, *(f"{field}={value}" for field, value in self.settings)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Not known before it is loaded."""
+        return ()
 
     def load(self) -> Metric:
         """The metric, imported now.
@@ -46,7 +57,7 @@ class OutsideMetric:
         return _built(_outside_class(self.path), dict(self.settings))
 
 
-def load_metrics(metrics: Iterable[Metric | OutsideMetric], *, trusts_code: bool, origin: str) -> tuple[Metric, ...]:
+def load_metrics(metrics: Iterable[Metric], *, trusts_code: bool, origin: str) -> tuple[Metric, ...]:
     """The metrics, those from outside the package imported.
 
     Args:
@@ -92,7 +103,7 @@ def parse_metric(text: str) -> Metric:
     return _built(kind, values)
 
 
-def metric_to_json(metric: Metric | OutsideMetric) -> dict[str, Any]:
+def metric_to_json(metric: Metric) -> dict[str, Any]:
     """A metric as JSON values: its class, "module:Class" for one from outside the package, and its fields.
 
     Raises:
@@ -105,7 +116,7 @@ def metric_to_json(metric: Metric | OutsideMetric) -> dict[str, Any]:
     return {"class": name} | {field.name: getattr(metric, field.name) for field in dataclasses.fields(metric)}
 
 
-def metric_from_json(values: Any) -> Metric | OutsideMetric:
+def metric_from_json(values: Any) -> Metric:
     """What `metric_to_json` gave; nothing is imported.
 
     Raises:

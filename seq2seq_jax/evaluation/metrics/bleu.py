@@ -57,6 +57,10 @@ class Bleu(Metric):
         )
         return {"bleu": score}
 
+    def unsuited(self, references: Sequence[str]) -> str:
+        words = words_per_text(list(references))
+        return f"references have {words:.1f} words on average, too few for BLEU" if words < WORDS_OF_BLEU else ""
+
     def check_installed(self) -> None:
         if self.tokenizer is not None:
             self._library(self.tokenizer)

@@ -15,11 +15,14 @@ class Perplexity(Metric):
     """
 
     name: ClassVar[str] = "perplexity"
-    needs: ClassVar[frozenset[str]] = frozenset({LIKELIHOOD})
 
     per: Literal["token", "word"] = "token"
     """What the likelihood is divided by: target tokens, EOS tokens included, or words between white space, of which an
     EOS token is none."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({LIKELIHOOD} if self.per == "token" else {LIKELIHOOD, "target"})
 
     @property
     def names(self) -> tuple[str, ...]:
