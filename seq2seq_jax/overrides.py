@@ -117,7 +117,10 @@ def _replaced(config: Any, path: Sequence[str], part: Any) -> Any:
     """The config with another part at a path of field names."""
     if not path:
         return part
-    return dataclasses.replace(config, **{path[0]: _replaced(getattr(config, path[0]), path[1:], part)})
+    if hasattr(config, path[0]):
+        return dataclasses.replace(config, **{path[0]: _replaced(getattr(config, path[0]), path[1:], part)})
+    [name] = _unnamed(config)
+    return dataclasses.replace(config, **{name: _replaced(getattr(config, name), path, part)})
 
 
 def _named_values(refuse: Callable[[str], None]) -> Any:
@@ -203,15 +206,22 @@ def _field_of_another_class(config: Any, arguments: Sequence[str]) -> str | None
 
 def _parts(config: Any, place: str = "") -> Iterator[tuple[str, tuple[Any, list[type]]]]:
     """Dotted name of every part of a config -> the part, and the classes that it may be of."""
-    hints = typing.get_type_hints(type(config), include_extras=True)
+    unnamed = _unnamed(config)
     for name, kind in typing.get_type_hints(type(config)).items():
         part = getattr(config, name)
         if dataclasses.is_dataclass(part):
-            # The fields of a part that tyro is told to give an empty name stand beside those of the whole.
-            unnamed = any(getattr(note, "name", None) == "" for note in getattr(hints[name], "__metadata__", ()))
-            inner = place if unnamed else f"{place}.{name}".removeprefix(".")
+            inner = place if name in unnamed else f"{place}.{name}".removeprefix(".")
             yield inner, (part, dataclasses_of(kind))
             yield from _parts(part, inner)
+
+
+def _unnamed(config: Any) -> list[str]:
+    """The fields of a config that tyro is told to give an empty name: theirs stand beside those of the whole."""
+    return [
+        name
+        for name, hint in typing.get_type_hints(type(config), include_extras=True).items()
+        if any(getattr(note, "name", None) == "" for note in getattr(hint, "__metadata__", ()))
+    ]
 
 
 def _one_line(box: str) -> str:

@@ -44,7 +44,7 @@ class TrainingRun:
         self.directory = RunDirectory(path)
         self.experiment = experiment
         self.progress = progress
-        self.data = RunData(experiment.data, progress=progress)
+        self.data = RunData(experiment.data, splits=experiment.data.all_splits, progress=progress)
 
     def begin(self, config_name: str) -> None:
         """Write experiment.json and the tokenizer of a new run, or check that an existing one is the same.
