@@ -20,6 +20,8 @@ from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.effects import changes, effects
+from seq2seq_jax.evaluation.metric import LIKELIHOOD, OUTPUTS, Metric, check_metrics
+from seq2seq_jax.evaluation.metrics import DEFAULT_METRICS, OutsideMetric, metric_from_json, metric_to_json
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
@@ -28,7 +30,7 @@ from seq2seq_jax.old_names import current_fields
 from seq2seq_jax.overrides import dataclasses_of, override
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
-from seq2seq_jax.training.config import TrainingConfig
+from seq2seq_jax.training.config import TrainingConfig, check_select_by
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
 from seq2seq_jax.values import check_value, check_values, options
 
@@ -54,6 +56,10 @@ class Experiment:
     generation: Method = BeamSearch()
     """How text is generated, in validation and afterwards; --generation NAME chooses another method (beam_search,
     greedy, sampling, diverse_beam_search, stochastic_beam_search)."""
+    metrics: tuple[Metric, ...] | None = None
+    """What validation and evaluation compute beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity,
+    with settings after commas (bleu,tokenizer=zh), or a class as module:Class; empty = nothing. None = BLEU, chrF and
+    exact match where there are references."""
     init_from: str | None = None
     """RUN, RUN:best or RUN:STEP: the directory of a run whose parameters (its best, unless a step is given) and
     tokenizer training starts with; its model must be the same. None = new parameters."""
@@ -81,6 +87,8 @@ class Experiment:
             self._check_encoder_dropout()
         if isinstance(self.data, Denoising):
             self._check_denoising(self.data)
+        if not any(isinstance(metric, OutsideMetric) for metric in self.validation_metrics):
+            self.check_metrics(self.validation_metrics)
         for side, stack in (("source", self.model.encoder), ("target", self.model.decoder)):
             longest = getattr(self.data, f"max_{side}_length")
             if stack.position_limit is not None and stack.position_limit < longest:
@@ -113,11 +121,30 @@ class Experiment:
                 f"out of a row of {data.max_source_length} tokens, and is {self.tokenizer.num_sentinels}. Raise it, or "
                 "data.corruption.mean_span_length."
             )
-        if self.training.select_by not in (None, "loss"):
-            raise ValueError(
-                "data of documents has no references, so training.select_by must be loss, and is "
-                f"{self.training.select_by}."
-            )
+
+    def check_metrics(self, metrics: Sequence[Metric]) -> None:
+        """Return if metrics can be computed of the data, and `training.select_by` is one of their scores.
+
+        Raises:
+            ValueError: with what to change.
+        """
+        check_metrics(metrics, self.validation_columns, of="documents" if isinstance(self.data, Denoising) else "pairs")
+        names = [name for metric in metrics for name in metric.names]
+        check_select_by(self.training.select_by, names, sets=getattr(self.data, "validation_sets", ()))
+
+    @property
+    def validation_metrics(self) -> tuple[Metric, ...]:
+        """What validation computes beside the loss."""
+        if self.metrics is not None:
+            return self.metrics
+        return () if isinstance(self.data, Denoising) else DEFAULT_METRICS
+
+    @property
+    def validation_columns(self) -> frozenset[str]:
+        """What metrics can be computed from, see `check_metrics`."""
+        return frozenset(
+            {LIKELIHOOD} if isinstance(self.data, Denoising) else {LIKELIHOOD, OUTPUTS, "source", "target"}
+        )
 
     @property
     def rows_per_batch(self) -> int:
@@ -253,8 +280,10 @@ def parse_command_line(
 
 def to_json(config: Any) -> Any:
     """A config as JSON values; where a field may hold one of several classes, `class` names the one it holds."""
+    if isinstance(config, Metric):
+        return metric_to_json(config)
     if not dataclasses.is_dataclass(config):
-        return list(config) if isinstance(config, tuple) else config
+        return list(map(to_json, config)) if isinstance(config, tuple) else config
     hints = typing.get_type_hints(type(config))
     values = {}
     for field in dataclasses.fields(config):
@@ -280,6 +309,8 @@ def from_json(kind: Any, values: Any) -> Any:
 def _from_json(kind: Any, values: Any, *, place: str) -> Any:
     """See from_json; `place` is the dotted name of the part."""
     where = place or "the experiment"
+    if tuple[Metric, ...] in typing.get_args(kind) and isinstance(values, list):
+        return tuple(map(metric_from_json, values))
     candidates = {candidate.__name__: candidate for candidate in dataclasses_of(kind)}
     if not candidates or (values is None and type(None) in typing.get_args(kind)):
         value = _tuples(values)

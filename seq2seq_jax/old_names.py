@@ -59,6 +59,12 @@ METRICS: dict[str, str] = {
 }
 """Old name of a metric in metrics.jsonl -> its current name."""
 
+SCORES: dict[str, dict[str, Any]] = {
+    name: {"unit": "percent", "higher_is_better": True, "signature": "", "label": label}
+    for name, label in (("bleu", "BLEU"), ("chrf", "chrF"), ("exact_match", "exact match"))
+}
+"""Score in a validation record of a version that did not describe its scores -> its description."""
+
 LOOP_STATE: dict[str, str] = {
     "anchor": "plan_position",
     "slots": "padded_positions",
@@ -89,8 +95,12 @@ def current_fields(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_metrics(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of metrics.jsonl, under the current names of its metrics."""
-    return {METRICS.get(name, name): value for name, value in record.items()}
+    """A record of metrics.jsonl, under the current names of its metrics, with a description of its scores."""
+    current = {METRICS.get(name, name): value for name, value in record.items()}
+    scores = {name: facts for name, facts in SCORES.items() if name in current}
+    if scores and current.get("kind") == "validation" and "metrics" not in current:
+        current["metrics"] = scores
+    return current
 
 
 def current_loop_state(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from seq2seq_jax.old_names import FIELDS
@@ -43,7 +43,7 @@ def override(experiment: Any, arguments: Sequence[str], *, program: str, descrip
     import tyro
 
     experiment, arguments = _with_classes(experiment, arguments)
-    errors = io.StringIO()
+    errors, refused = io.StringIO(), []
     try:
         with contextlib.redirect_stderr(errors), _wide_terminal(unless={"-h", "--help"} & set(arguments)):
             return tyro.cli(
@@ -53,13 +53,15 @@ def override(experiment: Any, arguments: Sequence[str], *, program: str, descrip
                 prog=program,
                 description=description,
                 use_underscores=True,
+                registry=_named_values(refused.append),
                 config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
             )
     except SystemExit as stop:
         if not stop.code:
             raise
         message = (
-            _old_name(experiment, arguments)
+            "".join(refused[:1])
+            or _old_name(experiment, arguments)
             or _field_of_another_class(experiment, arguments)
             or _one_line(errors.getvalue())
         )
@@ -115,7 +117,43 @@ def _replaced(config: Any, path: Sequence[str], part: Any) -> Any:
     """The config with another part at a path of field names."""
     if not path:
         return part
-    return dataclasses.replace(config, **{path[0]: _replaced(getattr(config, path[0]), path[1:], part)})
+    if hasattr(config, path[0]):
+        return dataclasses.replace(config, **{path[0]: _replaced(getattr(config, path[0]), path[1:], part)})
+    [name] = _unnamed(config)
+    return dataclasses.replace(config, **{name: _replaced(getattr(config, name), path, part)})
+
+
+def _named_values(refuse: Callable[[str], None]) -> Any:
+    """What makes options of classes that a single word names: those with `from_text`, which `str` undoes.
+
+    Args:
+        refuse: takes what is wrong with a word, which tyro does not pass on where a field may be None, too.
+    """
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    def make(kind: Any, word: str) -> Any:
+        try:
+            return kind.from_text(word)
+        except ValueError as error:
+            refuse(str(error))
+            raise
+
+    @registry.primitive_rule
+    def from_text(info: Any) -> Any:
+        kind = info.type
+        if not isinstance(kind, type) or not hasattr(kind, "from_text"):
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=kind.__name__.upper(),
+            instance_from_str=lambda words: make(kind, words[0]),
+            is_instance=lambda value: isinstance(value, kind),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 @contextlib.contextmanager
@@ -168,15 +206,22 @@ def _field_of_another_class(config: Any, arguments: Sequence[str]) -> str | None
 
 def _parts(config: Any, place: str = "") -> Iterator[tuple[str, tuple[Any, list[type]]]]:
     """Dotted name of every part of a config -> the part, and the classes that it may be of."""
-    hints = typing.get_type_hints(type(config), include_extras=True)
+    unnamed = _unnamed(config)
     for name, kind in typing.get_type_hints(type(config)).items():
         part = getattr(config, name)
         if dataclasses.is_dataclass(part):
-            # The fields of a part that tyro is told to give an empty name stand beside those of the whole.
-            unnamed = any(getattr(note, "name", None) == "" for note in getattr(hints[name], "__metadata__", ()))
-            inner = place if unnamed else f"{place}.{name}".removeprefix(".")
+            inner = place if name in unnamed else f"{place}.{name}".removeprefix(".")
             yield inner, (part, dataclasses_of(kind))
             yield from _parts(part, inner)
+
+
+def _unnamed(config: Any) -> list[str]:
+    """The fields of a config that tyro is told to give an empty name: theirs stand beside those of the whole."""
+    return [
+        name
+        for name, hint in typing.get_type_hints(type(config), include_extras=True).items()
+        if any(getattr(note, "name", None) == "" for note in getattr(hint, "__metadata__", ()))
+    ]
 
 
 def _one_line(box: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MultipleLocator
 
 from seq2seq_jax.benchmark import report
 from seq2seq_jax.data.source import PairCorpus
-from seq2seq_jax.evaluation.scores import corpus_scores
+from seq2seq_jax.evaluation.metrics.bleu import Bleu
 from seq2seq_jax.overrides import override, split_names
 from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.training.step import num_parameters
@@ -119,17 +119,18 @@ def main(arguments: list[str]) -> None:
         outputs = [best[0].text for best in run.system.generator.generate(params, list(sources))]
 
         def bleu(members, outputs=outputs, references=references):
-            return corpus_scores([outputs[index] for index in members], [references[index] for index in members])
+            examples = [{"target": references[index]} for index in members]
+            return Bleu().corpus([outputs[index] for index in members], examples)["bleu"]
 
         everything = bleu(range(len(pairs)))
         name = Path(directory).name
-        scores[name] = [bleu(group.members).bleu for group in groups]
+        scores[name] = [bleu(group.members).value for group in groups]
         figures.append(
             {
                 "run": name,
                 "parameters": num_parameters(params),
                 "step": step,
-                "bleu": everything.bleu,
+                "bleu": everything.value,
                 "signature": everything.signature,
                 "bleu_by_length": dict(zip((group.name for group in groups), scores[name], strict=True)),
             }

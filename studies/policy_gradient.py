@@ -21,6 +21,7 @@ from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient
 from seq2seq_jax.parallel.mesh import JittedOnMesh
+from seq2seq_jax.rewards.example import RewardExample
 from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.step import apply_gradient
 
@@ -86,7 +87,7 @@ class Parts:
 
     def reward(self) -> None:
         """The rewards of given samples alone."""
-        jax.block_until_ready(self._reward(self._samples.tokens, self._batch.target.tokens))
+        jax.block_until_ready(self._reward(self._samples.tokens, RewardExample.of(self._batch)))
 
     def update(self) -> None:
         """The update from given samples and rewards alone."""
@@ -109,8 +110,8 @@ class Parts:
     def _sampled(self, params, batch, key):
         return self._objective.draw(params, self._memory(params, batch), batch.source, rng=key)
 
-    def _rewarded(self, tokens, references):
-        return self._objective.reward(tokens, references)[0]
+    def _rewarded(self, tokens, example):
+        return self._objective.reward(tokens, example)[0]
 
     def _experienced(self, params, batch, samples, objective=None):
         objective = objective or self._objective
@@ -136,7 +137,7 @@ class Parts:
 
     def _updated_by_rewards(self, player, batch, samples, rewards):
         config, model = self._objective.config, self._objective.model
-        objective = PolicyGradient(config, model, lambda hypotheses, references: (rewards, {}))
+        objective = PolicyGradient(config, model, lambda hypotheses, example: (rewards, {}))
         return self._updated(player, self._experienced(player.params, batch, samples, objective))
 
 

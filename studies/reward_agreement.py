@@ -16,6 +16,7 @@ from seq2seq_jax.benchmark import report
 from seq2seq_jax.data.text_files import read_lines
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.overrides import override
+from seq2seq_jax.rewards.example import RewardExample
 from seq2seq_jax.rewards.reward import RewardConfig
 
 PROGRAM = "python -m studies.reward_agreement"
@@ -154,7 +155,7 @@ def compare(
         pairs = [ids[start : start + batch_size] for ids in (hypotheses, references)]
         missing = batch_size - len(pairs[0])
         full = [np.pad(ids, ((0, missing), (0, 0))) for ids in pairs]
-        _, scores = reward(full[0][:, None], full[1])
+        _, scores = reward(full[0][:, None], RewardExample(references=full[1][:, None]))
         texts = [[tokenizer.decode_target(row) for row in ids.tolist()] for ids in pairs]
         for name, (_, score) in LIBRARIES.items():
             ours[name].extend(np.asarray(scores[name])[: len(pairs[0]), 0].tolist())

@@ -63,6 +63,18 @@ def test_old_metrics_are_renamed(tables, tmp_path):
     assert read_records(path) == [current_metrics(record)]
 
 
+def test_scores_of_old_validations_are_described():
+    old = {"kind": "validation", "step": 5, "loss": 2.0, "bleu": 3.0, "exact_match": 1.0, "best": True}
+    described = current_metrics(old)
+    assert {name: facts["label"] for name, facts in described.pop("metrics").items()} == {
+        "bleu": "BLEU", "exact_match": "exact match",
+    }  # fmt: skip
+    assert described == old
+    assert current_metrics({"kind": "validation", "step": 5, "loss": 2.0}).keys() == {"kind", "step", "loss"}
+    new = old | {"metrics": {"bleu": {"label": "BLEU of its own"}}}
+    assert current_metrics(new) == new
+
+
 def test_the_loop_state_of_old_checkpoints_is_renamed(tables):
     old = {"best": 1.0, "anchor": [1, 2], "window": {"steps": 2, "slots": 96, "sums": {"padding_share": 0.5}}}
     assert current_loop_state(old) == {

@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first, table
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import open_outputs
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.source import DataSource, PairSource
+from seq2seq_jax.evaluation.metric import Metric
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.overrides import is_given, override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
@@ -20,22 +21,30 @@ if TYPE_CHECKING:
     from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 
 PROGRAM = "seq2seq evaluate RUN"
-DESCRIPTION = "Loss, BLEU, chrF and exact match of RUN, the directory of a run, on a split of its data."
+DESCRIPTION = """\
+Loss of RUN, the directory of a run, on a split of its data, and metrics of what it generates: BLEU, chrF and exact
+match, or what the run or --metrics names.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
     """Command line of `seq2seq evaluate`."""
 
-    split: Literal["train", "validation", "test"] = "test"
-    """Split of the run's data."""
+    split: str = "test"
+    """Split of the run's data: train, validation or test, or validation/SET, a further validation set."""
+    metrics: tuple[Metric, ...] | None = None
+    """What is computed beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity, with settings after
+    commas (bleu,tokenizer=zh), or a class as module:Class. None = as in training."""
+    trust_code: bool = False
+    """Import the metrics from outside the package that RUN names, which are executed then."""
     checkpoint: str = "best"
     """best, latest, or a step."""
     compilation_cache: bool = True
     """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
     own."""
     json: str | None = None
-    """File for the figures as JSON: loss, bleu, chrf, exact_match, signature and more."""
+    """File for the figures as JSON: loss, bleu, chrf, exact_match and so on, and in `metrics` their signatures."""
     output: str | None = None
     """File for the generated texts, a line for a pair."""
     generation: Method = BeamSearch()
@@ -68,7 +77,12 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
     with Display() as display:
         run = Inference.open(directory, progress=display.progress)
         chosen = override(
-            EvaluateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh, data=run.experiment.data),
+            EvaluateArguments(
+                generation=run.experiment.generation,
+                mesh=run.experiment.mesh,
+                data=run.experiment.data,
+                metrics=run.experiment.metrics,
+            ),
             rest,
             program=PROGRAM,
             description=DESCRIPTION,
@@ -78,17 +92,29 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
         # Of data that has moved, or is another test set, nothing else need be there.
         given = [name for name in DIRECTORIES if is_given(f"data.{name}", rest)]
         run = run.with_parts(
-            generation=chosen.generation, mesh=chosen.mesh, data=chosen.data, splits=[chosen.split], written=given
+            generation=chosen.generation,
+            mesh=chosen.mesh,
+            data=chosen.data,
+            metrics=chosen.metrics,
+            # It chooses no checkpoint here, and may be a score that is not computed now.
+            training=dataclasses.replace(run.experiment.training, select_by=None),
+            splits=[chosen.split],
+            written=given,
+            trust_code=chosen.trust_code,
         )
         if chosen.output is not None and not isinstance(chosen.data, PairSource):
             raise ValueError("--output has no effect: documents have no sources to generate from. Leave it out.")
         text_file, json_file = outputs.enter_context(open_outputs(("--output", chosen.output), ("--json", chosen.json)))
+        run.metrics  # noqa: B018  (a mistake there is told before anything that takes long)
         params, step = run.parameters(chosen.checkpoint)
-        validation = run.validation(chosen.split)
-        result = validation(params, progress=lambda done, total: display.progress(chosen.split, done, total))
+        generates = text_file is not None
+        result = run.validation(chosen.split, generates=generates)(
+            params,
+            generates=generates,
+            progress=lambda done, total: display.progress(chosen.split, done, total),
+        )
         if text_file is not None:
-            texts = [as_line(best[0].text) if best else "" for best in result.hypotheses]
-            text_file.write("".join(f"{text}\n" for text in texts))
+            text_file.write("".join(f"{as_line(text)}\n" for text in result.outputs))
         figures = {
             "run": str(run.directory.path),
             **metrics_of(result, split=chosen.split, step=step),
@@ -109,8 +135,7 @@ def metrics_of(result: "seq2seq_jax.training.validation.ValidationResult", *, sp
         "split": split,
         "step": step,
         "examples": result.examples,
-        **result.losses,
-        **({} if result.scores is None else dataclasses.asdict(result.scores)),
+        **result.record(),
         "skipped_losses": result.skipped_losses,
         "skipped_sources": result.skipped_sources,
         "cut_losses": result.cut_losses,
@@ -121,21 +146,12 @@ def metrics_of(result: "seq2seq_jax.training.validation.ValidationResult", *, sp
 
 def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of a table of what `metrics_of` gives."""
-    from seq2seq_jax.evaluation.scores import WORDS_OF_BLEU
-
-    what = "pairs" if "bleu" in figures else "chunks"
-    rows = [
-        ("evaluated", f"{figures['examples']:,} {what} of {figures['split']}, checkpoint of step {figures['step']:,}")
-    ]
-    if "bleu" in figures:
-        rows += [
-            ("BLEU", f"{figures['bleu']:.2f}   {figures['signature']}"),
-            ("chrF", f"{figures['chrf']:.2f}   {figures['chrf_signature']}"),
-            ("exact match", f"{figures['exact_match']:.2f}%"),
-        ]
-        if figures["words_per_reference"] < WORDS_OF_BLEU:
-            words = figures["words_per_reference"]
-            rows.append(("note", f"BLEU says next to nothing of references of {words:.1f} words: look at chrF or loss"))
+    evaluated = f"{figures['examples']:,} examples of {figures['split']}, checkpoint of step {figures['step']:,}"
+    rows, notes = [("evaluated", evaluated)], []
+    for name, facts in figures.get("metrics", {}).items():
+        rows.append((facts["label"], f"{figures[name]:.2f}   {facts['signature']}"))
+        notes += [("note", facts["note"])] if "note" in facts else []
+    rows += notes
     if "loss" in figures:
         rows.append(("loss", f"{figures['loss']:.4f} nats per target token; without smoothing {figures['nll']:.4f}"))
     if figures["skipped_losses"] or figures["skipped_sources"]:

@@ -18,6 +18,7 @@ from seq2seq_jax.commands.options import TrainOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
 from seq2seq_jax.data.packing import PlanPosition
 from seq2seq_jax.data.pipeline import SelectionCounts, training_batches
+from seq2seq_jax.evaluation.metric import Example, references_of
 from seq2seq_jax.evaluation.plots import plot_learning_curves
 from seq2seq_jax.experiment import CommandLine, flatten, run_directory
 from seq2seq_jax.files import write_whole
@@ -31,7 +32,7 @@ from seq2seq_jax.training.goodput import Ledger, goodput
 from seq2seq_jax.training.loop import Loop
 from seq2seq_jax.training.step import TrainState, num_parameters
 from seq2seq_jax.training.telemetry import Record, RecordFiles
-from seq2seq_jax.training.validation import ValidationResult
+from seq2seq_jax.training.validation import Validated, validated
 from seq2seq_jax.training.writers import WriterName, open_writers
 
 MARKER = "preempted"
@@ -171,13 +172,10 @@ class _Report:
         self.files.write(figures)
         self.display.log(json.dumps(figures))
         if figures["kind"] == "validation":
-            scores = (
-                f", BLEU {figures['bleu']:.2f}, chrF {figures['chrf']:.2f}, exact match {figures['exact_match']:.2f}%"
-                if "bleu" in figures
-                else ""
-            )
+            of_set = f" of {figures['set']}" if "set" in figures else ""
+            scores = (f", {facts['label']} {figures[name]:.2f}" for name, facts in figures.get("metrics", {}).items())
             self.display.line(
-                f"validation at step {figures['step']:,}: loss {figures['loss']:.4f}{scores}"
+                f"validation{of_set} at step {figures['step']:,}: loss {figures['loss']:.4f}{''.join(scores)}"
                 + (" (best so far)" if figures["best"] else "")
             )
             self.plot()
@@ -204,18 +202,28 @@ class _Report:
             f"compiling the update for {rows:,} rows of {source:,} + {batch.target.tokens.shape[1]:,} tokens ..."
         )
 
-    def samples(self, step: int, pairs: list[tuple[str, str]], result: ValidationResult) -> None:
-        """Keep source, output and reference of all pairs, and show the first of them."""
+    def samples(self, step: int, examples: Sequence[Example], outputs: list[str], *, name: str) -> None:
+        """Keep source, output and references of all examples of a validation set, and show the first of the first.
+
+        Args:
+            name: of the set; empty = the first.
+        """
         if self.files is None:
             return
-        triples = [
-            (("source", source), ("output", best[0].text if best else ""), ("reference", reference))
-            for (source, reference), best in zip(pairs, result.hypotheses, strict=True)
+        samples = [
+            (
+                ("source", example["source"]),
+                ("output", output),
+                *(("reference", reference) for reference in references),
+            )
+            for example, output, references in zip(examples, outputs, references_of(outputs, examples), strict=True)
         ]
         directory = self.run.directory.path / "samples"
         directory.mkdir(exist_ok=True)
-        write_whole(directory / f"step={step:08d}.txt", _lines_of_samples(triples))
-        shown = triples[: self.run.experiment.training.num_sample_outputs]
+        write_whole(directory / f"{name}{'.' if name else ''}step={step:08d}.txt", _lines_of_samples(samples))
+        if name:
+            return
+        shown = samples[: self.run.experiment.training.num_sample_outputs]
         self.display.line(
             _lines_of_samples([[(name, cut(text, LONGEST_SHOWN)) for name, text in each] for each in shown]).rstrip(),
             whole=_lines_of_samples(shown).rstrip(),
@@ -249,7 +257,11 @@ def _train(
     """Train from the newest checkpoint, or from the start, to the end or to a pre-emption (True)."""
     experiment, training = run.experiment, run.experiment.training
     store = run.data.store("train", run.tokenizer)
-    validation = run.inference.validation("validation") if "validation" in run.data.corpus.splits else None
+    validations = {
+        split: run.inference.validation(split)
+        for split in run.data.corpus.splits
+        if split.partition("/")[0] == "validation"
+    }
     is_first = jax.process_index() == 0
     if is_first:
         (run.directory.path / MARKER).unlink(missing_ok=True)
@@ -280,24 +292,25 @@ def _train(
             report = _Report(run, display, files, loss_scale=options.loss_scale)
             has_validated = False
 
-            def validate(state: TrainState) -> Record:
+            def validate(state: TrainState) -> Validated:
                 nonlocal has_validated
                 if not has_validated:
                     display.line("compiling what validates ...")
                 has_validated = True
-                tell = _telling("validation", display, job)
-                result = validation(state.players["model"].evaluated, progress=tell)
-                scores = result.scores
-                if scores is None:
-                    return result.losses
-                report.samples(int(state.step), validation.pairs, result)
-                return {**result.losses, "bleu": scores.bleu, "chrf": scores.chrf, "exact_match": scores.exact_match}
+                params, results = state.players["model"].evaluated, {}
+                for split, validation in validations.items():
+                    name = split.partition("/")[2]
+                    result = validation(params, progress=_telling(split, display, job))
+                    if result.hypotheses is not None:
+                        report.samples(int(state.step), validation.sources.examples, result.outputs, name=name)
+                    results[name or split] = result
+                return validated(results, training.select_by)
 
             loop = Loop(
                 training,
                 update=run.system.build_update(),
                 place=run.system.place,
-                validate=None if validation is None else validate,
+                validate=validate if validations else None,
                 learning_rate=run.system.learning_rate,
                 checkpoints=checkpoints,
                 record=report.record,

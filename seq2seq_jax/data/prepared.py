@@ -152,7 +152,8 @@ def prepare_pairs(
     Raises:
         ValueError: every training pair has an empty side.
     """
-    read_splits = {split: read_splits[split] for split in SPLITS if split in read_splits}
+    further = [split for split in read_splits if split not in SPLITS]
+    read_splits = {split: read_splits[split] for split in (*SPLITS, *further) if split in read_splits}
     content = hashlib.sha256()
     num_pairs, fingerprints = {}, {}
     for split, read_pairs in read_splits.items():
@@ -235,7 +236,7 @@ def _open_split(
         if read_header(directory, verify=verify)["pairs"] != num_pairs:
             raise DamagedStoreError(f"{directory} holds other pairs")
         builder = _PairsOfText(split, read_pairs, num_pairs=num_pairs, directory=directory)
-        return read_examples(builder, split), directory
+        return read_examples(builder, builder.kept_as), directory
 
     return open_or_build(open_, root, digest("pairs", fingerprint, FORMAT_VERSION), build, found_in=found_in)
 
@@ -299,6 +300,8 @@ class _PairsOfText(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def __init__(self, split: str, read_pairs: ReadPairs, *, num_pairs: int, directory: Path):
         self._split = split
+        # A further validation set has a name that is none of a split there.
+        self.kept_as = split.partition("/")[0]
         self._read_pairs = read_pairs
         self._num_pairs = num_pairs
         super().__init__(data_dir=directory, file_format="array_record")
@@ -315,7 +318,7 @@ class _PairsOfText(tfds.core.ShardBasedBuilder, skip_registration=True):
             if _is_kept(self._split, source, target)
         )
         num_shards = math.ceil(self._num_pairs / PAIRS_PER_SHARD)
-        return {self._split: [lambda: itertools.islice(examples, PAIRS_PER_SHARD) for _ in range(num_shards)]}
+        return {self.kept_as: [lambda: itertools.islice(examples, PAIRS_PER_SHARD) for _ in range(num_shards)]}
 
 
 def _is_kept(split: str, source: str, target: str) -> bool:

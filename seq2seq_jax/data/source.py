@@ -9,6 +9,8 @@ from seq2seq_jax.effects import changes
 from seq2seq_jax.values import check_values
 
 SPLITS = ("train", "validation", "test")
+VALIDATION_SET = "validation/"
+"""Stands before the name of a further validation set in the name of its split."""
 DEFAULT_CACHE_DIRECTORY = "~/.cache/seq2seq_jax"
 
 LONGEST_ROW = 2**20
@@ -56,6 +58,11 @@ class DataSource(abc.ABC):
     @abc.abstractmethod
     def has_unpacked_rows(self) -> bool:
         """Whether every row of a batch holds one example."""
+
+    @property
+    def all_splits(self) -> tuple[str, ...]:
+        """Names of all splits that there may be."""
+        return SPLITS
 
     @abc.abstractmethod
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> "Corpus":
@@ -114,6 +121,40 @@ class PairSource(DataSource):
     @abc.abstractmethod
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> "PairCorpus":
         """See `DataSource.open`."""
+
+
+class SplitFiles:
+    """What sources have in common whose fields train, validation, test and validation_sets name the files of splits."""
+
+    train: str
+    validation: str | None
+    test: str | None
+    validation_sets: tuple[str, ...]
+
+    def __post_init__(self):
+        super().__post_init__()
+        for index, name in enumerate(self.validation_sets):
+            if "/" in name or name in ("validation", *self.validation_sets[:index]):
+                raise ValueError(
+                    "data.validation_sets must name different files in data.directory, none of them validation, and "
+                    f"has {name!r}."
+                )
+        if self.validation_sets and self.validation is None:
+            raise ValueError(
+                "data.validation_sets come beside data.validation, which is None. Name the first set there."
+            )
+
+    @property
+    def names_of_files(self) -> dict[str, str]:
+        """Split -> name of its file, for those that have one."""
+        names = {"train": self.train, "validation": self.validation, "test": self.test}
+        names |= {f"{VALIDATION_SET}{name}": name for name in self.validation_sets}
+        return {split: name for split, name in names.items() if name is not None}
+
+    @property
+    def all_splits(self) -> tuple[str, ...]:
+        """See DataSource.all_splits."""
+        return (*SPLITS, *(f"{VALIDATION_SET}{name}" for name in self.validation_sets))
 
 
 class Corpus(abc.ABC):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from seq2seq_jax.data.source import SPLITS, PairCorpus, PairSource
+from seq2seq_jax.data.source import SPLITS, PairCorpus, PairSource, SplitFiles
 from seq2seq_jax.data.text_files import find_file, read_lines
 from seq2seq_jax.effects import changes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Table(PairSource):
+class Table(SplitFiles, PairSource):
     """Two fields of tables, UTF-8, plain or gzipped, whose kind the file's name tells.
 
     .tsv: the first line names the fields; tabs separate them, and quotes mean nothing. .jsonl: an object a line.
@@ -31,6 +31,8 @@ class Table(PairSource):
     """Name of the validation file; None = there is none."""
     test: str | None = dataclasses.field(default="test.jsonl", metadata=changes("nothing"))
     """Name of the test file; None = there is none."""
+    validation_sets: tuple[str, ...] = dataclasses.field(default=(), metadata=changes("nothing"))
+    """Names of further validation files: each is a set of its own, which records, plots and training.select_by name."""
 
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
         """Write the pairs of splits as a dataset if that is not there yet, and open it.
@@ -48,8 +50,8 @@ class Table(PairSource):
             split: functools.partial(
                 _read_pairs, _reader(name), find_file(self.directory, name, split=split), (self.source, self.target)
             )
-            for split, name in (("train", self.train), ("validation", self.validation), ("test", self.test))
-            if name is not None and split in splits
+            for split, name in self.names_of_files.items()
+            if split in splits
         }
         return prepare_pairs(
             read_splits,

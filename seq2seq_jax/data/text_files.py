@@ -10,13 +10,13 @@ from pathlib import Path
 
 from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.lines import decode_lines, open_text
-from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource
+from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource, SplitFiles
 from seq2seq_jax.effects import changes
 from seq2seq_jax.paths import user_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ParallelText(PairSource):
+class ParallelText(SplitFiles, PairSource):
     """Plain text files {directory}/{split's name}.{language}, or the same with .gz: UTF-8, one example per line.
 
     A line ends at "\\n" (or "\\r\\n"), and at no other character.
@@ -34,6 +34,8 @@ class ParallelText(PairSource):
     """Name of the validation files; None = there are none."""
     test: str | None = dataclasses.field(default="test", metadata=changes("nothing"))
     """Name of the test files; None = there are none."""
+    validation_sets: tuple[str, ...] = dataclasses.field(default=(), metadata=changes("nothing"))
+    """Names of further validation files: each is a set of its own, which records, plots and training.select_by name."""
 
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
         """Write the pairs of splits as a dataset if that is not there yet, and open it.
@@ -52,8 +54,8 @@ class ParallelText(PairSource):
                 find_file(self.directory, f"{name}.{self.source}", split=split),
                 find_file(self.directory, f"{name}.{self.target}", split=split),
             )
-            for split, name in (("train", self.train), ("validation", self.validation), ("test", self.test))
-            if name is not None and split in splits
+            for split, name in self.names_of_files.items()
+            if split in splits
         }
         return prepare_pairs(
             read_splits,
@@ -155,7 +157,7 @@ def find_file(directory: str, name: str, *, split: str) -> Path:
         if os.path.isfile(folder / candidate):
             return folder / candidate
     # Training has no effect for a config without training text, so there None would be the name of a file.
-    hint = "" if split == "train" else f", or None (--data.{split} None) if there is no {split} split"
+    hint = f", or None (--data.{split} None) if there is no {split} split" if split in ("validation", "test") else ""
     raise ValueError(
         f"expected {' or '.join(names)} in {folder}; there is no such file: name a file that is there{hint}"
     )

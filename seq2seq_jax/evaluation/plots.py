@@ -28,6 +28,9 @@ class _Curve:
     best: Literal["lowest", "highest"] | None = None
     unless: str | None = None
     """Records with this metric are left out, as their unit differs."""
+    set: str | None = None
+    """Name of the validation set; None = there is one alone."""
+    style: str = "-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,26 +43,12 @@ class _Panel:
     curves: tuple[_Curve, ...]
 
 
-_PANELS = (
-    _Panel(
-        title="Loss",
-        unit="loss (nats per token)",
-        from_zero=False,
-        curves=(
-            _Curve(kind="train", metric="loss", label="training", color="C0", unless="reward"),
-            _Curve(kind="validation", metric="loss", label="validation", color="C1", best="lowest"),
-        ),
-    ),
-    _Panel(
-        title="Validation scores",
-        unit="score (percent)",
-        from_zero=True,
-        curves=(
-            _Curve(kind="validation", metric="bleu", label="BLEU", color="C2", best="highest"),
-            _Curve(kind="validation", metric="chrf", label="chrF", color="C3", best="highest"),
-            _Curve(kind="validation", metric="exact_match", label="exact match", color="C4", best="highest"),
-        ),
-    ),
+_STYLES = ("-", "--", ":", "-.")
+"""Of the lines of the validation sets, in their order."""
+_FIRST_COLOR = 2  # Of scores: the losses have those before.
+_NUM_COLORS = 10  # Of matplotlib's cycle.
+
+_TRAINING_PANELS = (
     _Panel(
         title="Reward of samples",
         unit="reward",
@@ -134,7 +123,8 @@ def learning_curves(records: list[dict], *, loss_scale: Literal["linear", "log"]
     twice, as in a resumed run, the later record counts.
 
     Args:
-        records: lines of metrics.jsonl, each with "step", "kind" ("train" or "validation") and metrics of that step.
+        records: lines of metrics.jsonl, each with "step", "kind" ("train" or "validation") and metrics of that step; in
+            "metrics" what the scores of a validation are, and in "set" which set it is of.
         loss_scale: of the panel with the losses of training and validation; losses of 0 or less have no place on a
             logarithmic one.
 
@@ -144,7 +134,8 @@ def learning_curves(records: list[dict], *, loss_scale: Literal["linear", "log"]
     Raises:
         ValueError: the records have no metric to plot.
     """
-    panels = [panel for panel in _PANELS if any(_points(records, curve) for curve in panel.curves)]
+    candidates = (_loss_panel(records), *_score_panels(records), *_TRAINING_PANELS)
+    panels = [panel for panel in candidates if any(_points(records, curve) for curve in panel.curves)]
     if not panels:
         raise ValueError(
             f"expected records with training or validation metrics, got {len(records)} records without any: "
@@ -156,9 +147,76 @@ def learning_curves(records: list[dict], *, loss_scale: Literal["linear", "log"]
     first = None
     for index, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, index + 1, sharex=first)
-        _draw(axes, panel, records, scale=loss_scale if panel is _PANELS[0] else "linear")
+        _draw(axes, panel, records, scale=loss_scale if panel is candidates[0] else "linear")
         first = first or axes
+    if signatures := _signatures(records):
+        figure.supxlabel(signatures, fontsize="xx-small")
     return figure
+
+
+def _validations(records: list[dict]) -> list[dict]:
+    return [record for record in records if record["kind"] == "validation"]
+
+
+def _sets(records: list[dict]) -> list[str | None]:
+    """Names of the validation sets, in their order; None = that of records without a name."""
+    return list(dict.fromkeys(record.get("set") for record in _validations(records))) or [None]
+
+
+def _of_set(label: str, name: str | None) -> str:
+    return label if name is None else f"{label} ({name})"
+
+
+def _loss_panel(records: list[dict]) -> _Panel:
+    return _Panel(
+        title="Loss",
+        unit="loss (nats per token)",
+        from_zero=False,
+        curves=(
+            _Curve(kind="train", metric="loss", label="training", color="C0", unless="reward"),
+            *(
+                _Curve(
+                    kind="validation", metric="loss", label=_of_set("validation", name), color="C1", best="lowest",
+                    set=name, style=_STYLES[index % len(_STYLES)],
+                )
+                for index, name in enumerate(_sets(records))
+            ),
+        ),
+    )  # fmt: skip
+
+
+def _score_panels(records: list[dict]) -> list[_Panel]:
+    """A panel for each unit of the scores, with what the records say of them."""
+    described = {name: facts for record in _validations(records) for name, facts in record.get("metrics", {}).items()}
+    colors = {name: f"C{(_FIRST_COLOR + index) % _NUM_COLORS}" for index, name in enumerate(described)}
+    return [
+        _Panel(
+            title="Validation scores" if unit == "percent" else f"Validation, {unit}",
+            unit=f"score ({unit})",
+            from_zero=True,
+            curves=tuple(
+                _Curve(
+                    kind="validation", metric=name, label=_of_set(facts["label"], of), color=colors[name],
+                    best="highest" if facts["higher_is_better"] else "lowest", set=of,
+                    style=_STYLES[index % len(_STYLES)],
+                )
+                for name, facts in described.items()
+                if facts["unit"] == unit
+                for index, of in enumerate(_sets(records))
+            ),
+        )
+        for unit in dict.fromkeys(facts["unit"] for facts in described.values())
+    ]  # fmt: skip
+
+
+def _signatures(records: list[dict]) -> str:
+    """How the scores were computed, a line for each way."""
+    labels: dict[str, dict[str, None]] = {}
+    for record in _validations(records):
+        for facts in record.get("metrics", {}).values():
+            if facts["signature"]:
+                labels.setdefault(facts["signature"], {})[facts["label"]] = None
+    return "\n".join(f"{', '.join(names)}: {signature}" for signature, names in labels.items())
 
 
 def _points(records: list[dict], curve: _Curve) -> dict[int, float]:
@@ -166,7 +224,10 @@ def _points(records: list[dict], curve: _Curve) -> dict[int, float]:
     points = {
         record["step"]: record[curve.metric]
         for record in records
-        if record["kind"] == curve.kind and record.get(curve.metric) is not None and curve.unless not in record
+        if record["kind"] == curve.kind
+        and record.get(curve.metric) is not None
+        and curve.unless not in record
+        and record.get("set") == curve.set
     }
     return dict(sorted(points.items()))
 
@@ -184,7 +245,10 @@ def _draw(axes: Axes, panel: _Panel, records: list[dict], *, scale: Literal["lin
             axes.plot([step], [finite[step]], marker="*", markersize=14, color=curve.color, zorder=3)
         # A single point has no line.
         marker = "o" if curve.kind == "validation" or len(points) == 1 else None
-        axes.plot(list(points), list(points.values()), color=curve.color, label=label, marker=marker, markersize=3)
+        axes.plot(
+            list(points), list(points.values()), color=curve.color, label=label, marker=marker, markersize=3,
+            linestyle=curve.style,
+        )  # fmt: skip
     axes.set_title(panel.title)
     axes.set_xlabel("step (optimizer updates)")
     axes.set_ylabel(panel.unit)

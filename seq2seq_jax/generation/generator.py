@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -99,8 +99,26 @@ class Generator:
         Raises:
             ValueError: a text is longer than the model takes; the message names its line, counted from 1.
         """
+        encoded = self.encode(texts, first_line=first_line)
+        return self.generate_from_ids(params, encoded, blank=_blank(texts), first_line=first_line, progress=progress)
+
+    def generate_from_ids(
+        self,
+        params: Any,
+        sources: list[list[int]],
+        *,
+        blank: Collection[int] = (),
+        first_line: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Like `generate`, for source ids that end in the EOS token and are no longer than the model takes.
+
+        Args:
+            blank: indices of those of blank texts.
+            first_line: as for `generate`.
+        """
         empty = [Hypothesis(text="", score=0.0, log_probability=0.0, num_tokens=1)]
-        return self._each(params, texts, self._hypotheses, empty, first_line=first_line, progress=progress)
+        return self._each(params, sources, blank, self._hypotheses, empty, first_line=first_line, progress=progress)
 
     def best_tokens(
         self, params: Any, texts: list[str], *, progress: Callable[[int, int], None] | None = None
@@ -109,7 +127,8 @@ class Generator:
 
         Encoding the decoded text again may give other ids.
         """
-        return self._each(params, texts, _best_tokens, [self.tokenizer.vocabulary.eos_id], progress=progress)
+        of_blank = [self.tokenizer.vocabulary.eos_id]
+        return self._each(params, self.encode(texts), _blank(texts), _best_tokens, of_blank, progress=progress)
 
     def best_tokens_of(self, params: Any, encoded: list[list[int]]) -> list[list[int]]:
         """Like `best_tokens`, for source ids that end in the EOS token."""
@@ -129,8 +148,7 @@ class Generator:
         """
         encoded = self._encode(texts)
         if self.truncate:
-            longest = self.max_source_length
-            return [ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]] for ids in encoded]
+            return list(map(self.cut, encoded))
         for line, (text, ids) in enumerate(zip(texts, encoded, strict=True), first_line):
             if len(ids) > self.max_source_length:
                 more = "more than " if len(text) > self._longest_text else ""
@@ -139,6 +157,11 @@ class Generator:
                     "(data.max_source_length, EOS token included). Split the line."
                 )
         return encoded
+
+    def cut(self, ids: list[int]) -> list[int]:
+        """The beginning of source ids, as many as the model takes, with the EOS token as the last."""
+        longest = self.max_source_length
+        return ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
 
     @property
     def _longest_text(self) -> int:
@@ -158,7 +181,8 @@ class Generator:
     def _each(
         self,
         params: Any,
-        texts: list[str],
+        sources: list[list[int]],
+        blank: Collection[int],
         take: Callable[[GenerationResult, int], Result],
         of_blank: Result,
         *,
@@ -166,15 +190,14 @@ class Generator:
         progress: Callable[[int, int], None] | None,
     ) -> list[Result]:
         """`take(result, row)` of the result for each source, in order, and `of_blank` for a blank one."""
-        encoded = self.encode(texts, first_line=first_line)
-        searched = [index for index, text in enumerate(texts) if not is_blank(text)]
+        searched = [index for index in range(len(sources)) if index not in blank]
         taken: dict[int, Result] = {}
         lines = np.array(searched, np.int32) + first_line - 1
-        for indices, result in self._generate_all(params, [encoded[index] for index in searched], lines):
+        for indices, result in self._generate_all(params, [sources[index] for index in searched], lines):
             taken |= {searched[index]: take(result, row) for row, index in enumerate(indices)}
             if progress is not None:
-                progress(len(texts) - len(searched) + len(taken), len(texts))
-        return [taken.get(index, of_blank) for index in range(len(texts))]
+                progress(len(sources) - len(searched) + len(taken), len(sources))
+        return [taken.get(index, of_blank) for index in range(len(sources))]
 
     def _generate_all(
         self, params: Any, encoded: list[list[int]], lines: Int[np.ndarray, " texts"]
@@ -230,6 +253,11 @@ class Generator:
             for rank in range(self.method.num_texts)
             if result.lengths[row, rank] > 0
         ]
+
+
+def _blank(texts: list[str]) -> set[int]:
+    """Indices of the texts of which nothing can be seen."""
+    return {index for index, text in enumerate(texts) if is_blank(text)}
 
 
 def _best_tokens(result: GenerationResult, row: int) -> list[int]:

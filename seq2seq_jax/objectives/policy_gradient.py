@@ -29,15 +29,16 @@ from seq2seq_jax.objectives.estimators import (
 )
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihood, MaximumLikelihoodConfig, cross_entropy
 from seq2seq_jax.objectives.objective import Objective, Params, WeightedSum
+from seq2seq_jax.rewards.example import RewardExample
 from seq2seq_jax.rewards.reward import Reward, RewardConfig
 from seq2seq_jax.rewards.sizes import pad_to
 from seq2seq_jax.values import check_values
 
 RewardFunction = Callable[
-    [Int[Array, "batch samples length"], Int[Array, "batch target"]],
+    [Int[Array, "batch samples length"], RewardExample],
     tuple[Float[Array, "batch samples"], dict[str, Float[Array, "batch samples"]]],
 ]
-"""Token ids of samples and references -> the reward of each sample, and the terms of the reward by name."""
+"""Token ids of samples, and the examples -> the reward of each sample, and the terms of the reward by name."""
 
 ENCODER_STREAM = 1
 """Folded into the key of the samples for the encoder's dropout."""
@@ -237,18 +238,18 @@ class PolicyGradient(Objective):
             drawn: result of `draw`.
             encoder_key: key of the dropout of the memory; None = no dropout.
         """
-        config, references = self.config, batch.target.tokens
+        config, example = self.config, RewardExample.of(batch)
         drawn_lengths = drawn.lengths
         if config.include_reference:
             drawn = _with_reference(drawn, batch.target, self.model.vocabulary.pad_id)
-        scored = self.reward(drawn.tokens, references)
+        scored = self.reward(drawn.tokens, example)
         first = int(config.estimator.compares_with_greedy)
         greedy = scored[0][:, :1] if first else None
         samples, (rewards, metrics) = jax.tree.map(lambda leaf: leaf[:, first:], (drawn, scored))
         tokens, mask = samples.tokens, samples.mask
         returns = rewards[..., None]
         if config.reward_to_go:
-            returns = jnp.where(mask, returns - self._earned_before(tokens, references), 0.0)
+            returns = jnp.where(mask, returns - self._earned_before(tokens, example), 0.0)
 
         hidden, baseline = None, None
         if self._baseline == "learned":
@@ -516,14 +517,14 @@ class PolicyGradient(Objective):
         return tuple(jnp.moveaxis(values, 0, 1) for values in scores)
 
     def _earned_before(
-        self, tokens: Int[Array, "batch samples length"], references: Int[Array, "batch target"]
+        self, tokens: Int[Array, "batch samples length"], example: RewardExample
     ) -> Float[Array, "batch samples length"]:
         """The reward of the prefix before each token."""
         indices = jnp.arange(tokens.shape[2])
 
         def reward_of_prefix(length):
             prefix = jnp.where(indices < length, tokens, self.model.vocabulary.eos_id)
-            return self.reward(prefix, references)[0]
+            return self.reward(prefix, example)[0]
 
         return jnp.moveaxis(jax.lax.map(reward_of_prefix, indices), 0, -1)
 

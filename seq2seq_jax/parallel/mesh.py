@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from seq2seq_jax.parallel.compilations import compilations, last_compilation
 from seq2seq_jax.parallel.mesh_config import AXES
@@ -258,13 +258,13 @@ def _free_batch_axes() -> tuple[str, ...]:
     return tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
 
 
-def on_each_shard(function: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """Apply a function to arrays whose first dim is the batch, on each device with its own rows.
+def on_each_shard(function: Callable[..., Any], *arrays: PyTree) -> Any:
+    """Apply a function to arrays, or trees of them, whose first dim is the batch, on each device with its own rows.
 
     The rows of a batch must not depend on each other. Without a mesh in use, or if its shards do not divide the rows,
     the function is called once with all rows.
     """
-    if shards_of_rows(len(arrays[0])) == 1:
+    if shards_of_rows(len(jax.tree.leaves(arrays)[0])) == 1:
         return function(*arrays)
     rows = PartitionSpec(_free_batch_axes())
     return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)

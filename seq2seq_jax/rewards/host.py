@@ -1,9 +1,10 @@
 """Rewards defined in Python, which the compiled step calls on the host."""
 
-import importlib
+import abc
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,37 +12,60 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.outside import load
+from seq2seq_jax.rewards.example import RewardExample
+from seq2seq_jax.rewards.terms import RewardTerm
 
-TextReward = Callable[[list[str], list[str]], list[float]]
-"""(hypotheses, references) -> rewards, all of the same length."""
+
+class TextReward(abc.ABC):
+    """A reward in Python that sees the whole example, made without arguments."""
+
+    @abc.abstractmethod
+    def __call__(self, outputs: list[str], examples: list[Mapping[str, Any]]) -> list[float]:
+        """A finite number for each output, more for a better one. It must depend on its arguments alone.
+
+        Args:
+            outputs: sampled texts.
+            examples: of each, name of a column -> its value, as metrics see them: the source text in "source", the
+                references, a list, in "target", and what else the data has.
+        """
 
 
-def load_function(path: str) -> TextReward:
-    """The function of a path "module:function".
+OutsideReward = Callable[[list[str], list[Mapping[str, Any]]], list[float]]
+"""(outputs, examples) -> rewards, all of the same length."""
+
+
+def load_reward(path: str) -> OutsideReward | RewardTerm:
+    """What "module:Name" names: a RewardTerm as it is, a TextReward made, a function with its references.
 
     Raises:
-        ValueError: it cannot be imported, or is not callable.
+        ValueError: it cannot be imported, or is none of these.
     """
-    module, _, name = path.partition(":")
-    if not module or not name:
-        raise ValueError(f'objective.reward.function is {path!r}: give it as "module:function"')
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:
+    what = "objective.reward.function"
+    found = load(path, what=what, kind="function")
+    if isinstance(found, RewardTerm):
+        return found
+    if isinstance(found, type) and issubclass(found, TextReward):
+        try:
+            return found()
+        except Exception as error:
+            raise ValueError(
+                f"{what} {path} cannot be made without arguments ({type(error).__name__}: {error}): give its fields "
+                "defaults"
+            ) from error
+    if isinstance(found, type) or not callable(found):
         raise ValueError(
-            f"objective.reward.function {path} cannot be imported ({type(error).__name__}: {error}): give a module on "
-            "Python's path, such as one in a directory of PYTHONPATH, and a function in it"
-        ) from error
-    if not callable(function):
-        raise ValueError(f"objective.reward.function {path} is not a function: name one that can be called")
-    return function
+            f"{what} {path} is not a function: name one that can be called, a class derived from TextReward, or a "
+            "RewardTerm"
+        )
+    return lambda outputs, examples: found(outputs, [example["target"][0] for example in examples])
 
 
 def host_rewards(
-    function: TextReward,
+    function: OutsideReward,
     tokenizer: Tokenizer,
     hypotheses: Int[Array, "batch samples length"],
-    references: Int[Array, "batch reference_length"],
+    example: RewardExample,
     *,
     fail: Callable[[str], None],
 ) -> Float[Array, "batch samples"]:
@@ -55,9 +79,9 @@ def host_rewards(
         fail: takes what was wrong, a sentence.
     """
 
-    def scored(texts: list[str], aims: list[str]) -> list[float]:
+    def scored(texts: list[str], examples: list[Mapping[str, Any]]) -> list[float]:
         try:
-            returned = function(texts, aims)
+            returned = function(texts, examples)
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)[1:]
             where = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
@@ -77,11 +101,23 @@ def host_rewards(
                 return [math.nan] * len(texts)
         return rewards
 
-    def call(hypotheses: Array, references: Array) -> np.ndarray:
-        hypotheses, references = np.asarray(hypotheses), np.asarray(references)
+    def call(hypotheses: Array, example: RewardExample) -> np.ndarray:
+        hypotheses, example = jax.tree.map(np.asarray, (hypotheses, example))
         texts = [tokenizer.decode_target(ids) for samples in hypotheses.tolist() for ids in samples]
-        aims = [text for ids in references.tolist() for text in [tokenizer.decode_target(ids)] * hypotheses.shape[1]]
-        return np.array(scored(texts, aims), np.float32).reshape(hypotheses.shape[:2])
+        examples = [each for each in _examples(tokenizer, example) for _ in range(hypotheses.shape[1])]
+        return np.array(scored(texts, examples), np.float32).reshape(hypotheses.shape[:2])
 
     shape = jax.ShapeDtypeStruct(hypotheses.shape[:2], jnp.float32)
-    return jax.pure_callback(call, shape, hypotheses, references)
+    return jax.pure_callback(call, shape, hypotheses, example)
+
+
+def _examples(tokenizer: Tokenizer, example: RewardExample) -> Iterator[dict[str, Any]]:
+    """The columns of each row, decoded."""
+    pad_id = tokenizer.vocabulary.pad_id
+    for row, references in enumerate(example.references):
+        # The first is one of a row without an example, too.
+        those = [ids.tolist() for index, ids in enumerate(references) if index == 0 or np.any(ids != pad_id)]
+        columns: dict[str, Any] = {"target": list(map(tokenizer.decode_target, those))}
+        if example.source is not None:
+            columns["source"] = tokenizer.decode_source(example.source[row].tolist())
+        yield columns | jax.tree.map(lambda leaf, row=row: leaf[row], example.labels)

@@ -1,8 +1,12 @@
 """Exact counts of the n-grams that two sequences share, with one sort for all n."""
 
+import functools
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
 from seq2seq_jax.rewards.text import shift
@@ -28,38 +32,52 @@ class Overlap:
 
 def overlap(
     hypotheses: UInt32[Array, "*rows planes hypothesis"],
-    references: UInt32[Array, "*rows planes reference"],
-    *,
+    *references: UInt32[Array, "*rows planes reference"],
     order: int,
 ) -> Overlap:
     """Counts of the n-grams of 1 to `order` symbols (see Symbols), row by row.
 
-    The n-grams of the highest order, of both sides, are sorted by their symbols, first symbol first. Equal n-grams of
+    The n-grams of the highest order, of all sides, are sorted by their symbols, first symbol first. Equal n-grams of
     every order are then adjacent, so that one sort serves all orders, in O(length log length).
-    """
-    grams = [
-        jnp.concatenate([shift(side, offset, NO_SYMBOL) for side in (hypotheses, references)], axis=-1)
-        for offset in range(order)
-    ]
-    hypothesis_size, size = hypotheses.shape[-1], grams[0].shape[-1]
-    num_planes = hypotheses.shape[-2]
-    keys = [gram[..., plane, :] for gram in grams for plane in range(num_planes)]
-    is_hypothesis = jnp.broadcast_to(jnp.arange(size) < hypothesis_size, keys[0].shape)
-    *keys, is_hypothesis = jax.lax.sort((*keys, is_hypothesis), num_keys=len(keys))
 
-    symbols = jnp.stack(keys, axis=-2).reshape(*is_hypothesis.shape[:-1], order, num_planes, size)
+    Args:
+        references: one, or several, of which the one with most of an n-gram clips its matches, and the one whose length
+            is closest to the hypothesis's (of equally close ones the shorter) gives the n-grams of the reference, as in
+            BLEU.
+    """
+    sides = (hypotheses, *references)
+    grams = [jnp.concatenate([shift(side, offset, NO_SYMBOL) for side in sides], axis=-1) for offset in range(order)]
+    size, num_planes = grams[0].shape[-1], hypotheses.shape[-2]
+    keys = [gram[..., plane, :] for gram in grams for plane in range(num_planes)]
+    owner = np.repeat(np.arange(len(sides), dtype=np.int8), [side.shape[-1] for side in sides])
+    *keys, owner = jax.lax.sort((*keys, jnp.broadcast_to(owner, keys[0].shape)), num_keys=len(keys))
+
+    symbols = jnp.stack(keys, axis=-2).reshape(*owner.shape[:-1], order, num_planes, size)
     exists = symbols[..., 0, :] != NO_SYMBOL
     differs = jnp.any(symbols != shift(symbols, -1, NO_SYMBOL), axis=-2)
     begins = jax.lax.cummax(differs.astype(jnp.int32), axis=differs.ndim - 2)
-    in_hypothesis = _count_in_groups(begins, exists & is_hypothesis[..., None, :])
-    in_reference = _count_in_groups(begins, exists & ~is_hypothesis[..., None, :])
-    orders = jnp.arange(order)
-    return Overlap(
-        matches=jnp.sum(jnp.minimum(in_hypothesis, in_reference), axis=-1),
-        distinct=jnp.sum(in_hypothesis > 0, axis=-1),
-        hypothesis=jnp.maximum(count(hypotheses)[..., None] - orders, 0),
-        reference=jnp.maximum(count(references)[..., None] - orders, 0),
+    in_hypothesis, *in_references = (
+        _count_in_groups(begins, exists & (owner == index)[..., None, :]) for index in range(len(sides))
     )
+    orders = jnp.arange(order)
+    length = count(hypotheses)
+    return Overlap(
+        matches=jnp.sum(jnp.minimum(in_hypothesis, functools.reduce(jnp.maximum, in_references)), axis=-1),
+        distinct=jnp.sum(in_hypothesis > 0, axis=-1),
+        hypothesis=jnp.maximum(length[..., None] - orders, 0),
+        reference=jnp.maximum(_closest(length, [count(each) for each in references])[..., None] - orders, 0),
+    )
+
+
+def _closest(length: Int[Array, "*rows"], candidates: Sequence[Int[Array, "*rows"]]) -> Int[Array, "*rows"]:
+    """The candidate with the least distance from the length, the lesser of two."""
+
+    def closer(first, second):
+        first_distance, second_distance = jnp.abs(first - length), jnp.abs(second - length)
+        is_first = (first_distance < second_distance) | ((first_distance == second_distance) & (first < second))
+        return jnp.where(is_first, first, second)
+
+    return functools.reduce(closer, candidates)
 
 
 def _count_in_groups(

@@ -1,8 +1,8 @@
 """The reward of sampled texts: a weighted sum of metrics, computed inside the compiled training step."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -10,69 +10,13 @@ from jaxtyping import Array, Float, Int
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.parallel.mesh import on_each_shard
 from seq2seq_jax.rewards import metrics
-from seq2seq_jax.rewards.edit_distance import edit_distances, longest_common_subsequences
-from seq2seq_jax.rewards.host import host_rewards, load_function
-from seq2seq_jax.rewards.ngrams import overlap
+from seq2seq_jax.rewards.example import RewardExample
+from seq2seq_jax.rewards.host import OutsideReward, host_rewards, load_reward
 from seq2seq_jax.rewards.sizes import bucketed, pad_to, sizes
-from seq2seq_jax.rewards.text import Characters, PieceTable, strip, without_whitespace
-from seq2seq_jax.rewards.words import (
-    NO_SYMBOL,
-    Symbols,
-    character_symbols,
-    count,
-    words_13a,
-    words_alphanumeric,
-    words_between_blanks,
-)
+from seq2seq_jax.rewards.terms import TERMS, VIEWS, Compared, RewardTerm
+from seq2seq_jax.rewards.text import PieceTable
+from seq2seq_jax.rewards.words import NO_SYMBOL, Symbols, count
 from seq2seq_jax.values import check_values
-
-VIEWS: dict[str, Callable[[Characters], Symbols]] = {
-    "text": character_symbols,
-    "stripped": lambda characters: character_symbols(strip(characters)),
-    "inked": lambda characters: character_symbols(without_whitespace(characters)),
-    "13a": words_13a,
-    "alphanumeric": words_alphanumeric,
-    "between_blanks": words_between_blanks,
-}
-"""Name -> the representation of a text that metrics compare."""
-
-VIEW_OF = {
-    "bleu": "13a",
-    "gleu": "13a",
-    "chrf": "inked",
-    "rouge_1": "alphanumeric",
-    "rouge_2": "alphanumeric",
-    "rouge_l": "alphanumeric",
-    "word_error_rate": "between_blanks",
-    "character_error_rate": "stripped",
-    "exact_match": "text",
-    "distinct_1": "13a",
-    "distinct_2": "13a",
-    "repetition": "13a",
-    "length": "13a",
-}
-"""Metric -> the view that it is computed from."""
-
-ORDER_OF = {
-    "bleu": metrics.BLEU_ORDER,
-    "gleu": metrics.BLEU_ORDER,
-    "chrf": metrics.CHRF_ORDER,
-    "rouge_1": 1,
-    "rouge_2": 2,
-    "distinct_1": 1,
-    "distinct_2": 2,
-    "repetition": metrics.REPETITION_ORDER,
-    "length": 1,
-}
-"""Metric -> the highest order of its n-grams, for metrics that count n-grams."""
-
-
-RANGE_OF = dict.fromkeys(VIEW_OF, (0.0, 1.0)) | {
-    "word_error_rate": (-math.inf, 0.0),
-    "character_error_rate": (-math.inf, 0.0),
-    "repetition": (-1.0, 0.0),
-}
-"""The worst and the best value of each metric, error rates and repetition with their minus."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,8 +56,10 @@ class RewardConfig:
     bleu_smoothing: metrics.Smoothing = "exp"
     """sacrebleu's smoothing of n-gram orders without a match: "exp" halves, "floor" assumes 0.1, "add-k" adds 1."""
     function: str | None = None
-    """A reward in Python, "module:function" of (hypotheses: list[str], references: list[str]) -> list[float]. The
-    device waits for the host at every step, so it is slower than the metrics above."""
+    """A reward from outside the package, "module:Name": a RewardTerm, which is compiled like the metrics above; a
+    function of (hypotheses: list[str], references: list[str]) -> list[float], which sees the first reference; or a
+    TextReward, which sees the whole example. For the last two the device waits for the host at every step: they are
+    slower."""
     function_weight: float | None = None
     """Weight of the function; required with it."""
 
@@ -144,7 +90,7 @@ class RewardConfig:
     @property
     def weights(self) -> dict[str, float | int]:
         """Weights other than 0, by metric."""
-        weights = {name: getattr(self, name) for name in VIEW_OF}
+        weights = {name: getattr(self, name) for name in TERMS}
         if self.function_weight is not None:
             weights["function"] = self.function_weight
         return {name: weight for name, weight in weights.items() if weight != 0 or name == "function"}
@@ -154,9 +100,9 @@ class RewardConfig:
         """The most that a text can earn; None = it is not known, or there is no most."""
         best = 0.0
         for name, weight in self.weights.items():
-            if name not in RANGE_OF:
+            if name not in TERMS:
                 return None
-            lowest, highest = RANGE_OF[name]
+            lowest, highest = TERMS[name].range
             best += max(weight * highest, weight * lowest)
         return best if math.isfinite(best) else None
 
@@ -181,13 +127,18 @@ class Reward:
         self._config = config
         self._tokenizer = tokenizer
         self._table = PieceTable.of(tokenizer)
-        self._function = None if config.function is None else load_function(config.function)
+        self._terms = {name: TERMS[name] for name in config.weights if name in TERMS}
+        self._host: OutsideReward | None = None
         self._failures: list[str] = []
+        if config.function is not None:
+            outside = load_reward(config.function)
+            if isinstance(outside, RewardTerm):
+                self._terms["function"] = outside
+            else:
+                self._host = outside
 
     def __call__(
-        self,
-        hypotheses: Int[Array, "batch samples length"],
-        references: Int[Array, "batch reference_length"],
+        self, hypotheses: Int[Array, "batch samples length"], example: RewardExample
     ) -> tuple[Float[Array, "batch samples"], dict[str, Float[Array, "batch samples"]]]:
         """The weighted sum, and the metrics with a weight, by name.
 
@@ -196,9 +147,9 @@ class Reward:
 
         Args:
             hypotheses: target ids of the samples of each source.
-            references: target ids of the reference of each source.
+            example: of each source.
         """
-        scores = on_each_shard(self._scores, hypotheses, references)
+        scores = on_each_shard(self._scores, hypotheses, example)
         total = sum(weight * scores[name] for name, weight in self._config.weights.items())
         return total, scores
 
@@ -207,17 +158,25 @@ class Reward:
         return f"objective.reward.function {self._config.function}: {self._failures[0]}." if self._failures else None
 
     def _scores(
-        self, hypotheses: Int[Array, "batch samples length"], references: Int[Array, "batch reference_length"]
+        self, hypotheses: Int[Array, "batch samples length"], example: RewardExample
     ) -> dict[str, Float[Array, "batch samples"]]:
-        names = tuple(self._config.weights)
-        wanted = dict.fromkeys(VIEW_OF[name] for name in names if name in VIEW_OF)
-        views = self._views(tuple(wanted), hypotheses, references) if wanted else {}
+        given, example = example, example.with_all_references(self._table.pad_id)
+        by_view: dict[str | None, list[str]] = {}
+        for name, term in self._terms.items():
+            by_view.setdefault(term.view, []).append(name)
         scores = {}
+        for name in by_view.pop(None, []):
+            compared = Compared(
+                hypotheses=None, references=(), order=0, smoothing=self._config.bleu_smoothing, tokens=hypotheses,
+                example=example,
+            )  # fmt: skip
+            scores[name] = self._terms[name].score(compared)
+        views = self._views(tuple(by_view), hypotheses, example.references) if by_view else {}
         for view, symbols in views.items():
-            scores |= self._compare(tuple(name for name in names if VIEW_OF.get(name) == view), symbols)
-        if self._function is not None:
+            scores |= self._compare(by_view[view], symbols, hypotheses, example)
+        if self._host is not None:
             scores["function"] = host_rewards(
-                self._function, self._tokenizer, hypotheses, references, fail=self._failures.append
+                self._host, self._tokenizer, hypotheses, given, fail=self._failures.append
             )
         return scores
 
@@ -225,14 +184,14 @@ class Reward:
         self,
         wanted: tuple[str, ...],
         hypotheses: Int[Array, "batch samples length"],
-        references: Int[Array, "batch reference_length"],
+        references: Int[Array, "batch references reference_length"],
     ) -> dict[str, Symbols]:
-        """The views of all texts, [batch, samples + 1, ...], the reference last, so that it is decoded once per
-        source.
+        """The views of all texts, [batch, samples + references, ...], the references last, so that each is decoded once
+        per source.
         """
         length = max(hypotheses.shape[-1], references.shape[-1])
         padding = self._table.pad_id
-        texts = (pad_to(hypotheses, length, padding), pad_to(references, length, padding)[:, None])
+        texts = (pad_to(hypotheses, length, padding), pad_to(references, length, padding))
         layout = self._table.layout(jnp.concatenate(texts, axis=1))
         worst = self._table.worst_size(length)
 
@@ -243,50 +202,42 @@ class Reward:
         needed = jnp.max(jnp.sum(layout.lengths, axis=-1))
         return bucketed(read, needed, sizes(worst, ratio=2, count=3))
 
-    def _compare(self, names: tuple[str, ...], symbols: Symbols) -> dict[str, Float[Array, "batch samples"]]:
-        """The metrics of one view."""
+    def _compare(
+        self,
+        names: list[str],
+        symbols: Symbols,
+        tokens: Int[Array, "batch samples length"],
+        example: RewardExample,
+    ) -> dict[str, Float[Array, "batch samples"]]:
+        """The rewards of one view."""
+        num_samples, num_references = tokens.shape[1], example.references.shape[1]
+        order = max(self._terms[name].order for name in names)
 
         def at(size: int) -> dict[str, Float[Array, "batch samples"]]:
-            hypotheses, references = symbols[:, :-1, :, :size], symbols[:, -1:, :, :size]
-            return self._metrics(names, hypotheses, jnp.broadcast_to(references, hypotheses.shape))
+            hypotheses = symbols[:, :num_samples, :, :size]
+            references = tuple(
+                jnp.broadcast_to(symbols[:, index : index + 1, :, :size], hypotheses.shape)
+                for index in range(num_samples, num_samples + num_references)
+            )
+
+            def compared(*references: Symbols) -> Compared:
+                return Compared(
+                    hypotheses=hypotheses, references=references, order=order, smoothing=self._config.bleu_smoothing,
+                    tokens=tokens, example=example,
+                )  # fmt: skip
+
+            each = [compared(reference) for reference in references]
+            # With a single reference, its n-grams are counted once for all rewards.
+            together = each[0] if num_references == 1 else compared(*references)
+
+            def score(term: RewardTerm) -> Float[Array, "batch samples"]:
+                if term.compares_with_all:
+                    return term.score(together)
+                return functools.reduce(jnp.maximum, [term.score(one) for one in each])
+
+            return {name: score(self._terms[name]) for name in names}
 
         # There are far fewer words than characters at most.
         worst, of_words = symbols.shape[-1], symbols.shape[-2] > 1
         candidates = sizes(worst, ratio=4 if of_words else 2, count=3)
         return bucketed(at, jnp.max(count(symbols)), candidates)
-
-    def _metrics(
-        self, names: tuple[str, ...], hypotheses: Symbols, references: Symbols
-    ) -> dict[str, Float[Array, "batch samples"]]:
-        order = max((ORDER_OF[name] for name in names if name in ORDER_OF), default=0)
-        shared = overlap(hypotheses, references, order=order) if order else None
-        counts = (count(hypotheses), count(references))
-
-        def score(name: str) -> Float[Array, "batch samples"]:
-            match name:
-                case "bleu":
-                    return metrics.bleu(shared, self._config.bleu_smoothing)
-                case "gleu":
-                    return metrics.gleu(shared)
-                case "chrf":
-                    return metrics.chrf(shared)
-                case "rouge_1" | "rouge_2":
-                    index = ORDER_OF[name] - 1
-                    return metrics.f_measure(
-                        shared.matches[..., index], shared.hypothesis[..., index], shared.reference[..., index]
-                    )
-                case "rouge_l":
-                    return metrics.f_measure(longest_common_subsequences(hypotheses, references), *counts)
-                case "word_error_rate" | "character_error_rate":
-                    return metrics.minus_error_rate(edit_distances(hypotheses, references), counts[1])
-                case "exact_match":
-                    return metrics.exact_match(jnp.all(hypotheses == references, axis=(-2, -1)))
-                case "distinct_1" | "distinct_2":
-                    return metrics.distinct(shared, ORDER_OF[name])
-                case "repetition":
-                    return metrics.minus_repetition(shared)
-                case "length":
-                    return metrics.length_agreement(shared)
-            raise AssertionError(name)
-
-        return {name: score(name) for name in names}

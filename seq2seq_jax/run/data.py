@@ -56,7 +56,11 @@ class RunData:
             ValueError: the data has no such split.
         """
         if split not in self.corpus.splits:
-            raise ValueError(f"the data has no split {split!r}. Name it with --data.{split}, or use another split.")
+            known = self.source.all_splits
+            remedy = (
+                f"Name it with --data.{split}, or use another split" if split in known else f"Use {', '.join(known)}"
+            )
+            raise ValueError(f"the data has no split {split!r}. {remedy}.")
         store = DocumentStore if isinstance(self.corpus, DocumentCorpus) else TokenStore
         foreign = "cache_directory" in self.read_only
         own, written = (

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq_jax.data.pipeline import evaluation_batches
-from seq2seq_jax.data.source import PairCorpus
+from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.evaluation.metric import LIKELIHOOD, Metric
+from seq2seq_jax.evaluation.metrics import load_metrics
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Alignment
 from seq2seq_jax.generation.generator import Hypothesis
@@ -18,7 +20,7 @@ from seq2seq_jax.run.data import DIRECTORIES, PROGRESS, RunData, no_progress
 from seq2seq_jax.run.description import read_experiment
 from seq2seq_jax.run.directory import RunDirectory
 from seq2seq_jax.run.system import System, build_mesh
-from seq2seq_jax.training.validation import Validation
+from seq2seq_jax.training.validation import Sources, Validation
 
 
 class Inference:
@@ -70,13 +72,19 @@ class Inference:
         )
 
     def with_parts(
-        self, *, splits: Collection[str] | None = None, written: Collection[str] = (), **parts: Any
+        self,
+        *,
+        splits: Collection[str] | None = None,
+        written: Collection[str] = (),
+        trust_code: bool = False,
+        **parts: Any,
     ) -> "Inference":
         """The same run, to be used with other parts of its experiment, such as `generation`.
 
         Args:
             splits: the only ones of the data that are used; None = as before.
             written: fields of the data (cache_directory, directory) whose directories may be written to after all.
+            trust_code: import functions and classes from outside the package after all.
         """
         experiment = dataclasses.replace(self.experiment, **parts)
         return Inference(
@@ -89,7 +97,7 @@ class Inference:
                 progress=self._progress,
             ),
             progress=self._progress,
-            trusts_code=self._trusts_code,
+            trusts_code=self._trusts_code or trust_code,
         )
 
     @property
@@ -119,23 +127,46 @@ class Inference:
         part = "params" if self.experiment.optimizer.ema_decay is None else "average"
         return self.directory.restore(which, self.system.parameter_layout, subtree=("players", "model", part))
 
-    def validation(self, split: str) -> Validation:
-        """What evaluates parameters on a split."""
-        corpus, system = self.data.corpus, self.system
+    @functools.cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What evaluation computes beside the loss. See `usable_metrics`."""
+        return usable_metrics(self.experiment, trusts_code=self._trusts_code, origin=str(self.directory.path))
+
+    def validation(self, split: str, *, generates: bool = False) -> Validation:
+        """What evaluates parameters on a split.
+
+        Args:
+            generates: keep the sources to generate from, even if no metric needs them.
+
+        Raises:
+            ValueError: see `metrics`.
+        """
+        metrics, system = self.metrics, self.system
+        store = self.data.store(split, self.tokenizer)
         batches = evaluation_batches(
-            self.data.store(split, self.tokenizer),
+            store,
             self.experiment.data,
             vocabulary=self.tokenizer.vocabulary,
             target_tokens_per_batch=self.experiment.training.target_tokens_per_batch,
             process_index=system.rows_of_process[0],
             process_count=system.rows_of_process[1],
         )
+        needed = frozenset().union(*(metric.needs for metric in metrics)) - {LIKELIHOOD}
         return Validation(
-            list(corpus.pairs(split)) if isinstance(corpus, PairCorpus) else None,
             batches,
+            self._sources(split, store) if needed or generates else None,
+            metrics=metrics,
             compute_loss=system.build_loss(),
             place=system.place,
             generator=system.generator,
+        )
+
+    def _sources(self, split: str, store: TokenStore) -> Sources:
+        longest, decode = self.experiment.data.max_target_length, self.tokenizer.decode_target
+        return Sources(
+            ids=[store.source(index).tolist() for index in range(len(store))],
+            examples=[{"source": source, "target": target} for source, target in self.data.corpus.pairs(split)],
+            counted_target=lambda index: decode(store.target(index)[: longest - 1].tolist()),
         )
 
     @functools.cached_property
@@ -185,6 +216,24 @@ class Inference:
         """
         targets = None if targets is None else list_of_texts(targets, "targets")
         return self.system.aligner.align(self._best_parameters, list_of_texts(sources, "sources"), targets)
+
+
+def usable_metrics(experiment: Experiment, *, trusts_code: bool, origin: str) -> tuple[Metric, ...]:
+    """What an experiment computes beside the loss, ready to be computed.
+
+    Args:
+        trusts_code: whether metrics from outside the package may be imported.
+        origin: what names them, for the message.
+
+    Raises:
+        ValueError: a metric takes code that is not trusted or cannot be imported, or a package that is not installed;
+            it cannot be computed of this data; or `training.select_by` is none of their scores.
+    """
+    metrics = load_metrics(experiment.validation_metrics, trusts_code=trusts_code, origin=origin)
+    experiment.check_metrics(metrics)
+    for metric in metrics:
+        metric.check_installed()
+    return metrics
 
 
 def list_of_texts(texts: Any, name: str) -> list[str]:

@@ -12,7 +12,7 @@ import jax
 from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.effects import effects
-from seq2seq_jax.evaluation.scores import default_metric, words_per_text
+from seq2seq_jax.evaluation.metric import Metric
 from seq2seq_jax.experiment import Experiment, differences, flatten, to_json
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.paths import user_path
@@ -20,9 +20,10 @@ from seq2seq_jax.run.continuation import describe_changes, refuse_another_model,
 from seq2seq_jax.run.data import PROGRESS, RunData, no_progress
 from seq2seq_jax.run.description import commit_of_code, read_experiment, versions, write_description
 from seq2seq_jax.run.directory import RunDirectory
-from seq2seq_jax.run.inference import Inference
+from seq2seq_jax.run.inference import Inference, usable_metrics
 from seq2seq_jax.run.system import System, build_mesh
 from seq2seq_jax.training.checkpoint import Checkpoints, logger
+from seq2seq_jax.training.config import LOSS
 from seq2seq_jax.training.step import TrainState, num_parameters
 
 REFERENCES_LOOKED_AT = 1000
@@ -43,7 +44,7 @@ class TrainingRun:
         self.directory = RunDirectory(path)
         self.experiment = experiment
         self.progress = progress
-        self.data = RunData(experiment.data, progress=progress)
+        self.data = RunData(experiment.data, splits=experiment.data.all_splits, progress=progress)
 
     def begin(self, config_name: str) -> None:
         """Write experiment.json and the tokenizer of a new run, or check that an existing one is the same.
@@ -55,6 +56,8 @@ class TrainingRun:
                 processes differ in what they would train.
         """
         used, commit = versions(), commit_of_code()
+        # Before anything that takes long.
+        self.metrics  # noqa: B018
         with first_process_first():
             fingerprint = self.data.corpus.fingerprint
         agree(
@@ -116,20 +119,20 @@ class TrainingRun:
             started = read_experiment(self.directory.path, tells=False)[0].training.select_by
             if started is not None:
                 return started
-        corpus = self.data.corpus
-        if not isinstance(corpus, PairCorpus):
-            return "loss"
-        if "validation" not in corpus.splits:
-            return "bleu"
+        metrics, corpus = self.metrics, self.data.corpus
+        if not any(metric.names for metric in metrics):
+            return LOSS
+        if "validation" not in corpus.splits or not isinstance(corpus, PairCorpus):
+            return metrics[0].names[0]
         references = [reference for _, reference in itertools.islice(corpus.pairs("validation"), REFERENCES_LOOKED_AT)]
-        metric = default_metric(references)
-        if metric != "bleu":
+        reasons = [metric.unsuited(references) for metric in metrics]
+        index = reasons.index("") if "" in reasons else 0
+        if index:
             logger.info(
-                "References have %.1f words on average, too few for BLEU: %s decides which checkpoint is the best. "
-                "training.select_by chooses another metric.",
-                words_per_text(references), metric,
+                "As %s, %s decides which checkpoint is the best. training.select_by chooses another score.",
+                reasons[0], metrics[index].names[0],
             )  # fmt: skip
-        return metric
+        return metrics[index].names[0]
 
     def _train_tokenizer(self) -> Tokenizer:
         self.progress("training the tokenizer", 0, 1)
@@ -141,6 +144,11 @@ class TrainingRun:
     def tokenizer(self) -> Tokenizer:
         """The run's tokenizer, once it has begun."""
         return self.directory.tokenizer
+
+    @functools.cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What validation computes beside the loss. See `usable_metrics`."""
+        return usable_metrics(self.experiment, trusts_code=True, origin="the config")
 
     @functools.cached_property
     def origin(self) -> tuple[Inference, str] | None:

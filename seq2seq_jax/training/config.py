@@ -1,10 +1,15 @@
 """How long a run trains, and what happens along the way. Imports nothing, as every command line asks for it."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Collection, Sequence
 
 from seq2seq_jax.effects import changes
 from seq2seq_jax.values import check_values
+
+LOSS = "loss"
+"""What `training.select_by` calls the loss, which is no metric's score."""
+SEPARATOR = "/"
+"""Stands in `training.select_by` between the name of a validation set and that of a score."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,9 +32,10 @@ class TrainingConfig:
     """Steps between validations: loss, and scores by generation."""
     keep_latest: int = dataclasses.field(default=2, metadata=changes("nothing"))
     """Newest checkpoints that are kept, beside the best."""
-    select_by: Literal["bleu", "chrf", "exact_match", "loss"] | None = None
-    """Validation metric that makes a checkpoint the best (the highest; of loss the lowest); of equal values the lower
-    loss does, then the newer step. None = BLEU, or chrF where references have fewer than four words on average."""
+    select_by: str | None = None
+    """Score of validation that makes a checkpoint the best, or loss; SET/SCORE is one of a further validation set. Of
+    equal values the lower loss does, then the newer step. None = the first score that suits the references: BLEU, or
+    chrF where they have fewer than four words on average."""
     patience: int | None = dataclasses.field(default=None, metadata=changes("nothing"))
     """Validations without an improvement of the metric (or, where it is equal, of the loss) after which training stops;
     None = never."""
@@ -48,3 +54,31 @@ class TrainingConfig:
             raise ValueError(f"training.num_sample_outputs must not be negative, not {self.num_sample_outputs}.")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"training.patience must be at least 1 or None, not {self.patience}.")
+
+
+def check_select_by(select_by: str | None, scores: Sequence[str], *, sets: Collection[str] = ()) -> None:
+    """Return if checkpoints can be compared by what `training.select_by` says.
+
+    Args:
+        scores: names of the scores that validation computes.
+        sets: names of the further validation sets.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if select_by is None:
+        return
+    name, separator, score = select_by.rpartition(SEPARATOR)
+    choices = [LOSS, *scores]
+    if score not in choices:
+        known = f"one of {', '.join(choices)}" if scores else LOSS
+        raise ValueError(
+            f"training.select_by must be {known}, and is {select_by}. Choose one that validation computes, or add its "
+            "metric to metrics."
+        )
+    if separator and name not in sets:
+        raise ValueError(
+            f"training.select_by is {select_by}, and there is no further validation set {name!r}. "
+            f"There {'is' if len(sets) == 1 else 'are'} {', '.join(sets) or 'none'}: name one of these, or leave the "
+            "name out."
+        )

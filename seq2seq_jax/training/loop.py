@@ -14,10 +14,11 @@ import jax
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.parallel.processes import Job, gather
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress, rank
-from seq2seq_jax.training.config import TrainingConfig
+from seq2seq_jax.training.config import LOSS, TrainingConfig
 from seq2seq_jax.training.goodput import Ledger, goodput
 from seq2seq_jax.training.step import TrainState, Update
 from seq2seq_jax.training.telemetry import Record
+from seq2seq_jax.training.validation import Validated
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +100,11 @@ class _Selection:
         is_best = before is None or now >= before
         if is_best:
             self.score, self.loss = score, loss
-        if self.num_equal == EQUAL_VALIDATIONS and self.select_by != "loss":
+        if self.num_equal == EQUAL_VALIDATIONS and self.select_by != LOSS:
             logger.warning(
-                "The metric %s was %.2f at each of %d validations and does not tell checkpoints apart: the lower loss "
-                "decides which is the best. training.select_by chooses another metric.",
-                self.select_by, score, EQUAL_VALIDATIONS,
+                "The metric %s was the same at each of %d validations and does not tell checkpoints apart: the lower "
+                "loss decides which is the best. training.select_by chooses another metric.",
+                self.select_by, EQUAL_VALIDATIONS,
             )  # fmt: skip
         return is_best
 
@@ -121,7 +122,7 @@ class Loop:
         *,
         update: Update,
         place: Callable[[Batch], Batch],
-        validate: Callable[[TrainState], Record] | None,
+        validate: Callable[[TrainState], Validated] | None,
         learning_rate: Callable[[int], float],
         checkpoints: Checkpoints,
         record: Callable[[Record], None],
@@ -135,7 +136,7 @@ class Loop:
     ):
         """Args:
         place: puts a host batch on the devices.
-        validate: figures of a state on the validation split; None = there is none.
+        validate: of a state, on the validation sets; None = there are none.
         learning_rate: of the update with a given count.
         record: takes each record as it comes.
         ledger: of the run's time; resumed from its checkpoint here.
@@ -256,10 +257,11 @@ class Loop:
             score = loss = None
             if evaluate:
                 with ledger.spending_on("validation"):
-                    figures = self.validate(state)
-                    loss = figures["loss"]
-                    score = -loss if config.select_by == "loss" else figures[config.select_by]
-                    self.record({"kind": "validation", "step": step, **figures, "best": selection.add(score, loss)})
+                    found = self.validate(state)
+                    score, loss = found.score, found.loss
+                    is_best = selection.add(score, loss)
+                    for figures in found.records:
+                        self.record({"kind": "validation", "step": step, **figures, "best": is_best})
             if save:
                 job.progress(f"saving step {step}")
                 with ledger.spending_on("saving"):

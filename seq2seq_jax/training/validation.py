@@ -1,8 +1,8 @@
-"""How good parameters are on a split: the loss, and the real metric by generation."""
+"""How good parameters are on a set of examples: the loss, and the scores of its metrics."""
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,19 @@ from jaxtyping import Array
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.pipeline import EvaluationBatches
-from seq2seq_jax.evaluation.scores import Scores, corpus_scores
+from seq2seq_jax.evaluation.metric import (
+    LIKELIHOOD,
+    OUTPUTS,
+    Evaluated,
+    Example,
+    Likelihood,
+    Metric,
+    Score,
+    compute_scores,
+)
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.objectives.objective import WeightedSum
+from seq2seq_jax.training.config import LOSS, SEPARATOR
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +33,11 @@ class ValidationResult:
     """What `Validation` finds.
 
     Attributes:
-        examples: of the split.
-        losses: `loss`, `nll` and what else the objective logs, nats per target token of the split.
-        scores: corpus scores of the best hypotheses; None where there are no references.
-        hypotheses: n best for each source, in the split's order; none for a source that is too long, or without
-            references.
+        examples: of the set.
+        losses: `loss`, `nll` and what else the objective logs, nats per target token of the set.
+        scores: of the metrics, by name.
+        hypotheses: n best for each source, in the set's order; none for a source that is too long; None = nothing was
+            generated.
         skipped_losses: examples with a side longer than a row, which the losses leave out.
         skipped_sources: sources longer than the model takes; scored as the empty text.
         cut_losses, cut_sources: those that are cut to what the model takes instead.
@@ -36,41 +46,73 @@ class ValidationResult:
 
     examples: int
     losses: dict[str, float]
-    scores: Scores | None
-    hypotheses: list[list[Hypothesis]]
+    scores: dict[str, Score]
+    hypotheses: list[list[Hypothesis]] | None
     skipped_losses: int
     skipped_sources: int
     cut_losses: int
     cut_sources: int
     blank_sources: int
 
+    @property
+    def outputs(self) -> list[str]:
+        """The best text for each source; empty where there is none."""
+        return [best[0].text if best else "" for best in self.hypotheses or []]
+
+    def record(self) -> dict[str, Any]:
+        """What is kept of it in metrics.jsonl: values by name, and in `metrics` what the scores are."""
+        values = {name: score.value for name, score in self.scores.items()}
+        described = {name: score.described() for name, score in self.scores.items()}
+        return {**self.losses, **values, **({"metrics": described} if described else {})}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What is generated from, and scored.
+
+    Attributes:
+        ids: source ids of each example, EOS token included.
+        examples: the columns of each.
+        counted_target: index of an example that is cut -> the text of the target tokens that a row takes of it.
+    """
+
+    ids: Sequence[list[int]]
+    examples: Sequence[Example]
+    counted_target: Callable[[int], str]
+
 
 class Validation:
-    """Evaluates parameters on one split, again and again."""
+    """Evaluates parameters on one set of examples, again and again."""
 
     def __init__(
         self,
-        pairs: list[tuple[str, str]] | None,
         batches: EvaluationBatches,
+        sources: Sources | None,
         *,
+        metrics: Sequence[Metric],
         compute_loss: Callable[[Any, Batch], dict[str, WeightedSum]],
         place: Callable[[Batch], Batch],
         generator: Generator,
     ):
         """Args:
-        pairs: sources and references of the split; None = there are none, only losses are computed.
         batches: all of its examples.
+        sources: None = no metric needs any.
+        metrics: what is computed beside the loss.
         compute_loss: (params, batch) -> totals.
         place: puts a host batch on the devices.
         """
-        self.pairs = [] if pairs is None else pairs
         self.batches = batches
+        self.sources = sources
+        self.metrics = metrics
         self.compute_loss = compute_loss
         self.place = place
         self.generator = generator
-        self._scored = pairs is not None
-        longer = set(generator.too_long([source for source, _ in self.pairs]))
+        self._needed = frozenset().union(*(metric.needs for metric in metrics))
+        ids = [] if sources is None else sources.ids
+        longer = {index for index, each in enumerate(ids) if len(each) > generator.max_source_length}
         self._too_long, self._cut = (set(), longer) if generator.truncate else (longer, set())
+        columns = [] if sources is None else [example.get("source") for example in sources.examples]
+        self._blank = {index for index, text in enumerate(columns) if isinstance(text, str) and is_blank(text)}
         if self._too_long or len(batches.too_long):
             logger.warning(
                 "Evaluation leaves %d of %d examples out of the loss (longer than a row), and scores %d sources that "
@@ -85,36 +127,106 @@ class Validation:
                 len(batches.cut), batches.num_examples, len(self._cut), generator.max_source_length,
             )  # fmt: skip
 
-    def __call__(self, params: Any, *, progress: Callable[[int, int], None] | None = None) -> ValidationResult:
+    def __call__(
+        self, params: Any, *, generates: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> ValidationResult:
         """Evaluate parameters.
 
         Args:
+            generates: generate from the sources even if no metric needs that.
             progress: called with (sources generated from, sources in all).
+
+        Raises:
+            ValueError: a metric cannot score these.
         """
-        accepted = [index for index in range(len(self.pairs)) if index not in self._too_long]
-        found = self.generator.generate(params, [self.pairs[index][0] for index in accepted], progress=progress)
-        hypotheses: list[list[Hypothesis]] = [[] for _ in self.pairs]
-        for index, best in zip(accepted, found, strict=True):
-            hypotheses[index] = best
-        texts = [best[0].text if best else "" for best in hypotheses]
-        return ValidationResult(
+        hypotheses = None
+        if self.sources is not None and (generates or OUTPUTS in self._needed):
+            hypotheses = self._hypotheses(params, progress)
+        sums = self._sums(params)
+        result = ValidationResult(
             examples=self.batches.num_examples,
-            losses=self.losses(params),
-            scores=corpus_scores(texts, [reference for _, reference in self.pairs]) if self._scored else None,
+            losses={name: total / weight for name, (total, weight) in sums.items() if weight},
+            scores={},
             hypotheses=hypotheses,
             skipped_losses=len(self.batches.too_long),
             skipped_sources=len(self._too_long),
             cut_losses=len(self.batches.cut),
             cut_sources=len(self._cut),
-            blank_sources=sum(is_blank(source) for source, _ in self.pairs),
+            blank_sources=len(self._blank),
         )
+        evaluated = Evaluated(
+            outputs=None if hypotheses is None else result.outputs,
+            examples=None if self.sources is None else self.sources.examples,
+            likelihood=self._likelihood(sums) if LIKELIHOOD in self._needed else None,
+        )
+        return dataclasses.replace(result, scores=compute_scores(self.metrics, evaluated))
 
-    def losses(self, params: Any) -> dict[str, float]:
-        """Means over all target tokens of the split."""
+    def _hypotheses(self, params: Any, progress: Callable[[int, int], None] | None) -> list[list[Hypothesis]]:
+        accepted = [index for index in range(len(self.sources.ids)) if index not in self._too_long]
+        found = self.generator.generate_from_ids(
+            params,
+            [self.generator.cut(self.sources.ids[index]) for index in accepted],
+            blank={number for number, index in enumerate(accepted) if index in self._blank},
+            progress=progress,
+        )
+        hypotheses: list[list[Hypothesis]] = [[] for _ in self.sources.ids]
+        for index, best in zip(accepted, found, strict=True):
+            hypotheses[index] = best
+        return hypotheses
+
+    def _sums(self, params: Any) -> dict[str, tuple[float, float]]:
+        """Sums over all target tokens of the set, and their weights."""
         sums: dict[str, tuple[float, float]] = {}
         for batch, _ in self.batches:
             totals: dict[str, Array] = jax.device_get(self.compute_loss(params, self.place(batch)))
             for name, total in totals.items():
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = (before[0] + float(total.sum), before[1] + float(total.weight))
-        return {name: total / weight for name, (total, weight) in sums.items() if weight}
+        return sums
+
+    def _likelihood(self, sums: Mapping[str, tuple[float, float]]) -> Likelihood:
+        nll, tokens = sums.get("nll", (0.0, 0.0))
+        texts = []
+        if "target" in self._needed:
+            left_out, cut = set(self.batches.too_long.tolist()), set(self.batches.cut.tolist())
+            for index, example in enumerate(self.sources.examples):
+                if index in left_out:
+                    continue
+                target = example["target"]
+                whole = target if isinstance(target, str) else target[0]
+                texts.append(self.sources.counted_target(index) if index in cut else whole)
+        return Likelihood(nll=nll, tokens=round(tokens), texts=texts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validated:
+    """What a training keeps of a validation.
+
+    Attributes:
+        records: one per set, without step and kind.
+        score: of `training.select_by`, higher is better.
+        loss: of the first set.
+    """
+
+    records: list[dict[str, Any]]
+    score: float
+    loss: float
+
+
+def validated(results: Mapping[str, ValidationResult], select_by: str) -> Validated:
+    """What is kept of the results of the validation sets.
+
+    Args:
+        results: by the set's name; of a single one, records leave it out.
+        select_by: a score of the first set, or SET/SCORE.
+    """
+    first = next(iter(results))
+    name, _, score = select_by.rpartition(SEPARATOR)
+    chosen = results[name or first]
+    return Validated(
+        records=[
+            {**({"set": name} if len(results) > 1 else {}), **result.record()} for name, result in results.items()
+        ],
+        score=-chosen.losses[LOSS] if score == LOSS else chosen.scores[score].rank,
+        loss=results[first].losses[LOSS],
+    )

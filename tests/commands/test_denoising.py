@@ -39,7 +39,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(seq2seq, denoised, tmp_
 
 def test_a_run_is_evaluated_and_used(seq2seq, denoised, tmp_path):
     outcome = seq2seq("evaluate", denoised, "--json", tmp_path / "figures.json")
-    assert outcome.status == 0 and "chunks of test" in outcome.output and "BLEU" not in outcome.output
+    assert outcome.status == 0 and " examples of test" in outcome.output and "BLEU" not in outcome.output
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["examples"] > 1 and figures["skipped_losses"] == 0
     assert 0 < figures["loss"] < np.log(340) and "bleu" not in figures

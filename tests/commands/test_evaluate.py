@@ -1,11 +1,17 @@
 """What `evaluate` finds is what training logged."""
 
 import json
+import math
 import pathlib
+import sys
 
+import jiwer
 import pytest
+from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.run.description import read_description, write_description
 from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.training.telemetry import read_records
 
@@ -31,7 +37,10 @@ def test_figures_are_those_that_training_logged(seq2seq, trained, tmp_path, whic
     assert figures["bleu"] > 10
     assert len({record["loss"] for record in logged.values()}) == len(logged) == 3
     assert f"checkpoint of step {step}" in outcome.output
-    assert f"{figures['bleu']:.2f}" in outcome.output and figures["signature"] in outcome.output
+    assert f"{figures['bleu']:.2f}" in outcome.output
+    assert figures["metrics"] == logged[step]["metrics"] and list(figures["metrics"]) == ["bleu", "chrf", "exact_match"]
+    signature = figures["metrics"]["bleu"]["signature"]
+    assert signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp") and signature in outcome.output
 
 
 def test_scores_are_those_of_the_written_texts(seq2seq, trained, workplace, tmp_path):
@@ -153,3 +162,114 @@ def test_scores_are_shown_though_a_file_cannot_be_written(seq2seq, trained, tmp_
     assert "No space left on device: '/dev/full'" in outcome.errors.splitlines()[-1]
     figures = json.loads((tmp_path / "figures").read_text())
     assert f"{figures['chrf']:.2f}" in outcome.output
+
+
+OWN = """
+import dataclasses
+
+from seq2seq_jax.evaluation.metric import Metric, Score
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Longer(Metric):
+    by: int = 0
+
+    @property
+    def names(self):
+        return ("longer",)
+
+    def corpus(self, outputs, examples):
+        longer = sum(len(output) > len(example["source"]) + self.by for output, example in zip(outputs, examples))
+        score = Score(value=1.0 * longer, unit="texts", higher_is_better=False, signature="-", label="longer texts")
+        return {"longer": score}
+"""
+
+
+def test_metrics_are_chosen_by_name(seq2seq, trained, workplace, tmp_path, monkeypatch):
+    (tmp_path / "own_metric.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    chosen = ["rouge,stemmer=False", "wer", "perplexity", "perplexity,per=word", "own_metric:Longer,by=2"]
+    outcome = seq2seq(
+        "evaluate", trained, "--json", tmp_path / "figures", "--output", tmp_path / "texts", "--metrics", *chosen
+    )
+    assert outcome.status == 0, outcome.errors
+    figures = json.loads((tmp_path / "figures").read_text())
+    outputs, sources, references = (
+        path.read_text(encoding="utf-8").splitlines()
+        for path in (tmp_path / "texts", workplace / "text" / "test.en", workplace / "text" / "test.de")
+    )
+    scorer = RougeScorer(["rougeL"])
+    pairs = list(zip(outputs, references, strict=True))
+    rouge = sum(scorer.score(reference, output)["rougeL"].fmeasure for output, reference in pairs) / len(pairs)
+    assert figures["rougeL"] == pytest.approx(100 * rouge)
+    assert figures["wer"] == pytest.approx(100 * jiwer.wer(references, outputs))
+    assert figures["longer"] == sum(len(o) > len(s) + 2 for o, s in zip(outputs, sources, strict=True))
+    assert figures["perplexity_per_token"] == pytest.approx(math.exp(figures["nll"]))
+    # Seven words in every reference, and their tokens as the run's tokenizer makes them.
+    tokenizer = Tokenizer.load(trained)
+    tokens = sum(map(len, tokenizer.encode_target(references)))
+    words = sum(len(reference.split()) for reference in references)
+    assert figures["perplexity_per_word"] == pytest.approx(math.exp(figures["nll"] * tokens / words), rel=1e-5)
+    assert "bleu" not in figures and "|stemmer:no|" in figures["metrics"]["rougeL"]["signature"]
+    lines = outcome.output.splitlines()
+    assert any("ROUGE-L " in line and f"{figures['rougeL']:.2f}   nrefs:1|stemmer:no" in line for line in lines)
+    assert any("longer texts" in line for line in lines)
+
+
+def test_without_metrics_nothing_is_generated(seq2seq, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("seq2seq_jax.generation.generator.Generator.generate_from_ids", None)
+    for metrics in ([], ["perplexity"]):
+        outcome = seq2seq("evaluate", trained, "--json", tmp_path / "figures", "--metrics", *metrics)
+        assert outcome.status == 0, outcome.errors
+        assert {"loss", "nll"} <= json.loads((tmp_path / "figures").read_text()).keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--metrics", "blue"], "there is no metric 'blue'. Name one of bleu, chrf,"),
+        (["--metrics", "bleu,tokenizer=cn"], "metrics.bleu.tokenizer must be one of 13a"),
+        (["--metrics", "rouge", "rouge,stemmer=False"], "both have a score rouge1"),
+        (["--metrics", "nowhere:Metric"], "metric nowhere:Metric cannot be imported"),
+        (["--split", "dev"], "no split 'dev'"),
+    ],
+)
+def test_a_metric_that_cannot_be_had_is_one_line(seq2seq, trained, arguments, said):
+    outcome = seq2seq("evaluate", trained, *arguments)
+    assert outcome.status == 2 and said in outcome.error_line
+
+
+def test_documents_have_no_references_to_score(seq2seq, denoised):
+    outcome = seq2seq("evaluate", denoised, "--metrics", "chrf")
+    assert outcome.status == 2
+    assert "metric chrf needs outputs and target, which documents do not have" in outcome.error_line
+    outcome = seq2seq("evaluate", denoised, "--metrics", "perplexity")
+    assert outcome.status == 0 and "perplexity per token" in outcome.output
+
+
+def test_a_package_that_a_metric_needs_is_named(seq2seq, trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    outcome = seq2seq("evaluate", trained, "--metrics", "cer")
+    assert outcome.status == 2
+    assert "metric cer needs jiwer, which is not installed: pip install jiwer" in outcome.error_line
+
+
+def test_a_metric_that_a_run_names_is_imported_only_if_it_is_trusted(seq2seq, copy_of_run, tmp_path, monkeypatch):
+    """With or without an option that names others: it stands in the default of --metrics."""
+    (tmp_path / "planted.py").write_text(OWN + f"\nopen({str(tmp_path / 'executed')!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    description = read_description(copy_of_run)
+    description["experiment"]["metrics"] = [{"class": "planted:Longer", "by": 1}]
+    description["experiment"]["training"]["select_by"] = "longer"
+    write_description(copy_of_run, description)
+    outcome = seq2seq("evaluate", copy_of_run)
+    assert outcome.status == 2
+    assert "names the metric planted:Longer, which would be imported and executed" in outcome.error_line
+    assert "--trust-code True" in outcome.error_line
+    assert "planted:Longer,by=1" in seq2seq("evaluate", copy_of_run, "--help").output
+    assert seq2seq("evaluate", copy_of_run, "--metrics", "exact_match").status == 0
+    assert seq2seq("generate", copy_of_run, stdin=b"two red cows\n").status == 0
+    assert not (tmp_path / "executed").exists()
+    outcome = seq2seq("evaluate", copy_of_run, "--trust-code", "True")
+    assert outcome.status == 0 and "longer texts" in outcome.output
+    assert (tmp_path / "executed").exists()

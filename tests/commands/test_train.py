@@ -141,7 +141,7 @@ def test_training_a_finished_run_changes_nothing(seq2seq, copy_of_run):
     assert {path: path.read_bytes() for path in before} == before
     assert steps_of(copy_of_run) == sorted({int(path.name) for path in (copy_of_run / "checkpoints").iterdir()})
     # Its results are shown again.
-    assert "12 pairs of test" in outcome.output and "BLEU" in outcome.output
+    assert "12 examples of test" in outcome.output and "BLEU" in outcome.output
 
 
 def test_a_run_can_be_made_longer(seq2seq, trained, tmp_path):

@@ -9,13 +9,25 @@ import pytest
 
 from seq2seq_jax.evaluation.plots import learning_curves, plot_learning_curves
 
+SCORES = {
+    name: {"unit": "percent", "higher_is_better": True, "signature": f"version:{name}", "label": label}
+    for name, label in (("bleu", "BLEU"), ("chrf", "chrF"), ("exact_match", "exact match"))
+}
+
+
+def validation(step, **values):
+    """A record of a validation, with what its scores are."""
+    described = {name: facts for name, facts in SCORES.items() if name in values}
+    return {"step": step, "kind": "validation", **values, "metrics": described}
+
+
 RECORDS = [
     {"step": 100, "kind": "train", "loss": 6.0, "tokens_per_second": 3000.0, "learning_rate": 1e-3},
     {"step": 200, "kind": "train", "loss": 4.0, "tokens_per_second": 3100.0, "learning_rate": 2e-3},
-    {"step": 200, "kind": "validation", "loss": 4.5, "bleu": 12.5, "chrf": 30.0, "exact_match": 0.5},
+    validation(200, loss=4.5, bleu=12.5, chrf=30.0, exact_match=0.5),
     {"step": 300, "kind": "train", "loss": 3.0, "tokens_per_second": 3050.0, "learning_rate": 1.6e-3},
-    {"step": 400, "kind": "validation", "loss": 3.25, "bleu": 34.4, "chrf": 55.0, "exact_match": 2.0},
-    {"step": 600, "kind": "validation", "loss": 3.5, "bleu": 33.0, "chrf": 56.0, "exact_match": 2.0},
+    validation(400, loss=3.25, bleu=34.4, chrf=55.0, exact_match=2.0),
+    validation(600, loss=3.5, bleu=33.0, chrf=56.0, exact_match=2.0),
 ]
 
 
@@ -102,9 +114,47 @@ def test_the_best_of_validation_is_marked_and_named():
     assert names[0] == "BLEU, best 34.4 at step 400"
 
 
+ERRORS = {"unit": "percent", "higher_is_better": False, "signature": "norm:none", "label": "WER"}
+PERPLEXITY = {"unit": "perplexity per word", "higher_is_better": False, "signature": "per:words", "label": "per word"}
+
+
+def test_scores_are_drawn_as_the_records_describe_them():
+    """A metric that no code here names: its unit makes the panel, its direction the star, its signature is there."""
+    facts = {"wer": ERRORS, "perplexity": PERPLEXITY}
+    records = [
+        {"step": step, "kind": "validation", "loss": 1.0, "wer": wer, "perplexity": perplexity, "metrics": facts}
+        for step, wer, perplexity in ((10, 30.0, 9.0), (20, 20.0, 8.0), (30, 25.0, 11.0))
+    ]
+    figure = panels(records)
+    assert list(figure) == ["Loss", "Validation scores", "Validation, perplexity per word"]
+    assert curves(figure["Validation scores"]) == {"WER": [(10, 30.0), (20, 20.0), (30, 25.0)]}
+    assert {star[1:] for star in stars(figure["Validation scores"])} == {((20, 20.0),)}
+    assert figure["Validation, perplexity per word"].get_ylabel() == "score (perplexity per word)"
+    assert learning_curves(records).get_supxlabel() == "WER: norm:none\nper word: per:words"
+
+
+def test_validation_sets_have_curves_of_their_own():
+    records = [
+        validation(step, loss=loss, bleu=bleu) | {"set": name}
+        for step, name, loss, bleu in (
+            (10, "validation", 3.0, 1.0), (10, "news", 5.0, 0.5), (20, "validation", 2.0, 4.0), (20, "news", 6.0, 0.7),
+        )
+    ]  # fmt: skip
+    figure = panels(records)
+    assert curves(figure["Loss"]) == {
+        "validation (validation)": [(10, 3.0), (20, 2.0)], "validation (news)": [(10, 5.0), (20, 6.0)],
+    }  # fmt: skip
+    assert curves(figure["Validation scores"]) == {
+        "BLEU (validation)": [(10, 1.0), (20, 4.0)], "BLEU (news)": [(10, 0.5), (20, 0.7)],
+    }  # fmt: skip
+    assert {star[1:] for star in stars(figure["Loss"])} == {((20, 2.0),), ((10, 5.0),)}
+    styles = {line.get_linestyle() for line in figure["Loss"].lines if line.get_marker() != "*"}
+    assert len(styles) == 2
+
+
 def test_a_panel_with_nothing_to_show_is_left_out():
     assert list(panels(RECORDS[:2])) == ["Loss", "Throughput", "Learning rate"]
-    assert list(panels([{"step": 1, "kind": "validation", "bleu": 3.0}])) == ["Validation scores"]
+    assert list(panels([validation(1, bleu=3.0)])) == ["Validation scores"]
     assert curves(panels(RECORDS[2:3])["Loss"]) == {"validation": [(200, 4.5)]}
 
 
@@ -127,7 +177,7 @@ def test_nothing_to_draw_is_an_error(records):
         learning_curves(records)
 
 
-@pytest.mark.parametrize("records", [RECORDS, RECORDS[:1], [{"step": 1, "kind": "validation", "bleu": 3.0}]])
+@pytest.mark.parametrize("records", [RECORDS, RECORDS[:1], [validation(1, bleu=3.0)]])
 def test_the_file_is_a_png_a_thousand_pixels_wide(tmp_path, records):
     path = tmp_path / "curves.png"
     plot_learning_curves(records, path)

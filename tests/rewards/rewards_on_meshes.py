@@ -11,6 +11,7 @@ import numpy as np
 
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding
+from seq2seq_jax.rewards.example import RewardExample
 from seq2seq_jax.rewards.reward import RewardConfig
 
 MESHES = {"one": (1, 1, 1), "all": (2, 2, 2)}
@@ -37,19 +38,22 @@ def main() -> None:
     noise = rng.integers(0, tokenizer.vocabulary.target_size, (len(texts), 3, LENGTH))
     hypotheses = np.where(rng.random(noise.shape) < 0.1, noise, references[:, None]).astype(np.int32)
 
+    example = RewardExample(references=references[:, None])
     config = RewardConfig(rouge_2=1.0, word_error_rate=1.0, function="rewards_on_meshes:capitals", function_weight=1.0)
     reward = config.build(tokenizer)
     total = {}
     for name, (data, fsdp, tensor) in MESHES.items():
         mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build(jax.devices()[: data * fsdp * tensor])
         with jax.set_mesh(mesh):
-            sharded = [jax.device_put(array, batch_sharding(mesh)) for array in (hypotheses, references)]
+            sharded = [jax.device_put(array, batch_sharding(mesh)) for array in (hypotheses, example)]
             compiled = jax.jit(reward).lower(*sharded).compile()
             total[name] = np.asarray(compiled(*sharded)[0]).tolist()
             collectives = re.findall(r"all-reduce|all-gather|all-to-all|collective-permute", compiled.as_text())
     # Seven rows, which eight devices cannot share.
     with jax.set_mesh(MeshConfig(data=8).build()):
-        total["uneven"] = np.asarray(jax.jit(reward)(hypotheses[:7], references[:7])[0]).tolist()
+        total["uneven"] = np.asarray(
+            jax.jit(reward)(hypotheses[:7], RewardExample(references=references[:7, None]))[0]
+        ).tolist()
     print(json.dumps({"total": total, "collectives": collectives}))
 
 

@@ -6,17 +6,24 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import jiwer
 import numpy as np
 import pytest
 from eight_devices import on_eight_devices
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU, CHRF
 
 import seq2seq_jax
-from seq2seq_jax.rewards.reward import VIEW_OF, RewardConfig
+from seq2seq_jax.rewards.example import RewardExample
+from seq2seq_jax.rewards.host import TextReward
+from seq2seq_jax.rewards.reward import RewardConfig
+from seq2seq_jax.rewards.terms import TERMS, RewardTerm
 from studies.reward_agreement import LIBRARIES, compare, corrupt, main, rows, words_13a
 
 REPOSITORY = Path(seq2seq_jax.__file__).parents[1]
 MULTI30K = [REPOSITORY / "data/multi30k", REPOSITORY.parent / "shared/data/multi30k"]
-EVERYTHING = RewardConfig(**dict.fromkeys(VIEW_OF, 1.0))
+EVERYTHING = RewardConfig(**dict.fromkeys(TERMS, 1.0))
 LENGTH, SAMPLES = 96, 4
 
 
@@ -66,12 +73,17 @@ def ids(tokenizer, texts):
     return np.concatenate(hypotheses), np.tile(references, (SAMPLES, 1))
 
 
+def of_one(references):
+    """Examples with one reference each."""
+    return RewardExample(references=references[:, None])
+
+
 def of_sources(ids):
     """The same ids as four samples of each source, and references of another length."""
     hypotheses, references = ids
     by_sample = hypotheses.reshape(SAMPLES, -1, LENGTH)
     sources = references[: by_sample.shape[1]]
-    return by_sample.swapaxes(0, 1), np.pad(sources, ((0, 0), (0, 9)))
+    return by_sample.swapaxes(0, 1), of_one(np.pad(sources, ((0, 0), (0, 9))))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +101,7 @@ def reward(tokenizer):
 @pytest.fixture(scope="module")
 def found(reward, ids):
     """Total and scores of every pair."""
-    total, scores = reward(ids[0][:, None], ids[1])
+    total, scores = reward(ids[0][:, None], of_one(ids[1]))
     return np.asarray(total)[:, 0], {name: np.asarray(values)[:, 0] for name, values in scores.items()}
 
 
@@ -119,7 +131,7 @@ def test_metrics_without_a_library(found, decoded):
             else 1.0
         ),
     }
-    assert plain.keys() | LIBRARIES.keys() == VIEW_OF.keys()
+    assert plain.keys() | LIBRARIES.keys() == TERMS.keys()
     for name, score in plain.items():
         expected = [score(*pair) for pair in decoded]
         np.testing.assert_allclose(found[1][name], expected, rtol=1e-6, err_msg=name)
@@ -131,7 +143,7 @@ def test_scores_do_not_depend_on_the_longest_text_of_the_batch(reward, found, de
     short = np.array([max(map(len, pair)) <= 60 for pair in decoded])
     assert 100 < short.sum() < len(short)
     hypotheses[~short] = references[~short] = 0
-    for name, values in reward(hypotheses[:, None], references)[1].items():
+    for name, values in reward(hypotheses[:, None], of_one(references))[1].items():
         np.testing.assert_array_equal(np.asarray(values)[short, 0], found[1][name][short], err_msg=name)
 
 
@@ -155,6 +167,101 @@ def test_a_function_in_python_scores_the_decoded_texts(tokenizer, ids, decoded, 
     np.testing.assert_allclose(total, 2 * scores["function"], rtol=1e-6)
 
 
+SEVERAL = {
+    "bleu": lambda ours, theirs: BLEU(effective_order=True).sentence_score(ours, theirs).score / 100,
+    "chrf": lambda ours, theirs: CHRF().sentence_score(ours, theirs).score / 100,
+    "rouge_l": lambda ours, theirs: RougeScorer(["rougeL"]).score_multi(theirs, ours)["rougeL"].fmeasure,
+    "word_error_rate": lambda ours, theirs: -min(jiwer.wer(each, ours) for each in theirs),
+    "exact_match": lambda ours, theirs: float(ours in theirs),
+}
+
+
+def cut_rows(tokenizer, texts, length=64):
+    """Target ids of texts, cut or padded to a length."""
+    ids = rows(tokenizer, texts)[:, :length]
+    return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
+
+
+@pytest.mark.parametrize("num_there", [2, 3])
+def test_of_several_references_the_libraries_take_the_best_or_all(tokenizer, texts, num_there):
+    """BLEU counts n-grams of all references and takes the closest length; the others take the best reference."""
+    texts = [text[:40] for text in texts[:40]]
+    rng = np.random.default_rng(1)
+    shown = [[text, corrupt(text, rng), texts[-1 - index]][:num_there] for index, text in enumerate(texts)]
+    sides = [*zip(*shown, strict=True), *[[""] * len(texts)] * (3 - num_there)]
+    references = np.stack([cut_rows(tokenizer, side) for side in sides], axis=1)
+    # One that is not there has no token at all; an empty text has its EOS token.
+    references[:, num_there:] = tokenizer.vocabulary.pad_id
+    hypotheses = np.stack([cut_rows(tokenizer, [corrupt(text, rng) for text in texts]) for _ in range(2)], axis=1)
+    config = RewardConfig(**dict.fromkeys(SEVERAL, 1.0))
+    _, found = jax.jit(config.build(tokenizer))(hypotheses, RewardExample(references=references))
+    for name, score in SEVERAL.items():
+        expected = [
+            [score(tokenizer.decode_target(ids), [tokenizer.decode_target(each) for each in those[:num_there]])
+             for ids in samples]
+            for samples, those in zip(hypotheses.tolist(), references.tolist(), strict=True)
+        ]  # fmt: skip
+        np.testing.assert_allclose(found[name], expected, rtol=1e-6, atol=1e-6, err_msg=name)
+    assert len(set(np.asarray(found["bleu"]).ravel().tolist())) > 20
+
+
+class NeedsMore(TextReward):
+    """A reward that cannot be made."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, outputs, examples):
+        return [self.weight for _ in outputs]
+
+
+class Seen(TextReward):
+    """A reward of everything that there is: characters of output, source and references, and a label."""
+
+    def __call__(self, outputs, examples):
+        return [
+            len(output) + 1e3 * len(example["source"]) + 1e6 * len(example["target"]) + 0.25 * float(example["weight"])
+            for output, example in zip(outputs, examples, strict=True)
+        ]
+
+
+# Twice the label for a sample that begins with the same id as its source.
+same_start = RewardTerm(
+    view=None,
+    score=lambda compared: jnp.where(
+        compared.tokens[..., 0] == compared.example.source[:, :1], 2.0 * compared.example.labels["weight"][:, None], 0.0
+    ),
+)
+# The words of the sample that no reference has, from the counts of n-grams.
+new_words = RewardTerm(
+    view="13a",
+    order=1,
+    score=lambda compared: 1.0 * (compared.overlap.hypothesis - compared.overlap.matches)[..., 0],
+    compares_with_all=True,
+)
+
+
+def test_a_reward_from_outside_sees_the_whole_example(tokenizer, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    source = rows(tokenizer, ["ein Mann", "zwei Hunde laufen"], 48)
+    samples = np.stack([rows(tokenizer, ["ein Hund", "zwei"], 48), rows(tokenizer, ["Mann ein", "zwei Hunde"], 48)], 1)
+    references = np.stack([rows(tokenizer, ["ein Mann", "zwei"], 48), rows(tokenizer, ["Hund", ""], 48)], axis=1)
+    references[1, 1] = tokenizer.vocabulary.pad_id
+    example = RewardExample(references=references, source=source, labels={"weight": np.array([3.0, 5.0])})
+
+    def rewards_of(name):
+        reward = RewardConfig(function=f"test_reward:{name}", function_weight=1.0).build(tokenizer)
+        found, _ = jax.jit(reward)(samples, example)
+        assert reward.failure() is None
+        return found.tolist()
+
+    assert rewards_of("Seen") == [[2008008.75, 2008008.75], [1017005.25, 1017011.25]]
+    is_same = samples[..., 0] == source[:, :1]
+    assert is_same.any() and not is_same.all()
+    assert rewards_of("same_start") == (is_same * [[6.0], [10.0]]).tolist()
+    assert rewards_of("new_words") == [[0.0, 0.0], [0.0, 1.0]]
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
@@ -170,7 +277,7 @@ def test_a_function_that_fails_gives_nan_and_says_why(tokenizer, ids, monkeypatc
     monkeypatch.syspath_prepend(Path(__file__).parent)
     reward = RewardConfig(function=f"test_reward:{function}", function_weight=1.0).build(tokenizer)
     assert reward.failure() is None
-    total, _ = jax.jit(reward)(*(side[:2] for side in of_sources(ids)))
+    total, _ = jax.jit(reward)(*jax.tree.map(lambda side: side[:2], of_sources(ids)))
     assert np.all(np.isnan(total))
     assert re.fullmatch(rf"objective\.reward\.function test_reward:{function}: [^\n]*{said}[^\n]*", reward.failure())
 
@@ -178,9 +285,11 @@ def test_a_function_that_fails_gives_nan_and_says_why(tokenizer, ids, monkeypatc
 @pytest.mark.parametrize(
     ("function", "message"),
     [("no_such_module:f", "cannot be imported"), ("json:nothing", "cannot be imported"), ("json", "module:function"),
-     ("math:pi", "is not a function")],
+     ("math:pi", "is not a function"), ("decimal:Decimal", "is not a function"),
+     ("test_reward:NeedsMore", "cannot be made without arguments")],
 )  # fmt: skip
-def test_a_function_that_cannot_be_used_is_refused(tokenizer, function, message):
+def test_a_function_that_cannot_be_used_is_refused(tokenizer, monkeypatch, function, message):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     config = RewardConfig(function=function, function_weight=1.0)
     with pytest.raises(ValueError, match=rf"^objective\.reward\.function [^\n]*{message}[^\n]*$"):
         config.build(tokenizer)
@@ -206,8 +315,8 @@ def test_senseless_weights_are_refused(settings, message):
 
 def test_every_metric_is_a_field_and_every_field_a_metric():
     fields = {field.name for field in dataclasses.fields(RewardConfig)}
-    assert fields - VIEW_OF.keys() == {"bleu_smoothing", "function", "function_weight"}
-    assert VIEW_OF.keys() <= fields
+    assert fields - TERMS.keys() == {"bleu_smoothing", "function", "function_weight"}
+    assert TERMS.keys() <= fields
 
 
 @pytest.mark.long

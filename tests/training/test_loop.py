@@ -13,6 +13,7 @@ from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 from seq2seq_jax.training.goodput import Ledger
 from seq2seq_jax.training.loop import Loop, NonFiniteLossError, TrainingConfig
 from seq2seq_jax.training.step import TrainState
+from seq2seq_jax.training.validation import Validated
 
 SOURCE_POSITIONS, TARGET_POSITIONS = 100, 60
 TIMES = {
@@ -79,7 +80,9 @@ class Training:
         return TrainState(step=jnp.int32(step), players={}, objective={}), metrics
 
     def validate(self, state):
-        return self.scores[int(state.step)]
+        values = self.scores[int(state.step)]
+        score = -values["loss"] if self.config.select_by == "loss" else values[self.config.select_by]
+        return Validated(records=[values], score=score, loss=values["loss"])
 
     def batches(self):
         while True:
@@ -202,7 +205,7 @@ def test_where_the_metric_says_nothing_the_loss_decides_and_patience_waits_for_i
     with Checkpoints(tmp_path / "whole", read_only=True) as checkpoints:
         assert checkpoints.best_first() == [10, 14, 12]
     [line] = caplog.messages
-    assert line.startswith("The metric bleu was 0.00 at each of 3 validations") and "training.select_by" in line
+    assert line.startswith("The metric bleu was the same at each of 3 validations") and "training.select_by" in line
     # A run that is continued remembers all of it, and reports nothing twice.
     first = Training(tmp_path / "rest", **settings)
     first.job.preempted = lambda step: step == 9

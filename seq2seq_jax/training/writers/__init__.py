@@ -49,9 +49,10 @@ class Writer(abc.ABC):
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """The finite numbers of a record, named "train/loss" and the like."""
+    """The finite numbers of a record, named "train/loss", "validation/SET/bleu" and the like."""
+    prefix = "/".join(filter(None, (record["kind"], record.get("set"))))
     return {
-        f"{record['kind']}/{name}": value
+        f"{prefix}/{name}": value
         for name, value in record.items()
         if name not in ("kind", "step") and isinstance(value, int | float) and math.isfinite(value)
     }

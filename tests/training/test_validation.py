@@ -1,0 +1,135 @@
+"""What validation asks of a model, and what is kept of it."""
+
+import numpy as np
+import pytest
+
+from seq2seq_jax.data.pipeline import EvaluationBatches
+from seq2seq_jax.evaluation.metric import Score
+from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
+from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
+from seq2seq_jax.generation.generator import Generator, Hypothesis
+from seq2seq_jax.objectives.objective import WeightedSum
+from seq2seq_jax.training.validation import Sources, Validation, ValidationResult, validated
+
+EOS = 3
+
+
+class Batches(EvaluationBatches):
+    """Batches of a set of four examples, of which index 2 is too long for a row and index 3 is cut to one."""
+
+    num_examples = 4
+    too_long = np.array([2])
+    cut = np.array([3])
+
+    def __init__(self):
+        pass
+
+    def __iter__(self):
+        return iter([("first", None), ("second", None)])
+
+
+class Echo(Generator):
+    """A generator whose text is the ids of a source; it takes three of them."""
+
+    max_source_length = 3
+
+    def __init__(self, *, truncate):
+        self.truncate = truncate
+        self.calls = []
+
+    def cut(self, ids):
+        return ids if len(ids) <= 3 else [*ids[:2], ids[-1]]
+
+    def generate_from_ids(self, params, sources, *, blank, progress):
+        self.calls.append((params, sources, blank))
+        texts = ["" if index in blank else " ".join(map(str, ids)) for index, ids in enumerate(sources)]
+        return [[Hypothesis(text=text, score=0.0, log_probability=0.0, num_tokens=1)] for text in texts]
+
+
+SOURCES = Sources(
+    ids=[[5, EOS], [EOS], [5, 6, 7, EOS], [8, EOS]],
+    examples=[
+        {"source": "five", "target": "5 3"}, {"source": " \u200b", "target": ""},
+        {"source": "five six seven", "target": ["5 6 3", "one two"]}, {"source": "eight", "target": "8 3 and more"},
+    ],
+    counted_target=lambda index: f"cut {index}",
+)  # fmt: skip
+
+
+def losses(params, batch):
+    nll = {"first": (6.0, 4.0), "second": (3.0, 2.0)}[batch]
+    return {"loss": WeightedSum(2 * nll[0], nll[1]), "nll": WeightedSum(*nll)}
+
+
+def validation(sources=SOURCES, *, metrics, generator=None):
+    return Validation(
+        Batches(), sources, metrics=metrics, compute_loss=losses, place=lambda batch: batch,
+        generator=generator or Echo(truncate=False),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("truncate", "texts"), [(False, ["5 3", "", "", "8 3"]), (True, ["5 3", "", "5 6 3", "8 3"])])
+def test_texts_are_generated_from_the_ids_of_the_store(truncate, texts):
+    generator = Echo(truncate=truncate)
+    result = validation(metrics=[ExactMatch()], generator=generator)("params")
+    assert result.outputs == texts
+    # The second, a blank text, and with truncation the third, against its first reference.
+    assert result.scores["exact_match"].value == (75.0 if truncate else 50.0)
+    [(params, sources, blank)] = generator.calls
+    assert (params, blank) == ("params", {1}) and sources[0] == [5, EOS] and len(sources) == (4 if truncate else 3)
+    counts = (
+        result.skipped_losses,
+        result.skipped_sources,
+        result.cut_losses,
+        result.cut_sources,
+        result.blank_sources,
+    )
+    assert counts == ((1, 0, 1, 1, 1) if truncate else (1, 1, 1, 0, 1))
+    assert result.losses == {"loss": 3.0, "nll": 1.5}
+
+
+def test_a_validation_of_the_loss_alone_needs_no_examples():
+    generator = Echo(truncate=False)
+    result = validation(None, metrics=[Perplexity()], generator=generator)("params")
+    assert not generator.calls and result.hypotheses is None and result.outputs == []
+    assert result.scores["perplexity_per_token"].value == pytest.approx(np.exp(9 / 6))
+    assert result.record()["perplexity_per_token"] == result.scores["perplexity_per_token"].value
+    empty = validation(None, metrics=[], generator=generator)("params")
+    assert empty.record() == {"loss": 3.0, "nll": 1.5}
+    # Texts that a file is asked for are generated all the same.
+    assert validation(metrics=[], generator=generator)("params", generates=True).outputs[0] == "5 3"
+
+
+def test_words_are_those_of_the_tokens_that_are_counted():
+    """Without the example that is too long, and of the one that is cut the words of its row."""
+    found = validation(metrics=[Perplexity(per="word")])("params").scores["perplexity_per_word"]
+    assert found.value == pytest.approx(np.exp(9 / len("5 3 cut 3".split())))
+
+
+def result(loss, **scores):
+    described = {
+        name: Score(value=value, unit="percent", higher_is_better=name != "wer", signature="s", label=name.upper())
+        for name, value in scores.items()
+    }
+    return ValidationResult(
+        examples=1, losses={"loss": loss}, scores=described, hypotheses=[], skipped_losses=0, skipped_sources=0,
+        cut_losses=0, cut_sources=0, blank_sources=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("select_by", "score"),
+    [("loss", -2.0), ("bleu", 30.0), ("wer", -40.0), ("news/bleu", 10.0), ("news/wer", -70.0), ("news/loss", -5.0)],
+)
+def test_checkpoints_are_compared_by_the_score_that_is_named(select_by, score):
+    results = {"validation": result(2.0, bleu=30.0, wer=40.0), "news": result(5.0, bleu=10.0, wer=70.0)}
+    found = validated(results, select_by)
+    assert (found.score, found.loss) == (score, 2.0)
+    facts = {"unit": "percent", "higher_is_better": True, "signature": "s", "label": "BLEU"}
+    assert [record["set"] for record in found.records] == ["validation", "news"]
+    assert found.records[1]["bleu"] == 10.0 and found.records[1]["metrics"]["bleu"] == facts
+
+
+def test_the_record_of_a_single_set_has_no_name():
+    [record] = validated({"validation": result(2.0, bleu=30.0)}, "bleu").records
+    assert record.keys() == {"loss", "bleu", "metrics"}
