@@ -11,8 +11,8 @@ import numpy as np
 from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.compilation.cost import cost_of
+from seq2seq_jax.compilation.memory import MemoryUse
 from seq2seq_jax.compilation.programs import system_without_data
-from seq2seq_jax.compilation.report import MemoryUse
 from seq2seq_jax.compilation.topology import Topology
 from seq2seq_jax.data.pipeline import row_shapes
 from seq2seq_jax.experiment import Experiment, load_config_by_name, override

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Int
 
 from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
+from seq2seq_jax.compilation.memory import MemoryUse
 from seq2seq_jax.compilation.programs import system_without_data
-from seq2seq_jax.compilation.report import MemoryUse
 from seq2seq_jax.data.packing import RowShape
 from seq2seq_jax.data.pipeline import row_shapes, training_batches
 from seq2seq_jax.experiment import Experiment

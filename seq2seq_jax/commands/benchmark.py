@@ -18,6 +18,7 @@ from seq2seq_jax.benchmark.workload import Workload, prepared
 from seq2seq_jax.commands.console import Display
 from seq2seq_jax.commands.options import BenchmarkOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
+from seq2seq_jax.compilation.memory import OUT_OF_MEMORY
 from seq2seq_jax.experiment import CommandLine, differences, to_json
 from seq2seq_jax.paths import user_path
 
@@ -276,7 +277,7 @@ def _sweep(chosen: BenchmarkOptions, name: str, axes: Sequence[sweep.Axis], disp
         except ValueError as error:
             refused[label] = _reason(error)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if OUT_OF_MEMORY not in str(error):
                 raise
             refused[label] = f"does not fit in memory: {' '.join(str(error).split())[:200]}"
         # Programs and states of one row are not to take the memory of the next.

@@ -13,6 +13,7 @@ import jax
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.commands.console import Display, cut, duration, end_at_once, table
+from seq2seq_jax.commands.device_memory import DeviceMemory
 from seq2seq_jax.commands.evaluate import metrics_of, score_rows, tokenizer_figures, tokenizer_row
 from seq2seq_jax.commands.options import TrainOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
@@ -64,10 +65,11 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
             refuse_unwritable(chosen.json)
         run = TrainingRun(directory, chosen.experiment, progress=display.progress)
         job = Job(stall_timeout=chosen.processes.stall_timeout, end=lambda reason: end_at_once(reason, 1))
-        mesh = run.mesh
+        mesh, memory = run.mesh, DeviceMemory(lambda: run.system, display)
         with job.preemptible(mark=leave.mark, end=leave.end):
             try:
-                with run.directory.held(lost=lambda reason: end_at_once(reason, 2)) as leave.release:
+                holding = run.directory.held(lost=lambda reason: end_at_once(reason, 2))
+                with holding as leave.release, memory.explained():
                     run.begin(name)
                     if display.speaks:
                         display.keep_log(run.directory.path / "train.log")
@@ -78,7 +80,7 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
                     kinds = f"{mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)"
                     display.line(f"mesh: {dict(mesh.shape)} of {kinds}")
                     display.line(f"each device holds {_held(run)}")
-                    progress, records, selection, preempted = _train(run, display, ledger, job, chosen)
+                    progress, records, selection, preempted = _train(run, display, ledger, job, chosen, memory)
                     if not preempted:
                         with job:
                             tell = _telling("test", display, job)
@@ -252,7 +254,7 @@ def _describe_straggler(figures: Record) -> str:
 
 
 def _train(
-    run: TrainingRun, display: Display, ledger: Ledger, job: Job, options: TrainOptions
+    run: TrainingRun, display: Display, ledger: Ledger, job: Job, options: TrainOptions, memory: DeviceMemory
 ) -> tuple[Progress, list[Record], SelectionCounts | None, bool]:
     """Train from the newest checkpoint, or from the start, to the end or to a pre-emption (True)."""
     experiment, training = run.experiment, run.experiment.training
@@ -306,9 +308,15 @@ def _train(
                     results[name or split] = result
                 return validated(results, training.select_by)
 
+            update = run.system.build_update()
+
+            def compiling(state: TrainState, batch: Batch) -> None:
+                report.compiling(batch)
+                memory.compile(update, state, batch)
+
             loop = Loop(
                 training,
-                update=run.system.build_update(),
+                update=update,
                 place=run.system.place,
                 validate=validate if validations else None,
                 learning_rate=run.system.learning_rate,
@@ -320,7 +328,7 @@ def _train(
                 failure=run.system.objective.failure,
                 after_step=report.step,
                 recorded=lambda: None if files is None else files.checksums,
-                compiling=report.compiling,
+                compiling=compiling,
             )
             # Not before: what another process encodes first may take hours.
             with job:

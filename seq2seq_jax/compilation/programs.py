@@ -13,6 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.compilation import StepName
+from seq2seq_jax.compilation.memory import tensor_groups
 from seq2seq_jax.data.pipeline import row_shapes
 from seq2seq_jax.data.source import PairSource
 from seq2seq_jax.data.tokenizer import (
@@ -26,7 +27,6 @@ from seq2seq_jax.data.tokenizer import (
 )
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.context import longest_output
-from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.parallel.mesh import batch_shards, bytes_per_device
 from seq2seq_jax.run.system import System, build_mesh
@@ -140,35 +140,16 @@ def _update(name: StepName, system: System) -> StepProgram:
     else:
         flops = system.objective.pair_flops(source, target)
         work = f"{shape.rows:,} pairs of {source} + {target} tokens"
-    players = system.layout.players.values()
-    groups = {
-        "parameters (float32)": bytes_per_device([player.params for player in players]),
-        "optimizer's state": bytes_per_device([player.optimizer_state for player in players]),
-        "average of parameters": bytes_per_device([player.average for player in players]),
-        "objective's state": bytes_per_device(system.layout.objective),
-        "batch": _bytes(batch) // batch_shards(system.mesh),
-        "gradients, of the temporaries": bytes_per_device([player.params for player in players]),
-    }
-    if isinstance(experiment.objective, MaximumLikelihoodConfig):
-        groups["logits (float32), of the temporaries"] = _logits_bytes(system, shape.rows, target)
     lowered = system.build_update().lower(system.layout, batch)
     return StepProgram(
         name=name,
         work=work,
         mesh=system.mesh,
         lowered=lowered,
-        groups=groups,
+        groups=tensor_groups(system),
         model_flops=shape.rows * flops,
         longest_output=longest,
     )
-
-
-def _logits_bytes(system: System, rows: int, target: int) -> int:
-    """Bytes per chip of the logits that exist at once in the forward pass."""
-    positions, mesh = system.experiment.objective.loss_chunk or target, system.mesh
-    vocabulary = system.model.vocabulary.target_size
-    shards = mesh.shape["tensor"] if vocabulary % mesh.shape["tensor"] == 0 else 1
-    return 4 * rows // system.experiment.training.accumulation // batch_shards(mesh) * positions * vocabulary // shards
 
 
 def _generation(system: System) -> StepProgram:

@@ -9,6 +9,7 @@ import jax
 from seq2seq_jax.compilation import StepName
 from seq2seq_jax.compilation.cost import Cost, cost_of
 from seq2seq_jax.compilation.gpu_targets import installation
+from seq2seq_jax.compilation.memory import OUT_OF_MEMORY, MemoryUse
 from seq2seq_jax.compilation.programs import StepProgram
 from seq2seq_jax.compilation.topology import Topology
 
@@ -22,39 +23,6 @@ KNOWN_OF_GPUS = (
     "Compiled by XLA's GPU compiler without a GPU: it tries no kernels, so that on a GPU other matrix products may "
     "come from a library. JAX reserves 75% of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise."
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MemoryUse:
-    """Memory use of one chip, in bytes.
-
-    Attributes:
-        arguments: inputs, such as state and batch.
-        results: outputs that do not replace a donated input.
-        temporaries: gradients, activations, gathered parameters.
-        program: compiled code.
-    """
-
-    arguments: int
-    results: int
-    temporaries: int
-    program: int
-
-    @classmethod
-    def of(cls, compiled: jax.stages.Compiled) -> "MemoryUse":
-        """The compiler's analysis of a program."""
-        stats = compiled.memory_analysis()
-        return cls(
-            arguments=stats.argument_size_in_bytes,
-            results=stats.output_size_in_bytes - stats.alias_size_in_bytes,
-            temporaries=stats.temp_size_in_bytes,
-            program=stats.generated_code_size_in_bytes,
-        )
-
-    @property
-    def peak(self) -> int:
-        """The sum of all parts."""
-        return self.arguments + self.results + self.temporaries + self.program
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +74,7 @@ def compile_step(step: StepProgram, topology: Topology) -> StepReport:
     try:
         compiled = step.lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if OUT_OF_MEMORY not in str(error):
             raise
         refusal = _refusal(str(error))
     compile_seconds = time.perf_counter() - start
@@ -126,7 +94,7 @@ def compile_step(step: StepProgram, topology: Topology) -> StepReport:
         step=step.name,
         work=step.work,
         mesh=dict(step.mesh.shape),
-        groups={group: size for group, size in step.groups.items() if size},
+        groups=step.groups,
         model_flops=step.model_flops,
         compile_seconds=compile_seconds,
         memory=memory,
@@ -139,4 +107,4 @@ def compile_step(step: StepProgram, topology: Topology) -> StepReport:
 
 def _refusal(message: str) -> str:
     """The TPU compiler's out-of-memory message, in one line."""
-    return " ".join(message.removeprefix("RESOURCE_EXHAUSTED: ").split("\n\n")[0].split())
+    return " ".join(message.removeprefix(f"{OUT_OF_MEMORY}: ").split("\n\n")[0].split())

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from seq2seq_jax.parallel.mesh import shards_of_rows
+
 Precision = Literal["float32", "bfloat16", "bfloat16_products"]
 """A model's arithmetic; parameters are float32 in every precision.
 
@@ -38,22 +40,36 @@ def product(equation: str, left: Float[Array, "..."], right: Float[Array, "..."]
 
 
 def matrix_product(
-    rows: Float[Array, "rows input"],
+    rows: Float[Array, "*dims input"],
     matrix: Float[Array, "input output"] | Float[Array, "output input"],
     *,
     precision: Precision,
     transposed: bool = False,
-) -> Float[Array, "rows output"]:
+) -> Float[Array, "*dims output"]:
     """The product of activations and a parameter, in `activation_dtype(precision)`.
 
     Args:
+        rows: with the dims that they have, which must not be merged before if one of them but the first is sharded; see
+            `merges_rows`.
         transposed: whether the matrix is [output, input].
     """
+    if rows.ndim != 2 and merges_rows(precision):
+        merged = matrix_product(rows.reshape(-1, rows.shape[-1]), matrix, precision=precision, transposed=transposed)
+        return merged.reshape(*rows.shape[:-1], -1)
     if precision == "bfloat16_products":
         return _bfloat16_product(transposed, rows, matrix)
     dtype = activation_dtype(precision)
     matrix = matrix.astype(dtype)
     return rows.astype(dtype) @ (matrix.T if transposed else matrix)
+
+
+def merges_rows(precision: Precision) -> bool:
+    """Whether products merge the dims of rows, such as length and batch, into one.
+
+    On one device, and in CPUs' precision, sums are in that order, which decides the last bit of results. A merged dim
+    of which an inner part is sharded cannot be sharded: every device would gather all rows and multiply them all.
+    """
+    return precision == "bfloat16_products" or (precision == "float32" and shards_of_rows(0) == 1)
 
 
 def recurrent_product(
@@ -74,12 +90,20 @@ def grouped_product(equation: str, left: Float[Array, "..."], right: Float[Array
 
 
 def kernel_gradient(
-    rows: Float[Array, "rows input"], gradient: Float[Array, "rows output"], *, precision: Precision
+    rows: Float[Array, "*dims input"], gradient: Float[Array, "*dims output"], *, precision: Precision
 ) -> Float[Array, "input output"]:
-    """The float32 gradient of the parameter that multiplied the rows: rows^T gradient."""
+    """The float32 gradient of the parameter that multiplied the rows: rows^T gradient.
+
+    Args:
+        rows: with the dims that they have, see `matrix_product`.
+    """
     dtype = operand_dtype(precision)
     rows, gradient = rows.astype(dtype), gradient.astype(dtype)
-    return _accumulate("ir,ro->io", rows.T if precision == "float32" else _transpose(rows), gradient)
+    if merges_rows(precision):
+        rows, gradient = (array.reshape(-1, array.shape[-1]) for array in (rows, gradient))
+        return _accumulate("ir,ro->io", rows.T if precision == "float32" else _transpose(rows), gradient)
+    dims = tuple(range(rows.ndim - 1))
+    return jax.lax.dot_general(rows, gradient, ((dims, dims), ((), ())), preferred_element_type=jnp.float32)
 
 
 def _accumulate(equation, left, right):

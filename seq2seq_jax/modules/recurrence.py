@@ -260,9 +260,8 @@ def _scan_cell_backward(cell, reverse, precision, residuals, output_gradient):
         step, zeros, (output_gradient, keep, saved), reverse=not reverse
     )
     of_inputs, of_product, of_start = shard_rows((of_inputs, of_product, of_start), dim=1)
-    rows = of_product.reshape(-1, of_product.shape[-1])
-    of_kernel = kernel_gradient(read.reshape(-1, read.shape[-1]), rows, precision=precision)
-    of_bias = None if bias is None else jnp.sum(rows, axis=0)
+    of_kernel = kernel_gradient(read, of_product, precision=precision)
+    of_bias = None if bias is None else jnp.sum(of_product, axis=(0, 1))
     constants = jax.tree.map(jnp.zeros_like, (keep, mask))
     return of_inputs.astype(activation_dtype(precision)), of_kernel, of_bias, constants[0], of_start, constants[1]
 
@@ -395,7 +394,6 @@ _product.defvjp(_product_forward, _product_backward)
 def _gradient_of_kernel(kernel, rows, gradient, precision):
     """The kernel's gradient from all steps: rows [length, rows, input] and gradient [length, rows, output]."""
     if kernel.ndim == 2:
-        rows, gradient = (array.reshape(-1, array.shape[-1]) for array in (rows, gradient))
         return kernel_gradient(rows, gradient, precision=precision)
     rows, gradient = (array.reshape(len(array), kernel.shape[0], -1, array.shape[-1]) for array in (rows, gradient))
     return grouped_product("lbni,lbno->bio", rows, gradient, precision=precision).astype(kernel.dtype)

@@ -215,8 +215,8 @@ class JittedOnMesh:
     """A jitted function that is traced under a mesh and the rules for its logical axes.
 
     Attributes:
-        compilations: programs that its calls have had compiled in this process.
-        compiling_seconds: what its calls have taken until these programs were there.
+        compilations: programs that its calls (and `compile`) have had compiled in this process.
+        compiling_seconds: what these have taken until the programs were there.
     """
 
     def __init__(self, function: Callable[..., Any], mesh: Mesh, **options: Any):
@@ -233,15 +233,26 @@ class JittedOnMesh:
         before, started = compilations(), time.perf_counter()
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
             results = self._compiled(*arguments)
-        if compilations() > before:
-            self.compilations += compilations() - before
-            self.compiling_seconds += last_compilation() - started
+        self._count(before, started)
         return results
+
+    def compile(self, *arguments: Any) -> jax.stages.Compiled:
+        """The program for arguments, which stay as they are. A call with the same arguments compiles nothing anew."""
+        before, started = compilations(), time.perf_counter()
+        compiled = self.lower(*arguments).compile()
+        self._count(before, started)
+        return compiled
 
     def lower(self, *arguments: Any) -> jax.stages.Lowered:
         """The lowered function, for arguments or their shapes."""
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(RULES):
             return self._compiled.lower(*arguments)
+
+    def _count(self, before: int, started: float) -> None:
+        """Count what was compiled since `before` programs were there, at `started`."""
+        if compilations() > before:
+            self.compilations += compilations() - before
+            self.compiling_seconds += last_compilation() - started
 
 
 def shards_of_rows(rows: int) -> int:

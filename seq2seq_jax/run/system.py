@@ -16,8 +16,8 @@ from seq2seq_jax.generation.scorer import Scorer
 from seq2seq_jax.modules.precision import operand_dtype
 from seq2seq_jax.objectives.objective import Objective
 from seq2seq_jax.parallel.chips import peak_flops
-from seq2seq_jax.parallel.mesh import RULES, batch_shards, global_batch, rows_of_process
-from seq2seq_jax.training.step import TrainState, Update, build_loss, build_update, initial_state, parameter_layout
+from seq2seq_jax.parallel.mesh import RULES, JittedOnMesh, batch_shards, global_batch, rows_of_process
+from seq2seq_jax.training.step import TrainState, build_loss, build_update, initial_state, parameter_layout
 
 
 class System:
@@ -118,7 +118,7 @@ class System:
         schedule = self.experiment.optimizer.learning_rate_schedule(self.experiment.training.steps * updates)
         return lambda step: schedule(step * updates)
 
-    def build_update(self) -> Update:
+    def build_update(self) -> JittedOnMesh:
         """The jitted update."""
         training = self.experiment.training
         return build_update(

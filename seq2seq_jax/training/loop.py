@@ -132,7 +132,7 @@ class Loop:
         failure: Callable[[], str | None] = lambda: None,
         after_step: Callable[[int, float], None] = lambda step, loss: None,
         recorded: Callable[[], Any] = lambda: None,
-        compiling: Callable[[Batch], None] = lambda batch: None,
+        compiling: Callable[[TrainState, Batch], None] = lambda state, batch: None,
     ):
         """Args:
         place: puts a host batch on the devices.
@@ -146,7 +146,8 @@ class Loop:
         failure: see `Objective.failure`.
         after_step: takes (updates done, loss) of each step, one step late.
         recorded: what tells later whether the records so far are complete, JSON; None = nothing is known.
-        compiling: takes the first batch of each shape, before the update is compiled for it.
+        compiling: takes a state and the first batch of each shape, before the first update with it; the update may be
+            compiled there.
         """
         self.config = config
         self.update = update
@@ -226,9 +227,9 @@ class Loop:
             padded_positions = batch.target.tokens.size + batch.source.tokens.size
             shape = batch.source.tokens.shape, batch.target.tokens.shape
             is_new = shape not in shapes
-            if is_new:
-                self.compiling(batch)
             compiled, compiling = self.update.compilations, self.update.compiling_seconds
+            if is_new:
+                self.compiling(state, batch)
             state, metrics = self.update(state, batch)
             compiling = self.update.compiling_seconds - compiling
             ledger.move(compiling, to="compiling")

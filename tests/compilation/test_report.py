@@ -28,7 +28,7 @@ def step(message):
         work="nothing",
         mesh=Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "tensor")),
         lowered=jax.jit(lambda: 0).lower(),
-        groups={"parameters (float32)": 7, "objective's state": 0},
+        groups={"parameters (float32)": 7},
         model_flops=1.0,
         longest_output=1,
     ), Refusing(message)

@@ -97,7 +97,7 @@ class Training:
             validate=self.validate if self.scores else None,
             learning_rate=lambda count: 0.5 + count,
             checkpoints=self.checkpoints,
-            compiling=lambda batch: self.announced.append((self.batches_taken, self.compilations, batch)),
+            compiling=lambda state, batch: self.announced.append((self.batches_taken, self.compilations, batch)),
             record=self.records.append,
             ledger=Ledger(),
             job=self.job,

@@ -1,0 +1,55 @@
+"""Which collectives the products of rows [length, batch, features] need whose batch is divided; prints JSON.
+
+Run in a process of its own, which has eight devices.
+"""
+
+import json
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from seq2seq_jax.modules.precision import kernel_gradient, matrix_product
+from seq2seq_jax.modules.recurrence import LSTM, scan_cell
+from seq2seq_jax.parallel.mesh import JittedOnMesh, MeshConfig, replicated
+
+LENGTH, BATCH, HIDDEN = 6, 16, 8
+
+
+def collectives(function, *shapes) -> dict[str, int]:
+    """Number of collectives of each kind in the compiled function, rows divided over eight devices."""
+    mesh = MeshConfig(data=8).build(jax.devices())
+    rows, whole = NamedSharding(mesh, PartitionSpec(None, "data")), replicated(mesh)
+    shardings = tuple(rows if len(shape) == 3 else whole for shape in shapes)
+    step = JittedOnMesh(function, mesh, in_shardings=shardings)
+    text = step.lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile().as_text()
+    kinds = re.findall(r" (all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(", text)
+    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+
+def layer(precision):
+    """The gradient of an LSTM's parameters."""
+
+    def loss(inputs, kernel, recurrent, keep):
+        gates = matrix_product(inputs, kernel, precision=precision)
+        outputs = scan_cell(LSTM, False, precision, gates, recurrent, None, keep, None, None)
+        return jnp.sum(outputs.astype(jnp.float32) ** 2)
+
+    return jax.grad(loss, argnums=(1, 2))
+
+
+def merged(rows, gradient):
+    """What the dims of rows must not become before a product."""
+    merged = (array.reshape(-1, array.shape[-1]) for array in (rows, gradient))
+    return kernel_gradient(*merged, precision="bfloat16")
+
+
+if __name__ == "__main__":
+    wide, gates = (LENGTH, BATCH, HIDDEN), (LENGTH, BATCH, 4 * HIDDEN)
+    kernel, keep = (HIDDEN, 4 * HIDDEN), (LENGTH, BATCH, 1)
+    found = {
+        precision: collectives(layer(precision), wide, kernel, kernel, keep) for precision in ("bfloat16", "float32")
+    }
+    json.dump({**found, "merged": collectives(merged, wide, gates)}, sys.stdout)
