@@ -87,6 +87,9 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
             program=PROGRAM,
             description=DESCRIPTION,
         )
+        if chosen.split not in chosen.data.all_splits:
+            known = ", ".join(chosen.data.all_splits)
+            raise ValueError(f"--split must be one of {known}, and is {chosen.split!r}.")
         if chosen.compilation_cache:
             keep_compiled_programs()
         # Of data that has moved, or is another test set, nothing else need be there.

@@ -231,7 +231,7 @@ def test_without_metrics_nothing_is_generated(seq2seq, trained, tmp_path, monkey
         (["--metrics", "bleu,tokenizer=cn"], "metrics.bleu.tokenizer must be one of 13a"),
         (["--metrics", "rouge", "rouge,stemmer=False"], "both have a score rouge1"),
         (["--metrics", "nowhere:Metric"], "metric nowhere:Metric cannot be imported"),
-        (["--split", "dev"], "no split 'dev'"),
+        (["--split", "dev"], "--split must be one of train, validation, test, and is 'dev'"),
     ],
 )
 def test_a_metric_that_cannot_be_had_is_one_line(seq2seq, trained, arguments, said):

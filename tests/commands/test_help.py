@@ -42,7 +42,10 @@ def test_help_of_a_command_needs_nothing_else(seq2seq, command, first, names):
         assert "Every field of the experiment is an option, too" in outcome.output
 
 
-HEAVY = {"jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "matplotlib", "sacrebleu", "tensorboardX"}
+HEAVY = {
+    "jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "matplotlib", "tensorboardX", "sacrebleu",
+    "rouge_score", "nltk", "jiwer",
+}  # fmt: skip
 
 IMPORTED = """
 import sys

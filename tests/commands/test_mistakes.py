@@ -26,7 +26,7 @@ TRAIN = ("train", "tiny/transformer")
         ([*TRAIN, "--training.steps", "1.5"], ["--training.steps", "1.5"]),
         ([*TRAIN, "--training.steps"], ["--training.steps"]),
         ([*TRAIN, "--data.packing", "perhaps"], ["--data.packing", "perhaps"]),
-        ([*TRAIN, "--training.select_by", "rouge"], ["--training.select_by", "rouge", "bleu"]),
+        ([*TRAIN, "--training.select_by", "rouge"], ["training.select_by", "rouge", "bleu"]),
         ([*TRAIN, "--training.steps", "0"], ["training.steps must be at least 1, not 0"]),
         ([*TRAIN, "--model.encoder.num_heads", "3"], ["num_heads must divide model_dim", "32", "3"]),
         ([*TRAIN, "--model.decoder.num_kv_heads", "4"], ["num_kv_heads must divide num_heads", "2", "4"]),

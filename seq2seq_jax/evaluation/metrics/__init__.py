@@ -4,7 +4,6 @@ The libraries behind them are imported when a metric is computed.
 """
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -17,7 +16,7 @@ from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.evaluation.metrics.rouge import Rouge
 from seq2seq_jax.outside import is_ours, load, name_of_class
-from seq2seq_jax.values import check_value
+from seq2seq_jax.values import check_value, options
 
 METRICS: dict[str, type[Metric]] = {
     kind.name: kind for kind in (Bleu, ChrF, ExactMatch, Rouge, WordErrorRate, CharacterErrorRate, Perplexity)
@@ -165,8 +164,7 @@ _WORDS: dict[Any, dict[str, Any]] = {type(None): {"None": None}, bool: {"True": 
 
 def _parsed(text: str, hint: Any) -> Any:
     """A value as the type of its field has it, the text itself where none of its types fits: the class refuses it."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    for option in options:
+    for option in options(hint):
         if typing.get_origin(option) is typing.Literal:
             for choice in typing.get_args(option):
                 if str(choice) == text:
