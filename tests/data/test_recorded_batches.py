@@ -17,12 +17,13 @@ import pytest
 
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.data.dates import Dates
-from seq2seq_jax.data.document_store import DocumentStore
 from seq2seq_jax.data.pipeline import evaluation_batches, training_batches
+from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
-from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.experiment import default_task
+from seq2seq_jax.tasks.denoising import Denoising
 
 RECORDED = Path(__file__).with_suffix(".json")
 EOS_ID, SENTINELS, FIRST_BYTE = 3, tuple(range(4, 44)), 44
@@ -78,9 +79,10 @@ def cases(directory):
         ),
         "table": (Table(**table, max_source_length=100, max_target_length=100), 4 * 100),
         "dates": (Dates(**dates, cache_directory=places["cache_directory"], packing=False), 8 * 128),
-        "denoising": (DocumentFiles(**documents, max_source_length=100), 8 * DocumentFiles(
-            **documents, max_source_length=100
-        ).max_target_length),
+        "denoising": (
+            DocumentFiles(**documents, max_source_length=100),
+            8 * Denoising().row_lengths(DocumentFiles(**documents, max_source_length=100))[1],
+        ),
     }  # fmt: skip
 
 
@@ -97,21 +99,23 @@ def digests(directory, name):
     """Of the batches of several epochs, of those from the middle of a run, of a process's share, of an evaluation."""
     data, target_tokens = cases(directory)[name]
     corpus, tokenizer = data.open(("train", "validation")), Bytes()
-    kind = DocumentStore if name == "denoising" else TokenStore
+    task = default_task(data)
+    batch_format, columns = task.batch_format(data), task.columns(data)
     stores = {
-        split: kind.open_or_build(directory / "stores", corpus, split, tokenizer) for split in ("train", "validation")
+        split: Store.open_or_build(directory / "stores", corpus, split, columns, tokenizer)
+        for split in ("train", "validation")
     }
 
     def training(first=0, number=150, **share):
         batches = training_batches(
-            stores["train"], data, vocabulary=VOCABULARY, target_tokens_per_batch=target_tokens, seed=5,
+            stores["train"], batch_format, vocabulary=VOCABULARY, target_tokens_per_batch=target_tokens, seed=5,
             first_batch=first, num_batches=number, **share,
         )  # fmt: skip
         return digest(batches)
 
     def evaluation(**share):
         batches = evaluation_batches(
-            stores["validation"], data, vocabulary=VOCABULARY, target_tokens_per_batch=target_tokens, **share
+            stores["validation"], batch_format, vocabulary=VOCABULARY, target_tokens_per_batch=target_tokens, **share
         )
         hashed = hashlib.sha256()
         for batch, examples in batches:
