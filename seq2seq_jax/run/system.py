@@ -158,7 +158,7 @@ class System:
     @functools.cached_property
     def scorer(self) -> Scorer:
         """What scores given targets with the model."""
-        return Scorer(self.generator, max_target_length=self.experiment.data.max_target_length)
+        return Scorer(self.generator, max_target_length=self.experiment.max_target_length)
 
     @functools.cached_property
     def aligner(self) -> Aligner:
