@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
 from seq2seq_jax.data.dates import Dates
-from seq2seq_jax.data.denoising import Denoising
+from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.effects import changes, effects
 from seq2seq_jax.evaluation.metric import LIKELIHOOD, OUTPUTS, Metric, check_metrics
-from seq2seq_jax.evaluation.metrics import DEFAULT_METRICS, OutsideMetric, metric_from_json, metric_to_json
+from seq2seq_jax.evaluation.metrics import OutsideMetric, metric_from_json, metric_to_json
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
@@ -30,6 +31,9 @@ from seq2seq_jax.old_names import current_fields
 from seq2seq_jax.overrides import dataclasses_of, override
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
+from seq2seq_jax.tasks.denoising import Denoising
+from seq2seq_jax.tasks.task import Task
+from seq2seq_jax.tasks.translation import Translation
 from seq2seq_jax.training.config import TrainingConfig, check_select_by
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
 from seq2seq_jax.values import check_value, check_values, options
@@ -41,6 +45,8 @@ class Experiment:
 
     data: Dates | ParallelText | Table | Catalogue | DocumentFiles | CatalogueDocuments
     """Where the text comes from and how it becomes rows."""
+    task: Translation | Denoising = None  # pyright: ignore
+    """What the columns of the data mean; left out, it is the task for which the data has them."""
     tokenizer: TokenizerConfig = dataclasses.field(metadata=changes("parameters"))
     """How text becomes tokens."""
     model: ModelConfig = dataclasses.field(metadata=changes("parameters"))
@@ -65,8 +71,11 @@ class Experiment:
     tokenizer training starts with; its model must be the same. None = new parameters."""
 
     def __post_init__(self):
+        if self.task is None:
+            object.__setattr__(self, "task", default_task(self.data))
         check_values(self)
-        row, rows = self.data.max_target_length, self.rows_per_batch
+        self.task.check(self.data, self.tokenizer)
+        row, rows = self.max_target_length, self.rows_per_batch
         if self.training.target_tokens_per_batch % row or rows == 0:
             raise ValueError(
                 f"training.target_tokens_per_batch must be a multiple of data.max_target_length = {row} (whole rows), "
@@ -78,19 +87,17 @@ class Experiment:
                 f"a batch of {rows} rows (training.target_tokens_per_batch / data.max_target_length) cannot be "
                 f"divided into training.accumulation = {self.training.accumulation} equal parts. Change either."
             )
-        if self.objective.requires_unpacked_rows and not self.data.has_unpacked_rows:
+        if self.objective.requires_unpacked_rows and not self.has_unpacked_rows:
             raise ValueError(
                 f"objective {type(self.objective).__name__} samples a text for every row, so a row must hold one "
                 "example. Set data.packing to False."
             )
         if getattr(self.objective, "sample_with_encoder_dropout", False):
             self._check_encoder_dropout()
-        if isinstance(self.data, Denoising):
-            self._check_denoising(self.data)
         if not any(isinstance(metric, OutsideMetric) for metric in self.validation_metrics):
             self.check_metrics(self.validation_metrics)
         for side, stack in (("source", self.model.encoder), ("target", self.model.decoder)):
-            longest = getattr(self.data, f"max_{side}_length")
+            longest = getattr(self, f"max_{side}_length")
             if stack.position_limit is not None and stack.position_limit < longest:
                 raise ValueError(
                     f"a table of {stack.position_limit} learned positions is too short for data.max_{side}_length = "
@@ -110,46 +117,67 @@ class Experiment:
                 "training.accumulation to 1."
             )
 
-    def _check_denoising(self, data: Denoising) -> None:
-        if not self.tokenizer.joint:
-            raise ValueError(
-                "data of documents has one text for both sides, and so one tokenizer. Set tokenizer.joint to True."
-            )
-        if self.tokenizer.num_sentinels < data.num_sentinels:
-            raise ValueError(
-                f"tokenizer.num_sentinels must be at least {data.num_sentinels}, the spans that data.corruption takes "
-                f"out of a row of {data.max_source_length} tokens, and is {self.tokenizer.num_sentinels}. Raise it, or "
-                "data.corruption.mean_span_length."
-            )
-
     def check_metrics(self, metrics: Sequence[Metric]) -> None:
         """Return if metrics can be computed of the data, and `training.select_by` is one of their scores.
 
         Raises:
             ValueError: with what to change.
         """
-        check_metrics(metrics, self.validation_columns, of="documents" if isinstance(self.data, Denoising) else "pairs")
+        check_metrics(metrics, self.validation_columns, of=self.task.unit)
         names = [name for metric in metrics for name in metric.names]
         check_select_by(self.training.select_by, names, sets=getattr(self.data, "validation_sets", ()))
 
     @property
     def validation_metrics(self) -> tuple[Metric, ...]:
         """What validation computes beside the loss."""
-        if self.metrics is not None:
-            return self.metrics
-        return () if isinstance(self.data, Denoising) else DEFAULT_METRICS
+        return self.task.metrics if self.metrics is None else self.metrics
 
     @property
     def validation_columns(self) -> frozenset[str]:
         """What metrics can be computed from, see `check_metrics`."""
-        return frozenset(
-            {LIKELIHOOD} if isinstance(self.data, Denoising) else {LIKELIHOOD, OUTPUTS, "source", "target"}
-        )
+        return self.task.scored_columns | {LIKELIHOOD} | ({OUTPUTS} if self.task.generates else set())
 
     @property
     def rows_per_batch(self) -> int:
         """Packed rows of a global batch."""
-        return self.training.target_tokens_per_batch // self.data.max_target_length
+        return self.training.target_tokens_per_batch // self.max_target_length
+
+    @property
+    def max_source_length(self) -> int:
+        """Tokens of the longest source row, EOS token included."""
+        return self.task.row_lengths(self.data)[0]
+
+    @property
+    def max_target_length(self) -> int:
+        """Tokens of the longest target row, EOS token included."""
+        return self.task.row_lengths(self.data)[1]
+
+    @property
+    def batch_format(self) -> BatchFormat:
+        """How stored examples become batches."""
+        return self.task.batch_format(self.data)
+
+    @property
+    def has_unpacked_rows(self) -> bool:
+        """Whether every row of a batch holds one example."""
+        return self.task.has_unpacked_rows(self.data)
+
+
+def default_task(data: DataSource) -> Task:
+    """The task for which data has the columns.
+
+    Raises:
+        ValueError: there is none.
+    """
+    tasks = Translation, Denoising
+    for task in tasks:
+        if set(task.reads) <= set(data.columns):
+            return task()
+    needed = " or ".join(" and ".join(task.reads) for task in tasks)
+    raise ValueError(
+        f"no task is known for data with the columns {', '.join(data.columns)}; expected {needed}. Set task to one "
+        "that reads these."
+    )
 
 
 PATHS = ("data.directory", "data.cache_directory", "init_from")

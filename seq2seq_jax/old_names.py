@@ -17,6 +17,11 @@ FIELDS: dict[str, dict[str, str]] = {
 }
 """Class of a config (subclasses included) -> old name of a field -> its current name."""
 
+MOVED: dict[str, dict[str, tuple[str, str]]] = {
+    "Experiment": {"data.corruption": ("task.corruption", "Denoising")},
+}
+"""Class of a config -> old dotted name of a field in a part of it -> its current one, and the class of that part."""
+
 VALUES: dict[str, dict[str, dict[Any, Any]]] = {
     "MaximumLikelihoodConfig": {"sampling_choice": {"drawn": "sample", "likeliest": "argmax"}},
 }
@@ -88,6 +93,11 @@ def current_fields(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
             if new in current:
                 raise ValueError(f"{config.__name__} has {old}, an old name of {new}, and {new} itself. Remove either.")
             current[new] = current.pop(old)
+        for old, (new, kind) in MOVED.get(parent.__name__, {}).items():
+            (part, old), (place, new) = old.split("."), new.split(".")
+            if isinstance(current.get(part), dict) and old in current[part] and place not in current:
+                current[part] = dict(current[part])
+                current[place] = {"class": kind, new: current[part].pop(old)}
         for field, renamed in VALUES.get(parent.__name__, {}).items():
             if field in current and isinstance(current[field], str):
                 current[field] = renamed.get(current[field], current[field])

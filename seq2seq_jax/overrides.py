@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from seq2seq_jax.old_names import FIELDS
+from seq2seq_jax.old_names import FIELDS, MOVED
 
 
 def split_names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -177,6 +177,10 @@ def _old_name(config: Any, arguments: Sequence[str]) -> str | None:
     for argument in arguments:
         option = argument.partition("=")[0]
         place, _, name = option.removeprefix("--").replace("-", "_").rpartition(".")
+        for old, (new, _) in itertools.chain.from_iterable(moved.items() for moved in MOVED.values()):
+            path = option.removeprefix("--").replace("-", "_")
+            if option.startswith("--") and f"{path}.".startswith(f"{old}."):
+                return f"{option} is an old name: give --{new}{path.removeprefix(old)}."
         part, _ = parts.get(place, (None, []))
         for parent in type(part).__mro__:
             current = FIELDS.get(parent.__name__, {}).get(name)

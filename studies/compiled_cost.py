@@ -14,7 +14,7 @@ from seq2seq_jax.compilation.cost import cost_of
 from seq2seq_jax.compilation.memory import MemoryUse
 from seq2seq_jax.compilation.programs import system_without_data
 from seq2seq_jax.compilation.topology import Topology
-from seq2seq_jax.data.pipeline import row_shapes
+from seq2seq_jax.data.batch_format import row_shapes
 from seq2seq_jax.experiment import Experiment, load_config_by_name, override
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.parallel.mesh_config import MeshConfig
@@ -86,7 +86,7 @@ def experiment_of(width: int, *, layers: int, rows: int, scan_layers: bool) -> E
             decoder=dataclasses.replace(base.model.decoder, **stack),
             precision="float32",
         ),
-        training=dataclasses.replace(base.training, target_tokens_per_batch=rows * base.data.max_target_length),
+        training=dataclasses.replace(base.training, target_tokens_per_batch=rows * base.max_target_length),
         mesh=MeshConfig(data=2, fsdp=2, tensor=2),
     )
 
@@ -116,8 +116,8 @@ def compare(width: int, *, layers: int, rows: int, steps: int, topology: Topolog
         system_without_data(experiment_of(width, layers=layers, rows=rows, scan_layers=False), devices)
     )
     pair = system.experiment.model.forward_flops(
-        system.experiment.data.max_source_length,
-        system.experiment.data.max_target_length,
+        system.experiment.max_source_length,
+        system.experiment.max_target_length,
         vocabulary=system.model.vocabulary,
     )
     return Comparison(
@@ -133,7 +133,7 @@ def compare(width: int, *, layers: int, rows: int, steps: int, topology: Topolog
 
 def _compiled(system: System) -> tuple[jax.stages.Compiled, Batch]:
     """The compiled update, and a batch for it."""
-    shape = row_shapes(system.experiment.data, system.experiment.training.target_tokens_per_batch)[-1]
+    shape = row_shapes(system.experiment.batch_format, system.experiment.training.target_tokens_per_batch)[-1]
 
     def sequence(length):
         places = np.broadcast_to(np.arange(length, dtype=np.int32), (shape.rows, length)).copy()

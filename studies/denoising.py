@@ -12,10 +12,9 @@ from typing import Annotated
 import tyro
 
 from seq2seq_jax.benchmark import harness, report
-from seq2seq_jax.data.denoising import Denoising
-from seq2seq_jax.data.document_store import DocumentStore
 from seq2seq_jax.data.pipeline import training_batches
-from seq2seq_jax.data.source import DocumentCorpus
+from seq2seq_jax.data.source import Corpus
+from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 
@@ -67,14 +66,16 @@ class Rates:
         return self.documents_in_all / self.documents * self.seconds / 3600
 
 
-class FirstDocuments(DocumentCorpus):
+class FirstDocuments(Corpus):
     """The first documents of another corpus' training split.
 
     Attributes:
         characters: of the documents read so far.
     """
 
-    def __init__(self, corpus: DocumentCorpus, number: int):
+    columns = ("text",)
+
+    def __init__(self, corpus: Corpus, number: int):
         self._corpus = corpus
         self._number = min(number, corpus.splits["train"])
         self.characters = 0
@@ -87,10 +88,10 @@ class FirstDocuments(DocumentCorpus):
     def splits(self) -> dict[str, int]:
         return {"train": self._number}
 
-    def documents(self, split: str) -> Iterator[str]:
-        for document in itertools.islice(self._corpus.documents(split), self._number):
+    def examples(self, split: str) -> Iterator[tuple[str]]:
+        for (document,) in itertools.islice(self._corpus.examples(split), self._number):
             self.characters += len(document)
-            yield document
+            yield (document,)
 
 
 def measure(experiment: Experiment, *, documents: int, batches: int) -> Rates:
@@ -99,7 +100,7 @@ def measure(experiment: Experiment, *, documents: int, batches: int) -> Rates:
     Raises:
         ValueError: the experiment's data is not documents, or one of the numbers is not positive.
     """
-    if not isinstance(experiment.data, Denoising):
+    if not isinstance(experiment.task, Denoising):
         raise ValueError(f"the data of this config is {type(experiment.data).__name__}, not documents. Name another.")
     if min(documents, batches) < 1:
         raise ValueError(f"--documents and --batches must be at least 1, not {documents} and {batches}.")
@@ -108,16 +109,18 @@ def measure(experiment: Experiment, *, documents: int, batches: int) -> Rates:
     first = FirstDocuments(corpus, documents)
     with tempfile.TemporaryDirectory() as directory:
         started = time.perf_counter()
-        store = DocumentStore.open_or_build(directory, first, "train", tokenizer)
+        store = Store.open_or_build(directory, first, "train", experiment.task.columns(experiment.data), tokenizer)
         seconds = time.perf_counter() - started
         assembled = training_batches(
             store,
-            experiment.data,
+            experiment.batch_format,
             vocabulary=tokenizer.vocabulary,
             target_tokens_per_batch=experiment.training.target_tokens_per_batch,
             seed=experiment.training.seed,
             first_batch=0,
             num_batches=1 + batches + experiment.data.prefetch,
+            workers=experiment.data.workers,
+            prefetch=experiment.data.prefetch,
         )
         with contextlib.closing(assembled):
             next(assembled)
@@ -128,7 +131,7 @@ def measure(experiment: Experiment, *, documents: int, batches: int) -> Rates:
         return Rates(
             documents=len(store),
             characters=first.characters,
-            tokens=len(store.tokens),
+            tokens=len(store.columns["text"].values),
             seconds=seconds,
             documents_in_all=corpus.splits["train"],
             chunks_per_second=chunks_per_second,

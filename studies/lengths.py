@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from seq2seq_jax.benchmark import report
-from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.evaluation.metrics.bleu import Bleu
 from seq2seq_jax.overrides import override, split_names
 from seq2seq_jax.run.inference import Inference
@@ -108,9 +107,9 @@ def main(arguments: list[str]) -> None:
         splits = run.data.corpus.splits
         if chosen.split not in splits:
             raise ValueError(f"{directory} has no split {chosen.split!r}; it has {', '.join(sorted(splits))}.")
-        if not isinstance(run.data.corpus, PairCorpus):
+        if not run.experiment.task.generates:
             raise ValueError(f"{directory} was trained on documents, which have no references. Give runs on pairs.")
-        pairs = list(run.data.corpus.pairs(chosen.split))
+        pairs = list(run.data.corpus.read(chosen.split, ("source", "target")))
         if texts is not None and pairs != texts:
             raise ValueError(f"the split {chosen.split} of {directory} is not that of {directories[0]}.")
         texts, (sources, references) = pairs, zip(*pairs, strict=True)

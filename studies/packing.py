@@ -17,10 +17,10 @@ from seq2seq_jax.batch import Batch, Vocabulary
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread, Timing
 from seq2seq_jax.benchmark.training_step import TrainingStep
+from seq2seq_jax.data.batch_format import BatchFormat
+from seq2seq_jax.data.batch_maker import assemble, select
 from seq2seq_jax.data.packing import BatchPlan, RowShape
-from seq2seq_jax.data.pipeline import assemble, select
-from seq2seq_jax.data.source import PairSource
-from seq2seq_jax.data.token_store import TokenStore
+from seq2seq_jax.data.store import Store
 from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 from seq2seq_jax.overrides import split_names
 from seq2seq_jax.parallel.mesh import batch_shards
@@ -119,7 +119,8 @@ def padded_shapes(
 
 
 def make_batching(
-    store: TokenStore,
+    store: Store,
+    batch_format: BatchFormat,
     examples: Int[np.ndarray, " examples"],
     *,
     shapes: tuple[RowShape, ...],
@@ -134,8 +135,8 @@ def make_batching(
         shapes, packing, window: see `BatchPlan`.
     """
     longest = shapes[-1]
-    source_lengths = np.minimum(store.source_lengths[examples], longest.source_length)
-    target_lengths = np.minimum(store.target_lengths[examples], longest.target_length)
+    source_lengths = np.minimum(store.columns["source"].lengths[examples], longest.source_length)
+    target_lengths = np.minimum(store.columns["target"].lengths[examples], longest.target_length)
     plan = BatchPlan(
         source_lengths,
         target_lengths,
@@ -151,7 +152,7 @@ def make_batching(
         shape = RowShape(rows=len(rows.counts), source_length=rows.source_length, target_length=rows.target_length)
         counts[shape] += 1
         if shape not in batches:
-            batches[shape] = assemble(store, rows, vocabulary=vocabulary)
+            batches[shape] = assemble(store, rows, batch_format, vocabulary=vocabulary)
     places = sum(count * shape.rows * (shape.source_length + shape.target_length) for shape, count in counts.items())
     return Batching(
         counts=counts,
@@ -235,7 +236,7 @@ def require_pairs(experiment: Experiment, name: str) -> None:
     Raises:
         ValueError: the data of the config of that name is not pairs.
     """
-    if not isinstance(experiment.data, PairSource):
+    if experiment.batch_format.is_uniform:
         raise ValueError(f"the data of {name} is documents, which are neither packed nor padded. Name another config.")
 
 
@@ -265,16 +266,18 @@ def batchings_of(run: TrainingRun, buckets: tuple[int, ...]) -> dict[str, Batchi
     """Packed rows of a run's training split, and padded ones in so many buckets of about as many token positions."""
     experiment, store, vocabulary = run.experiment, run.data.store("train", run.tokenizer), run.tokenizer.vocabulary
     data = experiment.data
-    examples, _ = select(store, data)
+    examples, _ = select(store, experiment.batch_format.columns)
     packed = RowShape(
         rows=experiment.rows_per_batch, source_length=data.max_source_length, target_length=data.max_target_length
     )
-    make = functools.partial(make_batching, store, examples, window=data.window, vocabulary=vocabulary)
+    make = functools.partial(
+        make_batching, store, experiment.batch_format, examples, window=data.window, vocabulary=vocabulary
+    )
     batchings = {PACKED: make(shapes=(packed,), packing=True)}
     for number in buckets:
         shapes = padded_shapes(
-            np.minimum(store.source_lengths[examples], data.max_source_length),
-            np.minimum(store.target_lengths[examples], data.max_target_length),
+            np.minimum(store.columns["source"].lengths[examples], data.max_source_length),
+            np.minimum(store.columns["target"].lengths[examples], data.max_target_length),
             buckets=number,
             places=packed.rows * (packed.source_length + packed.target_length),
             multiple=experiment.training.accumulation * batch_shards(run.mesh),

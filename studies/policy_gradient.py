@@ -182,7 +182,7 @@ def _first_batch(run: TrainingRun) -> Batch:
     """The first batch of training whose rows are short of the longest, or the first at all."""
     with contextlib.closing(batches_of(run, 16)) as batches:
         found = list(batches)
-    shorter = [batch for batch in found if batch.target.tokens.shape[1] < run.experiment.data.max_target_length]
+    shorter = [batch for batch in found if batch.target.tokens.shape[1] < run.experiment.max_target_length]
     return (shorter or found)[0]
 
 

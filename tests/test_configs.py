@@ -8,7 +8,7 @@ import pytest
 from devices import hosts
 
 from seq2seq_jax.batch import Batch, TokenRows, Vocabulary, one_token_batch
-from seq2seq_jax.data.pipeline import row_shapes
+from seq2seq_jax.data.batch_format import row_shapes
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import Experiment, config_name, differences, find_config, from_json, load_config, to_json
 from seq2seq_jax.run.system import check_mesh
@@ -61,7 +61,7 @@ def test_the_parts_of_a_config_fit(loaded):
     steps = experiment.training.steps
     assert experiment.optimizer.warmup_steps < steps
     assert experiment.training.evaluate_every <= steps
-    shapes = row_shapes(experiment.data, experiment.training.target_tokens_per_batch)
+    shapes = row_shapes(experiment.batch_format, experiment.training.target_tokens_per_batch)
     assert shapes[-1].rows == experiment.rows_per_batch
     check_mesh(experiment, experiment.mesh.build(jax.devices()[:1]))
     schedule = experiment.optimizer.learning_rate_schedule(steps)
@@ -78,7 +78,7 @@ def test_the_model_of_a_config_can_be_built(loaded):
         source_size=size, target_size=size, joint=experiment.tokenizer.joint, pad_id=0, bos_id=2, eos_id=3
     )
     model = experiment.model.build(vocabulary)
-    rows = jnp.ones((2, experiment.data.max_target_length), jnp.int32)
+    rows = jnp.ones((2, experiment.max_target_length), jnp.int32)
     sequence = TokenRows(tokens=rows, segment_ids=rows, positions=rows)
     batch = Batch(source=sequence, target=sequence)
     key = jax.random.key(0)
@@ -110,7 +110,7 @@ def test_configs_for_many_chips_fit_them(name):
 def test_the_models_of_t5_have_their_published_sizes(name, millions):
     """Within a part in a thousand: the feed-forward layers of this project have biases."""
     experiment = load_config(CONFIGS[f"c4_span_corruption/{name}"])[0]
-    assert (experiment.data.chunk_length, experiment.data.max_target_length) == (568, 114)
+    assert (experiment.task.chunk_length(experiment.data), experiment.max_target_length) == (568, 114)
     size = experiment.tokenizer.vocabulary_size
     vocabulary = Vocabulary(source_size=size, target_size=size, joint=True, pad_id=0, bos_id=2, eos_id=3)
     model = experiment.model.build(vocabulary)

@@ -32,6 +32,7 @@ from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.parallel.mesh_config import MeshConfig
+from seq2seq_jax.tasks.denoising import Denoising
 from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.optimizer import AdafactorConfig
 
@@ -54,9 +55,11 @@ def experiment() -> Experiment:
         "scan_layers": True,
         "remat": "full",
     }
-    data = CatalogueDocuments(name="c4/en", validation="validation[:5%]", test=None)
+    data, task = CatalogueDocuments(name="c4/en", validation="validation[:5%]", test=None), Denoising()
+    _, target_length = task.row_lengths(data)
     return Experiment(
         data=data,
+        task=task,
         tokenizer=TokenizerConfig(
             kind="unigram",
             normalization="nfkc",
@@ -72,7 +75,7 @@ def experiment() -> Experiment:
         optimizer=AdafactorConfig(learning_rate=0.01, warmup_steps=10_000, clip_norm=None),
         training=TrainingConfig(
             steps=1_000_000,
-            target_tokens_per_batch=2_048 * data.max_target_length,
+            target_tokens_per_batch=2_048 * target_length,
             log_every=100,
             checkpoint_every=2_000,
             evaluate_every=10_000,

@@ -88,7 +88,7 @@ def sources_of(workload: Workload, number: int) -> TokenRows:
     chosen = [source for source, _ in pairs[first : first + number]]
     chosen = [chosen[index % len(chosen)] for index in range(number)]
     longest = max(map(len, chosen))
-    length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, system.experiment.data.max_source_length)
+    length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, system.experiment.max_source_length)
     tokens = np.full((number, length), system.tokenizer.vocabulary.pad_id, np.int32)
     segment_ids, positions = np.zeros_like(tokens), np.zeros_like(tokens)
     for row, source in enumerate(chosen):
@@ -106,7 +106,7 @@ class Searches:
             system.model,
             system.tokenizer,
             config,
-            max_source_length=system.experiment.data.max_source_length,
+            source=system.experiment.task.source(system.experiment.data),
             mesh=system.mesh,
         )
         self._params = params

@@ -16,8 +16,9 @@ from jaxtyping import Int
 from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
 from seq2seq_jax.compilation.memory import MemoryUse
 from seq2seq_jax.compilation.programs import system_without_data
+from seq2seq_jax.data.batch_format import row_shapes
 from seq2seq_jax.data.packing import RowShape
-from seq2seq_jax.data.pipeline import row_shapes, training_batches
+from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.run.data import PROGRESS
 from seq2seq_jax.run.system import System
@@ -91,7 +92,7 @@ def prepared(experiment: Experiment, name: str, *, synthetic: bool, progress: PR
     """
     if synthetic:
         system = system_without_data(experiment, jax.devices())
-        shape = row_shapes(experiment.data, experiment.training.target_tokens_per_batch)[-1]
+        shape = row_shapes(experiment.batch_format, experiment.training.target_tokens_per_batch)[-1]
         batches = tuple(full_rows(shape, system.tokenizer.vocabulary, seed=seed) for seed in range(NUM_KEPT))
         yield Workload(system, None, (BatchKind(shape=shape, share=1.0, batches=batches),))
         return
@@ -106,12 +107,14 @@ def batches_of(run: TrainingRun, number: int) -> Iterator[Batch]:
     """The first batches of a run's training, on the host, as its pipeline makes them; to be closed."""
     return training_batches(
         run.data.store("train", run.tokenizer),
-        run.experiment.data,
+        run.experiment.batch_format,
         vocabulary=run.tokenizer.vocabulary,
         target_tokens_per_batch=run.experiment.training.target_tokens_per_batch,
         seed=run.experiment.training.seed,
         first_batch=0,
         num_batches=number,
+        workers=run.experiment.data.workers,
+        prefetch=run.experiment.data.prefetch,
     )
 
 

@@ -157,7 +157,7 @@ def _remat(experiment: Experiment) -> str | None:
 def _loss_chunk(experiment: Experiment, groups: dict[str, int]) -> str | None:
     """Fewer logits at a time, where they take a tenth of what is known, or more."""
     logits = groups.get("logits (float32), of the temporaries", 0)
-    positions = experiment.data.max_target_length
+    positions = experiment.max_target_length
     chunk = getattr(experiment.objective, "loss_chunk", None) or positions
     if 10 * logits < sum(groups.values()) or chunk % 2:
         return None

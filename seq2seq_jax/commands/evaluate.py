@@ -9,7 +9,7 @@ from seq2seq_jax.commands.console import Display, split_first, table
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import open_outputs
 from seq2seq_jax.data.dates import Dates
-from seq2seq_jax.data.source import DataSource, PairSource
+from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.evaluation.metric import Metric
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.overrides import is_given, override
@@ -105,7 +105,7 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
             written=given,
             trust_code=chosen.trust_code,
         )
-        if chosen.output is not None and not isinstance(chosen.data, PairSource):
+        if chosen.output is not None and not run.experiment.task.generates:
             raise ValueError("--output has no effect: documents have no sources to generate from. Leave it out.")
         text_file, json_file = outputs.enter_context(open_outputs(("--output", chosen.output), ("--json", chosen.json)))
         run.metrics  # noqa: B018  (a mistake there is told before anything that takes long)

@@ -166,7 +166,7 @@ def as_line(text: str) -> str:
 
 def max_line_bytes(run: "seq2seq_jax.run.inference.Inference") -> int:
     """Bytes of the longest line that is read as a source: more than fit the tokens that the model takes."""
-    return max(2**20, 64 * run.experiment.data.max_source_length)
+    return max(2**20, 64 * run.experiment.max_source_length)
 
 
 def read_sources(given: Input, field: str | None, run: "seq2seq_jax.run.inference.Inference") -> Iterator[str]:
@@ -179,7 +179,7 @@ def read_sources(given: Input, field: str | None, run: "seq2seq_jax.run.inferenc
     Raises:
         ValueError: the input looks like a table and no field is named, or it is none and one is; and as the lines do.
     """
-    from seq2seq_jax.data.tables import READERS, Table
+    from seq2seq_jax.data.tables import READERS
 
     lines = given.lines()
     if field == "":
@@ -192,7 +192,7 @@ def read_sources(given: Input, field: str | None, run: "seq2seq_jax.run.inferenc
     if field is None:
         if kind is not None:
             data = run.experiment.data
-            likely = [name for name in names if isinstance(data, Table) and name == data.source]
+            likely = [name for name in names if name == data.field_of(run.experiment.task.source_column)]
             name = (likely or names or ["NAME"])[0]
             raise ValueError(
                 f"{given.name} looks like {'JSON lines' if kind == '.jsonl' else 'a table'}"

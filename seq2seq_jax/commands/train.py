@@ -17,8 +17,9 @@ from seq2seq_jax.commands.device_memory import DeviceMemory
 from seq2seq_jax.commands.evaluate import metrics_of, score_rows, tokenizer_figures, tokenizer_row
 from seq2seq_jax.commands.options import TrainOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
+from seq2seq_jax.data.batch_maker import SelectionCounts
 from seq2seq_jax.data.packing import PlanPosition
-from seq2seq_jax.data.pipeline import SelectionCounts, training_batches
+from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.evaluation.metric import Example, references_of
 from seq2seq_jax.evaluation.plots import plot_learning_curves
 from seq2seq_jax.experiment import CommandLine, flatten, run_directory
@@ -279,12 +280,14 @@ def _train(
         plan_position = progress.loop.get("plan_position")
         batches = training_batches(
             store,
-            experiment.data,
+            experiment.batch_format,
             vocabulary=run.tokenizer.vocabulary,
             target_tokens_per_batch=training.target_tokens_per_batch,
             seed=training.seed,
             first_batch=progress.step,
             num_batches=training.steps - progress.step,
+            workers=experiment.data.workers,
+            prefetch=experiment.data.prefetch,
             process_index=run.system.rows_of_process[0],
             process_count=run.system.rows_of_process[1],
             plan_position=None if plan_position is None else PlanPosition(*plan_position),

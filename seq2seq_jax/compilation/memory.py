@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from seq2seq_jax.data.pipeline import row_shapes
+from seq2seq_jax.data.batch_format import row_shapes
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.parallel.mesh import batch_shards, bytes_per_device
 from seq2seq_jax.run.system import System
@@ -56,7 +56,7 @@ def tensor_groups(system: System) -> dict[str, int]:
     of no bytes are left out.
     """
     experiment, players = system.experiment, system.layout.players.values()
-    shape = row_shapes(experiment.data, experiment.training.target_tokens_per_batch)[-1]
+    shape = row_shapes(experiment.batch_format, experiment.training.target_tokens_per_batch)[-1]
     positions = shape.rows * (shape.source_length + shape.target_length)
     params = bytes_per_device([player.params for player in players])
     groups = {

@@ -14,8 +14,7 @@ from sentencepiece import sentencepiece_model_pb2
 from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.compilation import StepName
 from seq2seq_jax.compilation.memory import tensor_groups
-from seq2seq_jax.data.pipeline import row_shapes
-from seq2seq_jax.data.source import PairSource
+from seq2seq_jax.data.batch_format import row_shapes
 from seq2seq_jax.data.tokenizer import (
     BOS_ID,
     EOS_ID,
@@ -96,7 +95,7 @@ def build_step(name: StepName, experiment: Experiment, devices: Sequence[Any]) -
     if name == "generation":
         return _generation(system_without_data(experiment, devices))
     if name == "policy_gradient" and not isinstance(experiment.objective, PolicyGradientConfig):
-        if not isinstance(experiment.data, PairSource):
+        if not experiment.task.generates:
             raise ValueError(
                 "a step with policy gradients needs pairs, and the data of this config has none. Leave policy_gradient "
                 "out of --steps."
@@ -111,10 +110,10 @@ def build_step(name: StepName, experiment: Experiment, devices: Sequence[Any]) -
 
 def _update(name: StepName, system: System) -> StepProgram:
     experiment = system.experiment
-    shape = row_shapes(experiment.data, experiment.training.target_tokens_per_batch)[-1]
+    shape = row_shapes(experiment.batch_format, experiment.training.target_tokens_per_batch)[-1]
     source, target = shape.source_length, shape.target_length
     longest = 1
-    most = 1 if experiment.data.has_unpacked_rows else shape.max_examples
+    most = 1 if experiment.has_unpacked_rows else shape.max_examples
     batch = Batch(
         source=_rows(shape.rows, source, max_segments=most), target=_rows(shape.rows, target, max_segments=most)
     )
@@ -154,7 +153,7 @@ def _update(name: StepName, system: System) -> StepProgram:
 
 def _generation(system: System) -> StepProgram:
     experiment, generation = system.experiment, system.experiment.generation
-    length = experiment.data.max_source_length
+    length = experiment.max_source_length
     shards = batch_shards(system.mesh)
     rows = math.ceil(max(generation.source_tokens_per_batch // length, 1) / shards) * shards
     room = longest_output(

@@ -3,8 +3,7 @@
 import dataclasses
 from collections.abc import Collection
 
-from seq2seq_jax.data.denoising import Denoising
-from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource
+from seq2seq_jax.data.source import SPLITS, Corpus, DocumentSource, PairSource
 from seq2seq_jax.effects import changes
 
 
@@ -37,7 +36,7 @@ class Catalogue(CatalogueDataset, PairSource):
     target: str = dataclasses.field(metadata=changes("nothing"))
     """Name of the target field ("de")."""
 
-    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> Corpus:
         """Download and prepare the dataset if it is not there yet, and open it.
 
         Raises:
@@ -45,15 +44,13 @@ class Catalogue(CatalogueDataset, PairSource):
                 split, it is there in another format than array_record, or preparing it needs TensorFlow.
         """
         from seq2seq_jax.data.catalogue_datasets import open_dataset
-        from seq2seq_jax.data.prepared import PreparedCorpus
 
-        return open_dataset(
-            self, PreparedCorpus, (self.source, self.target), splits, read_only="directory" in read_only
-        )
+        columns = {"source": self.source, "target": self.target}
+        return open_dataset(self, columns, splits, read_only="directory" in read_only)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CatalogueDocuments(CatalogueDataset, Denoising):
+class CatalogueDocuments(CatalogueDataset, DocumentSource):
     """A text field of a dataset of the catalogue, prepared as for `Catalogue`; each example is a document.
 
     A field of whole articles or web pages as a rule ("c4/en"), but any text will do.
@@ -62,13 +59,12 @@ class CatalogueDocuments(CatalogueDataset, Denoising):
     field: str = dataclasses.field(default="text", metadata=changes("nothing"))
     """Name of the field."""
 
-    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> DocumentCorpus:
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> Corpus:
         """Download and prepare the dataset if it is not there yet, and open it.
 
         Raises:
             ValueError: see `Catalogue.open`.
         """
         from seq2seq_jax.data.catalogue_datasets import open_dataset
-        from seq2seq_jax.data.prepared import PreparedDocuments
 
-        return open_dataset(self, PreparedDocuments, (self.field,), splits, read_only="directory" in read_only)
+        return open_dataset(self, {"text": self.field}, splits, read_only="directory" in read_only)

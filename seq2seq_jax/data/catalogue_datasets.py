@@ -6,9 +6,8 @@ import importlib
 import json
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
@@ -17,7 +16,6 @@ from seq2seq_jax.data.catalogue import CatalogueDataset
 from seq2seq_jax.data.prepared import (
     Examples,
     PreparedCorpus,
-    PreparedDocuments,
     first_line,
     prepare_once,
     quiet,
@@ -31,24 +29,16 @@ logger = logging.getLogger(__name__)
 TEXT_MODULES = ("translate", "summarization", "text", "text_simplification", "question_answering")
 """Modules of the catalogue that define datasets of text."""
 
-AnyCorpus = TypeVar("AnyCorpus", PreparedCorpus, PreparedDocuments)
-
 
 @quiet()
 def open_dataset(
-    dataset: CatalogueDataset,
-    corpus: type[AnyCorpus],
-    fields: tuple[str, ...],
-    splits: Collection[str],
-    *,
-    read_only: bool,
-) -> AnyCorpus:
+    dataset: CatalogueDataset, columns: Mapping[str, str], splits: Collection[str], *, read_only: bool
+) -> PreparedCorpus:
     """Some text fields, prepared if they are not there yet.
 
     Args:
         dataset: which.
-        corpus: what they are read as.
-        fields: their names.
+        columns: names of the columns that they become, and of the fields.
         splits: which of them.
         read_only: prepare nothing in `directory`, but where tensorflow-datasets keeps its datasets.
 
@@ -57,11 +47,11 @@ def open_dataset(
     """
     builder = _builder(dataset)
     if read_only and dataset.directory is not None and not builder.is_prepared():
-        return open_dataset(dataclasses.replace(dataset, directory=None), corpus, fields, splits, read_only=False)
+        return open_dataset(dataclasses.replace(dataset, directory=None), columns, splits, read_only=False)
     features = builder.info.features
     named = features.items() if isinstance(features, tfds.features.FeaturesDict) else ()
     texts = sorted(name for name, feature in named if isinstance(feature, tfds.features.Text))
-    for field in fields:
+    for field in columns.values():
         if field not in texts:
             raise ValueError(
                 f"expected {field!r} to be a text field of {dataset.name}; its text fields are "
@@ -83,16 +73,16 @@ def open_dataset(
         content = {
             "dataset": builder.info.full_name,
             "bytes": int(builder.info.dataset_size),
-            "fields": fields,
+            "fields": list(columns.values()),
             "splits": {split: [slices[split], len(examples[split])] for split in named},
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    return corpus(
+    return PreparedCorpus(
         examples,
+        columns=columns,
         fingerprints={split: fingerprint(split) for split in examples},
         fingerprint=fingerprint(*examples),
-        fields=fields,
         places=dict.fromkeys(examples, Path(builder.data_dir)),
     )
 

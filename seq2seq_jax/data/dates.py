@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator
 from babel import Locale
 from babel.dates import DateTimeFormat, DateTimePattern, get_date_format
 
-from seq2seq_jax.data.source import SPLITS, PairCorpus, PairSource
+from seq2seq_jax.data.source import SPLITS, Corpus, PairSource
+from seq2seq_jax.data.texts import pairs
 
 LOCALES = tuple(
     "af ar az be bg ca cs cy da de el en en_GB es et eu fi fil fr he hi hr hu hy id is it ja ka kk ko lt lv mk mn ms "
@@ -66,21 +67,12 @@ class Dates(PairSource):
         # The held-out splits are drawn first, so that they stay the same when train_examples changes.
         return {"validation": self.validation_examples, "test": self.test_examples, "train": self.train_examples}
 
-    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
-        """Write the pairs of splits as a dataset if that is not there yet, and open it."""
-        # tensorflow-datasets takes half a second to import.
-        from seq2seq_jax.data.prepared import prepare_pairs
-
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> Corpus:
+        """Draw the pairs of splits."""
         sizes, draws = self._sizes, draw_pairs()
         last = max((position for position, split in enumerate(sizes) if split in splits), default=-1)
-        pairs = {split: [next(draws) for _ in range(sizes[split])] for split in list(sizes)[: last + 1]}
-        read_splits = {split: functools.partial(iter, pairs[split]) for split in pairs if split in splits}
-        return prepare_pairs(
-            read_splits,
-            cache_directory=self.cache_directory,
-            verify=self.verify,
-            read_only="cache_directory" in read_only,
-        )
+        drawn = {split: [next(draws) for _ in range(sizes[split])] for split in list(sizes)[: last + 1]}
+        return pairs({split: functools.partial(iter, drawn[split]) for split in drawn if split in splits})
 
 
 def draw_pairs() -> Iterator[tuple[str, str]]:

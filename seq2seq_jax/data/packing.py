@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from seq2seq_jax.data.shuffle import epoch_keys, shuffled
+
 # The rows of a window seldom fill its batches to the last; with so many batches less than 2% is lost, on average.
 MIN_BATCHES_PER_WINDOW = 32
 # Batches are asked for in order, by few threads: the window at hand and the one before or after it.
@@ -48,6 +50,8 @@ class BatchRows:
 
     examples: Int[np.ndarray, " examples"]
     """Indices of the examples, row after row; within a row in the order of their segments."""
+    epochs: Int[np.ndarray, " examples"]
+    """The epoch that each of them is in."""
     counts: Int[np.ndarray, " rows"]
     """Examples in each row; 0 = the row is all padding."""
     source_length: int
@@ -77,7 +81,10 @@ class BatchRows:
         begin, end = index * num_rows // count, (index + 1) * num_rows // count
         ends = np.cumsum(self.counts)
         first = ends[begin] - self.counts[begin]
-        return dataclasses.replace(self, examples=self.examples[first : ends[end - 1]], counts=self.counts[begin:end])
+        chosen = slice(first, ends[end - 1])
+        return dataclasses.replace(
+            self, examples=self.examples[chosen], epochs=self.epochs[chosen], counts=self.counts[begin:end]
+        )
 
 
 class BatchPlan:
@@ -180,7 +187,8 @@ class BatchPlan:
         if (batches := self._windows.get((epoch, window))) is None:
             positions = self._window_positions(epoch, window)
             bits = None if self._seed is None else _bits(self._seed, epoch, window + 1)
-            batches = self._packed(positions, bits) if self._packing else self._bucketed(positions, bits)
+            made = self._packed(positions, bits) if self._packing else self._bucketed(positions, bits)
+            batches = [dataclasses.replace(rows, epochs=np.full(len(rows.examples), epoch)) for rows in made]
             self._windows[epoch, window] = batches
             while len(self._windows) > WINDOWS_IN_MEMORY:
                 del self._windows[next(iter(self._windows))]
@@ -226,10 +234,57 @@ class BatchPlan:
         padded_counts[: len(counts)] = counts
         return BatchRows(
             examples=self._examples[positions],
+            epochs=np.zeros(len(positions), np.int64),
             counts=padded_counts,
             source_length=shape.source_length,
             target_length=shape.target_length,
             max_examples=shape.max_examples if self._packing else 1,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UniformPlan:
+    """The batches of an endless run over examples that are all alike, one per row, however many there are.
+
+    Rows are counted through the run, and each epoch is a seeded shuffle of the examples, so a batch may hold the end of
+    one and the beginning of the next.
+    """
+
+    num_examples: int
+    shape: RowShape
+    seed: int | None
+    """Of the shuffle, at least 0; None = the examples' own order."""
+
+    def batch(self, step: int) -> BatchRows:
+        """The global batch of a step, from 0."""
+        rows = self.shape.rows
+        epochs, places = np.divmod(step * rows + np.arange(rows), self.num_examples)
+        examples = places
+        if self.seed is not None:
+            examples = np.empty_like(places)
+            for epoch in np.unique(epochs):
+                of_epoch = epochs == epoch
+                order = epoch_keys(self.seed, epoch)[0]
+                examples[of_epoch] = shuffled(places[of_epoch], self.num_examples, key=order)
+        return self._batch_rows(examples, epochs)
+
+    def plan_position(self, step: int) -> None:
+        """Nothing: any batch is found at once."""
+
+    def epoch(self) -> Iterator[BatchRows]:
+        """The batches that hold every example once, in their own order."""
+        for begin in range(0, self.num_examples, self.shape.rows):
+            examples = np.arange(begin, min(begin + self.shape.rows, self.num_examples))
+            yield self._batch_rows(examples, np.zeros_like(examples))
+
+    def _batch_rows(self, examples: Int[np.ndarray, " examples"], epochs: Int[np.ndarray, " examples"]) -> BatchRows:
+        return BatchRows(
+            examples=examples,
+            epochs=epochs,
+            counts=(np.arange(self.shape.rows) < len(examples)).astype(np.int32),
+            source_length=self.shape.source_length,
+            target_length=self.shape.target_length,
+            max_examples=1,
         )
 
 

@@ -1,11 +1,20 @@
 """Any part of a seeded shuffle without the rest of it, however long it is."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt64
 
 from seq2seq_jax.hashing import mixed_64, random_words
 
 NUM_ROUNDS = 8
+
+
+def epoch_keys(seed: int, epoch: int | np.integer) -> UInt64[np.ndarray, " 2"]:
+    """Of an epoch's order, and of its transforms.
+
+    Args:
+        seed: of the run, at least 0.
+    """
+    return np.random.SeedSequence((seed, int(epoch))).generate_state(2, np.uint64)
 
 
 def shuffled(places: Int[np.ndarray, " places"], size: int, *, key: np.uint64) -> Int[np.ndarray, " places"]:

@@ -2,8 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Collection, Iterator
-from typing import Literal
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Literal
 
 from seq2seq_jax.effects import changes
 from seq2seq_jax.values import check_values
@@ -46,18 +46,17 @@ class DataSource(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Names of what an example has, such as source and target: those of the opened source."""
+
+    @property
+    @abc.abstractmethod
     def max_source_length(self) -> int:
-        """Source tokens in a row, and in the longest example (EOS token included)."""
+        """Source tokens in a row (EOS token included)."""
 
-    @property
-    @abc.abstractmethod
-    def max_target_length(self) -> int:
-        """Target tokens in a row, and in the longest example (EOS token included)."""
-
-    @property
-    @abc.abstractmethod
-    def has_unpacked_rows(self) -> bool:
-        """Whether every row of a batch holds one example."""
+    def field_of(self, column: str) -> str | None:
+        """The name that a column has where the data is kept, such as a field of a table; None = it has none."""
+        return None
 
     @property
     def all_splits(self) -> tuple[str, ...]:
@@ -90,6 +89,8 @@ class PairSource(DataSource):
     """What happens to a longer example; the count is logged. drop: it is not trained on, it is left out of the loss of
     an evaluation, and its source is scored as if nothing had been generated. truncate: its beginning is used, in
     training, evaluation (scores compare with the whole reference) and generation."""
+    truncate: Literal["left", "right"] = "right"
+    """Which end of a longer example is cut off, with too_long truncate: with left, its end is used."""
     packing: bool = True
     """Several examples per row. Otherwise one a row, in batches of like length."""
     max_examples_per_row: int | None = None
@@ -113,14 +114,24 @@ class PairSource(DataSource):
         if self.max_examples_per_row is not None and self.max_examples_per_row < 1:
             raise ValueError(f"data.max_examples_per_row must be at least 1, not {self.max_examples_per_row}.")
 
-    @property
-    def has_unpacked_rows(self) -> bool:
-        """Whether every row of a batch holds one example."""
-        return not self.packing
+        if self.truncate == "left" and self.too_long == "drop":
+            raise ValueError("data.truncate has no effect where longer examples are dropped: leave it right.")
 
-    @abc.abstractmethod
-    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> "PairCorpus":
-        """See `DataSource.open`."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("source", "target")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DocumentSource(DataSource):
+    """Where documents come from, monolingual text; one subclass a kind of source."""
+
+    max_source_length: int = 512
+    """Source tokens in a row: what stays of a text, and the EOS token."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("text",)
 
 
 class SplitFiles:
@@ -158,7 +169,12 @@ class SplitFiles:
 
 
 class Corpus(abc.ABC):
-    """An opened source: texts by split, in a fixed order."""
+    """An opened source: examples by split, in a fixed order, each with the same named columns."""
+
+    @property
+    @abc.abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Names of what an example has, such as source and target."""
 
     @property
     @abc.abstractmethod
@@ -175,41 +191,27 @@ class Corpus(abc.ABC):
         """Number of examples in each split that was opened."""
 
     @abc.abstractmethod
-    def examples(self, split: str) -> Iterator[tuple[str, ...]]:
-        """The texts of each example of a split, in order.
+    def examples(self, split: str) -> Iterator[tuple[Any, ...]]:
+        """The examples of a split, in order: a value for each of `columns`.
 
         Raises:
             ValueError: there is no such split.
         """
 
-
-class PairCorpus(Corpus):
-    """An opened source of (source, target) pairs."""
-
-    @abc.abstractmethod
-    def pairs(self, split: str) -> Iterator[tuple[str, str]]:
-        """The (source, target) strings of a split, in order.
+    def read(self, split: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Some columns of the examples of a split, in order.
 
         Raises:
-            ValueError: there is no such split.
+            ValueError: there is no such split, or no such column.
         """
-
-    def examples(self, split: str) -> Iterator[tuple[str, str]]:
-        """See `pairs`."""
-        return self.pairs(split)
-
-
-class DocumentCorpus(Corpus):
-    """An opened source of documents, monolingual text."""
-
-    @abc.abstractmethod
-    def documents(self, split: str) -> Iterator[str]:
-        """The documents of a split, in order.
-
-        Raises:
-            ValueError: there is no such split.
-        """
-
-    def examples(self, split: str) -> Iterator[tuple[str]]:
-        """See `documents`."""
-        return ((document,) for document in self.documents(split))
+        for column in columns:
+            if column not in self.columns:
+                raise ValueError(
+                    f"expected data with a column {column!r}; it has {', '.join(self.columns)}: use other data, or "
+                    "another task"
+                )
+        places = [self.columns.index(column) for column in columns]
+        examples = self.examples(split)
+        if places == list(range(len(self.columns))):
+            return examples
+        return (tuple([example[place] for place in places]) for example in examples)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from seq2seq_jax.data.source import SPLITS, PairCorpus, PairSource, SplitFiles
+from seq2seq_jax.data.source import SPLITS, Corpus, PairSource, SplitFiles
 from seq2seq_jax.data.text_files import find_file, read_lines
+from seq2seq_jax.data.texts import pairs
 from seq2seq_jax.effects import changes
 
 
@@ -34,8 +35,11 @@ class Table(SplitFiles, PairSource):
     validation_sets: tuple[str, ...] = dataclasses.field(default=(), metadata=changes("nothing"))
     """Names of further validation files: each is a set of its own, which records, plots and training.select_by name."""
 
-    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
-        """Write the pairs of splits as a dataset if that is not there yet, and open it.
+    def field_of(self, column: str) -> str | None:
+        return {"source": self.source, "target": self.target}.get(column)
+
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> Corpus:
+        """Look the files of splits through, and open them.
 
         Training pairs with an empty side are left out and their number is logged.
 
@@ -43,21 +47,14 @@ class Table(SplitFiles, PairSource):
             ValueError: a file is missing, empty, not UTF-8 or of an unknown kind, or a line of it is malformed, lacks
                 a field, or has something other than text there.
         """
-        # tensorflow-datasets takes half a second to import.
-        from seq2seq_jax.data.prepared import prepare_pairs
-
-        read_splits = {
-            split: functools.partial(
-                _read_pairs, _reader(name), find_file(self.directory, name, split=split), (self.source, self.target)
-            )
-            for split, name in self.names_of_files.items()
-            if split in splits
-        }
-        return prepare_pairs(
-            read_splits,
-            cache_directory=self.cache_directory,
-            verify=self.verify,
-            read_only="cache_directory" in read_only,
+        return pairs(
+            {
+                split: functools.partial(
+                    _read_pairs, _reader(name), find_file(self.directory, name, split=split), (self.source, self.target)
+                )
+                for split, name in self.names_of_files.items()
+                if split in splits
+            }
         )
 
 

@@ -2,15 +2,14 @@
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from seq2seq_jax.data.denoising import Denoising
 from seq2seq_jax.data.lines import decode_lines, open_text
-from seq2seq_jax.data.source import SPLITS, DocumentCorpus, PairCorpus, PairSource, SplitFiles
+from seq2seq_jax.data.source import SPLITS, Corpus, DocumentSource, PairSource, SplitFiles
+from seq2seq_jax.data.texts import documents, pairs
 from seq2seq_jax.effects import changes
 from seq2seq_jax.paths import user_path
 
@@ -37,36 +36,29 @@ class ParallelText(SplitFiles, PairSource):
     validation_sets: tuple[str, ...] = dataclasses.field(default=(), metadata=changes("nothing"))
     """Names of further validation files: each is a set of its own, which records, plots and training.select_by name."""
 
-    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> PairCorpus:
-        """Write the pairs of splits as a dataset if that is not there yet, and open it.
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> Corpus:
+        """Look the files of splits through, and open them.
 
         Training pairs with an empty side are left out and their number is logged.
 
         Raises:
             ValueError: a file is missing, empty, not UTF-8 or not whole, or two parallel files differ in length.
         """
-        # tensorflow-datasets takes half a second to import.
-        from seq2seq_jax.data.prepared import prepare_pairs
-
-        read_splits = {
-            split: functools.partial(
-                read_parallel,
-                find_file(self.directory, f"{name}.{self.source}", split=split),
-                find_file(self.directory, f"{name}.{self.target}", split=split),
-            )
-            for split, name in self.names_of_files.items()
-            if split in splits
-        }
-        return prepare_pairs(
-            read_splits,
-            cache_directory=self.cache_directory,
-            verify=self.verify,
-            read_only="cache_directory" in read_only,
+        return pairs(
+            {
+                split: functools.partial(
+                    read_parallel,
+                    find_file(self.directory, f"{name}.{self.source}", split=split),
+                    find_file(self.directory, f"{name}.{self.target}", split=split),
+                )
+                for split, name in self.names_of_files.items()
+                if split in splits
+            }
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DocumentFiles(Denoising):
+class DocumentFiles(DocumentSource):
     """Plain text files, or the same with .gz: UTF-8, one document per line; lines of white space alone are left out."""
 
     directory: str = dataclasses.field(metadata=changes("nothing"))
@@ -78,68 +70,25 @@ class DocumentFiles(Denoising):
     test: tuple[str, ...] | None = dataclasses.field(default=("test.txt",), metadata=changes("nothing"))
     """Names of the test files; None = there are none."""
 
-    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> DocumentCorpus:
+    def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> Corpus:
         """Look the files of splits through, and open them.
 
         Raises:
             ValueError: a file is missing, empty, not UTF-8 or not whole, or a split has no text.
         """
-        return FileDocuments(
-            {
-                split: [find_file(self.directory, name, split=split) for name in names]
-                for split, names in (("train", self.train), ("validation", self.validation), ("test", self.test))
-                if names is not None and split in splits
-            }
+        files = {
+            split: [find_file(self.directory, name, split=split) for name in names]
+            for split, names in (("train", self.train), ("validation", self.validation), ("test", self.test))
+            if names is not None and split in splits
+        }
+        return documents(
+            {split: functools.partial(_all_lines, paths) for split, paths in files.items()},
+            places={split: ", ".join(map(str, paths)) or "no file" for split, paths in files.items()},
         )
 
 
-class FileDocuments(DocumentCorpus):
-    """The lines of text files, by split, those of white space alone left out.
-
-    Raises:
-        ValueError: as read_lines does, or a split has no text.
-    """
-
-    def __init__(self, files: Mapping[str, Sequence[Path]]):
-        self._files = files
-        content = hashlib.sha256()
-        self._num_documents = dict.fromkeys(files, 0)
-        self._fingerprints: dict[str, str] = {}
-        for split in files:
-            of_split = hashlib.sha256()
-            for line in itertools.chain([split], self.documents(split)):
-                for hashed in (content, of_split):
-                    hashed.update(f"{line}\n".encode())
-                self._num_documents[split] += 1
-            # The first line was the name.
-            self._num_documents[split] -= 1
-            self._fingerprints[split] = of_split.hexdigest()
-            if not self._num_documents[split]:
-                raise ValueError(
-                    f"expected {split} documents; {', '.join(map(str, files[split])) or 'no file'} has "
-                    "none: name a file with text"
-                )
-        self._fingerprint = content.hexdigest()
-
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    def split_fingerprint(self, split: str) -> str:
-        return self._fingerprints[split]
-
-    @property
-    def splits(self) -> dict[str, int]:
-        return self._num_documents
-
-    def documents(self, split: str) -> Iterator[str]:
-        if split not in self._files:
-            raise ValueError(
-                f"expected one of the splits {', '.join(self._files)}; got {split!r}: name one of these, "
-                f"or give the data source {split} files"
-            )
-        lines = itertools.chain.from_iterable(map(read_lines, self._files[split]))
-        return (line for line in lines if line.strip())
+def _all_lines(paths: Sequence[Path]) -> Iterator[str]:
+    return itertools.chain.from_iterable(map(read_lines, paths))
 
 
 def find_file(directory: str, name: str, *, split: str) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from seq2seq_jax.batch import one_token_batch
-from seq2seq_jax.data.pipeline import pair_batches
+from seq2seq_jax.data.layout import pair_batches
 from seq2seq_jax.generation.generator import Generator, pad_rows
 from seq2seq_jax.model import attention_weights
 from seq2seq_jax.parallel.mesh import JittedOnMesh, batch_sharding, batch_shards

@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from seq2seq_jax.batch import Batch, TokenRows
+from seq2seq_jax.data.columns import Tokens
+from seq2seq_jax.data.layout import source_batches
 from seq2seq_jax.data.lines import is_blank
-from seq2seq_jax.data.pipeline import source_batches
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.context import GenerationContext, GenerationResult, length_limits
 from seq2seq_jax.generation.method import GenerationMethod
@@ -49,27 +50,34 @@ class Generator:
         tokenizer: Tokenizer,
         method: GenerationMethod,
         *,
-        max_source_length: int,
+        source: Tokens,
         mesh: Mesh,
-        truncate: bool = False,
     ):
         """Args:
-        max_source_length: maximum length of a source (tokens, EOS token included).
-        truncate: whether a longer source is truncated to that length, with the EOS token as its last token, instead of
-            refused.
+        source: the column of sources: its maximum length (tokens, EOS token included), and which end of a longer one is
+            cut off, with the EOS token as its last token; a longer one is refused where none is.
         """
         self.model = model
         self.tokenizer = tokenizer
         self.method = method
-        self.max_source_length = max_source_length
+        self.source = source
         self.mesh = mesh
-        self.truncate = truncate
         self._program = JittedOnMesh(
             self._generate_batch,
             mesh,
             in_shardings=(None, batch_sharding(mesh), batch_sharding(mesh)),
             out_shardings=replicated(mesh),
         )
+
+    @property
+    def max_source_length(self) -> int:
+        """Tokens of the longest source, EOS token included."""
+        return self.source.max_length
+
+    @property
+    def truncate(self) -> bool:
+        """Whether longer sources are cut."""
+        return self.source.truncate is not None
 
     def lower(self, params: Any, source: TokenRows) -> jax.stages.Lowered:
         """The lowered program, for sources or their shapes."""
@@ -159,9 +167,8 @@ class Generator:
         return encoded
 
     def cut(self, ids: list[int]) -> list[int]:
-        """The beginning of source ids, as many as the model takes, with the EOS token as the last."""
-        longest = self.max_source_length
-        return ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
+        """As many of source ids as the model takes, with the EOS token as the last; see `Tokens.truncate`."""
+        return self.source.cut_ids(ids)
 
     @property
     def _longest_text(self) -> int:
@@ -169,9 +176,11 @@ class Generator:
         return 64 * self.max_source_length
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        """Source ids of each text; of one far too long those of its beginning, since all take memory without bound."""
+        """Source ids of each text; of one far too long those of a part, since all take memory without bound."""
         texts = ["" if is_blank(text) else text for text in texts]
-        encoded = self.tokenizer.encode_source([text[: self._longest_text] for text in texts])
+        # Of a text that is cut on the left, it is the end that counts.
+        part = slice(-self._longest_text, None) if self.source.truncate == "left" else slice(self._longest_text)
+        encoded = self.tokenizer.encode_source([text[part] for text in texts])
         for index, text in enumerate(texts):
             # Text that is mostly spaces may yet be short. The last tokens depend on where the text was cut.
             if len(text) > self._longest_text and len(encoded[index]) <= self.max_source_length + 16:

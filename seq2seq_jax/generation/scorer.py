@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from seq2seq_jax.batch import Batch
-from seq2seq_jax.data.pipeline import pair_batches
+from seq2seq_jax.data.layout import pair_batches
 from seq2seq_jax.generation.generator import Generator, pad_rows
 from seq2seq_jax.modules.embedding import gather_scores
 from seq2seq_jax.parallel.mesh import JittedOnMesh, batch_sharding, batch_shards

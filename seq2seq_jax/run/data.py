@@ -1,15 +1,15 @@
 """The data of a run: its text, and its token ids on disk."""
 
 import functools
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
 
-from seq2seq_jax.data.document_store import DocumentStore
-from seq2seq_jax.data.source import DEFAULT_CACHE_DIRECTORY, SPLITS, Corpus, DocumentCorpus
-from seq2seq_jax.data.token_store import TokenStore
+from seq2seq_jax.data.columns import Tokens
+from seq2seq_jax.data.source import DEFAULT_CACHE_DIRECTORY, SPLITS, Corpus, DataSource
+from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.parallel.processes import first_process_first
 from seq2seq_jax.paths import unicode_path
+from seq2seq_jax.tasks.task import Example, Task
 
 DIRECTORIES = ("cache_directory", "directory")
 """Fields of a run's data that name directories."""
@@ -27,19 +27,21 @@ class RunData:
 
     def __init__(
         self,
-        source: Any,
+        source: DataSource,
+        task: Task,
         *,
         splits: Collection[str] = SPLITS,
         read_only: Collection[str] = (),
         progress: PROGRESS = no_progress,
     ):
         """Args:
-        source: `data` of the experiment.
+        source, task: `data` and `task` of the experiment.
         splits: what is used of it; no other split is looked for.
         read_only: fields of the source whose directories nothing is written to, see DataSource.open.
         progress: hears of work that takes a while.
         """
         self.source = source
+        self.task = task
         self.splits = splits
         self.read_only = tuple(read_only)
         self.progress = progress
@@ -49,7 +51,19 @@ class RunData:
         """The opened source."""
         return self.source.open(self.splits, read_only=self.read_only)
 
-    def store(self, split: str, tokenizer: Tokenizer) -> TokenStore | DocumentStore:
+    def scored(self, split: str) -> Iterator[Example]:
+        """The examples of a split as metrics see them, in order."""
+        columns = self.corpus.columns
+        return (self.task.scored(columns, values) for values in self.corpus.examples(split))
+
+    def tokenized(self, split: str) -> Iterator[tuple[str, ...]]:
+        """The texts of each example of a split that become tokens."""
+        columns = self.task.columns(self.source).items()
+        return self.corpus.read(
+            split, [column.read_from or name for name, column in columns if isinstance(column, Tokens)]
+        )
+
+    def store(self, split: str, tokenizer: Tokenizer) -> Store:
         """Token ids of a split, encoded now if they are not in the cache.
 
         Raises:
@@ -61,7 +75,6 @@ class RunData:
                 f"Name it with --data.{split}, or use another split" if split in known else f"Use {', '.join(known)}"
             )
             raise ValueError(f"the data has no split {split!r}. {remedy}.")
-        store = DocumentStore if isinstance(self.corpus, DocumentCorpus) else TokenStore
         foreign = "cache_directory" in self.read_only
         own, written = (
             unicode_path(directory) / "token_stores"
@@ -71,10 +84,11 @@ class RunData:
             )
         )
         with first_process_first():
-            return store.open_or_build(
+            return Store.open_or_build(
                 written,
                 self.corpus,
                 split,
+                self.task.columns(self.source),
                 tokenizer,
                 verify=self.source.verify,
                 found_in=own if foreign else None,

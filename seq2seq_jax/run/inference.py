@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq_jax.data.pipeline import evaluation_batches
-from seq2seq_jax.data.token_store import TokenStore
+from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.evaluation.metric import LIKELIHOOD, Metric
 from seq2seq_jax.evaluation.metrics import load_metrics
@@ -66,7 +66,7 @@ class Inference:
         return cls(
             RunDirectory(path, tokenizer_fingerprint=description["fingerprints"]["tokenizer"]),
             experiment,
-            data=RunData(experiment.data, read_only=DIRECTORIES, progress=progress),
+            data=RunData(experiment.data, experiment.task, read_only=DIRECTORIES, progress=progress),
             progress=progress,
             trusts_code=trust_code,
         )
@@ -92,6 +92,7 @@ class Inference:
             experiment,
             data=RunData(
                 experiment.data,
+                experiment.task,
                 splits=self.data.splits if splits is None else splits,
                 read_only=[name for name in self.data.read_only if name not in written],
                 progress=self._progress,
@@ -141,13 +142,13 @@ class Inference:
         Raises:
             ValueError: see `metrics`.
         """
-        metrics, system = self.metrics, self.system
+        experiment, metrics, system = self.experiment, self.metrics, self.system
         store = self.data.store(split, self.tokenizer)
         batches = evaluation_batches(
             store,
-            self.experiment.data,
+            experiment.batch_format,
             vocabulary=self.tokenizer.vocabulary,
-            target_tokens_per_batch=self.experiment.training.target_tokens_per_batch,
+            target_tokens_per_batch=experiment.training.target_tokens_per_batch,
             process_index=system.rows_of_process[0],
             process_count=system.rows_of_process[1],
         )
@@ -161,12 +162,13 @@ class Inference:
             generator=system.generator,
         )
 
-    def _sources(self, split: str, store: TokenStore) -> Sources:
-        longest, decode = self.experiment.data.max_target_length, self.tokenizer.decode_target
+    def _sources(self, split: str, store: Store) -> Sources:
+        experiment, decode = self.experiment, self.tokenizer.decode_target
+        sources, target = store.columns[experiment.task.source_column], experiment.batch_format.columns["target"]
         return Sources(
-            ids=[store.source(index).tolist() for index in range(len(store))],
-            examples=[{"source": source, "target": target} for source, target in self.data.corpus.pairs(split)],
-            counted_target=lambda index: decode(store.target(index)[: longest - 1].tolist()),
+            ids=[sources[index].tolist() for index in range(len(store))],
+            examples=list(self.data.scored(split)),
+            counted_target=lambda index: decode(target.cut_ids(store.columns["target"][index].tolist())),
         )
 
     @functools.cached_property

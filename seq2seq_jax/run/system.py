@@ -151,20 +151,19 @@ class System:
             self.model,
             self.tokenizer,
             self.experiment.generation,
-            max_source_length=self.experiment.data.max_source_length,
+            source=self.experiment.task.source(self.experiment.data),
             mesh=self.mesh,
-            truncate=getattr(self.experiment.data, "too_long", "drop") == "truncate",
         )
 
     @functools.cached_property
     def scorer(self) -> Scorer:
         """What scores given targets with the model."""
-        return Scorer(self.generator, max_target_length=self.experiment.data.max_target_length)
+        return Scorer(self.generator, max_target_length=self.experiment.max_target_length)
 
     @functools.cached_property
     def aligner(self) -> Aligner:
         """What aligns with the model."""
-        return Aligner(self.generator, max_target_length=self.experiment.data.max_target_length)
+        return Aligner(self.generator, max_target_length=self.experiment.max_target_length)
 
 
 def build_mesh(experiment: Experiment, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
@@ -190,7 +189,7 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
     shards = batch_shards(mesh)
     rows = experiment.rows_per_batch // experiment.training.accumulation
     if rows % shards:
-        row = experiment.data.max_target_length
+        row = experiment.max_target_length
         raise ValueError(
             f"a batch of {rows} rows (training.target_tokens_per_batch / data.max_target_length / "
             f"training.accumulation) cannot be divided over data x fsdp = {shards} devices. Set "

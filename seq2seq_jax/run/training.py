@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jax
 
-from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.effects import effects
 from seq2seq_jax.evaluation.metric import Metric
@@ -23,7 +22,6 @@ from seq2seq_jax.run.directory import RunDirectory
 from seq2seq_jax.run.inference import Inference, usable_metrics
 from seq2seq_jax.run.system import System, build_mesh
 from seq2seq_jax.training.checkpoint import Checkpoints, logger
-from seq2seq_jax.training.config import LOSS
 from seq2seq_jax.training.step import TrainState, num_parameters
 
 REFERENCES_LOOKED_AT = 1000
@@ -44,7 +42,7 @@ class TrainingRun:
         self.directory = RunDirectory(path)
         self.experiment = experiment
         self.progress = progress
-        self.data = RunData(experiment.data, splits=experiment.data.all_splits, progress=progress)
+        self.data = RunData(experiment.data, experiment.task, splits=experiment.data.all_splits, progress=progress)
 
     def begin(self, config_name: str) -> None:
         """Write experiment.json and the tokenizer of a new run, or check that an existing one is the same.
@@ -119,24 +117,12 @@ class TrainingRun:
             started = read_experiment(self.directory.path, tells=False)[0].training.select_by
             if started is not None:
                 return started
-        metrics, corpus = self.metrics, self.data.corpus
-        if not any(metric.names for metric in metrics):
-            return LOSS
-        if "validation" not in corpus.splits or not isinstance(corpus, PairCorpus):
-            return metrics[0].names[0]
-        references = [reference for _, reference in itertools.islice(corpus.pairs("validation"), REFERENCES_LOOKED_AT)]
-        reasons = [metric.unsuited(references) for metric in metrics]
-        index = reasons.index("") if "" in reasons else 0
-        if index:
-            logger.info(
-                "As %s, %s decides which checkpoint is the best. training.select_by chooses another score.",
-                reasons[0], metrics[index].names[0],
-            )  # fmt: skip
-        return metrics[index].names[0]
+        examples = self.data.scored("validation") if "validation" in self.data.corpus.splits else ()
+        return self.experiment.task.select_by(self.metrics, itertools.islice(examples, REFERENCES_LOOKED_AT))
 
     def _train_tokenizer(self) -> Tokenizer:
         self.progress("training the tokenizer", 0, 1)
-        tokenizer = Tokenizer.train(self.data.corpus.examples("train"), self.experiment.tokenizer)
+        tokenizer = Tokenizer.train(self.data.tokenized("train"), self.experiment.tokenizer)
         self.progress("training the tokenizer", 1, 1)
         return tokenizer
 

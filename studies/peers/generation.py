@@ -17,7 +17,6 @@ from jaxtyping import Array, Float
 from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.harness import Spread
-from seq2seq_jax.data.source import PairCorpus
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.model import EncoderDecoder
@@ -264,7 +263,7 @@ def main(arguments: list[str]) -> None:
     run = Inference.open(run_directory)
     experiment = run.experiment
     peers.check_form(experiment.model)
-    if not isinstance(run.data.corpus, PairCorpus):
+    if not run.experiment.task.generates:
         raise ValueError(f"{run_directory} was trained on documents, which have no sources to translate. Give another.")
     on_gpu = jax.default_backend() == "gpu"
     precision = "bfloat16" if on_gpu else "float32"
@@ -280,7 +279,7 @@ def main(arguments: list[str]) -> None:
     params = jax.device_put(params)
     host_params = jax.tree.map(np.asarray, params)
     tokenizer = run.tokenizer
-    texts = [source for source, _ in run.data.corpus.pairs(chosen.split)][: chosen.sentences]
+    texts = [source for (source,) in run.data.corpus.read(chosen.split, ("source",))][: chosen.sentences]
     sources = tokenizer.encode_source(texts)
     longest = max(map(len, sources))
 
@@ -292,7 +291,7 @@ def main(arguments: list[str]) -> None:
             run.system.model,
             tokenizer,
             dataclasses.replace(settings, source_tokens_per_batch=batch_size),
-            max_source_length=experiment.data.max_source_length,
+            source=experiment.task.source(experiment.data),
             mesh=run.system.mesh,
         )
         for batch_size in chosen.our_batches

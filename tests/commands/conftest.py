@@ -94,6 +94,7 @@ import dataclasses
 
 from seq2seq_jax.data.text_files import DocumentFiles
 from seq2seq_jax.experiment import load_config_by_name
+from seq2seq_jax.tasks.denoising import Denoising
 
 
 def experiment():
@@ -105,9 +106,10 @@ def experiment():
     return dataclasses.replace(
         tiny,
         data=data,
+        task=Denoising(),
         tokenizer=dataclasses.replace(tiny.tokenizer, num_sentinels=8),
         training=dataclasses.replace(
-            tiny.training, steps=40, target_tokens_per_batch=10 * data.max_target_length, evaluate_every=20,
+            tiny.training, steps=40, target_tokens_per_batch=10 * Denoising().row_lengths(data)[1], evaluate_every=20,
             checkpoint_every=10, log_every=10, select_by="loss",
         ),
     )

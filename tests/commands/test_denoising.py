@@ -53,7 +53,7 @@ def test_a_run_is_evaluated_and_used(seq2seq, denoised, tmp_path):
         (("--tokenizer.num_sentinels", "1"), "tokenizer.num_sentinels must be at least 2"),
         (("--training.select_by", "bleu"), "training.select_by must be loss, and is bleu"),
         (("--tokenizer.joint", "False"), "Set tokenizer.joint to True"),
-        (("--data.corruption.density", "1.5"), "corruption.density must lie in (0, 1), and is 1.5"),
+        (("--task.corruption.density", "1.5"), "corruption.density must lie in (0, 1), and is 1.5"),
         (("--data.max_source_length", "2"), "max_source_length of at least 3; got 2"),
         (("--data.train", "none.txt"), "none.txt"),
         (("--data.packing", "True"), "--data.packing has no effect: data is a DocumentFiles here"),

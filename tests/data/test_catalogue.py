@@ -45,23 +45,23 @@ def test_a_dataset_is_prepared_once_and_read(talks, monkeypatch, capfd):
     corpus = talks().open()
     assert corpus.splits == {"train": 20, "validation": 20, "test": 20}
     for split, pairs in TALKS.items():
-        assert sorted(corpus.pairs(split)) == sorted(pairs)
+        assert sorted(corpus.examples(split)) == sorted(pairs)
     assert capfd.readouterr() == ("", "")
     builder = tfds.builder_cls("ted_hrlr_translate")
     monkeypatch.setattr(builder, "download_and_prepare", lambda *arguments, **keywords: pytest.fail("prepared again"))
     again = talks().open()
     assert again.fingerprint == corpus.fingerprint
-    assert list(again.pairs("train")) == list(corpus.pairs("train"))
+    assert list(again.examples("train")) == list(corpus.examples("train"))
 
 
 def test_slices_and_absent_splits(talks):
-    whole = list(talks().open().pairs("train"))
+    whole = list(talks().open().examples("train"))
     corpus = talks(train="train[5:]", validation="train[:5]", test=None).open()
     assert corpus.splits == {"train": 15, "validation": 5}
-    assert list(corpus.pairs("train")) == whole[5:]
-    assert list(corpus.pairs("validation")) == whole[:5]
+    assert list(corpus.examples("train")) == whole[5:]
+    assert list(corpus.examples("validation")) == whole[:5]
     with pytest.raises(ValueError, match="got 'test'"):
-        corpus.pairs("test")
+        corpus.examples("test")
 
 
 def test_fingerprints_tell_fields_and_slices_apart(talks):
@@ -70,9 +70,9 @@ def test_fingerprints_tell_fields_and_slices_apart(talks):
 
 
 def test_a_dataset_without_its_code_is_read_from_its_directory(talks, monkeypatch):
-    expected = list(talks().open().pairs("test"))
+    expected = list(talks().open().examples("test"))
     monkeypatch.delitem(tfds.core.registered._DATASET_REGISTRY, "ted_hrlr_translate")
-    assert list(talks().open().pairs("test")) == expected
+    assert list(talks().open().examples("test")) == expected
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_damage_is_one_line_that_names_the_place(talks, tmp_path, name, change):
     (path,) = (tmp_path / "tfds").rglob(name)
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ValueError) as error:
-        list(talks().open().pairs("train"))
+        list(talks().open().examples("train"))
     message = str(error.value)
     assert "\n" not in message and str(tmp_path / "tfds") in message and "prepared again" in message
 
@@ -156,7 +156,7 @@ def test_an_archive_without_tensorflow_is_explained(talks, tmp_path, monkeypatch
 def test_the_mock_of_tensorflow_datasets_stands_in_for_a_download(tmp_path):
     with tfds.testing.mock_data(num_examples=20):
         corpus = Catalogue(name="wmt14_translate/de-en", source="de", target="en", cache_directory=str(tmp_path)).open()
-        pairs = list(corpus.pairs("train"))
+        pairs = list(corpus.examples("train"))
     assert corpus.splits == {"train": 20, "validation": 20, "test": 20}
     assert len(pairs) == 20
     assert all(isinstance(text, str) and text for pair in pairs for text in pair)
@@ -167,8 +167,8 @@ def test_one_field_is_read_as_documents(talks, tmp_path):
     fields = {"name": "ted_hrlr_translate/pt_to_en", "directory": str(tmp_path / "tfds")}
     english = CatalogueDocuments(field="en", **fields).open()
     assert english.splits == {"train": 20, "validation": 20, "test": 20}
-    assert list(english.documents("train")) == [target for _, target in pairs.pairs("train")]
-    assert list(english.examples("test")) == [(target,) for _, target in pairs.pairs("test")]
+    assert list(english.examples("train")) == [(target,) for _, target in pairs.examples("train")]
+    assert list(english.examples("test")) == [(target,) for _, target in pairs.examples("test")]
     assert english.fingerprint != pairs.fingerprint
     with pytest.raises(ValueError, match="'text' to be a text field of ted_hrlr_translate/pt_to_en.*en, pt"):
         CatalogueDocuments(**fields).open()
@@ -177,7 +177,7 @@ def test_one_field_is_read_as_documents(talks, tmp_path):
 def test_documents_of_c4_by_the_mock_of_tensorflow_datasets():
     with tfds.testing.mock_data(num_examples=20):
         corpus = CatalogueDocuments(name="c4/en", test=None).open()
-        documents = list(corpus.documents("train"))
+        documents = list(corpus.examples("train"))
     assert corpus.splits == {"train": 20, "validation": 20}
     assert len(documents) == 20 and all(documents)
 

@@ -19,7 +19,7 @@ DAYS = [
 
 
 def pairs_of(corpus):
-    return {split: list(corpus.pairs(split)) for split in corpus.splits}
+    return {split: list(corpus.examples(split)) for split in corpus.splits}
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from seq2seq_jax.batch import Vocabulary
-from seq2seq_jax.data import document_store
-from seq2seq_jax.data.denoising import Denoising
-from seq2seq_jax.data.document_store import DocumentStore
-from seq2seq_jax.data.pipeline import evaluation_batches, row_shapes, training_batches
-from seq2seq_jax.data.source import DocumentCorpus
-from seq2seq_jax.data.span_corruption import SpanCorruption
+from seq2seq_jax.data import store as store_module
+from seq2seq_jax.data.batch_format import row_shapes
+from seq2seq_jax.data.pipeline import evaluation_batches, training_batches
+from seq2seq_jax.data.source import Corpus, DocumentSource
+from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.store_files import DamagedStoreError
 from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.data.transforms.span_corruption import SpanCorruption
+from seq2seq_jax.tasks.denoising import Denoising
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 PADDING, START, END = 0, 2, 3
@@ -38,8 +39,10 @@ NUM_CHUNKS = 30
 """The last of 14 tokens."""
 
 
-class FakeDocuments(DocumentCorpus):
+class FakeDocuments(Corpus):
     """Documents of 1, 2, ... tokens, in all the numbers from 100 on, so that each token tells its place."""
+
+    columns = ("text",)
 
     def __init__(self, num_tokens=NUM_TOKENS):
         self.num_reads = 0
@@ -58,9 +61,9 @@ class FakeDocuments(DocumentCorpus):
     def splits(self):
         return {"train": len(self._documents)}
 
-    def documents(self, split):
+    def examples(self, split):
         self.num_reads += 1
-        return iter(self._documents)
+        return ((document,) for document in self._documents)
 
 
 class FakeTokenizer(Tokenizer):
@@ -74,17 +77,20 @@ class FakeTokenizer(Tokenizer):
         return [list(map(int, text.split())) for text in texts]
 
 
-class Source(Denoising):
+class Source(DocumentSource):
     def open(self):
         raise NotImplementedError
 
 
+COLUMNS = Denoising().columns(Source(max_source_length=32))
+
+
 def make_store(directory, num_tokens=NUM_TOKENS):
-    return DocumentStore.open_or_build(directory, FakeDocuments(num_tokens), "train", FakeTokenizer())
+    return Store.open_or_build(directory, FakeDocuments(num_tokens), "train", COLUMNS, FakeTokenizer())
 
 
-def source_config(**settings):
-    return Source(**{"max_source_length": 32} | settings)
+def source_config(max_source_length=32, **task):
+    return Denoising(**task).batch_format(Source(max_source_length=max_source_length))
 
 
 def some_batches(store, config, *, rows=4, first_batch=0, num_batches=40, seed=3, **settings):
@@ -133,40 +139,43 @@ def store(tmp_path_factory):
 
 
 def test_a_row_has_the_lengths_of_t5():
-    config = Source()
-    assert (config.chunk_length, config.max_source_length, config.max_target_length) == (568, 512, 114)
-    assert config.num_sentinels == 28 and config.has_unpacked_rows
-    (shape,) = row_shapes(config, 2048 * 114)
+    task, data = Denoising(), Source()
+    assert (task.chunk_length(data), *task.row_lengths(data)) == (568, 512, 114)
+    assert task.num_sentinels(data) == 28 and task.has_unpacked_rows(data)
+    (shape,) = row_shapes(task.batch_format(data), 2048 * 114)
     assert (shape.rows, shape.source_length, shape.target_length) == (2048, 512, 114)
 
 
 def test_documents_stand_one_after_the_other_and_are_encoded_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(document_store, "DOCUMENTS_AT_ONCE", 7)
+    monkeypatch.setattr(store_module, "EXAMPLES_AT_ONCE", 7)
     corpus, calls = FakeDocuments(), []
-    store = DocumentStore.open_or_build(
-        tmp_path, corpus, "train", FakeTokenizer(), progress=lambda *done: calls.append(done)
+    store = Store.open_or_build(
+        tmp_path, corpus, "train", COLUMNS, FakeTokenizer(), progress=lambda *done: calls.append(done)
     )
-    assert store.tokens.dtype == np.uint16
-    assert store.tokens.tolist() == list(range(100, 100 + NUM_TOKENS))
+    assert store.columns["text"].values.dtype == np.uint16
+    assert store.columns["text"].values.tolist() == list(range(100, 100 + NUM_TOKENS))
     assert len(store) == 45 and calls[:2] == [(7, 45), (14, 45)] and calls[-1] == (45, 45)
-    again = DocumentStore.open_or_build(tmp_path, corpus, "train", FakeTokenizer())
+    again = Store.open_or_build(tmp_path, corpus, "train", COLUMNS, FakeTokenizer())
     assert again.key == store.key and corpus.num_reads == 1
-    (tmp_path / store.key / "tokens").write_bytes(b"short")
+    (tmp_path / store.key / "text.values").write_bytes(b"short")
     with pytest.raises(DamagedStoreError, match="5 bytes instead of 2000"):
-        DocumentStore(tmp_path / store.key)
-    assert len(DocumentStore.open_or_build(tmp_path, corpus, "train", FakeTokenizer()).tokens) == NUM_TOKENS
+        Store(tmp_path / store.key)
+    assert (
+        len(Store.open_or_build(tmp_path, corpus, "train", COLUMNS, FakeTokenizer()).columns["text"].values)
+        == NUM_TOKENS
+    )
     assert corpus.num_reads == 2
 
 
 def test_a_split_without_text_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no text"):
+    with pytest.raises(ValueError, match="no examples"):
         make_store(tmp_path, num_tokens=0)
     assert not list(tmp_path.iterdir())
 
 
 def test_every_epoch_has_every_chunk_once_in_another_order_and_corrupted_otherwise(store):
     config = source_config()
-    assert config.chunk_length == CHUNK
+    assert config.columns["text"].max_length == CHUNK
     batches = some_batches(store, config, rows=5, num_batches=2 * NUM_CHUNKS // 5)
     chunks = [chunk_of(text) for batch in batches for text in texts(batch)]
     first, second = chunks[:NUM_CHUNKS], chunks[NUM_CHUNKS:]
@@ -261,17 +270,18 @@ def test_workers_change_nothing(store, tmp_path):
         import hashlib, sys
         import jax
         from seq2seq_jax.batch import Vocabulary
-        from seq2seq_jax.data.denoising import Denoising
-        from seq2seq_jax.data.document_store import DocumentStore
         from seq2seq_jax.data.pipeline import training_batches
+        from seq2seq_jax.data.source import DocumentSource
+        from seq2seq_jax.data.store import Store
+        from seq2seq_jax.tasks.denoising import Denoising
 
-        class Source(Denoising):
+        class Source(DocumentSource):
             def open(self):
                 raise NotImplementedError
 
         if __name__ == "__main__":
             batches = training_batches(
-                DocumentStore(sys.argv[1]), Source(max_source_length=32, workers=int(sys.argv[2])),
+                Store(sys.argv[1]), Denoising().batch_format(Source(max_source_length=32)), workers=int(sys.argv[2]),
                 vocabulary=Vocabulary(source_size=60_000, target_size=60_000, joint=True, pad_id=0, bos_id=2,
                                       eos_id=3, sentinel_ids={SENTINELS}),
                 target_tokens_per_batch=32, seed=3, first_batch=0, num_batches=12,
@@ -298,9 +308,10 @@ def test_workers_change_nothing(store, tmp_path):
 
 
 def test_the_corruption_is_that_of_the_config(store):
-    config = source_config(corruption=SpanCorruption(density=0.5, mean_span_length=5.0))
+    corruption = SpanCorruption(density=0.5, mean_span_length=5.0)
+    config = source_config(corruption=corruption)
     (batch,) = some_batches(store, config, rows=10, num_batches=1)
-    taken, spans = config.corruption.num_noise(config.chunk_length)
+    taken, spans = corruption.num_noise(config.columns["text"].max_length)
     full = batch.target.mask.all(axis=1)
     assert full.sum() >= 9
     assert (np.isin(batch.target.tokens[full], SENTINELS).sum(axis=1) == spans).all()

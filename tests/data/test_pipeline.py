@@ -11,27 +11,26 @@ import numpy as np
 import pytest
 
 from seq2seq_jax.batch import Vocabulary
+from seq2seq_jax.data.batch_format import BatchFormat, row_shapes
+from seq2seq_jax.data.batch_maker import assemble, select
+from seq2seq_jax.data.columns import Tokens
+from seq2seq_jax.data.layout import pair_batches, source_batches
 from seq2seq_jax.data.packing import BatchRows, RowShape
-from seq2seq_jax.data.pipeline import (
-    assemble,
-    evaluation_batches,
-    pair_batches,
-    row_shapes,
-    select,
-    source_batches,
-    training_batches,
-)
-from seq2seq_jax.data.source import PairCorpus, PairSource
-from seq2seq_jax.data.token_store import TokenStore
+from seq2seq_jax.data.pipeline import evaluation_batches, training_batches
+from seq2seq_jax.data.source import Corpus, PairSource
+from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.tasks.translation import Translation
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 PADDING, START, END = 0, 2, 3
 VOCABULARY = Vocabulary(source_size=100, target_size=100, joint=True, pad_id=PADDING, bos_id=START, eos_id=END)
 
 
-class FakeCorpus(PairCorpus):
+class FakeCorpus(Corpus):
     """Texts are the ids themselves, so that every example is known by its first source id and its lengths."""
+
+    columns = ("source", "target")
 
     def __init__(self, lengths):
         self._pairs = [
@@ -48,7 +47,7 @@ class FakeCorpus(PairCorpus):
     def splits(self):
         return {"train": len(self._pairs)}
 
-    def pairs(self, split):
+    def examples(self, split):
         return iter(self._pairs)
 
 
@@ -70,8 +69,19 @@ class Source(PairSource):
         raise NotImplementedError
 
 
+CUT = BatchFormat(
+    columns={
+        side: Tokens(side=side, max_length=length, truncate="right") for side, length in (("source", 4), ("target", 3))
+    },
+    max_source_length=4,
+    max_target_length=3,
+)
+
+
 def make_store(directory, lengths):
-    return TokenStore.open_or_build(directory, FakeCorpus(lengths), "train", FakeTokenizer())
+    return Store.open_or_build(
+        directory, FakeCorpus(lengths), "train", Translation().columns(Source()), FakeTokenizer()
+    )
 
 
 def many_lengths(num_examples=700):
@@ -79,7 +89,8 @@ def many_lengths(num_examples=700):
 
 
 def source_config(**settings):
-    return Source(**{"max_source_length": 16, "max_target_length": 12, "window": 200} | settings)
+    data = Source(**{"max_source_length": 16, "max_target_length": 12, "window": 200} | settings)
+    return Translation().batch_format(data)
 
 
 def leaves(batch):
@@ -101,9 +112,14 @@ def some_batches(store, config, first_batch=0, num_batches=6, **settings):
 def test_arrays_of_a_packed_batch_worked_out_by_hand(tmp_path):
     store = make_store(tmp_path, [(3, 2), (1, 2), (2, 1), (9, 9)])
     rows = BatchRows(
-        examples=np.array([2, 0, 1]), counts=np.array([2, 0, 1]), source_length=6, target_length=3, max_examples=None
+        examples=np.array([2, 0, 1]),
+        epochs=np.zeros(3, int),
+        counts=np.array([2, 0, 1]),
+        source_length=6,
+        target_length=3,
+        max_examples=None,
     )
-    batch = assemble(store, rows, vocabulary=VOCABULARY)
+    batch = assemble(store, rows, CUT, vocabulary=VOCABULARY)
     assert batch.source.tokens.tolist() == [[12, END, 10, 10, END, 0], [0] * 6, [END, 0, 0, 0, 0, 0]]
     assert batch.source.segment_ids.tolist() == [[1, 1, 2, 2, 2, 0], [0] * 6, [1, 0, 0, 0, 0, 0]]
     assert batch.source.positions.tolist() == [[0, 1, 0, 1, 2, 0], [0] * 6, [0] * 6]
@@ -116,9 +132,14 @@ def test_arrays_of_a_packed_batch_worked_out_by_hand(tmp_path):
 def test_a_truncated_example_ends_in_the_end_id(tmp_path):
     store = make_store(tmp_path, [(9, 2), (2, 9)])
     rows = BatchRows(
-        examples=np.array([0, 1]), counts=np.array([1, 1]), source_length=4, target_length=3, max_examples=1
+        examples=np.array([0, 1]),
+        epochs=np.zeros(2, int),
+        counts=np.array([1, 1]),
+        source_length=4,
+        target_length=3,
+        max_examples=1,
     )
-    batch = assemble(store, rows, vocabulary=VOCABULARY)
+    batch = assemble(store, rows, CUT, vocabulary=VOCABULARY)
     assert batch.source.tokens.tolist() == [[10, 10, 10, END], [11, END, 0, 0]]
     assert batch.target.tokens.tolist() == [[10, END, 0], [11, 11, END]]
 
@@ -126,26 +147,26 @@ def test_a_truncated_example_ends_in_the_end_id(tmp_path):
 def test_selection_drops_or_truncates_counts_and_logs(tmp_path, caplog):
     store = make_store(tmp_path, [(16, 12), (17, 12), (1, 1), (17, 13), (16, 13)])
     with caplog.at_level(logging.INFO):
-        examples, counts = select(store, source_config())
+        examples, counts = select(store, source_config().columns)
     assert examples.tolist() == [0, 2]
-    assert counts == (5, 2, 2, 3, 0)
+    assert counts == (5, {"source": 2, "target": 2}, 3, 0)
     [record] = [record for record in caplog.records if "dropped 3 of 5 examples" in record.getMessage()]
     assert record.levelno == logging.WARNING
     assert "--data.max_source_length 17 and --data.max_target_length 13" in record.getMessage()
     assert "--data.too_long truncate" in record.getMessage()
-    examples, counts = select(store, source_config(too_long="truncate"))
+    examples, counts = select(store, source_config(too_long="truncate").columns)
     assert examples.tolist() == [0, 1, 2, 3, 4]
-    assert counts == (5, 2, 2, 0, 3)
+    assert counts == (5, {"source": 2, "target": 2}, 0, 3)
     with pytest.raises(ValueError, match="all 5 examples are longer"):
-        select(make_store(tmp_path, [(17, 1)] * 5), source_config())
+        select(make_store(tmp_path, [(17, 1)] * 5), source_config().columns)
 
 
 @pytest.mark.parametrize(("num_long", "warned"), [(0, False), (2, False), (3, True)])
 @pytest.mark.parametrize("too_long", ["drop", "truncate"])
 def test_more_than_a_hundredth_dropped_or_cut_is_a_warning(tmp_path, caplog, num_long, warned, too_long):
     store = make_store(tmp_path, [(40, 3)] * num_long + [(3, 3)] * (200 - num_long))
-    with caplog.at_level(logging.INFO, logger="seq2seq_jax.data.pipeline"):
-        _, counts = select(store, source_config(too_long=too_long))
+    with caplog.at_level(logging.INFO, logger="seq2seq_jax.data.batch_maker"):
+        _, counts = select(store, source_config(too_long=too_long).columns)
     assert counts.is_noticeable == warned and counts.affected == num_long
     assert [record.levelno == logging.WARNING for record in caplog.records] == [warned] * (num_long > 0)
     if warned:
@@ -247,7 +268,8 @@ def test_workers_and_new_processes_change_no_batch(tmp_path):
         from seq2seq_jax.batch import Vocabulary
         from seq2seq_jax.data.pipeline import training_batches
         from seq2seq_jax.data.source import PairSource
-        from seq2seq_jax.data.token_store import TokenStore
+        from seq2seq_jax.data.store import Store
+        from seq2seq_jax.tasks.translation import Translation
 
         class Source(PairSource):
             def open(self):
@@ -256,8 +278,9 @@ def test_workers_and_new_processes_change_no_batch(tmp_path):
         if __name__ == "__main__":
             directory, workers, first_batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
             batches = training_batches(
-                TokenStore(directory),
-                Source(max_source_length=16, max_target_length=12, window=200, workers=workers),
+                Store(directory),
+                Translation().batch_format(Source(max_source_length=16, max_target_length=12, window=200)),
+                workers=workers,
                 vocabulary=Vocabulary(
                     source_size=100, target_size=100, joint=True, pad_id=0, bos_id=2, eos_id=3
                 ),
@@ -306,8 +329,8 @@ def test_evaluation_has_every_example_once_in_order(tmp_path, packing):
         for (row, segment), example in zip(found, examples, strict=True):
             source = batch.source.tokens[row][batch.source.segment_ids[row] == segment]
             target = batch.target.tokens[row][batch.target.segment_ids[row] == segment]
-            assert source.tolist() == store.source(example).tolist()
-            assert target.tolist() == store.target(example).tolist()
+            assert source.tolist() == store.columns["source"][example].tolist()
+            assert target.tolist() == store.columns["target"][example].tolist()
         seen.extend(examples.tolist())
     assert sorted(seen) == list(range(700))
     assert all(same(one, two) for (one, _), (two, _) in zip(batches, batches, strict=True))

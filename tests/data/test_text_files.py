@@ -5,7 +5,6 @@ import gzip
 import json
 import logging
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import textwrap
 
 import pytest
 
-from seq2seq_jax.data import prepared
 from seq2seq_jax.data.tables import Table, read_json_lines
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText, find_file
 
@@ -64,24 +62,16 @@ def test_pairs_come_in_order_from_plain_and_gzipped_files(open_text):
         validation="val",
     )
     assert corpus.splits == {"train": 9000, "validation": 1}
-    assert list(corpus.pairs("train")) == train
-    assert list(corpus.pairs("validation")) == [("a cat", "eine Katze")]
+    assert list(corpus.examples("train")) == train
+    assert list(corpus.examples("validation")) == [("a cat", "eine Katze")]
     with pytest.raises(ValueError, match="train, validation; got 'test'"):
-        corpus.pairs("test")
+        corpus.examples("test")
 
 
 def test_only_a_newline_ends_a_line(open_text):
     source = "a\u2028b\x85c\x0bd\x0ce\x1cf\rg"
     corpus = open_text({"train_en": f"\ufeff{source}\nx\x00\n", "train_de": "\ufeffA \n B\n"})
-    assert list(corpus.pairs("train")) == [(source, "A "), ("x\x00", " B")]
-
-
-def test_order_holds_over_several_shards(open_text, monkeypatch):
-    monkeypatch.setattr(prepared, "PAIRS_PER_SHARD", 7)
-    monkeypatch.setattr(prepared, "PAIRS_PER_READ", 4)
-    lines = [str(n) for n in range(40)]
-    corpus = open_text({"train_en": "\n".join(lines), "train_de": "\n".join(reversed(lines))})
-    assert list(corpus.pairs("train")) == list(zip(lines, reversed(lines), strict=True))
+    assert list(corpus.examples("train")) == [(source, "A "), ("x\x00", " B")]
 
 
 def test_training_pairs_with_an_empty_side_are_left_out_and_counted(open_text, caplog):
@@ -92,8 +82,8 @@ def test_training_pairs_with_an_empty_side_are_left_out_and_counted(open_text, c
     }
     with caplog.at_level(logging.WARNING):
         corpus = open_text(files, validation="val")
-    assert list(corpus.pairs("train")) == [("a", "A")]
-    assert list(corpus.pairs("validation")) == [("a", "A"), ("", "B"), ("c", ""), (" ", "\u3000")]
+    assert list(corpus.examples("train")) == [("a", "A")]
+    assert list(corpus.examples("validation")) == [("a", "A"), ("", "B"), ("c", ""), (" ", "\u3000")]
     assert "left out 3 of 4 train pairs" in caplog.text
 
 
@@ -112,25 +102,21 @@ def test_fingerprint_is_that_of_the_text_alone(open_text, open_table):
     assert open_text({"d_en": "ab\nc\n", "d_de": "x\ny\n"}, train="d", validation="d").fingerprint != plain
 
 
-def test_changed_files_are_prepared_anew_and_equal_ones_are_reused(open_text, tmp_path, monkeypatch):
-    open_text({"train_en": "a\n", "train_de": "b\n"})
-    assert list(open_text({"train_de": "c\n"}).pairs("train")) == [("a", "c")]
-    assert len(list((tmp_path / "cache/datasets").iterdir())) == 2
-
-    def refuse(*arguments, **keywords):
-        raise AssertionError("prepared again")
-
-    monkeypatch.setattr(prepared._PairsOfText, "download_and_prepare", refuse)
-    assert list(open_text({"train_de": "b\n"}).pairs("train")) == [("a", "b")]
+def test_text_that_changes_after_it_was_first_read_is_not_taken_for_it(open_text, tmp_path):
+    corpus = open_text({"train_en": "a\n", "train_de": "b\n"})
+    examples = corpus.examples("train")
+    (tmp_path / "text" / "train.de").write_text("c\n")
+    with pytest.raises(ValueError, match="the train examples to stay what they were; they have changed") as error:
+        list(examples)
+    one_line(error)
+    assert list(open_text({}).examples("train")) == [("a", "c")]
 
 
 def test_home_directory_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_files(tmp_path / "text", train_en="a\n", train_de="b\n")
-    ParallelText(
-        directory="~/text", source="en", target="de", validation=None, test=None, cache_directory="~/cache"
-    ).open()
-    assert (tmp_path / "cache/datasets").is_dir()
+    corpus = ParallelText(directory="~/text", source="en", target="de", validation=None, test=None).open()
+    assert list(corpus.examples("train")) == [("a", "b")]
 
 
 def test_preparation_is_silent(open_text, capfd):
@@ -185,8 +171,8 @@ def test_tables_are_read_by_field(open_table):
         train="train.jsonl",
         validation="dev.tsv",
     )
-    assert list(corpus.pairs("train")) == [("at 12\tnoon\nor 1?", 'Re: "lunch"'), ("ä", "日本")]
-    assert list(corpus.pairs("validation")) == [('"so"', '"quoted'), ("b", "")]
+    assert list(corpus.examples("train")) == [("at 12\tnoon\nor 1?", 'Re: "lunch"'), ("ä", "日本")]
+    assert list(corpus.examples("validation")) == [('"so"', '"quoted'), ("b", "")]
 
 
 def test_blank_last_lines_of_a_table_are_no_examples(open_table):
@@ -197,19 +183,19 @@ def test_blank_last_lines_of_a_table_are_no_examples(open_table):
         },
         validation="val.tsv",
     )
-    assert list(corpus.pairs("train")) == [("a", "b")]
-    assert list(corpus.pairs("validation")) == [("a", "b"), ("", "")], "empty fields are an example"
+    assert list(corpus.examples("train")) == [("a", "b")]
+    assert list(corpus.examples("validation")) == [("a", "b"), ("", "")], "empty fields are an example"
 
 
 def test_byte_order_marks_of_joined_files_are_no_text(open_text):
     mark = "\ufeff"
     corpus = open_text({"train_en": f"{mark}{mark}one\n{mark}two\n", "train_de": f"{mark}eins\n{mark}zwei\n"})
-    assert list(corpus.pairs("train")) == [("one", "eins"), ("two", "zwei")]
+    assert list(corpus.examples("train")) == [("one", "eins"), ("two", "zwei")]
 
 
 def test_gzip_is_known_by_its_content(open_text):
     corpus = open_text({"train_en": gzip.compress(b"one\ntwo\n"), "train_de": "eins\nzwei\n"})
-    assert list(corpus.pairs("train")) == [("one", "eins"), ("two", "zwei")]
+    assert list(corpus.examples("train")) == [("one", "eins"), ("two", "zwei")]
 
 
 @pytest.mark.parametrize("source", ["text", "table", "documents"])
@@ -263,11 +249,24 @@ def test_a_fault_of_a_table_is_named(open_table, name, content, named):
 
 PREPARE = textwrap.dedent("""
     import sys
+    from seq2seq_jax.batch import Vocabulary
+    from seq2seq_jax.data.columns import Tokens
+    from seq2seq_jax.data.store import Store
     from seq2seq_jax.data.text_files import ParallelText
+    from seq2seq_jax.data.tokenizer import Tokenizer
+    class Numbers(Tokenizer):
+        fingerprint = "numbers"
+        vocabulary = Vocabulary(source_size=30_000, target_size=30_000, joint=True, pad_id=0, bos_id=2, eos_id=3)
+        def __init__(self):
+            pass
+        def encode_source(self, texts):
+            return [[4 + int(text), 3] for text in texts]
+        encode_target = encode_source
     directory, cache = sys.argv[1:]
-    corpus = ParallelText(directory=directory, source="en", target="de", validation=None, test=None,
-                          cache_directory=cache).open()
-    print(sum(1 for _ in corpus.pairs("train")))
+    corpus = ParallelText(directory=directory, source="en", target="de", validation=None, test=None).open()
+    columns = {"source": Tokens(), "target": Tokens(side="target")}
+    store = Store.open_or_build(cache, corpus, "train", columns, Numbers())
+    print(len(store), store.columns["target"][len(store) - 1].tolist())
 """)
 
 
@@ -282,35 +281,21 @@ def start(program, *arguments):
     )
 
 
-def test_processes_that_prepare_at_once_all_get_the_dataset(tmp_path):
+def test_processes_that_prepare_at_once_all_get_the_store(tmp_path):
     lines = "".join(f"{n}\n" for n in range(20_000))
     write_files(tmp_path / "text", train_en=lines, train_de=lines)
     processes = [start(PREPARE, str(tmp_path / "text"), str(tmp_path / "cache")) for _ in range(2)]
     for process in processes:
         output, errors = process.communicate(timeout=60)
-        assert (process.returncode, output.strip()) == (0, "20000"), errors
-    (dataset,) = (tmp_path / "cache/datasets").iterdir()
-    assert sorted(path.name for path in dataset.iterdir()) == ["header.json", "pairs_of_text"]
+        assert (process.returncode, output.strip()) == (0, "20000 [20003, 3]"), errors
+    (store,) = (tmp_path / "cache").iterdir()
+    assert ".unfinished." not in store.name
 
 
-def test_the_slower_of_two_preparations_reads_the_dataset_of_the_faster(tmp_path):
-    pairs, readings = [("a", "b"), ("c", "d")], []
-
-    def read_while_another_prepares():
-        readings.append(1)
-        if len(readings) == 2:
-            prepared.prepare_pairs({"train": lambda: iter(pairs)}, cache_directory=str(tmp_path))
-        yield from pairs
-
-    corpus = prepared.prepare_pairs({"train": read_while_another_prepares}, cache_directory=str(tmp_path))
-    assert len(readings) == 2
-    assert list(corpus.pairs("train")) == pairs
-
-
-def test_what_an_interrupted_preparation_leaves_is_not_used_and_is_removed(open_text, tmp_path):
-    lines = "".join(f"{n}\n" for n in range(2000))
+def test_what_an_interrupted_preparation_leaves_is_not_used_and_is_removed(tmp_path):
+    lines = "".join(f"{n}\n" for n in range(20_000))
     write_files(tmp_path / "text", train_en=lines, train_de=lines)
-    # The second reading, the one that is written, is killed in the middle of the file.
+    # The second reading, the one that is stored, is killed in the middle of the file.
     killed = textwrap.dedent("""
         import os, signal
         from seq2seq_jax.data import text_files
@@ -318,7 +303,7 @@ def test_what_an_interrupted_preparation_leaves_is_not_used_and_is_removed(open_
         def read_and_die(*paths):
             readings.append(paths)
             for index, pair in enumerate(read_parallel(*paths)):
-                if len(readings) == 2 and index == 1000:
+                if len(readings) == 2 and index == 10_000:
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield pair
         text_files.read_parallel = read_and_die
@@ -326,43 +311,11 @@ def test_what_an_interrupted_preparation_leaves_is_not_used_and_is_removed(open_
     process = start(killed + PREPARE, str(tmp_path / "text"), str(tmp_path / "cache"))
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    (left,) = (tmp_path / "cache/datasets").iterdir()
-    assert ".unfinished." in left.name
-    # As an older version left it, which had no place of its own for what is unfinished.
-    old = tmp_path / "cache/datasets/pairs_of_text/0123" / "incomplete.ABC_1.0.0"
-    old.mkdir(parents=True)
-    os.utime(old, (0, 0))
-    assert list(open_text({}).pairs("train")) == [(str(n), str(n)) for n in range(2000)]
-    assert not left.exists() and not old.exists()
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        flip,
-        lambda path: path.write_bytes(path.read_bytes()[:-1]),
-        lambda path: path.write_bytes(b""),
-        pathlib.Path.unlink,
-    ],
-    ids=["flipped", "cut", "emptied", "removed"],
-)
-@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "*.array_record*", "header.json"])
-def test_a_damaged_dataset_is_prepared_again(open_text, tmp_path, caplog, name, damage):
-    files = {"train_en": "a\nb\n", "train_de": "c\nd\n"}
-    open_text(files)
-    (path,) = (tmp_path / "cache").rglob(name)
-    whole = path.read_bytes()
-    damage(path)
-    assert list(open_text(files).pairs("train")) == [("a", "c"), ("b", "d")]
-    assert any(str(path) in message and "is damaged" in message for message in caplog.messages)
-    assert name == "header.json" or path.read_bytes() == whole
-    assert len(list((tmp_path / "cache/datasets").iterdir())) == 1
+    (left,) = (tmp_path / "cache").iterdir()
+    assert ".unfinished." in left.name and any(left.iterdir())
+    output, errors = start(PREPARE, str(tmp_path / "text"), str(tmp_path / "cache")).communicate(timeout=60)
+    assert output.strip() == "20000 [20003, 3]", errors
+    assert not left.exists()
 
 
 @pytest.fixture
@@ -378,11 +331,11 @@ def open_documents(tmp_path):
 def test_documents_are_the_lines_of_all_files_in_order(open_documents):
     contents = {"train_en": "a cat\n\n \u3000\na dog\u2028or two\r\n", "train_de_gz": "ein Hund", "val_en": "two\n"}
     corpus = open_documents(contents, validation=("val.en",))
-    assert list(corpus.documents("train")) == ["a cat", "a dog\u2028or two", "ein Hund"]
+    assert list(corpus.examples("train")) == [("a cat",), ("a dog\u2028or two",), ("ein Hund",)]
     assert list(corpus.examples("validation")) == [("two",)]
     assert corpus.splits == {"train": 3, "validation": 1}
     with pytest.raises(ValueError, match="train, validation; got 'test'"):
-        corpus.documents("test")
+        corpus.examples("test")
 
 
 def test_fingerprints_of_documents_tell_text_and_splits_apart(open_documents):
@@ -435,19 +388,16 @@ def test_a_name_too_long_for_a_file_is_one_that_is_not_there(tmp_path):
         find_file(str(tmp_path / ("x" * 300)), "train.en", split="train")
 
 
-def test_a_split_alone_is_the_same_dataset_as_among_others(tmp_path, monkeypatch):
-    """So that what training has prepared is found by who uses one split of it."""
+def test_a_split_alone_is_the_same_text_as_among_others(tmp_path):
+    """So that what training has stored is found by who uses one split of it."""
     write_files(tmp_path / "text", train_en="a\nb\n", train_de="c\nd\n", test_en="e\n", test_de="f\n")
     data = ParallelText(
         directory=str(tmp_path / "text"), source="en", target="de", validation=None, cache_directory=str(tmp_path)
     )
-    whole = data.open()
-    monkeypatch.setattr(prepared._PairsOfText, "download_and_prepare", None)
-    alone = data.open(("test",))
-    assert list(alone.pairs("test")) == list(whole.pairs("test")) == [("e", "f")]
+    whole, alone = data.open(), data.open(("test",))
+    assert list(alone.examples("test")) == list(whole.examples("test")) == [("e", "f")]
     assert alone.split_fingerprint("test") == whole.split_fingerprint("test") != whole.split_fingerprint("train")
     assert alone.fingerprint != whole.fingerprint
-    assert len(list((tmp_path / "datasets").iterdir())) == 2
 
 
 def test_a_split_of_documents_has_a_fingerprint_of_its_own(open_documents):

@@ -10,6 +10,7 @@ import pytest
 from architectures import parameters, transformer
 from batches import batch
 
+from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.alignment import Aligner
 from seq2seq_jax.generation.generator import Generator
@@ -34,7 +35,7 @@ def aligner():
     model = transformer(tied_embeddings="none", scan_layers=True).build(tokenizer().vocabulary)
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
     config = BeamSearch(beam_size=2, maximum_length_ratio=0.5, maximum_length_extra=3, source_tokens_per_batch=64)
-    generator = Generator(model, tokenizer(), config, max_source_length=32, mesh=mesh)
+    generator = Generator(model, tokenizer(), config, source=Tokens(max_length=32), mesh=mesh)
     return Aligner(generator, max_target_length=28), parameters(model, seed=2)
 
 

@@ -9,6 +9,7 @@ import pytest
 from architectures import parameters, transformer
 from batches import batch
 
+from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
@@ -37,7 +38,7 @@ def tokenizer():
 def generator(config=CONFIG):
     model = transformer(tied_embeddings="none", scan_layers=True).build(tokenizer().vocabulary)
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
-    return Generator(model, tokenizer(), config, max_source_length=32, mesh=mesh), parameters(model, seed=2)
+    return Generator(model, tokenizer(), config, source=Tokens(max_length=32), mesh=mesh), parameters(model, seed=2)
 
 
 @functools.cache
@@ -136,7 +137,9 @@ def test_a_text_that_is_too_long_is_refused_with_its_line():
 
 def test_a_text_that_is_too_long_is_cut_where_training_cuts():
     whole, params = generator()
-    generate = Generator(whole.model, tokenizer(), CONFIG, max_source_length=8, mesh=whole.mesh, truncate=True)
+    generate = Generator(
+        whole.model, tokenizer(), CONFIG, source=Tokens(max_length=8, truncate="right"), mesh=whole.mesh
+    )
     assert generate.too_long(TEXTS) == [2, 4, 5, 7]
     assert [len(ids) for ids in generate.encode(TEXTS)] == [4, 1, 8, 2, 8, 8, 2, 8]
     assert generate.encode(["abcdefgh"]) == whole.encode(["abcdefg"])
@@ -178,7 +181,7 @@ def test_no_text_is_longer_than_the_decoder_has_positions():
     config = transformer(encoder=positions, decoder=positions | {"max_positions": 5}, tied_embeddings="none")
     model = config.build(tokenizer().vocabulary)
     generate = Generator(
-        model, tokenizer(), CONFIG, max_source_length=32, mesh=MeshConfig(data=1).build(jax.devices()[:1])
+        model, tokenizer(), CONFIG, source=Tokens(max_length=32), mesh=MeshConfig(data=1).build(jax.devices()[:1])
     )
     results = generate.generate(parameters(model, seed=2), TEXTS)
     assert max(best.num_tokens for hypotheses in results for best in hypotheses) == 5

@@ -14,6 +14,7 @@ import optax
 from architectures import parameters, transformer
 from batches import batch, random_pairs
 
+from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
@@ -90,7 +91,7 @@ class Trainer:
         config = BeamSearch(
             beam_size=3, n_best=2, maximum_length_ratio=1.0, maximum_length_extra=4, source_tokens_per_batch=48
         )
-        generator = Generator(self.model, TOKENIZER, config, max_source_length=32, mesh=self.mesh)
+        generator = Generator(self.model, TOKENIZER, config, source=Tokens(max_length=32), mesh=self.mesh)
         hypotheses = generator.generate(params, TEXTS)
         return [[(each.text, each.log_probability) for each in best] for best in hypotheses]
 

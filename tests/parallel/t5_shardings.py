@@ -23,9 +23,7 @@ def found_in(config: str) -> dict:
     experiment = dataclasses.replace(
         experiment,
         mesh=MeshConfig(data=1, fsdp=4, tensor=2),
-        training=dataclasses.replace(
-            experiment.training, target_tokens_per_batch=8 * experiment.data.max_target_length
-        ),
+        training=dataclasses.replace(experiment.training, target_tokens_per_batch=8 * experiment.max_target_length),
     )
     compiled = build_step("train", experiment, jax.devices()).lowered.compile()
     (state, _), _ = compiled.input_shardings

@@ -64,7 +64,7 @@ def test_outputs_that_differ_are_judged_by_their_likelihood(trained):
     run = Inference.open(trained)
     run = run.with_parts(model=dataclasses.replace(run.experiment.model, precision="float32"))
     params = jax.device_put(run.parameters()[0])
-    sources = run.tokenizer.encode_source([source for source, _ in run.data.corpus.pairs("test")][:4])
+    sources = run.tokenizer.encode_source([source for source, _ in run.data.corpus.examples("test")][:4])
     ours = run.system.generator.best_tokens_of(params, sources)
     end = run.tokenizer.vocabulary.eos_id
     theirs = [ours[0], [*ours[1][:1], *ours[1]], [end + 1, end], ours[3]]

@@ -41,7 +41,7 @@ def small(cache, *, packing, steps):
         training=dataclasses.replace(
             experiment.training,
             steps=steps,
-            target_tokens_per_batch=ROWS * experiment.data.max_target_length,
+            target_tokens_per_batch=ROWS * experiment.max_target_length,
             log_every=5,
         ),
     )
@@ -51,7 +51,7 @@ def batches_of(run, count):
     experiment = run.experiment
     return training_batches(
         run.data.store("train", run.tokenizer),
-        experiment.data,
+        experiment.batch_format,
         vocabulary=run.tokenizer.vocabulary,
         target_tokens_per_batch=experiment.training.target_tokens_per_batch,
         seed=0,

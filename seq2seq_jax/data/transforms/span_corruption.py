@@ -6,10 +6,13 @@ Source: Raffel et al. 2020, section 3.1.4; the numbers of spans and tokens, and 
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt, UInt64
 
+from seq2seq_jax.batch import Vocabulary
+from seq2seq_jax.data.columns import Ragged
 from seq2seq_jax.hashing import random_words
 from seq2seq_jax.values import check_values
 
@@ -30,6 +33,10 @@ class SpanCorruption:
         if self.mean_span_length < 1.0:
             raise ValueError(f"corruption.mean_span_length must be at least 1, not {self.mean_span_length}: T5's is 3.")
 
+    def build(self, vocabulary: Vocabulary) -> "CorruptSpans":
+        """The transform of texts into sources and targets."""
+        return CorruptSpans(corruption=self, sentinel_ids=vocabulary.sentinel_ids, eos_id=vocabulary.eos_id)
+
     def num_noise(self, length: int) -> tuple[int, int]:
         """Tokens that are taken out of a chunk, and the spans that they make; at least one token stays.
 
@@ -45,8 +52,11 @@ class SpanCorruption:
         """Source and target tokens that a chunk becomes, sentinels and EOS tokens included.
 
         Args:
-            length: tokens of the chunk, at least 2.
+            length: tokens of the chunk, at least 1.
         """
+        if length == 1:
+            # Its token stays, and a sentinel stands for it in the target.
+            return 2, 2
         num_tokens, num_spans = self.num_noise(length)
         return length - num_tokens + num_spans + 1, num_tokens + num_spans + 1
 
@@ -82,6 +92,59 @@ class SpanCorruption:
         changes = np.zeros((len(keys), padded_length), bool)
         np.put_along_axis(changes, starts, True, axis=1)
         return np.logical_xor.accumulate(changes, axis=1)[:, :length]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorruptSpans:
+    """Makes a source and a target of each text."""
+
+    corruption: SpanCorruption
+    sentinel_ids: tuple[int, ...]
+    eos_id: int
+
+    def __call__(self, examples: Mapping[str, Ragged], keys: UInt64[np.ndarray, " examples"]) -> dict[str, Ragged]:
+        """The columns `source` and `target`, see `corrupt`, of the column `text`.
+
+        Args:
+            keys: decide what is taken out.
+        """
+        text = examples["text"]
+        bounds = self.length_bound({"text": text.lengths})
+        made = {name: _empty(lengths) for name, lengths in bounds.items()}
+        # Texts of a length make sources of a length and targets of a length; of chunks all but the last are as long.
+        for length in np.unique(text.lengths):
+            (same,) = np.nonzero(text.lengths == length)
+            tokens = text.values[text.offsets[same, None] + np.arange(length)]
+            masks = self.corruption.masks(int(length), keys[same])
+            pieces = corrupt(tokens, masks, sentinel_ids=self.sentinel_ids, eos_id=self.eos_id)
+            for name, rows in zip(("source", "target"), pieces, strict=True):
+                starts = made[name].offsets[same, None]
+                made[name].values[starts + np.arange(rows.shape[1])] = rows
+        return made
+
+    def length_bound(
+        self, lengths: Mapping[str, Int[np.ndarray, " examples"]]
+    ) -> dict[str, Int[np.ndarray, " examples"]]:
+        """The lengths that sources and targets have.
+
+        Raises:
+            ValueError: the tokenizer has too few sentinels.
+        """
+        longest = max(2, int(lengths["text"].max(initial=2)))
+        num_spans = self.corruption.num_noise(longest)[1]
+        if len(self.sentinel_ids) < num_spans:
+            raise ValueError(
+                f"the tokenizer has {len(self.sentinel_ids)} sentinels, and a row needs {num_spans}: set "
+                "tokenizer.num_sentinels to at least that"
+            )
+        unique, inverse = np.unique(lengths["text"], return_inverse=True)
+        made = np.array([self.corruption.lengths(int(length)) for length in unique], np.int32).reshape(-1, 2)[inverse]
+        return {"source": made[:, 0], "target": made[:, 1]}
+
+
+def _empty(lengths: Int[np.ndarray, " examples"]) -> Ragged:
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Ragged(np.empty(offsets[-1], np.int32), offsets)
 
 
 def _segment_lengths(

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from seq2seq_jax.data.span_corruption import SpanCorruption, corrupt
+from seq2seq_jax.data.transforms.span_corruption import SpanCorruption, corrupt
 
 SENTINELS = tuple(range(900, 1000))
 END = 3

@@ -7,15 +7,21 @@ import numpy as np
 import pytest
 
 from seq2seq_jax.batch import Vocabulary
-from seq2seq_jax.data import store_files, token_store
-from seq2seq_jax.data.source import PairCorpus
+from seq2seq_jax.data import store as store_module
+from seq2seq_jax.data import store_files
+from seq2seq_jax.data.columns import Tokens
+from seq2seq_jax.data.source import Corpus
+from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.store_files import DamagedStoreError
-from seq2seq_jax.data.token_store import TokenStore
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.files import file_digest
 
+COLUMNS = {"source": Tokens(side="source"), "target": Tokens(side="target")}
 
-class FakeCorpus(PairCorpus):
+
+class FakeCorpus(Corpus):
+    columns = ("source", "target")
+
     def __init__(self, num_pairs=500, word="word"):
         self._pairs = [(f"{word} {index} " * (index % 4), str(index)) for index in range(num_pairs)]
         self.num_reads = 0
@@ -28,34 +34,34 @@ class FakeCorpus(PairCorpus):
     def splits(self):
         return {"train": len(self._pairs), "validation": 3}
 
-    def pairs(self, split):
+    def examples(self, split):
         self.num_reads += 1
         return iter(self._pairs[: self.splits[split]])
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.train(FakeCorpus().pairs("train"), TokenizerConfig(kind="char"))
+    return Tokenizer.train(FakeCorpus().examples("train"), TokenizerConfig(kind="char"))
 
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(token_store, "CHUNK_PAIRS", 64)
+    monkeypatch.setattr(store_module, "EXAMPLES_AT_ONCE", 64)
 
 
 def test_examples_are_those_of_the_tokenizer(tmp_path, tokenizer, small_chunks):
     corpus = FakeCorpus()
-    store = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer)
-    sources, targets = zip(*corpus.pairs("train"), strict=True)
+    store = Store.open_or_build(tmp_path, corpus, "train", COLUMNS, tokenizer)
+    sources, targets = zip(*corpus.examples("train"), strict=True)
     assert len(store) == 500
-    assert store.source_tokens.dtype == np.uint16
+    assert store.columns["source"].values.dtype == np.uint16
     for index, (source, target) in enumerate(
         zip(tokenizer.encode_source(list(sources)), tokenizer.encode_target(list(targets)), strict=True)
     ):
-        assert store.source(index).tolist() == source
-        assert store.target(index).tolist() == target
-        assert (store.source_lengths[index], store.target_lengths[index]) == (len(source), len(target))
-    assert store.source_lengths.dtype == store.target_lengths.dtype == np.int32
+        assert store.columns["source"][index].tolist() == source
+        assert store.columns["target"][index].tolist() == target
+        assert tuple(store.columns[side].lengths[index] for side in COLUMNS) == (len(source), len(target))
+    assert store.columns["source"].lengths.dtype == store.columns["target"].lengths.dtype == np.int32
 
 
 def test_large_vocabularies_are_stored_wider(tmp_path):
@@ -72,30 +78,37 @@ def test_large_vocabularies_are_stored_wider(tmp_path):
         def encode_target(self, texts):
             return [[2**16, 3] for _ in texts]
 
-    store = TokenStore.open_or_build(tmp_path, FakeCorpus(), "train", WideTokenizer())
-    assert store.source_tokens.dtype == np.uint16 and store.target_tokens.dtype == np.uint32
-    assert store.source(499).tolist() == [2**16 - 1, 3] and store.target(499).tolist() == [2**16, 3]
+    store = Store.open_or_build(tmp_path, FakeCorpus(), "train", COLUMNS, WideTokenizer())
+    assert store.columns["source"].values.dtype == np.uint16 and store.columns["target"].values.dtype == np.uint32
+    assert store.columns["source"][499].tolist() == [2**16 - 1, 3] and store.columns["target"][499].tolist() == [
+        2**16,
+        3,
+    ]
 
 
 def test_a_second_run_encodes_nothing_and_progress_is_told(tmp_path, tokenizer, small_chunks):
     calls = []
     corpus = FakeCorpus()
-    first = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer, progress=lambda *done: calls.append(done))
+    first = Store.open_or_build(
+        tmp_path, corpus, "train", COLUMNS, tokenizer, progress=lambda *done: calls.append(done)
+    )
     assert calls == [(min(500, 64 * chunk), 500) for chunk in range(1, 9)]
     calls.clear()
-    second = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer, progress=lambda *done: calls.append(done))
+    second = Store.open_or_build(
+        tmp_path, corpus, "train", COLUMNS, tokenizer, progress=lambda *done: calls.append(done)
+    )
     assert not calls and corpus.num_reads == 1
     assert second.directory == first.directory == tmp_path / first.key
     assert [path.name for path in tmp_path.iterdir()] == [first.key]
 
 
 def test_text_split_and_tokenizer_each_have_a_store_of_their_own(tmp_path, tokenizer):
-    other_tokenizer = Tokenizer.train(FakeCorpus().pairs("train"), TokenizerConfig(kind="char", byte_fallback=False))
+    other_tokenizer = Tokenizer.train(FakeCorpus().examples("train"), TokenizerConfig(kind="char", byte_fallback=False))
     stores = [
-        TokenStore.open_or_build(tmp_path, FakeCorpus(), "train", tokenizer),
-        TokenStore.open_or_build(tmp_path, FakeCorpus(), "validation", tokenizer),
-        TokenStore.open_or_build(tmp_path, FakeCorpus(word="wort"), "train", tokenizer),
-        TokenStore.open_or_build(tmp_path, FakeCorpus(), "train", other_tokenizer),
+        Store.open_or_build(tmp_path, FakeCorpus(), "train", COLUMNS, tokenizer),
+        Store.open_or_build(tmp_path, FakeCorpus(), "validation", COLUMNS, tokenizer),
+        Store.open_or_build(tmp_path, FakeCorpus(word="wort"), "train", COLUMNS, tokenizer),
+        Store.open_or_build(tmp_path, FakeCorpus(), "train", COLUMNS, other_tokenizer),
     ]
     assert len({store.key for store in stores}) == 4
     assert [len(store) for store in stores] == [500, 3, 500, 500]
@@ -119,7 +132,7 @@ def remove(path):
     path.unlink()
 
 
-FILES = ("header.json", "source.tokens", "source.offsets", "target.tokens", "target.offsets")
+FILES = ("header.json", "source.values", "source.offsets", "target.values", "target.offsets")
 
 
 @pytest.mark.parametrize("damage", [cut, flip, empty, remove])
@@ -127,19 +140,19 @@ FILES = ("header.json", "source.tokens", "source.offsets", "target.tokens", "tar
 @pytest.mark.parametrize("verify", ["always", "once"])
 def test_a_damaged_store_is_noticed_and_built_again(tmp_path, tokenizer, name, damage, verify):
     corpus = FakeCorpus()
-    store = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer, verify=verify)
-    expected = [store.source(index).tolist() for index in range(len(store))]
+    store = Store.open_or_build(tmp_path, corpus, "train", COLUMNS, tokenizer, verify=verify)
+    expected = [store.columns["source"][index].tolist() for index in range(len(store))]
     damage(store.directory / name)
     with pytest.raises(DamagedStoreError):
-        TokenStore(store.directory, verify=verify)
-    again = TokenStore.open_or_build(tmp_path, corpus, "train", tokenizer, verify=verify)
+        Store(store.directory, verify=verify)
+    again = Store.open_or_build(tmp_path, corpus, "train", COLUMNS, tokenizer, verify=verify)
     assert corpus.num_reads == 2
-    assert [again.source(index).tolist() for index in range(len(again))] == expected
+    assert [again.columns["source"][index].tolist() for index in range(len(again))] == expected
     assert [path.name for path in tmp_path.iterdir()] == [store.key]
 
 
 def test_once_reads_only_what_has_changed(tmp_path, tokenizer, monkeypatch):
-    store = TokenStore.open_or_build(tmp_path, FakeCorpus(), "train", tokenizer, verify="once")
+    store = Store.open_or_build(tmp_path, FakeCorpus(), "train", COLUMNS, tokenizer, verify="once")
     read = []
 
     def digest(path):
@@ -147,16 +160,16 @@ def test_once_reads_only_what_has_changed(tmp_path, tokenizer, monkeypatch):
         return file_digest(path)
 
     monkeypatch.setattr(store_files, "file_digest", digest)
-    TokenStore(store.directory, verify="once")
+    Store(store.directory, verify="once")
     assert read == []
     # As a copy of the file would be, with the same content.
-    data = (store.directory / "source.tokens").read_bytes()
-    (store.directory / "source.tokens").unlink()
-    (store.directory / "source.tokens").write_bytes(data)
-    TokenStore(store.directory, verify="once")
-    assert read == ["source.tokens"]
+    data = (store.directory / "source.values").read_bytes()
+    (store.directory / "source.values").unlink()
+    (store.directory / "source.values").write_bytes(data)
+    Store(store.directory, verify="once")
+    assert read == ["source.values"]
     read.clear()
-    TokenStore(store.directory, verify="always")
+    Store(store.directory, verify="always")
     assert sorted(read) == sorted(set(FILES) - {"header.json"})
     read.clear()
     pickle.loads(pickle.dumps(store))
@@ -166,27 +179,27 @@ def test_once_reads_only_what_has_changed(tmp_path, tokenizer, monkeypatch):
 def test_a_store_that_may_only_be_read_is_used_and_never_written(tmp_path, tokenizer):
     foreign, own = tmp_path / "foreign", tmp_path / "own"
     corpus = FakeCorpus()
-    made = TokenStore.open_or_build(foreign, corpus, "train", tokenizer)
-    found = TokenStore.open_or_build(own, corpus, "train", tokenizer, found_in=foreign)
+    made = Store.open_or_build(foreign, corpus, "train", COLUMNS, tokenizer)
+    found = Store.open_or_build(own, corpus, "train", COLUMNS, tokenizer, found_in=foreign)
     assert found.directory == made.directory and not own.exists() and corpus.num_reads == 1
-    flip(made.directory / "target.tokens")
+    flip(made.directory / "target.values")
     before = {path: path.read_bytes() for path in made.directory.iterdir()}
-    again = TokenStore.open_or_build(own, corpus, "train", tokenizer, found_in=foreign)
+    again = Store.open_or_build(own, corpus, "train", COLUMNS, tokenizer, found_in=foreign)
     assert again.directory == own / made.key
     assert {path: path.read_bytes() for path in made.directory.iterdir()} == before
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path, tokenizer, small_chunks):
     class BrokenCorpus(FakeCorpus):
-        def pairs(self, split):
-            yield from list(super().pairs(split))[:100]
+        def examples(self, split):
+            yield from list(super().examples(split))[:100]
             raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        TokenStore.open_or_build(tmp_path, BrokenCorpus(), "train", tokenizer)
+        Store.open_or_build(tmp_path, BrokenCorpus(), "train", COLUMNS, tokenizer)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="'train' has no pairs"):
-        TokenStore.open_or_build(tmp_path, FakeCorpus(num_pairs=0), "train", tokenizer)
+    with pytest.raises(ValueError, match="'train' has no examples"):
+        Store.open_or_build(tmp_path, FakeCorpus(num_pairs=0), "train", COLUMNS, tokenizer)
     assert not list(tmp_path.iterdir())
 
 
@@ -194,21 +207,23 @@ def test_several_may_build_at_the_same_time(tmp_path, tokenizer):
     together = threading.Barrier(4)
 
     class SlowCorpus(FakeCorpus):
-        def pairs(self, split):
+        def examples(self, split):
             together.wait(timeout=10)
-            return super().pairs(split)
+            return super().examples(split)
 
     def build(_):
-        return TokenStore.open_or_build(tmp_path, SlowCorpus(), "train", tokenizer)
+        return Store.open_or_build(tmp_path, SlowCorpus(), "train", COLUMNS, tokenizer)
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         stores = list(pool.map(build, range(4)))
-    assert [store.source(499).tolist() for store in stores] == [stores[0].source(499).tolist()] * 4
+    assert [store.columns["source"][499].tolist() for store in stores] == [
+        stores[0].columns["source"][499].tolist()
+    ] * 4
     assert [path.name for path in tmp_path.iterdir()] == [stores[0].key]
 
 
 def test_a_store_pickles_as_its_path(tmp_path, tokenizer):
-    store = TokenStore.open_or_build(tmp_path, FakeCorpus(), "train", tokenizer)
+    store = Store.open_or_build(tmp_path, FakeCorpus(), "train", COLUMNS, tokenizer)
     pickled = pickle.dumps(store)
     assert len(pickled) < 500
-    assert pickle.loads(pickled).source(7).tolist() == store.source(7).tolist()
+    assert pickle.loads(pickled).columns["source"][7].tolist() == store.columns["source"][7].tolist()

@@ -1,0 +1,270 @@
+"""The one batch maker: which examples are used, and the assembly of any batch of a store.
+
+Plan from lengths, fetch, transform, lay out. All arrays are numpy int32, on the host; each process makes only its own
+rows of a batch.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from seq2seq_jax.batch import Batch, Vocabulary
+from seq2seq_jax.data.batch_format import BatchFormat, row_shapes
+from seq2seq_jax.data.columns import Column, Ragged
+from seq2seq_jax.data.layout import EvaluationBatch, lay_out
+from seq2seq_jax.data.packing import BatchPlan, BatchRows, PlanPosition, RowShape, UniformPlan
+from seq2seq_jax.data.store import Store
+from seq2seq_jax.data.transforms.transform import example_keys, length_bounds, transformed
+
+NOTICEABLE_FRACTION = 0.01
+"""Of the examples of a split: if limits drop or cut more, that is a warning."""
+
+logger = logging.getLogger(__name__)
+
+
+class SelectionCounts(NamedTuple):
+    """What the length limits did to a split, in examples."""
+
+    total: int
+    """Examples of the split."""
+    too_long: dict[str, int]
+    """Those longer than the limit of a column, by its name; an example can be in several."""
+    dropped: int
+    """Those that are left out."""
+    truncated: int
+    """Those that are cut in one column or several."""
+
+    @property
+    def affected(self) -> int:
+        """Those that are not used as they are."""
+        return self.dropped + self.truncated
+
+    @property
+    def is_noticeable(self) -> bool:
+        """Whether they are so many that a person should know."""
+        return self.affected > NOTICEABLE_FRACTION * self.total
+
+
+def select(store: Store, columns: Mapping[str, Column]) -> tuple[Int[np.ndarray, " examples"], SelectionCounts]:
+    """The examples of a split that are trained on: each column says what happens to those that are too long for it.
+
+    A truncated example is cut when its batch is assembled, and keeps the EOS token as its last token. An example of
+    which a side is empty, just the EOS token, is kept.
+
+    Returns:
+        The indices in ascending order, and the counts, which are logged too: as a warning if they are noticeable.
+
+    Raises:
+        ValueError: none is left.
+    """
+    limited = {name: column for name, column in columns.items() if column.max_length is not None}
+    lengths = {name: store.columns[name].lengths for name in limited}
+    longer = {name: lengths[name] > column.max_length for name, column in limited.items()}
+    dropped, truncated = _left_out(store, columns), np.zeros(len(store), bool)
+    for name in limited:
+        truncated |= longer[name] & ~dropped
+    counts = SelectionCounts(
+        total=len(store),
+        too_long={name: int(each.sum()) for name, each in longer.items()},
+        dropped=int(dropped.sum()),
+        truncated=int(truncated.sum()),
+    )
+    if counts.affected:
+        done = [
+            f"{word} {number}"
+            for word, number in (("dropped", counts.dropped), ("truncated", counts.truncated))
+            if number
+        ]
+        remedy = ". " + _remedy(counts, lengths) if counts.is_noticeable else ""
+        logger.log(
+            logging.WARNING if counts.is_noticeable else logging.INFO,
+            "%s of %d examples: %s%s",
+            " and ".join(done), counts.total,
+            ", ".join(
+                f"{number} {'' if index else 'have '}more than {limited[name].max_length} {name} tokens"
+                for index, (name, number) in enumerate(counts.too_long.items())
+            ),
+            remedy,
+        )  # fmt: skip
+    if counts.dropped == counts.total:
+        limits = " or ".join(f"max_{name}_length {column.max_length}" for name, column in limited.items())
+        raise ValueError(
+            f"all {counts.total} examples are longer than {limits}: raise these, or set too_long to truncate"
+        )
+    return _indices(~dropped), counts
+
+
+def _remedy(counts: SelectionCounts, lengths: Mapping[str, Int[np.ndarray, " examples"]]) -> str:
+    """What keeps 99% of a column's examples as they are, and what else can be done."""
+    flags = [
+        f"--data.max_{name}_length {int(np.ceil(np.quantile(lengths[name], 1 - NOTICEABLE_FRACTION)))}"
+        for name, number in counts.too_long.items()
+        if number > NOTICEABLE_FRACTION * counts.total
+    ] or [f"a greater --data.max_{' or '.join(f'{name}_length' for name in lengths)}"]
+    keeps = f"{' and '.join(flags)} would keep 99% of {'both' if len(flags) > 1 else 'them'} whole"
+    return keeps + (", --data.too_long truncate uses the beginnings" if counts.dropped else "")
+
+
+def _left_out(store: Store, columns: Mapping[str, Column]) -> Bool[np.ndarray, " examples"]:
+    """Which examples are too long for a column that cuts none."""
+    left_out = np.zeros(len(store), bool)
+    for name, column in columns.items():
+        if column.is_dropped:
+            left_out |= ~column.fits(store.columns[name].lengths)
+    return left_out
+
+
+def _indices(chosen: Bool[np.ndarray, " examples"]) -> Int[np.ndarray, " chosen"]:
+    return np.flatnonzero(chosen).astype(np.int32 if len(chosen) < 2**31 else np.int64)
+
+
+def assemble(
+    store: Store, rows: BatchRows, batch_format: BatchFormat, *, vocabulary: Vocabulary, seed: int | None = None
+) -> Batch:
+    """The arrays of some rows: their examples fetched, cut to the limits of their columns, transformed and laid out.
+
+    Args:
+        seed: of the transforms' random numbers; None = 0: every run is evaluated on the same examples.
+
+    Returns:
+        A Batch of numpy int32 arrays, source [rows, rows.source_length] and target [rows, rows.target_length].
+
+    Raises:
+        ValueError: a transform made an example longer than its bound.
+    """
+    found: Mapping[str, Ragged] = {
+        name: column.fetch(column.examples(store.columns[name]), rows.examples, vocabulary=vocabulary)
+        for name, column in batch_format.columns.items()
+    }
+    if batch_format.transforms:
+        transforms = [transform.build(vocabulary) for transform in batch_format.transforms]
+        found = transformed(found, transforms, example_keys(seed or 0, rows.epochs, rows.examples))
+    return Batch(
+        source=lay_out(found["source"], rows, rows.source_length, pad_id=vocabulary.pad_id),
+        target=lay_out(found["target"], rows, rows.target_length, pad_id=vocabulary.pad_id),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class BatchMaker:
+    """Makes this process's share of any batch. A worker gets these fields, the store as its path, and plans again."""
+
+    store: Store
+    batch_format: BatchFormat
+    shapes: tuple[RowShape, ...]
+    seed: int | None
+    plan_position: PlanPosition | None
+    vocabulary: Vocabulary
+    process_index: int
+    process_count: int
+
+    @functools.cached_property
+    def plan(self) -> BatchPlan | UniformPlan:
+        """Which examples fill which row of which batch."""
+        batch_format = self.batch_format
+        if batch_format.is_uniform:
+            return UniformPlan(num_examples=self.num_examples, shape=self.shapes[-1], seed=self.seed)
+        examples = _indices(~_left_out(self.store, batch_format.columns))
+        lengths = length_bounds(
+            {
+                name: column.cut(self.store.columns[name].lengths[examples])
+                for name, column in batch_format.columns.items()
+            },
+            [transform.build(self.vocabulary) for transform in batch_format.transforms],
+        )
+        return BatchPlan(
+            lengths["source"],
+            lengths["target"],
+            examples=examples,
+            shapes=self.shapes,
+            packing=batch_format.packing,
+            window=batch_format.window,
+            seed=self.seed,
+            plan_position=self.plan_position,
+        )
+
+    def __getstate__(self) -> dict:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of the split."""
+        stored = self.store.columns
+        return min(len(column.examples(stored[name])) for name, column in self.batch_format.columns.items())
+
+    @functools.cached_property
+    def too_long(self) -> Int[np.ndarray, " examples"]:
+        """Those that are in no batch."""
+        return _indices(
+            np.zeros(0, bool) if self.batch_format.is_uniform else _left_out(self.store, self.batch_format.columns)
+        )
+
+    @functools.cached_property
+    def cut(self) -> Int[np.ndarray, " examples"]:
+        """Those that are cut."""
+        if self.batch_format.is_uniform:
+            return _indices(np.zeros(0, bool))
+        longer = np.zeros(len(self.store), bool)
+        for name, column in self.batch_format.columns.items():
+            if column.max_length is not None and column.truncate is not None:
+                longer |= self.store.columns[name].lengths > column.max_length
+        return _indices(longer & ~_left_out(self.store, self.batch_format.columns))
+
+    def epoch(self) -> Iterator[EvaluationBatch]:
+        """The shares of the batches that hold every example once, in order."""
+        if len(self.too_long) < self.num_examples:
+            yield from map(self._share, self.plan.epoch())
+
+    def _share(self, rows: BatchRows) -> EvaluationBatch:
+        rows = rows.share(self.process_index, self.process_count)
+        batch = assemble(self.store, rows, self.batch_format, vocabulary=self.vocabulary, seed=self.seed)
+        return EvaluationBatch(batch, rows.examples)
+
+    def __call__(self, step: int) -> tuple[Batch, PlanPosition | None]:
+        """The share of the batch of a training step, from 0, and its place in the plan."""
+        return self._share(self.plan.batch(step)).batch, self.plan.plan_position(step)
+
+
+def batch_maker(
+    store: Store,
+    batch_format: BatchFormat,
+    *,
+    vocabulary: Vocabulary,
+    target_tokens_per_batch: int,
+    seed: int | None,
+    plan_position: PlanPosition | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> BatchMaker:
+    """What makes the batches of a split.
+
+    Args:
+        seed: of shuffle and transforms; None = the examples' own order, and the transforms of seed 0.
+
+    Raises:
+        ValueError: target_tokens_per_batch, bucket_lengths, transforms and process_count do not suit each other.
+    """
+    shapes = row_shapes(batch_format, target_tokens_per_batch)
+    # The other shapes have a multiple of its rows.
+    longest = shapes[-1]
+    if longest.rows % process_count:
+        raise ValueError(
+            f"the {longest.rows} rows of a batch cannot be shared by {process_count} processes: set "
+            f"target_tokens_per_batch to a multiple of {process_count} rows of {longest.target_length} tokens"
+        )
+    batch_format.check(vocabulary)
+    return BatchMaker(
+        store=store,
+        batch_format=batch_format,
+        shapes=shapes,
+        seed=seed,
+        plan_position=plan_position,
+        vocabulary=vocabulary,
+        process_index=process_index,
+        process_count=process_count,
+    )

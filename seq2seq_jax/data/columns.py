@@ -1,0 +1,282 @@
+"""Columns: what the named parts of an example are, how they are stored, and what happens to those that are too long.
+
+An example is a mapping from column names to values of any length. Stored, a column is one flat array with the values of
+all examples, and the offset of each example in it.
+"""
+
+import abc
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int, Integer
+
+from seq2seq_jax.batch import Vocabulary
+from seq2seq_jax.data.tokenizer import Tokenizer
+
+Truncate = Literal["left", "right"]
+"""Which end of a longer value is cut off."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ragged:
+    """Values of several examples, one after the other.
+
+    Attributes:
+        values: of all examples, [total length, ...].
+        offsets: where each example begins, and the end of the last.
+    """
+
+    values: np.ndarray
+    offsets: Integer[np.ndarray, " examples_and_end"]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int | np.integer) -> np.ndarray:
+        """The values of one example."""
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    @functools.cached_property
+    def lengths(self) -> Int[np.ndarray, " examples"]:
+        """Length of each example, as int32."""
+        return np.diff(self.offsets.astype(np.int64, copy=False)).astype(np.int32)
+
+    def bounds(
+        self, examples: Int[np.ndarray, " chosen"]
+    ) -> tuple[Int[np.ndarray, " chosen"], Int[np.ndarray, " chosen"]]:
+        """Where some examples begin, and their lengths, as int64."""
+        starts = self.offsets[examples].astype(np.int64)
+        return starts, self.offsets[examples + 1].astype(np.int64) - starts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chunks:
+    """The same values, run together and cut into examples of one length; the last may be shorter.
+
+    It holds no number per example: a corpus may have hundreds of millions.
+    """
+
+    values: np.ndarray
+    length: int
+
+    def __len__(self) -> int:
+        return (len(self.values) + self.length - 1) // self.length
+
+    def bounds(
+        self, examples: Int[np.ndarray, " chosen"]
+    ) -> tuple[Int[np.ndarray, " chosen"], Int[np.ndarray, " chosen"]]:
+        """See `Ragged.bounds`."""
+        starts = np.asarray(examples, np.int64) * self.length
+        return starts, np.minimum(len(self.values) - starts, self.length)
+
+
+def ragged(values: Sequence[Sequence[Any]], dtype: np.dtype | type) -> Ragged:
+    """A column of given values."""
+    offsets = np.concatenate([[0], np.cumsum([len(value) for value in values], dtype=np.int64)])
+    return Ragged(np.fromiter(itertools.chain.from_iterable(values), dtype, offsets[-1]), offsets)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Column(abc.ABC):
+    """What a column is; one subclass per kind."""
+
+    read_from: str | None = None
+    """The column of the data that it is made of; None = the one of its own name."""
+    max_length: int | None = None
+    """The length that an example may have; None = any."""
+    truncate: Truncate | None = None
+    """Which end of a longer example is cut off, in training, evaluation and generation; None = it is left out."""
+
+    @abc.abstractmethod
+    def dtype(self, vocabulary: Vocabulary) -> np.dtype:
+        """Type of the stored values."""
+
+    @abc.abstractmethod
+    def encode(self, values: list[Any], tokenizer: Tokenizer) -> Ragged:
+        """The column of some examples.
+
+        Args:
+            values: of the data's column.
+
+        Raises:
+            ValueError: a value is not of this kind.
+        """
+
+    @abc.abstractmethod
+    def stored(self, tokenizer: Tokenizer) -> list[Any]:
+        """JSON values that, with the data's content, decide what is stored."""
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all examples are of one length (but perhaps the last)."""
+        return False
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        """Shape of each of an example's values."""
+        return ()
+
+    def decode(self, values: np.ndarray) -> Any:
+        """The value of one example, from what is stored."""
+        return values
+
+    def examples(self, stored: Ragged) -> Ragged | Chunks:
+        """The examples that are made of those stored."""
+        return stored
+
+    def fits(self, lengths: Int[np.ndarray, " examples"]) -> Bool[np.ndarray, " examples"]:
+        """Which examples are used: those that are short enough, or all if longer ones are cut."""
+        return (lengths <= self.max_length) if self.is_dropped else np.ones(len(lengths), bool)
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether longer examples are left out."""
+        return self.max_length is not None and self.truncate is None
+
+    def cut(self, lengths: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
+        """Lengths of examples after longer ones have been cut."""
+        return lengths if self.max_length is None else np.minimum(lengths, self.max_length)
+
+    def fetch(self, column: Ragged | Chunks, examples: Int[np.ndarray, " chosen"], *, vocabulary: Vocabulary) -> Ragged:
+        """Some examples of a stored column, each cut to `max_length`."""
+        starts, lengths = column.bounds(examples)
+        kept = self.cut(lengths)
+        if self.truncate == "left":
+            starts = starts + lengths - kept
+        offsets = np.concatenate([[0], np.cumsum(kept)])
+        # No loop over examples: a number per value says where it is.
+        found = column.values[np.repeat(starts - offsets[:-1], kept) + np.arange(offsets[-1])]
+        return Ragged(found, offsets)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokens(Column):
+    """Token ids of a text."""
+
+    side: Literal["source", "target"] = "source"
+    """Whose tokenizer encodes it."""
+    ends_in_eos: bool = True
+    """Whether an EOS token ends each example, also one that was cut."""
+    concatenate: bool = False
+    """Run the texts of a split together, and cut them into examples of max_length; the last may be shorter."""
+
+    def dtype(self, vocabulary: Vocabulary) -> np.dtype:
+        """The smallest type that holds all ids."""
+        size = vocabulary.source_size if self.side == "source" else vocabulary.target_size
+        return np.dtype("<u2" if size <= 2**16 else "<u4")
+
+    def encode(self, values: list[str], tokenizer: Tokenizer) -> Ragged:
+        if not self.ends_in_eos:
+            ids = tokenizer.encode_documents(values)
+        else:
+            ids = (tokenizer.encode_source if self.side == "source" else tokenizer.encode_target)(values)
+        return ragged(ids, self.dtype(tokenizer.vocabulary))
+
+    def stored(self, tokenizer: Tokenizer) -> list[Any]:
+        return ["tokens", self.side, self.ends_in_eos, tokenizer.fingerprint]
+
+    @property
+    def is_uniform(self) -> bool:
+        return self.concatenate
+
+    def examples(self, stored: Ragged) -> Ragged | Chunks:
+        return Chunks(stored.values, self.max_length) if self.concatenate else stored
+
+    def cut_ids(self, ids: list[int]) -> list[int]:
+        """Like `fetch`, for the ids of one example."""
+        longest = self.max_length
+        if longest is None or self.truncate is None or len(ids) <= longest:
+            return ids
+        if self.truncate == "left":
+            return ids[-longest:]
+        return [*ids[: longest - 1], ids[-1]] if self.ends_in_eos else ids[:longest]
+
+    def fetch(self, column: Ragged | Chunks, examples: Int[np.ndarray, " chosen"], *, vocabulary: Vocabulary) -> Ragged:
+        found = super().fetch(column, examples, vocabulary=vocabulary)
+        if self.ends_in_eos:
+            found.values[found.offsets[1:] - 1] = vocabulary.eos_id
+        return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frames(Column):
+    """Vectors over time, such as the features of speech: [time, features]."""
+
+    num_features: int
+    """Values per frame."""
+    kind: Literal["float32", "int16"] = "float32"
+    """Type of a value."""
+    stride: int = 1
+    """Frames that a model makes one of; every segment of a row begins at a multiple of it."""
+
+    def dtype(self, vocabulary: Vocabulary) -> np.dtype:
+        return np.dtype(self.kind).newbyteorder("<")
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        return (self.num_features,)
+
+    def row_lengths(self, lengths: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
+        """Frames that examples take up in a row: whole strides."""
+        return -(-lengths // self.stride) * self.stride
+
+    def encode(self, values: list[np.ndarray], tokenizer: Tokenizer) -> Ragged:
+        for value in values:
+            if value.ndim != 2 or value.shape[1] != self.num_features or value.dtype != self.kind:
+                raise ValueError(
+                    f"expected frames of {self.num_features} {self.kind} features, as [time, features]; got "
+                    f"{value.dtype} {list(value.shape)}: convert them"
+                )
+        offsets = np.concatenate([[0], np.cumsum([len(value) for value in values], dtype=np.int64)])
+        return Ragged(np.concatenate(values) if values else np.empty((0, self.num_features), self.kind), offsets)
+
+    def stored(self, tokenizer: Tokenizer) -> list[Any]:
+        return ["frames", self.num_features, self.kind]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Text(Column):
+    """Text as it is, or several texts such as references, kept to be scored with."""
+
+    def dtype(self, vocabulary: Vocabulary) -> np.dtype:
+        return np.dtype("u1")
+
+    def encode(self, values: list[str | list[str]], tokenizer: Tokenizer) -> Ragged:
+        # As JSON one text and a list of one text stay apart.
+        written = [json.dumps(value, ensure_ascii=False).encode() for value in values]
+        offsets = np.concatenate([[0], np.cumsum([len(text) for text in written], dtype=np.int64)])
+        return Ragged(np.frombuffer(b"".join(written), np.uint8), offsets)
+
+    def decode(self, values: np.ndarray) -> str | list[str]:
+        return json.loads(values.tobytes())
+
+    def stored(self, tokenizer: Tokenizer) -> list[Any]:
+        return ["text"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Label(Column):
+    """One of some classes."""
+
+    num_classes: int
+    """Labels are 0 to num_classes - 1."""
+
+    def dtype(self, vocabulary: Vocabulary) -> np.dtype:
+        return np.dtype("<i4")
+
+    def encode(self, values: list[int], tokenizer: Tokenizer) -> Ragged:
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < self.num_classes:
+                raise ValueError(f"expected a label of 0 to {self.num_classes - 1}; got {value!r}: correct the data")
+        return Ragged(np.array(values, "<i4"), np.arange(len(values) + 1))
+
+    def decode(self, values: np.ndarray) -> int:
+        return int(values[0])
+
+    def stored(self, tokenizer: Tokenizer) -> list[Any]:
+        return ["label"]

@@ -1,0 +1,156 @@
+"""Rows of arrays from examples of any length, and batches of sequences that are given.
+
+All arrays are numpy int32, on the host.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
+from seq2seq_jax.data.columns import Ragged, Tokens, ragged
+from seq2seq_jax.data.packing import BatchPlan, BatchRows, RowShape
+
+SHORTEST_SOURCE_ROW = 16
+
+
+def lay_out(tokens: Ragged, rows: BatchRows, row_length: int, *, pad_id: int) -> TokenRows:
+    """The arrays of one side of some rows, [rows, row_length].
+
+    Args:
+        tokens: of each example, in the order of the rows.
+    """
+    # No loop over examples: every array here has one value an example of the batch, or one a token.
+    lengths, num_before = tokens.lengths, tokens.offsets
+    first_of_row = np.cumsum(rows.counts) - rows.counts
+    row = np.repeat(np.arange(len(rows.counts)), rows.counts)
+    begins = row * row_length + num_before[:-1] - num_before[first_of_row[row]]
+
+    positions = np.arange(num_before[-1]) - np.repeat(num_before[:-1], lengths)
+    places = np.repeat(begins, lengths) + positions
+    shape = (len(rows.counts), row_length)
+    arrays = {
+        name: np.full(shape[0] * shape[1], padding, np.int32)
+        for name, padding in (("tokens", pad_id), ("segment_ids", 0), ("positions", 0))
+    }
+    arrays["tokens"][places] = tokens.values
+    arrays["segment_ids"][places] = np.repeat(np.arange(len(row)) - first_of_row[row] + 1, lengths)
+    arrays["positions"][places] = positions
+    return TokenRows(**{name: array.reshape(shape) for name, array in arrays.items()}, max_segments=rows.max_examples)
+
+
+class EvaluationBatch(NamedTuple):
+    """One process's share of a batch, and which examples it holds."""
+
+    batch: Batch
+    examples: Int[np.ndarray, " examples"]
+    """Indices of the examples, by row and then segment."""
+
+
+class SourceBatch(NamedTuple):
+    """Sources to generate from, one a row; rows past the last index are all padding."""
+
+    source: TokenRows
+    indices: Int[np.ndarray, " sequences"]
+    """Which of the given sequences each row is."""
+
+
+def source_batches(
+    sequences: list[list[int]], *, vocabulary: Vocabulary, source_tokens_per_batch: int, max_length: int
+) -> Iterator[SourceBatch]:
+    """Batches to generate from, of like length and in few shapes, so that little is compiled.
+
+    Row lengths are 16, 24, 32, 48, 64, 96, ... up to max_length. A length has always the same number of rows, unless
+    there are fewer sequences than that: then it is the next power of two above their number.
+
+    Args:
+        sequences: source ids, each ending in the EOS token.
+        source_tokens_per_batch: tokens of a batch, padding counted, where a row is not longer than that.
+        max_length: the longest row that the model takes.
+
+    Returns:
+        An iterator of batches of numpy int32 arrays, shortest first; `indices` restores the order.
+
+    Raises:
+        ValueError: a sequence is longer than max_length.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+    if not len(lengths):
+        return iter(())
+    if lengths.max() > max_length:
+        raise ValueError(
+            f"sequence {lengths.argmax()} has {lengths.max()} tokens, more than the {max_length} that the model takes: "
+            f"cut it before"
+        )
+    row_lengths = [*itertools.takewhile(lambda length: length < max_length, _row_lengths()), max_length]
+    most_rows = 1 << (len(sequences) - 1).bit_length()
+    shapes = tuple(
+        RowShape(
+            rows=min(most_rows, max(1, source_tokens_per_batch // length)), source_length=length, target_length=length
+        )
+        for length in row_lengths
+    )
+    tokens = ragged(sequences, np.uint32)
+    order = np.argsort(lengths, kind="stable")
+    plan = BatchPlan(
+        lengths[order], lengths[order], examples=order, shapes=shapes, packing=False, window=len(order), seed=None
+    )
+    return (
+        SourceBatch(_laid_out(tokens, rows, rows.source_length, vocabulary), rows.examples) for rows in plan.epoch()
+    )
+
+
+def pair_batches(
+    sources: list[list[int]], targets: list[list[int]], *, vocabulary: Vocabulary, max_weights_per_batch: int
+) -> Iterator[EvaluationBatch]:
+    """Batches of given pairs, of like length and in few shapes, one pair per row.
+
+    Both sides of a row are equally long, by the longer of them: 16, 24, 32, 48, ... tokens, as in `source_batches`.
+
+    Args:
+        sources: source ids, each ending in the EOS token.
+        targets: as many targets.
+        max_weights_per_batch: (target, source) places of a batch, padding counted, where a row has no more than that.
+
+    Returns:
+        An iterator of (Batch of numpy int32 arrays, indices of its pairs), shortest first.
+    """
+    lengths = np.array([[len(source), len(target)] for source, target in zip(sources, targets, strict=True)], np.int64)
+    if not len(lengths):
+        return iter(())
+    longest = lengths.max(axis=1)
+    most_rows = 1 << (len(sources) - 1).bit_length()
+    shapes = []
+    for length in _row_lengths():
+        rows = min(most_rows, max(1, max_weights_per_batch // length**2))
+        shapes.append(RowShape(rows=rows, source_length=length, target_length=length))
+        if length >= longest.max():
+            break
+    order = np.argsort(longest, kind="stable")
+    plan = BatchPlan(
+        *lengths[order].T, examples=order, shapes=tuple(shapes), packing=False, window=len(order), seed=None
+    )
+    source_tokens, target_tokens = ragged(sources, np.uint32), ragged(targets, np.uint32)
+    return (
+        EvaluationBatch(
+            Batch(
+                source=_laid_out(source_tokens, rows, rows.source_length, vocabulary),
+                target=_laid_out(target_tokens, rows, rows.target_length, vocabulary),
+            ),
+            rows.examples,
+        )
+        for rows in plan.epoch()
+    )
+
+
+def _laid_out(tokens: Ragged, rows: BatchRows, row_length: int, vocabulary: Vocabulary) -> TokenRows:
+    found = Tokens().fetch(tokens, rows.examples, vocabulary=vocabulary)
+    return lay_out(found, rows, row_length, pad_id=vocabulary.pad_id)
+
+
+def _row_lengths() -> Iterator[int]:
+    """16, 24, 32, 48, 64, 96, ... without end."""
+    return (SHORTEST_SOURCE_ROW * half_steps // 2 << octave for octave in itertools.count() for half_steps in (2, 3))

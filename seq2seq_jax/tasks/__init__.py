@@ -1,0 +1,1 @@
+"""What the columns of examples mean: one file per task."""

@@ -1,0 +1,118 @@
+"""What every task has in common: it says what the columns of an example mean."""
+
+import abc
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from seq2seq_jax.data.batch_format import BatchFormat
+from seq2seq_jax.data.columns import Column, Tokens
+from seq2seq_jax.data.source import DataSource
+from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.evaluation.metric import Example, Metric
+from seq2seq_jax.values import check_values
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task(abc.ABC):
+    """What the columns of examples mean: how they become batches, and how outputs are scored."""
+
+    reads: ClassVar[tuple[str, ...]]
+    """Columns that the data must have."""
+    scored_columns: ClassVar[frozenset[str]]
+    """Columns of an example that metrics can read; empty = there are none, and no outputs are generated."""
+    metrics: ClassVar[tuple[Metric, ...]]
+    """What is computed beside the loss where the experiment names no metrics."""
+    source_column: ClassVar[str]
+    """The column that text to generate from is a value of."""
+    unit: ClassVar[str]
+    """What examples are called in messages."""
+
+    def __post_init__(self):
+        check_values(self, "task")
+
+    @abc.abstractmethod
+    def columns(self, data: DataSource) -> dict[str, Column]:
+        """The columns that are stored and that batches are made of, by name, with their limits."""
+
+    @abc.abstractmethod
+    def source(self, data: DataSource) -> Tokens:
+        """The column that sources to generate from become: its limit, and what happens to longer ones."""
+
+    @abc.abstractmethod
+    def row_lengths(self, data: DataSource) -> tuple[int, int]:
+        """Tokens of the longest source row, and of the longest target row."""
+
+    @abc.abstractmethod
+    def batch_format(self, data: DataSource) -> BatchFormat:
+        """How stored examples become batches."""
+
+    @abc.abstractmethod
+    def has_unpacked_rows(self, data: DataSource) -> bool:
+        """Whether every row of a batch holds one example."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether outputs are generated from the examples of a validation, and scored."""
+        return bool(self.scored_columns)
+
+    def check(self, data: DataSource, tokenizer: TokenizerConfig) -> None:
+        """Refuse what does not go with the task.
+
+        Raises:
+            ValueError: with the field to change.
+        """
+        missing = [name for name in self.reads if name not in data.columns]
+        if missing:
+            raise ValueError(
+                f"task {type(self).__name__} needs data with the column {missing[0]}, and {type(data).__name__} has "
+                f"{', '.join(data.columns)}. Use other data, or set task to another."
+            )
+
+    def select_by(self, metrics: Sequence[Metric], examples: Iterable[Example]) -> str:
+        """The score that decides which checkpoint is the best where `training.select_by` is None.
+
+        Args:
+            metrics: what is computed beside the loss.
+            examples: some of those that outputs are scored on.
+
+        Returns:
+            The first score of the first metric that suits the references, or "loss".
+        """
+        if not any(metric.names for metric in metrics):
+            return "loss"
+        targets = [target for example in examples for target in references(example)] if self.generates else []
+        reasons = [metric.unsuited(targets) if targets else "" for metric in metrics]
+        index = reasons.index("") if "" in reasons else 0
+        if index:
+            logger.info(
+                "As %s, %s decides which checkpoint is the best. training.select_by chooses another score.",
+                reasons[0], metrics[index].names[0],
+            )  # fmt: skip
+        return metrics[index].names[0]
+
+    def scored(self, columns: Sequence[str], values: Sequence[Any]) -> Example:
+        """An example as metrics see it.
+
+        Args:
+            columns: names of the data's columns.
+            values: of one example.
+        """
+        return dict(zip(columns, values, strict=True))
+
+    def source_text(self, example: Example) -> str:
+        """The text that an output is generated from.
+
+        Args:
+            example: what a line of input, or a row of a table, holds.
+        """
+        return example[self.source_column]
+
+
+def references(example: Example) -> list[str]:
+    """The references of an example: its target, or all of them where there are several."""
+    target = example["target"]
+    return [target] if isinstance(target, str) else list(target)
