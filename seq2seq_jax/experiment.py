@@ -61,7 +61,7 @@ class Experiment:
     """How devices share the work."""
     generation: Method = BeamSearch()
     """How text is generated, in validation and afterwards; --generation NAME chooses another method (beam_search,
-    greedy, sampling, diverse_beam_search, stochastic_beam_search)."""
+    greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk)."""
     metrics: tuple[Metric, ...] | None = None
     """What validation and evaluation compute beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity,
     with settings after commas (bleu,tokenizer=zh), or a class as module:Class; empty = nothing. None = BLEU, chrF and

@@ -470,7 +470,7 @@ def test_a_command_line_chooses_the_class_of_a_part():
     assert from_json(Experiment, to_json(dataclasses.replace(config, generation=chosen))).generation == chosen
 
 
-METHODS = "beam_search, greedy, sampling, diverse_beam_search, stochastic_beam_search"
+METHODS = "beam_search, greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk"
 
 
 @pytest.mark.parametrize(

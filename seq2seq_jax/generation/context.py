@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import DecodeState, TokenRows, Vocabulary
 from seq2seq_jax.data.source import LONGEST_ROW
+from seq2seq_jax.rewards.text import PieceTable
 
 DecodeStep = Callable[
     [Int[Array, "hypotheses"], DecodeState],
@@ -30,6 +31,7 @@ class GenerationContext:
         max_length: capacity of the token arrays.
         vocabulary: sizes and special ids.
         lines: number of each source in the input, from 0, for what is drawn; None = nothing is.
+        piece_table: makes the table of the characters of target ids, for what compares texts; None = nothing does.
     """
 
     step: DecodeStep
@@ -38,6 +40,7 @@ class GenerationContext:
     max_length: int
     vocabulary: Vocabulary
     lines: Int[Array, "batch"] | None = None
+    piece_table: Callable[[], PieceTable] | None = None
 
 
 @flax.struct.dataclass

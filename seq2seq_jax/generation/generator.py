@@ -19,6 +19,7 @@ from seq2seq_jax.generation.context import GenerationContext, GenerationResult, 
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.parallel.mesh import JittedOnMesh, batch_sharding, batch_shards, global_batch, replicated
+from seq2seq_jax.rewards.text import PieceTable
 
 Result = TypeVar("Result")
 Rows = TypeVar("Rows", TokenRows, Batch)
@@ -78,6 +79,10 @@ class Generator:
     def truncate(self) -> bool:
         """Whether longer sources are cut."""
         return self.source.truncate is not None
+
+    @functools.cached_property
+    def _table(self) -> PieceTable:
+        return PieceTable.of(self.tokenizer)
 
     def lower(self, params: Any, source: TokenRows) -> jax.stages.Lowered:
         """The lowered program, for sources or their shapes."""
@@ -248,6 +253,7 @@ class Generator:
             max_length=room,
             vocabulary=self.model.vocabulary,
             lines=lines,
+            piece_table=lambda: self._table,
         )
         return method.generate(context)
 

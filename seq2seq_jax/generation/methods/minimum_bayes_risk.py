@@ -1,0 +1,78 @@
+"""Minimum Bayes risk decoding."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from seq2seq_jax.generation.method import GenerationMethod
+
+if TYPE_CHECKING:
+    from seq2seq_jax.generation.context import GenerationContext, GenerationResult
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MinimumBayesRisk(GenerationMethod):
+    """Of samples, those that agree best with all of them, by a metric that is computed on the device.
+
+    Scores are mean utilities, in [0, 1]; of equal ones the sample drawn earlier comes first, and a text that was drawn
+    several times is returned once.
+    """
+
+    samples: int = 64
+    """Texts drawn for each source."""
+    utility: Literal["chrf", "bleu", "aggregated_chrf"] = "chrf"
+    """Sentence chrF or BLEU of a text with each sample; or chrF with the mean of all samples, which is cheaper."""
+    n_best: int = 1
+    """Texts returned for each source, best first."""
+    epsilon: float | None = 0.02
+    """Draw from tokens of at least this probability; None = all."""
+    temperature: float = 1.0
+    """Divides the logits: lower values favour probable tokens."""
+    seed: int = 0
+    """Of the draws."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_counts("n_best")
+        if self.samples < 2:
+            raise ValueError(f"samples must be at least 2, got {self.samples}: of one there is nothing to choose")
+        if self.n_best > self.samples:
+            raise ValueError(f"n_best must be at most samples, got {self.n_best} of {self.samples}: change either")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}: raise it")
+        if self.epsilon is not None and not 0 < self.epsilon <= 1:
+            raise ValueError(f"epsilon must lie above 0, at most at 1, not at {self.epsilon}: give a probability")
+
+    @property
+    def num_hypotheses(self) -> int:
+        return self.samples
+
+    @property
+    def num_texts(self) -> int:
+        return self.n_best
+
+    def generate(self, context: "GenerationContext") -> "GenerationResult":
+        import jax.numpy as jnp
+
+        from seq2seq_jax.generation.minimum_bayes_risk import expected_utilities
+        from seq2seq_jax.generation.restrictions import Epsilon
+        from seq2seq_jax.generation.sampling import Policy, draws_by_line, sample
+        from seq2seq_jax.generation.search import pick, top_k
+
+        restrictions = () if self.epsilon is None else (Epsilon(self.epsilon),)
+        drawn = sample(
+            context,
+            policy=Policy(vocabulary=context.vocabulary, temperature=self.temperature, restrictions=restrictions),
+            draws=draws_by_line(context.lines, num_samples=self.samples, seed=self.seed),
+            num_samples=self.samples,
+        )
+        utilities, is_first = expected_utilities(drawn, context.piece_table(), utility=self.utility)
+        scores, places = top_k(jnp.where(is_first, utilities, -jnp.inf), self.n_best)
+        result = pick(drawn.as_result(), places)
+        # Where there are fewer texts than are asked for, the rest is none.
+        found = scores > -jnp.inf
+        return result.replace(
+            tokens=jnp.where(found[:, :, None], result.tokens, context.vocabulary.pad_id),
+            scores=scores,
+            log_probabilities=jnp.where(found, result.log_probabilities, -jnp.inf),
+            lengths=jnp.where(found, result.lengths, 0),
+        )

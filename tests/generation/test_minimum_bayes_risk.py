@@ -1,0 +1,144 @@
+"""Minimum Bayes risk against sacrebleu in a loop over all pairs of the same samples."""
+
+import collections
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sacrebleu
+from table_model import VOCABULARY, random_model
+
+from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+from seq2seq_jax.generation.methods import MinimumBayesRisk
+from seq2seq_jax.generation.minimum_bayes_risk import expected_utilities
+from seq2seq_jax.generation.sampling import Samples
+from seq2seq_jax.rewards.text import PieceTable
+
+WORDS = "the cat sat on a mat with two big red dogs, and it was fun. A dog saw 3 cats; not 4!".split()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(300)]
+    return Tokenizer.train([(line, line) for line in lines], TokenizerConfig(kind="bpe", vocabulary_size=330))
+
+
+def samples_of(tokenizer, texts):
+    """Texts of every source as what was drawn."""
+    ids = [tokenizer.encode_target(of_source) for of_source in texts]
+    length = max(len(each) for of_source in ids for each in of_source)
+    tokens = np.full((len(texts), len(texts[0]), length), tokenizer.vocabulary.pad_id, np.int32)
+    lengths = np.zeros(tokens.shape[:2], np.int32)
+    for row, of_source in enumerate(ids):
+        for column, each in enumerate(of_source):
+            tokens[row, column, : len(each)], lengths[row, column] = each, len(each)
+    zeros = jnp.zeros(tokens.shape, jnp.float32)
+    return Samples(
+        tokens=jnp.asarray(tokens),
+        log_probabilities=zeros,
+        lengths=jnp.asarray(lengths),
+        ended=jnp.ones(lengths.shape, bool),
+    )
+
+
+def texts_of(seed, *, sources=6, number=10):
+    """Variations of a sentence a source, of which some are equal, and one empty."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(sources):
+        base = list(rng.choice(WORDS, rng.integers(2, 8)))
+        texts = []
+        for _ in range(number - 1):
+            text = [word if rng.random() < 0.8 else str(rng.choice(WORDS)) for word in base]
+            texts.append(" ".join(text[: rng.integers(1, len(text) + 1)]))
+        found.append([*texts, ""])
+    return found
+
+
+METRICS = {
+    "chrf": sacrebleu.CHRF(),
+    "bleu": sacrebleu.BLEU(effective_order=True, tokenize="13a"),
+}
+
+
+@pytest.mark.parametrize("utility", METRICS)
+def test_expected_utilities_are_those_of_sacrebleu(tokenizer, utility):
+    texts = texts_of(1)
+    found, is_first = jax.jit(lambda samples: expected_utilities(samples, PieceTable.of(tokenizer), utility=utility))(
+        samples_of(tokenizer, texts)
+    )
+    for source, of_source in enumerate(texts):
+        # As the model's tokens say them.
+        said = [tokenizer.decode_target(tokenizer.encode_target([text])[0]) for text in of_source]
+        expected = [
+            np.mean([METRICS[utility].sentence_score(text, [other]).score for other in said]) / 100 for text in said
+        ]
+        np.testing.assert_allclose(found[source], expected, rtol=1e-4, atol=1e-5)
+        assert is_first[source].tolist() == [text not in of_source[:index] for index, text in enumerate(of_source)]
+        assert int(np.argmax(found[source])) == int(np.argmax(expected))
+
+
+def aggregated_chrf(texts):
+    """chrF2 of each text with a reference whose n-grams have the mean counts of all texts, by its definition."""
+    counts = [
+        [collections.Counter(text[i : i + n] for i in range(len(text) - n + 1)) for n in range(1, 7)]
+        for text in ("".join(text.split()) for text in texts)
+    ]
+    scores = []
+    for of_text in counts:
+        precisions, recalls = [], []
+        for n in range(6):
+            mean = collections.Counter()
+            for other in counts:
+                for gram, number in other[n].items():
+                    mean[gram] += number / len(texts)
+            hypothesis, reference = of_text[n].total(), sum(mean.values())
+            if hypothesis and reference:
+                matches = sum(min(number, mean[gram]) for gram, number in of_text[n].items())
+                precisions.append(matches / hypothesis)
+                recalls.append(matches / reference)
+        precision, recall = (np.mean(each) if each else 0.0 for each in (precisions, recalls))
+        scores.append(5 * precision * recall / (4 * precision + recall) if precision + recall else 0.0)
+    return scores
+
+
+def test_the_aggregated_utility_is_chrf_with_the_mean_of_all_samples(tokenizer):
+    texts, table = texts_of(2), PieceTable.of(tokenizer)
+    run = jax.jit(lambda samples: expected_utilities(samples, table, utility="aggregated_chrf")[0])
+    found = run(samples_of(tokenizer, texts))
+    for source, of_source in enumerate(texts):
+        said = [tokenizer.decode_target(tokenizer.encode_target([text])[0]) for text in of_source]
+        np.testing.assert_allclose(found[source], aggregated_chrf(said), rtol=1e-4, atol=1e-5)
+
+
+def test_the_method_returns_texts_once_best_first(monkeypatch, tokenizer):
+    """Over a tiny model whose ids are read as those of the tokenizer."""
+    model = random_model(0, num_sources=3)
+    method = MinimumBayesRisk(samples=40, n_best=30, epsilon=None)
+    table = dataclasses.replace(PieceTable.of(tokenizer), eos_id=VOCABULARY.eos_id, pad_id=VOCABULARY.pad_id)
+    found = jax.jit(lambda: method.generate(model.context([2, 2, 3], piece_table=lambda: table)))()
+    found = jax.tree.map(np.asarray, found)
+    for source in range(3):
+        exists = found.scores[source] > -np.inf
+        texts = [tuple(tokens.tolist()) for tokens in found.tokens[source][exists]]
+        assert len(texts) == len(set(texts)) > 1
+        assert (np.diff(found.scores[source][exists]) <= 0).all()
+        assert not found.lengths[source][~exists].any() and (found.tokens[source][~exists] == VOCABULARY.pad_id).all()
+    # Of two tokens there are fewer than 30 texts.
+    assert (found.scores[0] == -np.inf).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"samples": 1}, "samples must be at least 2, got 1"),
+        ({"samples": 4, "n_best": 5}, "n_best must be at most samples"),
+        ({"epsilon": 2.0}, "epsilon must lie above 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        MinimumBayesRisk(**settings)

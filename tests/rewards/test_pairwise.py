@@ -1,0 +1,61 @@
+"""N-grams of all pairs of texts against those of one pair at a time, and against counting in Python."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seq2seq_jax.rewards.ngrams import overlap
+from seq2seq_jax.rewards.pairwise import aggregated_overlap, pairwise_overlap
+from seq2seq_jax.rewards.words import NO_SYMBOL
+
+ORDER = 4
+
+
+def texts_of(seed, *, planes, number=7, size=12, alphabet=3):
+    """Texts of several lengths, some equal, one empty, with many repetitions."""
+    rng = np.random.default_rng(seed)
+    symbols = np.full((number, planes, size), NO_SYMBOL, np.uint32)
+    for index, length in enumerate([0, size, 1, *rng.integers(1, size, number - 3)]):
+        symbols[index, :, :length] = rng.integers(0, alphabet, (planes, length))
+    symbols[-1] = symbols[1]
+    return symbols
+
+
+def counts_of(text, n):
+    grams = list(zip(*text.tolist(), strict=True))
+    grams = [gram for gram in grams if gram[0] != int(NO_SYMBOL)]
+    return collections.Counter(tuple(grams[index : index + n]) for index in range(len(grams) - n + 1))
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+def test_matches_of_all_pairs_are_those_of_each_pair(planes):
+    texts = texts_of(0, planes=planes)
+    found = jax.jit(lambda texts: pairwise_overlap(texts, order=ORDER))(texts)
+    pair = jax.jit(lambda a, b: overlap(a, b, order=ORDER))
+    for i, hypothesis in enumerate(texts):
+        for j, reference in enumerate(texts):
+            expected = pair(jnp.asarray(hypothesis), jnp.asarray(reference))
+            np.testing.assert_array_equal(found.matches[i, j], expected.matches)
+            np.testing.assert_array_equal(found.hypothesis[i, j], expected.hypothesis)
+            np.testing.assert_array_equal(found.reference[i, j], expected.reference)
+            for n in range(1, ORDER + 1):
+                assert found.matches[i, j, n - 1] == (counts_of(hypothesis, n) & counts_of(reference, n)).total()
+
+
+def test_matches_with_the_mean_of_all_texts():
+    texts = texts_of(1, planes=1)
+    weights = np.random.default_rng(2).dirichlet(np.ones(len(texts))).astype(np.float32)
+    matches, hypothesis, reference = jax.jit(lambda *each: aggregated_overlap(*each, order=ORDER))(texts, weights)
+    for n in range(1, ORDER + 1):
+        counts = [counts_of(text, n) for text in texts]
+        mean = collections.Counter()
+        for weight, each in zip(weights, counts, strict=True):
+            for gram, number in each.items():
+                mean[gram] += weight * number
+        expected = [sum(min(number, mean[gram]) for gram, number in each.items()) for each in counts]
+        np.testing.assert_allclose(matches[:, n - 1], expected, rtol=1e-5, atol=1e-6)
+        assert hypothesis[:, n - 1].tolist() == [each.total() for each in counts]
+        assert reference[n - 1] == pytest.approx(sum(mean.values()), rel=1e-5)
