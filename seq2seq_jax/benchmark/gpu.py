@@ -123,12 +123,13 @@ class Steps:
         shape = RowShape(rows=rows, source_length=source, target_length=target)
         batch = full_rows(shape, self.system.model.vocabulary, seed=0)
         timing = self.time({"full": batch}, rounds=rounds, calls=calls)["full"]
-        seconds, peak = timing.spread.median, peak_flops(jax.devices()[0], jnp.bfloat16)
+        seconds = timing.spread.median
         flops = (
             rows
             * TRAINING
             * self.system.experiment.model.forward_flops(source, target, vocabulary=self.system.model.vocabulary)
         )
+        peak = peak_flops(jax.devices()[0], jnp.bfloat16, reached=flops / seconds)
         note = f"{rows} x ({source} + {target}) tokens, first call {timing.first_call:.0f} s"
         held = peak_memory()["device_peak_bytes"]
         utilization = None if peak is None else 100 * flops / seconds / peak

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 
 from seq2seq_jax.commands.console import Display, columns, duration, table
@@ -57,12 +58,16 @@ def _show_all(
     """Print what was found, then write the file."""
     if chosen.sweep:
         for step in chosen.steps:
-            _show_sweep([report for report in reports if report.step == step], name, topology)
+            of_step = [report for report in reports if report.step == step]
+            _show_sweep(of_step, name, topology, own=sizes_on(chosen.experiment.mesh, topology.num_chips))
         for what, reason in refused.items():
             print(f"{what}: {reason}")
     else:
         for report in reports:
             _show(report, name, topology)
+        meshes = other_meshes(reports[0].mesh)
+        if meshes:
+            print(f"This mesh is not tuned. To compare it with others: --sweep {' '.join(meshes)}")
     _show_assumptions(topology)
     if chosen.json is not None:
         _write(chosen, name, topology, reports, refused)
@@ -82,6 +87,27 @@ def mesh_of(sizes: str) -> MeshConfig:
         )
     given = dict(zip(AXES, map(int, parts), strict=False))
     return MeshConfig(**dict.fromkeys(AXES, 1) | given)
+
+
+def sizes_on(mesh: MeshConfig, num_chips: int) -> dict[str, int]:
+    """Devices along each axis of a mesh of so many chips."""
+    sizes = dataclasses.asdict(mesh)
+    rest = num_chips // -math.prod(sizes.values())
+    return {axis: rest if size == -1 else size for axis, size in sizes.items()}
+
+
+def other_meshes(mesh: dict[str, int]) -> list[str]:
+    """This mesh, and those with 2 and 4 times as many shards along tensor instead of fsdp, or of data if there are none
+    along fsdp, as --sweep takes them; empty if there is no other.
+    """
+    found = []
+    for factor in (1, 2, 4):
+        source = "fsdp" if mesh["fsdp"] > 1 else "data"
+        if mesh[source] % factor == 0:
+            sizes = mesh | {source: mesh[source] // factor, "tensor": mesh["tensor"] * factor}
+            shown = [str(sizes[axis]) for axis in AXES]
+            found.append("x".join(shown if sizes["sequence"] > 1 else shown[:-1]))
+    return found if len(found) > 1 else []
 
 
 def _write(
@@ -182,8 +208,8 @@ def _show(report: StepReport, name: str, topology: Topology) -> None:
     table(rows, title=f"{name} on {topology.name}")
 
 
-def _show_sweep(reports: Sequence[StepReport], name: str, topology: Topology) -> None:
-    """A line a mesh, the fastest first, those that do not fit last."""
+def _show_sweep(reports: Sequence[StepReport], name: str, topology: Topology, *, own: dict[str, int]) -> None:
+    """A line a mesh, the fastest first, those that do not fit last; then the fastest against the config's own."""
     ordered = sorted(
         reports, key=lambda report: (not report.fits(topology), report.step_seconds or (float("inf"),) * 2)
     )
@@ -200,6 +226,28 @@ def _show_sweep(reports: Sequence[StepReport], name: str, topology: Topology) ->
             rows,
             title=f"{name} on {topology.name}: {ordered[0].step}, {ordered[0].work}",
         )
+        if comparison := faster_mesh(ordered, topology, own=own):
+            print(comparison)
+
+
+def faster_mesh(ordered: Sequence[StepReport], topology: Topology, *, own: dict[str, int]) -> str | None:
+    """What to set for the fastest mesh of a sweep; None if that is the config's own, which the sweep has, or none fits.
+
+    Args:
+        ordered: reports, the fastest first, those that do not fit last.
+        own: devices along each axis of the config's mesh.
+    """
+    fastest = ordered[0]
+    if not fastest.fits(topology) or fastest.mesh == own:
+        return None
+    options = " ".join(f"--mesh.{axis} {size}" for axis, size in fastest.mesh.items() if size > 1 or own[axis] != size)
+    compared = next((report for report in ordered if report.mesh == own and report.step_seconds), None)
+    if compared is None:
+        return f"Fastest: {options}. The config's own mesh, {mesh_sizes(own)}, is not among these."
+    times = " to ".join(
+        f"{theirs / best:.2f}" for theirs, best in zip(compared.step_seconds, fastest.step_seconds, strict=True)
+    )
+    return f"Fastest: {options}. The config's own mesh, {mesh_sizes(own)}, takes {times} times as long."
 
 
 def _show_assumptions(topology: Topology) -> None:

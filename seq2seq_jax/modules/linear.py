@@ -5,7 +5,8 @@ import math
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from seq2seq_jax.modules.precision import Precision, matrix_product
+from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product, operand_dtype
+from seq2seq_jax.parallel.sharded_product import product_with_parameter
 
 
 class Linear(nn.Module):
@@ -34,10 +35,22 @@ class Linear(nn.Module):
         kernel = self.param(
             "kernel", nn.with_logical_partitioning(initializer, self.axes), self.input_dims + self.output_dims
         )
-        rows = x.reshape(-1, math.prod(self.input_dims))
-        matrix = kernel.reshape(math.prod(self.input_dims), -1)
-        result = matrix_product(rows, matrix, precision=self.precision)
-        result = result.reshape(*x.shape[: x.ndim - num_inputs], *self.output_dims)
+
+        def product(x, kernel):
+            inputs, outputs = kernel.shape[:num_inputs], kernel.shape[num_inputs:]
+            rows, matrix = x.reshape(-1, math.prod(inputs)), kernel.reshape(math.prod(inputs), -1)
+            result = matrix_product(rows, matrix, precision=self.precision)
+            return result.reshape(*x.shape[: x.ndim - num_inputs], *outputs)
+
+        result = product_with_parameter(
+            product,
+            x,
+            kernel,
+            axes=self.axes,
+            num_inputs=num_inputs,
+            dtype=operand_dtype(self.precision),
+            gradient_dtype=activation_dtype(self.precision),
+        )
         if self.bias:
             initializer = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[num_inputs:])
             result = result + self.param("bias", initializer, self.output_dims).astype(result.dtype)

@@ -20,13 +20,14 @@ from seq2seq_jax.modules.normalization import Normalization, NormalizationKind
 from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBias, sinusoidal
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.settings import check_rates, check_sizes
+from seq2seq_jax.parallel.sharded_product import GATHERED_NAME, communicates_explicitly
 from seq2seq_jax.values import check_values
 
 ACTIVATION_AXES = ("batch", "length", "activation")
 
-Remat = Literal["none", "full", "save_attention", "save_products"]
-"""What the backward pass recomputes: nothing; whole layers; all but fused or blocked attention; or all but such
-attention and matrix products."""
+Remat = Literal["none", "full", "save_parameters", "save_attention", "save_products"]
+"""What the backward pass recomputes: nothing; whole layers; all but what a TPU has gathered of the parameters along
+fsdp; all but fused or blocked attention; or all but such attention and matrix products."""
 
 
 @runtime_checkable
@@ -89,8 +90,8 @@ class TransformerConfig:
     memory is linear in the row length; fused, by cuDNN on an NVIDIA GPU (bfloat16); auto = fused where supported, else
     blocked for rows of 512 tokens and more without positions = relative, else plain."""
     remat: Remat = dataclasses.field(default="none", metadata=changes("numbers"))
-    """What the backward pass recomputes: nothing; whole layers; all but fused or blocked attention; or all but such
-    attention and matrix products."""
+    """What the backward pass recomputes: nothing; whole layers; all but what a TPU has gathered of the parameters along
+    fsdp; all but fused or blocked attention; or all but such attention and matrix products."""
 
     def __post_init__(self):
         check_values(self, type(self).__name__)
@@ -277,11 +278,20 @@ def over_layers(
     Returns:
         The last carry, and the outputs of all layers as a tree of [batch, layers, ...].
     """
+    policies = jax.checkpoint_policies
+    attention = policies.save_only_these_names(*SAVED_NAMES)
     if config.remat != "none":
-        policies = jax.checkpoint_policies
-        attention = policies.save_only_these_names(*SAVED_NAMES)
         products = policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention)
-        policy = {"full": None, "save_attention": attention, "save_products": products}[config.remat]
+        policy = {
+            "full": None,
+            "save_parameters": policies.save_only_these_names(GATHERED_NAME),
+            "save_attention": attention,
+            "save_products": products,
+        }[config.remat]
+        body = nn.remat(body, policy=policy, prevent_cse=not config.scan_layers)
+    elif communicates_explicitly(jax.sharding.get_abstract_mesh()):
+        # Gathered parameters of all layers would be the whole model on every device.
+        policy = policies.save_anything_except_these_names(GATHERED_NAME)
         body = nn.remat(body, policy=policy, prevent_cse=not config.scan_layers)
     return nn.scan(
         body,

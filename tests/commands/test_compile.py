@@ -1,12 +1,15 @@
 """`seq2seq compile`, on simulated GPUs and, where libtpu is installed, on a TPU slice."""
 
+import dataclasses
 import importlib.util
 import json
 
 import pytest
 
+from seq2seq_jax.commands import compile
 from seq2seq_jax.compilation import gpu_targets
 from seq2seq_jax.compilation.gpu_targets import installation
+from seq2seq_jax.parallel.mesh import AXES, MeshConfig
 
 COMPILE = ("compile", "tiny/transformer")
 
@@ -110,6 +113,50 @@ def test_what_does_not_fit_is_said_with_what_takes_the_memory(seq2seq, tmp_path)
     assert not step["fits"] and step["memory"]["peak"] > 80e9
 
 
+@dataclasses.dataclass
+class Report:
+    """What is read of a step's report."""
+
+    mesh: dict[str, int]
+    step_seconds: tuple[float, float] | None
+
+    def fits(self, topology):
+        return self.step_seconds is not None
+
+
+def _mesh(*sizes):
+    return dict(zip(AXES, (*sizes, 1), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (_mesh(1, 4, 2), None),
+        (
+            _mesh(1, 8, 1),
+            "Fastest: --mesh.fsdp 4 --mesh.tensor 2. The config's own mesh, fsdp=8, takes 1.50 to 1.25 times as long.",
+        ),
+        (
+            _mesh(8, 1, 1),
+            "Fastest: --mesh.data 1 --mesh.fsdp 4 --mesh.tensor 2. The config's own mesh, data=8, is not among these.",
+        ),
+    ],
+)
+def test_a_sweep_says_what_is_faster_than_the_config_s_mesh(own, expected):
+    ordered = [Report(_mesh(1, 4, 2), (2.0, 4.0)), Report(_mesh(1, 8, 1), (3.0, 5.0)), Report(_mesh(8, 1, 1), None)]
+    assert compile.faster_mesh(ordered, None, own=own) == expected
+    assert compile.faster_mesh([Report(_mesh(8, 1, 1), None)], None, own=own) is None
+
+
+def test_which_meshes_a_report_proposes():
+    assert compile.other_meshes(_mesh(1, 1024, 1)) == ["1x1024x1", "1x512x2", "1x256x4"]
+    assert compile.other_meshes(_mesh(6, 1, 1)) == ["6x1x1", "3x1x2"]
+    assert compile.other_meshes(_mesh(1, 1, 1)) == []
+    assert compile.other_meshes(_mesh(1, 2, 2) | {"sequence": 2}) == ["1x2x2x2", "1x1x4x2"]
+    assert compile.sizes_on(MeshConfig(data=1, fsdp=-1, tensor=2), 16) == _mesh(1, 8, 2)
+    assert compile.sizes_on(MeshConfig(data=2, fsdp=4), 16) == _mesh(2, 4, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -146,3 +193,44 @@ def test_the_tpu_compiler(process, tmp_path):
     assert step["fits"]
     assert step["cost"]["flops"] == pytest.approx(step["model_flops"] / 4, rel=0.4)
     assert {each["axes"] for each in step["cost"]["exchanges"]} >= {"data", "fsdp"}
+
+
+def _tpu_exchanges(process, path, *overrides):
+    """Of the training step of two layers on 4 x 4 chips of a TPU: (kind, axes) -> bytes that a chip sends."""
+    stack = {
+        "num_layers": 2,
+        "scan_layers": True,
+        "remat": "full",
+        "model_dim": 256,
+        "num_heads": 4,
+        "hidden_dim": 1024,
+    }
+    settings = [
+        option
+        for side in ("encoder", "decoder")
+        for field, value in (stack | dict(overrides)).items()
+        for option in (f"--model.{side}.{field}", str(value))
+    ]
+    mesh = ("--mesh.data", "1", "--mesh.fsdp", "4", "--mesh.tensor", "4")
+    outcome = process(*COMPILE, "--topology", "v5p:2x2x4", *mesh, *settings, "--json", path)
+    assert outcome.status == 0, outcome.errors
+    (step,) = json.loads(path.read_text())["steps"]
+    return {(each["kind"], each["axes"]): each["bytes"] for each in step["cost"]["exchanges"]}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_on_tpus_gradients_of_layers_are_scattered_and_dropout_communicates_nothing(process, tmp_path):
+    rates = ("dropout", "attention_dropout", "hidden_dropout")
+    without = _tpu_exchanges(process, tmp_path / "without.json", *((rate, 0.0) for rate in rates))
+    # Two encoder layers with 4 matrices of attention, two decoder layers with 8, each with 2 of 256 x 1,024; float32,
+    # divided over tensor. A ring of 4 sends three quarters.
+    matrices = 4 * (2 * 4 * 256**2 + 2 * 8 * 256**2 + 4 * 2 * 256 * 1024) / 4
+    assert without["reduce-scatter", "fsdp"] == pytest.approx(0.75 * matrices, rel=0.01)
+    # Gathered in each pass, and with them the table of the embeddings.
+    assert 1.5 * matrices <= without["all-gather", "fsdp"] < 1.7 * matrices
+    # Gradients of the embeddings, biases and norms; a layer's would be 1.5 / 4 of all matrices or more.
+    assert without["all-reduce", "fsdp"] < 1.5 * matrices / 8
+    with_dropout = _tpu_exchanges(process, tmp_path / "with.json", *((rate, 0.1) for rate in rates))
+    for exchange in without.keys() | with_dropout.keys():
+        assert with_dropout.get(exchange, 0.0) == pytest.approx(without.get(exchange, 0.0), rel=0.01, abs=1e4), exchange
