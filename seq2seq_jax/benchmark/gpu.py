@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import Batch, TokenRows
+from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
 from seq2seq_jax.benchmark import harness, report
 from seq2seq_jax.benchmark.memory import peak_memory
 from seq2seq_jax.benchmark.training_step import TrainingStep
 from seq2seq_jax.benchmark.workload import full_rows
+from seq2seq_jax.compilation.memory import MemoryUse
 from seq2seq_jax.compilation.programs import system_without_data
+from seq2seq_jax.compilation.topology import Topology
 from seq2seq_jax.data.packing import BatchPlan, BatchRows, RowShape
 from seq2seq_jax.experiment import Experiment, load_config_by_name, override
 from seq2seq_jax.modules.dot_product_attention import dot_product_attention
@@ -59,6 +62,9 @@ class GpuArguments:
     """File for the figures, as JSON."""
     summary: str | None = None
     """Directory of such files: show them together, and write DIR/summary.json."""
+    topology: str | None = None
+    """A GPU that need not be here, such as h100:1: only compile the part's training steps for it, and report memory and
+    seconds (needs jax's CUDA plugin)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,45 +124,67 @@ class Steps:
         placed = self.system.place(batch)
         return lambda: self._step(placed)
 
-    def full(self, rows: int, source: int, target: int, *, rounds: int, calls: int, least: float) -> list[Figure]:
-        """Speed on full rows, and MFU, of which `least` is asked."""
-        shape = RowShape(rows=rows, source_length=source, target_length=target)
-        batch = full_rows(shape, self.system.model.vocabulary, seed=0)
-        timing = self.time({"full": batch}, rounds=rounds, calls=calls)["full"]
-        seconds = timing.spread.median
-        flops = (
-            rows
-            * TRAINING
-            * self.system.experiment.model.forward_flops(source, target, vocabulary=self.system.model.vocabulary)
-        )
-        peak = peak_flops(jax.devices()[0], jnp.bfloat16, reached=flops / seconds)
-        note = f"{rows} x ({source} + {target}) tokens, first call {timing.first_call:.0f} s"
-        held = peak_memory()["device_peak_bytes"]
-        utilization = None if peak is None else 100 * flops / seconds / peak
-        return [
-            Figure(name="step", value=1e3 * seconds, unit="ms", note=note),
-            Figure(name="target tokens", value=rows * target / seconds, unit="/s"),
-            Figure(name="pairs", value=rows / seconds, unit="/s"),
-            Figure(name="MFU", value=utilization, unit="%", target=f"at least {least:.0f}"),
-            Figure(name="peak memory", value=None if held is None else held / 1e9, unit="GB"),
-        ]
+
+TrainingSteps = dict[Any, tuple[Experiment, Batch]]
+"""What a part times, by name: steps of an experiment on a batch."""
+
+
+def vocabulary_of(experiment: Experiment) -> Vocabulary:
+    """The vocabulary of an experiment without its data."""
+    return system_without_data(experiment, jax.devices()[:1]).model.vocabulary
+
+
+def full_step(experiment: Experiment, *, rows: int, source: int, target: int) -> TrainingSteps:
+    """A step on full rows."""
+    shape = RowShape(rows=rows, source_length=source, target_length=target)
+    return {"full": (experiment, full_rows(shape, vocabulary_of(experiment), seed=0))}
+
+
+def measure_full(steps: TrainingSteps, *, rounds: int, calls: int, least: float) -> list[Figure]:
+    """Speed of a step on full rows, and MFU, of which `least` is asked."""
+    [(experiment, batch)] = steps.values()
+    (rows, source), target = batch.source.tokens.shape, batch.target.tokens.shape[1]
+    timing = Steps(experiment).time({"full": batch}, rounds=rounds, calls=calls)["full"]
+    seconds = timing.spread.median
+    flops = rows * TRAINING * experiment.model.forward_flops(source, target, vocabulary=vocabulary_of(experiment))
+    peak = peak_flops(jax.devices()[0], jnp.bfloat16, reached=flops / seconds)
+    note = f"{rows} x ({source} + {target}) tokens, first call {timing.first_call:.0f} s"
+    held = peak_memory()["device_peak_bytes"]
+    utilization = None if peak is None else 100 * flops / seconds / peak
+    return [
+        Figure(name="step", value=1e3 * seconds, unit="ms", note=note),
+        Figure(name="target tokens", value=rows * target / seconds, unit="/s"),
+        Figure(name="pairs", value=rows / seconds, unit="/s"),
+        Figure(name="MFU", value=utilization, unit="%", target=f"at least {least:.0f}"),
+        Figure(name="peak memory", value=None if held is None else held / 1e9, unit="GB"),
+    ]
+
+
+def t5_large_steps(*, toy: bool) -> TrainingSteps:
+    """T5-large's size, 512 + 128 tokens."""
+    experiment = load_config_by_name("c4_span_corruption/t5_large")
+    if toy:
+        return full_step(with_stacks(experiment, vocabulary=500, **TOY), rows=2, source=16, target=8)
+    experiment = with_stacks(experiment, vocabulary=32_128, remat="save_products")
+    return full_step(experiment, rows=64, source=512, target=128)
 
 
 def t5_large(*, toy: bool, rounds: int) -> list[Figure]:
-    """Training steps of T5-large's size, 512 + 128 tokens."""
-    experiment = load_config_by_name("c4_span_corruption/t5_large")
+    """Training steps of T5-large's size."""
+    return measure_full(t5_large_steps(toy=toy), rounds=rounds, calls=1 if toy else 3, least=50)
+
+
+def transformer_big_steps(*, toy: bool) -> TrainingSteps:
+    """Transformer-big, 128 + 128 tokens."""
+    experiment = load_config_by_name("wmt14_de_en/transformer_big")
     if toy:
-        return Steps(with_stacks(experiment, vocabulary=500, **TOY)).full(2, 16, 8, rounds=rounds, calls=1, least=50)
-    experiment = with_stacks(experiment, vocabulary=32_128, remat="save_products")
-    return Steps(experiment).full(64, 512, 128, rounds=rounds, calls=3, least=50)
+        return full_step(with_stacks(experiment, vocabulary=500, **TOY), rows=2, source=64, target=64)
+    return full_step(experiment, rows=256, source=128, target=128)
 
 
 def transformer_big(*, toy: bool, rounds: int) -> list[Figure]:
-    """Training steps of Transformer-big, 128 + 128 tokens."""
-    experiment = load_config_by_name("wmt14_de_en/transformer_big")
-    if toy:
-        return Steps(with_stacks(experiment, vocabulary=500, **TOY)).full(2, 64, 64, rounds=rounds, calls=1, least=45)
-    return Steps(experiment).full(256, 128, 128, rounds=rounds, calls=3, least=45)
+    """Training steps of Transformer-big."""
+    return measure_full(transformer_big_steps(toy=toy), rounds=rounds, calls=1 if toy else 3, least=45)
 
 
 def sentence_lengths(number: int, *, longest: int, seed: int) -> Int[np.ndarray, "sides examples"]:
@@ -184,66 +212,65 @@ def rows_of(rows: BatchRows, lengths: Int[np.ndarray, "sides examples"], vocabul
     return Batch(source=side(lengths[0], rows.source_length), target=side(lengths[1], rows.target_length))
 
 
-def packing(*, toy: bool, rounds: int) -> list[Figure]:
-    """Packed rows beside one pair per row, all as long as the longest or of four lengths: target tokens per second."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackingPlan:
+    """Packed rows, and one pair per row, of the same made-up sentences.
+
+    Attributes:
+        steps: one of each kind, by name.
+        batches: batches of an epoch of each kind.
+        tokens: target tokens of an epoch.
+    """
+
+    steps: TrainingSteps
+    batches: dict[str, int]
+    tokens: int
+
+
+def plan_packing(*, toy: bool) -> PackingPlan:
+    """Rows of 128 tokens per side, 32,768 target positions per batch."""
     experiment = load_config_by_name("wmt14_de_en/transformer_big")
     row, places, vocabulary = 128, 256 * 128, experiment.tokenizer.vocabulary_size
     if toy:
         row, places, vocabulary = 64, 4 * 64, 500
     experiment = with_stacks(experiment, vocabulary=vocabulary, **IN_A_LOOP, **(TOY if toy else {}))
-    # It has to divide every length of a row.
-    objective = dataclasses.replace(experiment.objective, loss_chunk=row // 4)
+    # It has to divide the length of a row.
+    objective = dataclasses.replace(experiment.objective, loss_chunk=row // 2)
     experiment = dataclasses.replace(experiment, objective=objective)
     lengths = sentence_lengths(places // 2, longest=row, seed=0)
-
-    def shape(length: int, **more: Any) -> RowShape:
-        return RowShape(rows=places // length, source_length=length, target_length=length, **more)
-
-    plans = {
-        "packed": ((shape(row, max_examples=16),), True),
-        "padded": ((shape(row),), False),
-        "padded, 4 lengths": (tuple(shape(row * quarter // 4) for quarter in range(1, 5)), False),
-    }
-    counts: dict[str, dict[int, int]] = {}
-    batches = {}
-    for name, (shapes, packed) in plans.items():
+    steps, counts = {}, {}
+    for name, most in (("packed", 16), ("padded", 1)):
         plan = BatchPlan(
             *lengths,
             examples=np.arange(lengths.shape[1]),
-            shapes=shapes,
-            packing=packed,
+            shapes=(RowShape(rows=places // row, source_length=row, target_length=row, max_examples=most),),
+            packing=most > 1,
             window=lengths.shape[1],
             seed=0,
         )
-        counts[name] = {}
-        for made in plan.epoch():
-            counts[name][made.source_length] = counts[name].get(made.source_length, 0) + 1
-            if (name, made.source_length) not in batches:
-                batches[name, made.source_length] = rows_of(made, lengths, vocabulary)
-    timings = Steps(experiment).time(batches, rounds=rounds, calls=1)
-    epochs = {
-        name: [
-            sum(count * timings[name, length].seconds[turn] for length, count in of_length.items())
-            for turn in range(rounds)
-        ]
-        for name, of_length in counts.items()
-    }
-    tokens = int(lengths[1].sum())
+        epoch = list(plan.epoch())
+        counts[name] = len(epoch)
+        steps[name] = experiment, rows_of(epoch[0], lengths, vocabulary)
+    return PackingPlan(steps=steps, batches=counts, tokens=int(lengths[1].sum()))
+
+
+def packing(*, toy: bool, rounds: int) -> list[Figure]:
+    """Packed rows beside one pair per row, all as long as the longest: target tokens per second."""
+    plan = plan_packing(toy=toy)
+    experiment, _ = plan.steps["packed"]
+    timings = Steps(experiment).time({name: batch for name, (_, batch) in plan.steps.items()}, rounds=rounds, calls=1)
+    epochs = {name: [count * seconds for seconds in timings[name].seconds] for name, count in plan.batches.items()}
     figures = [
-        Figure(name=f"{name}: target tokens", value=tokens / harness.Spread.of(seconds).median, unit="/s")
+        Figure(name=f"{name}: target tokens", value=plan.tokens / harness.Spread.of(seconds).median, unit="/s")
         for name, seconds in epochs.items()
     ]
-    for name, target in (("padded", "at least 1.8"), ("padded, 4 lengths", "")):
-        ratio = harness.paired_ratio(epochs[name], epochs["packed"]).median
-        figures.append(Figure(name=f"packed / {name}", value=ratio, unit="x", target=target))
-    return figures
+    ratio = harness.paired_ratio(epochs["padded"], epochs["packed"]).median
+    return [*figures, Figure(name="packed / padded", value=ratio, unit="x", target="at least 1.8")]
 
 
-def policy_gradient(*, toy: bool, rounds: int) -> list[Figure]:
-    """A policy-gradient step of Transformer-big, 5 samples of 128 tokens for each of 64 sources, beside one of maximum
+def policy_gradient_steps(*, toy: bool) -> TrainingSteps:
+    """A policy-gradient step of Transformer-big, 5 samples of 128 tokens for each of 64 sources, and one of maximum
     likelihood on the same pairs.
-
-    The parameters are random, so that no sample ends before its limit and every row is full.
     """
     rows, length, samples = (2, 16, 2) if toy else (64, 128, 5)
     experiment = load_config_by_name("wmt14_de_en/transformer_big")
@@ -267,14 +294,26 @@ def policy_gradient(*, toy: bool, rounds: int) -> list[Figure]:
         maximum_length_ratio=(length - 1) / length,
         maximum_length_extra=1,
     )
-    vocabulary = system_without_data(experiment, jax.devices()[:1]).model.vocabulary
-    batch = full_rows(RowShape(rows=rows, source_length=length, target_length=length), vocabulary, seed=0)
-    contenders = {
-        name: Steps(dataclasses.replace(experiment, objective=objective)).contender(batch)
-        for name, objective in (("maximum likelihood", experiment.objective), ("policy gradient", sampled))
+    batch = full_rows(
+        RowShape(rows=rows, source_length=length, target_length=length), vocabulary_of(experiment), seed=0
+    )
+    return {
+        "maximum likelihood": (experiment, batch),
+        "policy gradient": (dataclasses.replace(experiment, objective=sampled), batch),
     }
+
+
+def policy_gradient(*, toy: bool, rounds: int) -> list[Figure]:
+    """A policy-gradient step beside one of maximum likelihood.
+
+    The parameters are random, so that no sample ends before its limit and every row is full.
+    """
+    steps = policy_gradient_steps(toy=toy)
+    experiment, batch = steps["policy gradient"]
+    samples, target_tokens = experiment.objective.samples_per_source, batch.target.tokens.size
+    contenders = {name: Steps(experiment).contender(batch) for name, (experiment, batch) in steps.items()}
     timings = harness.take_turns(contenders, rounds=rounds, warm_up=1)
-    tokens = {"maximum likelihood": rows * length, "policy gradient": samples * rows * length}
+    tokens = {"maximum likelihood": target_tokens, "policy gradient": samples * target_tokens}
     cost = harness.paired_ratio(*(timings[name].seconds for name in reversed(tokens)))
     return [
         *(
@@ -442,6 +481,36 @@ def compare_attention(
     return largest, bool(sees_another(*inputs[:3]))
 
 
+STEPS: dict[str, Callable[..., TrainingSteps]] = {
+    "t5_large": t5_large_steps,
+    "transformer_big": transformer_big_steps,
+    "packing": lambda *, toy: plan_packing(toy=toy).steps,
+    "policy_gradient": policy_gradient_steps,
+}
+"""Of the parts that time training steps."""
+
+
+def compile_part(part: str, topology: Topology, *, toy: bool) -> list[Figure]:
+    """Memory of a part's training steps on one GPU, as its compiler reports it, and the seconds of compilation.
+
+    Raises:
+        ValueError: the part times no training steps.
+    """
+    if part not in STEPS:
+        raise ValueError(f"--topology is for the parts {', '.join(STEPS)}, not {part}.")
+    figures = []
+    for name, (experiment, batch) in STEPS[part](toy=toy).items():
+        started = time.perf_counter()
+        with topology.target():
+            system = system_without_data(experiment, topology.devices()[:1])
+            compiled = system.build_update().lower(system.layout, jax.eval_shape(lambda batch: batch, batch)).compile()
+        memory = MemoryUse.of(compiled)
+        verdict = "fits" if memory.peak < topology.chip.memory else "DOES NOT FIT"
+        note = f"compiled in {time.perf_counter() - started:.0f} s, nothing measured; {verdict} on {topology.chip.name}"
+        figures.append(Figure(name=f"{name}: memory", value=memory.peak / 1e9, unit="GB", note=note))
+    return figures
+
+
 PARTS: dict[str, Callable[..., list[Figure]]] = {
     "attention": attention,
     "t5_large": t5_large,
@@ -499,9 +568,15 @@ def main(arguments: list[str]) -> None:
             [{"part": part, **dataclasses.asdict(figure)} for part, figure in found], str(directory / "summary.json")
         )
         return
+    topology = None if chosen.topology is None else Topology.parse(chosen.topology)
+    if topology is not None:
+        topology.prepare()
     environment = harness.environment()
     try:
-        figures = PARTS[chosen.part](toy=chosen.toy, rounds=chosen.rounds)
+        if topology is not None:
+            figures = compile_part(chosen.part, topology, toy=chosen.toy)
+        else:
+            figures = PARTS[chosen.part](toy=chosen.toy, rounds=chosen.rounds)
     except ArithmeticError as error:
         console.print(str(error))
         raise SystemExit(1) from None

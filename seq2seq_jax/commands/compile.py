@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 from seq2seq_jax.commands.console import Display, columns, duration, table
 from seq2seq_jax.commands.options import CompileOptions
@@ -230,7 +231,21 @@ def _show_sweep(reports: Sequence[StepReport], name: str, topology: Topology, *,
             print(comparison)
 
 
-def faster_mesh(ordered: Sequence[StepReport], topology: Topology, *, own: dict[str, int]) -> str | None:
+class Estimate(Protocol):
+    """What `faster_mesh` reads of a report."""
+
+    @property
+    def mesh(self) -> dict[str, int]:
+        """Size of each axis."""
+        ...
+
+    @property
+    def step_seconds(self) -> tuple[float, float] | None:
+        """Least and most time of a step; None = it does not fit."""
+        ...
+
+
+def faster_mesh(ordered: Sequence[Estimate], topology: Topology, *, own: dict[str, int]) -> str | None:
     """What to set for the fastest mesh of a sweep; None if that is the config's own, which the sweep has, or none fits.
 
     Args:
