@@ -22,7 +22,7 @@ from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.effects import changes, effects
 from seq2seq_jax.evaluation.metric import LIKELIHOOD, OUTPUTS, Metric, check_metrics
-from seq2seq_jax.evaluation.metrics import DEFAULT_METRICS, OutsideMetric, metric_from_json, metric_to_json
+from seq2seq_jax.evaluation.metrics import OutsideMetric, metric_from_json, metric_to_json
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig

@@ -22,7 +22,6 @@ from seq2seq_jax.run.directory import RunDirectory
 from seq2seq_jax.run.inference import Inference, usable_metrics
 from seq2seq_jax.run.system import System, build_mesh
 from seq2seq_jax.training.checkpoint import Checkpoints, logger
-from seq2seq_jax.training.config import LOSS
 from seq2seq_jax.training.step import TrainState, num_parameters
 
 REFERENCES_LOOKED_AT = 1000
