@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from seq2seq_jax.commands.console import Display, columns, duration, table
 from seq2seq_jax.commands.options import CompileOptions
@@ -231,6 +231,7 @@ def _show_sweep(reports: Sequence[StepReport], name: str, topology: Topology, *,
             print(comparison)
 
 
+@runtime_checkable
 class Estimate(Protocol):
     """What `faster_mesh` reads of a report."""
 

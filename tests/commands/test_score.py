@@ -64,7 +64,7 @@ def test_the_sum_is_the_loss_of_evaluation(seq2seq, trained, tmp_path):
     assert outcome.status == 0
     nll = json.loads((tmp_path / "figures").read_text())["nll"]
     run = Inference.open(trained)
-    pairs = list(run.data.corpus.read("test", ("source", "target")))
+    pairs = list(run.data.corpus.examples("test"))
     scores = run.score([source for source, _ in pairs], [target for _, target in pairs])
     total, tokens = sum(each.log_probability for each in scores), sum(each.num_tokens for each in scores)
     assert -total / tokens == pytest.approx(nll, rel=1e-5)
