@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 from seq2seq_jax.commands.console import Display, columns, duration, table
 from seq2seq_jax.commands.options import CompileOptions
@@ -227,42 +226,29 @@ def _show_sweep(reports: Sequence[StepReport], name: str, topology: Topology, *,
             rows,
             title=f"{name} on {topology.name}: {ordered[0].step}, {ordered[0].work}",
         )
-        if comparison := faster_mesh(ordered, topology, own=own):
+        estimates = [(report.mesh, report.step_seconds if report.fits(topology) else None) for report in ordered]
+        if comparison := faster_mesh(estimates, own=own):
             print(comparison)
 
 
-@runtime_checkable
-class Estimate(Protocol):
-    """What `faster_mesh` reads of a report."""
-
-    @property
-    def mesh(self) -> dict[str, int]:
-        """Size of each axis."""
-        ...
-
-    @property
-    def step_seconds(self) -> tuple[float, float] | None:
-        """Least and most time of a step; None = it does not fit."""
-        ...
-
-
-def faster_mesh(ordered: Sequence[Estimate], topology: Topology, *, own: dict[str, int]) -> str | None:
+def faster_mesh(
+    estimates: Sequence[tuple[dict[str, int], tuple[float, float] | None]], *, own: dict[str, int]
+) -> str | None:
     """What to set for the fastest mesh of a sweep; None if that is the config's own, which the sweep has, or none fits.
 
     Args:
-        ordered: reports, the fastest first, those that do not fit last.
+        estimates: devices along each axis of a mesh, and the least and most time of a step (seconds; None = it does not
+            fit), the fastest first.
         own: devices along each axis of the config's mesh.
     """
-    fastest = ordered[0]
-    if not fastest.fits(topology) or fastest.mesh == own:
+    fastest, best_times = estimates[0]
+    if best_times is None or fastest == own:
         return None
-    options = " ".join(f"--mesh.{axis} {size}" for axis, size in fastest.mesh.items() if size > 1 or own[axis] != size)
-    compared = next((report for report in ordered if report.mesh == own and report.step_seconds), None)
+    options = " ".join(f"--mesh.{axis} {size}" for axis, size in fastest.items() if size > 1 or own[axis] != size)
+    compared = next((times for mesh, times in estimates if mesh == own and times is not None), None)
     if compared is None:
         return f"Fastest: {options}. The config's own mesh, {mesh_sizes(own)}, is not among these."
-    times = " to ".join(
-        f"{theirs / best:.2f}" for theirs, best in zip(compared.step_seconds, fastest.step_seconds, strict=True)
-    )
+    times = " to ".join(f"{theirs / best:.2f}" for theirs, best in zip(compared, best_times, strict=True))
     return f"Fastest: {options}. The config's own mesh, {mesh_sizes(own)}, takes {times} times as long."
 
 

@@ -1,6 +1,5 @@
 """`seq2seq compile`, on simulated GPUs and, where libtpu is installed, on a TPU slice."""
 
-import dataclasses
 import importlib.util
 import json
 
@@ -113,17 +112,6 @@ def test_what_does_not_fit_is_said_with_what_takes_the_memory(seq2seq, tmp_path)
     assert not step["fits"] and step["memory"]["peak"] > 80e9
 
 
-@dataclasses.dataclass
-class Report:
-    """What is read of a step's report."""
-
-    mesh: dict[str, int]
-    step_seconds: tuple[float, float] | None
-
-    def fits(self, topology):
-        return self.step_seconds is not None
-
-
 def _mesh(*sizes):
     return dict(zip(AXES, (*sizes, 1), strict=True))
 
@@ -143,9 +131,9 @@ def _mesh(*sizes):
     ],
 )
 def test_a_sweep_says_what_is_faster_than_the_config_s_mesh(own, expected):
-    ordered = [Report(_mesh(1, 4, 2), (2.0, 4.0)), Report(_mesh(1, 8, 1), (3.0, 5.0)), Report(_mesh(8, 1, 1), None)]
-    assert compile.faster_mesh(ordered, None, own=own) == expected
-    assert compile.faster_mesh([Report(_mesh(8, 1, 1), None)], None, own=own) is None
+    estimates = [(_mesh(1, 4, 2), (2.0, 4.0)), (_mesh(1, 8, 1), (3.0, 5.0)), (_mesh(8, 1, 1), None)]
+    assert compile.faster_mesh(estimates, own=own) == expected
+    assert compile.faster_mesh([(_mesh(8, 1, 1), None)], own=own) is None
 
 
 def test_which_meshes_a_report_proposes():
