@@ -157,10 +157,15 @@ class Inference:
             batches,
             self._sources(split, store) if needed or generates else None,
             metrics=metrics,
-            compute_loss=system.build_loss(),
+            compute_loss=self._compute_loss,
             place=system.place,
             generator=system.generator,
         )
+
+    @functools.cached_property
+    def _compute_loss(self) -> Any:
+        """Compiled once for all sets."""
+        return self.system.build_loss()
 
     def _sources(self, split: str, store: Store) -> Sources:
         experiment, decode = self.experiment, self.tokenizer.decode_target

@@ -24,7 +24,7 @@ def collectives(function, *shapes) -> dict[str, int]:
     rows, whole = NamedSharding(mesh, PartitionSpec(None, "data")), replicated(mesh)
     shardings = tuple(rows if len(shape) == 3 else whole for shape in shapes)
     step = JittedOnMesh(function, mesh, in_shardings=shardings)
-    text = step.lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile().as_text()
+    text = str(step.lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile().as_text())
     kinds = re.findall(r" (all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(", text)
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 

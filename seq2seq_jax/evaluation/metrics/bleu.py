@@ -78,11 +78,11 @@ class Bleu(Metric):
         except (ImportError, RuntimeError, OSError) as error:
             extra = {"ja-mecab": "ja", "ko-mecab": "ko"}.get(tokenizer)
             remedy = (
-                f"is not installed: pip install 'sacrebleu[{extra}]'"
+                f"packages that are not installed: pip install 'sacrebleu[{extra}]'"
                 if extra
-                else f"cannot be had ({' '.join(str(error).split())}): connect to the internet once"
+                else f"a model that cannot be loaded ({' '.join(str(error).split())}): connect to the internet once"
             )
-            raise ValueError(f"metric {self} needs what {remedy}, or choose another tokenizer.") from error
+            raise ValueError(f"metric {self} needs {remedy}, or choose another tokenizer.") from error
 
 
 def reference_streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
