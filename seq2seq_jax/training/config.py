@@ -73,12 +73,12 @@ def check_select_by(select_by: str | None, scores: Sequence[str], *, sets: Colle
     if score not in choices:
         known = f"one of {', '.join(choices)}" if scores else LOSS
         raise ValueError(
-            f"training.select_by must be {known}, and is {select_by}. Choose one that validation computes, or add its "
+            f"training.select_by must be {known}, and is {select_by!r}. Choose one that validation computes, or add its "
             "metric to metrics."
         )
     if separator and name not in sets:
         raise ValueError(
-            f"training.select_by is {select_by}, and there is no further validation set {name!r}. "
+            f"training.select_by is {select_by!r}, and there is no further validation set {name!r}. "
             f"There {'is' if len(sets) == 1 else 'are'} {', '.join(sets) or 'none'}: name one of these, or leave the "
             "name out."
         )

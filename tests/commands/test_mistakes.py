@@ -15,7 +15,10 @@ TRAIN = ("train", "tiny/transformer")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian", "tiny/transformer"], ["no command 'trian'", "train, evaluate, generate, align, average, benchmark"]),
+        (
+            ["trian", "tiny/transformer"],
+            ["no command 'trian'", "train, evaluate, generate, score, align, average, benchmark"],
+        ),
         (["train", "tiny/transformr"], ["no config 'tiny/transformr'", "Did you mean tiny/transformer?"]),
         (["train", "text/train.en"], ["no config 'text/train.en'", "Give a Python file"]),
         ([*TRAIN, "--optimizer.learning_rat", "1"], ["--optimizer.learning_rat", "--optimizer.learning_rate?"]),
@@ -74,6 +77,15 @@ def test_a_mistake_that_only_the_text_shows(seq2seq, tmp_path, arguments, said):
     assert last.startswith("seq2seq: ") and said in last
     assert not [line for line in before if "rror" in line or "Traceback" in line]
     assert not list((tmp_path / "run").rglob("*.orbax*"))
+
+
+def test_a_model_that_no_memory_holds(seq2seq, tmp_path, monkeypatch):
+    monkeypatch.setattr("seq2seq_jax.commands.train.device_memory", lambda device: 2**17)
+    outcome = seq2seq(*TRAIN, "--run_dir", tmp_path / "run")
+    assert outcome.status == 2
+    last = outcome.errors.splitlines()[-1]
+    assert "MiB of parameters" in last and "and has 0.1 MiB. Lower the sizes of the model" in last
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(

@@ -333,9 +333,7 @@ def test_a_model_that_cannot_be_loaded_is_named(monkeypatch, tmp_path):
 
     monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_spm.SACREBLEU_DIR", str(tmp_path))
     monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_spm.download_file", offline)
-    with pytest.raises(
-        ValueError, match=r"=flores200 needs a model .*(Name or service not known).*internet once"
-    ):
+    with pytest.raises(ValueError, match=r"=flores200 needs a model .*(Name or service not known).*internet once"):
         Bleu(tokenizer="flores200").check_installed()
 
 
