@@ -27,9 +27,9 @@ GATHERED_NAME = "gathered_parameter"
 """Name, for a policy of `jax.checkpoint`, of parameters as gathered over fsdp: kept for the backward pass, those of all
 layers would be the whole model on every device."""
 
-UNABLE_TO_SCATTER = ("TPU v5 lite", "TPU v5e")
-"""Kinds of TPU for which libtpu 0.0.42 fails on a reduce-scatter among a part of a slice's chips: "Failed to create
-limited ICI routing replica info table"."""
+KINDS = ("TPU v5", "TPU v5p")
+"""Kinds of TPU with explicit collectives. For v5e, libtpu 0.0.42 fails on a reduce-scatter among a part of the chips
+("Failed to create limited ICI routing replica info table"); no other kind has been tried."""
 
 
 class _Layout(NamedTuple):
@@ -67,7 +67,7 @@ def product_with_parameter(
     dtype: DTypeLike,
     gradient_dtype: DTypeLike,
 ) -> Float[Array, "..."]:
-    """`product(x, parameter)`; on TPUs, if the parameter is sharded over fsdp, with explicit collectives.
+    """`product(x, parameter)`; on TPUs of some kinds, if the parameter is sharded over fsdp, with explicit collectives.
 
     Args:
         product: sums over the last `num_inputs` dims of x and the first ones of the parameter, and takes these sizes
@@ -115,16 +115,9 @@ def product_with_parameter(
 
 
 def communicates_explicitly(mesh: jax.sharding.AbstractMesh) -> bool:
-    """Whether products on a mesh have explicit collectives: on TPUs with more than one shard along fsdp, except for
-    those that cannot scatter.
-    """
+    """Whether products on a mesh have explicit collectives: on TPUs of some kinds with several shards along fsdp."""
     device = mesh.abstract_device
-    return (
-        device is not None
-        and device.platform == "tpu"
-        and device.device_kind not in UNABLE_TO_SCATTER
-        and mesh.shape.get("fsdp", 1) > 1
-    )
+    return device is not None and device.device_kind in KINDS and mesh.shape.get("fsdp", 1) > 1
 
 
 def _layout(

@@ -47,14 +47,14 @@ def test_each_parameter_is_gathered_once_and_its_gradient_scattered_once(product
     ("given", "expected"),
     [
         ({}, True),
-        ({"kind": "TPU v6 lite"}, True),
+        ({"kind": "TPU v5p"}, True),
         ({"kind": "TPU v5 lite"}, False),
         ({"platform": "cpu", "kind": "cpu"}, False),
         ({"platform": "gpu", "kind": "NVIDIA H200"}, False),
         ({"fsdp": 1, "data": 8}, False),
     ],
 )
-def test_only_tpus_that_scatter_communicate_explicitly(given, expected):
+def test_only_tpus_of_some_kinds_communicate_explicitly(given, expected):
     assert communicates_explicitly(mesh(**given)) is expected
 
 
