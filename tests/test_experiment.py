@@ -199,7 +199,7 @@ def test_overrides():
         ("--training.steps seven", r"--training\.steps.*seven"),
         ("--training.steps", r"--training\.steps"),
         ("--data.packing 2", r"--data\.packing"),
-        ("--training.select_by ter", r"training\.select_by must be one of loss, bleu, chrf, exact_match, and is ter"),
+        ("--training.select_by ter", r"training\.select_by must be one of loss, bleu, chrf, exact_match, and is .ter."),
         ("--training.steps -1", r"training\.steps must be at least 1, not -1"),
         ("stray", "stray"),
         ("--optimizer.decay_rate 0.7", r"optimizer is an AdamWConfig here, .*; AdafactorConfig has it"),

@@ -73,8 +73,8 @@ def check_select_by(select_by: str | None, scores: Sequence[str], *, sets: Colle
     if score not in choices:
         known = f"one of {', '.join(choices)}" if scores else LOSS
         raise ValueError(
-            f"training.select_by must be {known}, and is {select_by!r}. Choose one that validation computes, or add its "
-            "metric to metrics."
+            f"training.select_by must be {known}, and is {select_by!r}. Choose one that validation computes, or add "
+            "its metric to metrics."
         )
     if separator and name not in sets:
         raise ValueError(
