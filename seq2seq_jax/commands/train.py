@@ -82,11 +82,11 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
                     kinds = f"{mesh.devices.size} {mesh.devices.flat[0].device_kind} device(s)"
                     display.line(f"mesh: {dict(mesh.shape)} of {kinds}")
                     display.line(f"each device holds {_held(run)}")
-                    progress, records, selection, preempted = _train(run, display, ledger, job, chosen, memory)
+                    progress, records, limits, preempted = _train(run, display, ledger, job, chosen, memory)
                     if not preempted:
                         with job:
                             tell = _telling("test", display, job)
-                            figures = _figures(run, progress, records, selection, ledger, tell)
+                            figures = _figures(run, progress, records, limits, ledger, tell)
             except Preempted:
                 preempted = True
             if preempted:
@@ -268,7 +268,7 @@ def _describe_straggler(figures: Record) -> str:
 
 def _train(
     run: TrainingRun, display: Display, ledger: Ledger, job: Job, options: TrainOptions, memory: DeviceMemory
-) -> tuple[Progress, list[Record], SelectionCounts | None, bool]:
+) -> tuple[Progress, list[Record], dict[str, SelectionCounts], bool]:
     """Train from the newest checkpoint, or from the start, to the end or to a pre-emption (True)."""
     experiment, training = run.experiment, run.experiment.training
     store = run.data.store("train", run.tokenizer)
@@ -350,7 +350,10 @@ def _train(
                 _, progress = loop.run(state, progress, batches, plan_position=lambda: batches.plan_position)
             report.plot()
             preempted = job.terminated or not loop.finished(progress)
-            return progress, files.records if is_first else [], batches.selection, preempted
+            limits = {"train": batches.selection} | {
+                split: validation.batches.selection for split, validation in validations.items()
+            }
+            return progress, files.records if is_first else [], limits, preempted
 
 
 def _records(run: TrainingRun, writers: Sequence[WriterName], progress: Progress) -> RecordFiles:
@@ -374,7 +377,7 @@ def _figures(
     run: TrainingRun,
     progress: Progress,
     records: list[Record],
-    selection: SelectionCounts | None,
+    limits: dict[str, SelectionCounts],
     ledger: Ledger,
     tell: Callable[[int, int], None],
 ) -> dict[str, Any]:
@@ -387,7 +390,6 @@ def _figures(
         "seconds": sum(spent.values()) - spent["restarts"],
         "goodput": goodput(spent),
         "seconds_by_cause": spent,
-        **({} if selection is None else {"training_examples": selection._asdict()}),
     }
     training = [record for record in records if record["kind"] == "train"]
     if training:
@@ -399,20 +401,17 @@ def _figures(
             figures["mfu"] = used / seconds
     if "test" in run.data.corpus.splits:
         params, step = run.inference.parameters("best")
-        result = run.inference.validation("test")(params, progress=tell)
+        validation = run.inference.validation("test")
+        result = validation(params, progress=tell)
         figures["test"] = metrics_of(result, split="test", step=step)
+        limits = {**limits, "test": validation.batches.selection}
+    figures["limits"] = {split: counts._asdict() for split, counts in limits.items()}
     return figures
 
 
 def _rows(figures: dict[str, Any], directory: Path, writers: Sequence[WriterName]) -> list[tuple[str, str]]:
     rows = score_rows(figures["test"]) if "test" in figures else []
-    if "training_examples" in figures:
-        counts = SelectionCounts(**figures["training_examples"])
-        if counts.is_noticeable:
-            done = "left out" if counts.dropped else "cut"
-            number = f"{counts.affected:,} of {counts.total:,} ({counts.affected / counts.total:.1%}) training examples"
-            flags = "data.max_source_length, data.max_target_length, data.too_long"
-            rows.append(("limits", f"{number} were {done} as too long ({flags})"))
+    rows += limit_rows({split: SelectionCounts(**counts) for split, counts in figures["limits"].items()})
     if "tokens_per_second" in figures:
         rows += [
             ("training", f"{figures['steps']:,} steps in {duration(figures['seconds'])}, all included"),
@@ -430,6 +429,22 @@ def _rows(figures: dict[str, Any], directory: Path, writers: Sequence[WriterName
         *([("samples", str(directory / "samples"))] if (directory / "samples").exists() else []),
         ("use it", f"seq2seq generate {shlex.quote(str(directory))} < sources.txt"),
     ]
+
+
+def limit_rows(limits: dict[str, SelectionCounts]) -> list[tuple[str, str]]:
+    """Rows of a table of what the length limits did to the examples of each split; none if they did nothing."""
+    rows = []
+    for done in ("dropped", "truncated"):
+        numbers = {split: getattr(counts, done) for split, counts in limits.items()}
+        if any(numbers.values()):
+            of_splits = ", ".join(
+                f"{split} {number:,} of {limits[split].total:,} ({number / limits[split].total:.1%})"
+                for split, number in numbers.items()
+            )
+            rows.append(
+                ("limits", f"{done} as too long: {of_splits} (data.max_source_length, max_target_length, too_long)")
+            )
+    return rows
 
 
 def _describe_mfu(figures: dict[str, Any]) -> str:

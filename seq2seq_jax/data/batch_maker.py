@@ -50,6 +50,43 @@ class SelectionCounts(NamedTuple):
         return self.affected > NOTICEABLE_FRACTION * self.total
 
 
+class Selection(NamedTuple):
+    """Which examples of a split are used as they are."""
+
+    dropped: Bool[np.ndarray, " examples"]
+    """Those that are left out."""
+    truncated: Bool[np.ndarray, " examples"]
+    """Those that are cut."""
+    counts: SelectionCounts
+
+
+def selection_of(store: Store, columns: Mapping[str, Column]) -> Selection:
+    """What the length limits of columns do to the examples of a split.
+
+    Examples that are cut to one length have no limits, and no entries in `dropped` and `truncated`.
+    """
+    longer = {
+        name: store.columns[name].lengths > column.max_length
+        for name, column in columns.items()
+        if column.max_length is not None and not column.is_uniform
+    }
+    # Of a corpus that is cut to one length there may be hundreds of millions.
+    dropped, truncated = np.zeros((2, len(store) if longer else 0), bool)
+    for name, each in longer.items():
+        if columns[name].truncate is None:
+            dropped |= each
+        else:
+            truncated |= each
+    truncated &= ~dropped
+    counts = SelectionCounts(
+        total=len(store),
+        too_long={name: int(each.sum()) for name, each in longer.items()},
+        dropped=int(dropped.sum()),
+        truncated=int(truncated.sum()),
+    )
+    return Selection(dropped, truncated, counts)
+
+
 def select(store: Store, columns: Mapping[str, Column]) -> tuple[Int[np.ndarray, " examples"], SelectionCounts]:
     """The examples of a split that are trained on: each column says what happens to those that are too long for it.
 
@@ -62,25 +99,19 @@ def select(store: Store, columns: Mapping[str, Column]) -> tuple[Int[np.ndarray,
     Raises:
         ValueError: none is left.
     """
-    limited = {name: column for name, column in columns.items() if column.max_length is not None}
-    lengths = {name: store.columns[name].lengths for name in limited}
-    longer = {name: lengths[name] > column.max_length for name, column in limited.items()}
-    dropped, truncated = _left_out(store, columns), np.zeros(len(store), bool)
-    for name in limited:
-        truncated |= longer[name] & ~dropped
-    counts = SelectionCounts(
-        total=len(store),
-        too_long={name: int(each.sum()) for name, each in longer.items()},
-        dropped=int(dropped.sum()),
-        truncated=int(truncated.sum()),
-    )
+    dropped, _, counts = selection_of(store, columns)
+    limited = {name: columns[name] for name in counts.too_long}
     if counts.affected:
         done = [
             f"{word} {number}"
             for word, number in (("dropped", counts.dropped), ("truncated", counts.truncated))
             if number
         ]
-        remedy = ". " + _remedy(counts, lengths) if counts.is_noticeable else ""
+        remedy = (
+            ". " + _remedy(counts, {name: store.columns[name].lengths for name in limited})
+            if counts.is_noticeable
+            else ""
+        )
         logger.log(
             logging.WARNING if counts.is_noticeable else logging.INFO,
             "%s of %d examples: %s%s",
@@ -108,15 +139,6 @@ def _remedy(counts: SelectionCounts, lengths: Mapping[str, Int[np.ndarray, " exa
     ] or [f"a greater --data.max_{' or '.join(f'{name}_length' for name in lengths)}"]
     keeps = f"{' and '.join(flags)} would keep 99% of {'both' if len(flags) > 1 else 'them'} whole"
     return keeps + (", --data.too_long truncate uses the beginnings" if counts.dropped else "")
-
-
-def _left_out(store: Store, columns: Mapping[str, Column]) -> Bool[np.ndarray, " examples"]:
-    """Which examples are too long for a column that cuts none."""
-    left_out = np.zeros(len(store), bool)
-    for name, column in columns.items():
-        if column.is_dropped:
-            left_out |= ~column.fits(store.columns[name].lengths)
-    return left_out
 
 
 def _indices(chosen: Bool[np.ndarray, " examples"]) -> Int[np.ndarray, " chosen"]:
@@ -169,7 +191,7 @@ class BatchMaker:
         batch_format = self.batch_format
         if batch_format.is_uniform:
             return UniformPlan(num_examples=self.num_examples, shape=self.shapes[-1], seed=self.seed)
-        examples = _indices(~_left_out(self.store, batch_format.columns))
+        examples = _indices(~self.selection.dropped)
         lengths = length_bounds(
             {
                 name: column.cut(self.store.columns[name].lengths[examples])
@@ -198,26 +220,23 @@ class BatchMaker:
         return min(len(column.examples(stored[name])) for name, column in self.batch_format.columns.items())
 
     @functools.cached_property
+    def selection(self) -> Selection:
+        """Which examples are used as they are."""
+        return selection_of(self.store, self.batch_format.columns)
+
+    @property
     def too_long(self) -> Int[np.ndarray, " examples"]:
         """Those that are in no batch."""
-        return _indices(
-            np.zeros(0, bool) if self.batch_format.is_uniform else _left_out(self.store, self.batch_format.columns)
-        )
+        return _indices(self.selection.dropped)
 
-    @functools.cached_property
+    @property
     def cut(self) -> Int[np.ndarray, " examples"]:
         """Those that are cut."""
-        if self.batch_format.is_uniform:
-            return _indices(np.zeros(0, bool))
-        longer = np.zeros(len(self.store), bool)
-        for name, column in self.batch_format.columns.items():
-            if column.max_length is not None and column.truncate is not None:
-                longer |= self.store.columns[name].lengths > column.max_length
-        return _indices(longer & ~_left_out(self.store, self.batch_format.columns))
+        return _indices(self.selection.truncated)
 
     def epoch(self) -> Iterator[EvaluationBatch]:
         """The shares of the batches that hold every example once, in order."""
-        if len(self.too_long) < self.num_examples:
+        if self.selection.counts.dropped < self.num_examples:
             yield from map(self._share, self.plan.epoch())
 
     def _share(self, rows: BatchRows) -> EvaluationBatch:

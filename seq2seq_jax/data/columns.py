@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int, Integer
+from jaxtyping import Int, Integer
 
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.data.tokenizer import Tokenizer
@@ -128,15 +128,6 @@ class Column(abc.ABC):
     def examples(self, stored: Ragged) -> Ragged | Chunks:
         """The examples that are made of those stored."""
         return stored
-
-    def fits(self, lengths: Int[np.ndarray, " examples"]) -> Bool[np.ndarray, " examples"]:
-        """Which examples are used: those that are short enough, or all if longer ones are cut."""
-        return (lengths <= self.max_length) if self.is_dropped else np.ones(len(lengths), bool)
-
-    @property
-    def is_dropped(self) -> bool:
-        """Whether longer examples are left out."""
-        return self.max_length is not None and self.truncate is None
 
     def cut(self, lengths: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
         """Lengths of examples after longer ones have been cut."""

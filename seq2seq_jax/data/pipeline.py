@@ -23,12 +23,10 @@ class TrainingBatches(Iterator[Batch]):
 
     Attributes:
         plan_position: of the last batch returned; a run that continues from there finds its place at once with it.
-        selection: what the length limits did to the examples; None = there are none, as all examples are of a length.
+        selection: what the length limits did to the examples.
     """
 
-    def __init__(
-        self, elements: grain.DatasetIterator, plan_position: PlanPosition | None, selection: SelectionCounts | None
-    ):
+    def __init__(self, elements: grain.DatasetIterator, plan_position: PlanPosition | None, selection: SelectionCounts):
         self._elements = elements
         self.plan_position = plan_position
         self.selection = selection
@@ -89,7 +87,7 @@ def training_batches(
         process_index=process_index,
         process_count=process_count,
     )
-    selection = None if batch_format.is_uniform else select(store, batch_format.columns)[1]
+    _, selection = select(store, batch_format.columns)
     steps = grain.MapDataset.range(first_batch, first_batch + num_batches).map(make)
     if not workers:
         threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch))
@@ -127,11 +125,13 @@ class EvaluationBatches:
         num_examples: of the split.
         too_long: indices of the examples longer than a row, which no batch holds, on any process.
         cut: indices of those that are cut to a row instead, as in training.
+        selection: what the length limits did to the examples.
     """
 
     def __init__(self, make: BatchMaker):
         self._make = make
         self.num_examples = make.num_examples
+        self.selection = make.selection.counts
         self.too_long = make.too_long
         self.cut = make.cut
 

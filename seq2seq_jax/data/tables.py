@@ -32,11 +32,14 @@ class Table(SplitFiles, PairSource):
     """Name of the validation file; None = there is none."""
     test: str | None = dataclasses.field(default="test.jsonl", metadata=changes("nothing"))
     """Name of the test file; None = there is none."""
+    references: str | None = dataclasses.field(default=None, metadata=changes("nothing"))
+    """Name of a field of the validation and test files with further references, a text or a list of texts, which
+    outputs are scored with beside the target; None = there is none."""
     validation_sets: tuple[str, ...] = dataclasses.field(default=(), metadata=changes("nothing"))
     """Names of further validation files: each is a set of its own, which records, plots and training.select_by name."""
 
     def field_of(self, column: str) -> str | None:
-        return {"source": self.source, "target": self.target}.get(column)
+        return {"source": self.source, "target": self.target, "references": self.references}.get(column)
 
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> Corpus:
         """Look the files of splits through, and open them.
@@ -50,20 +53,31 @@ class Table(SplitFiles, PairSource):
         return pairs(
             {
                 split: functools.partial(
-                    _read_pairs, _reader(name), find_file(self.directory, name, split=split), (self.source, self.target)
+                    self._read, _reader(name), find_file(self.directory, name, split=split), is_scored=split != "train"
                 )
                 for split, name in self.names_of_files.items()
                 if split in splits
-            }
+            },
+            further_columns=() if self.references is None else ("references",),
         )
 
+    def _read(self, read: "ReadFields", path: Path, *, is_scored: bool) -> Iterator[tuple[Any, ...]]:
+        fields = (self.source, self.target)
+        if self.references is None:
+            return read(read_lines(path), str(path), fields)
+        if is_scored:
+            return read(read_lines(path), str(path), (*fields, self.references), several=(self.references,))
+        # Nothing is trained on further references.
+        return ((*pair, []) for pair in read(read_lines(path), str(path), fields))
 
-ReadFields = Callable[[Iterator[str], str, tuple[str, ...]], Iterator[tuple[str, ...]]]
-"""Takes lines, the name of their file for messages, and names of fields; gives the fields' texts of each example."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("source", "target") if self.references is None else ("source", "target", "references")
 
 
-def _read_pairs(read: ReadFields, path: Path, fields: tuple[str, str]) -> Iterator[tuple[str, ...]]:
-    return read(read_lines(path), str(path), fields)
+ReadFields = Callable[..., Iterator[tuple[Any, ...]]]
+"""Takes lines, the name of their file for messages, and names of fields, `several` being those that may hold a list of
+texts; gives the fields' texts of each example."""
 
 
 def _reader(name: str) -> ReadFields:
@@ -81,11 +95,14 @@ def suffix_of(name: str) -> str:
     return Path(name.removesuffix(".gz")).suffix
 
 
-def read_tab_separated(lines: Iterator[str], name: str, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def read_tab_separated(
+    lines: Iterator[str], name: str, fields: tuple[str, ...], *, several: Collection[str] = ()
+) -> Iterator[tuple[str, ...]]:
     """Some fields of lines of which the first names the tab-separated fields; blank last lines are passed over.
 
     Args:
         name: of the file, for messages.
+        several: makes no difference here.
 
     Raises:
         ValueError: as the lines do, or a field is missing, or a line has more or fewer fields than the first, or there
@@ -115,11 +132,14 @@ def read_tab_separated(lines: Iterator[str], name: str, fields: tuple[str, ...])
         )
 
 
-def read_json_lines(lines: Iterator[str], name: str, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def read_json_lines(
+    lines: Iterator[str], name: str, fields: tuple[str, ...], *, several: Collection[str] = ()
+) -> Iterator[tuple[Any, ...]]:
     """Some fields of lines with a JSON object each; blank last lines are passed over.
 
     Args:
         name: of the file, for messages.
+        several: fields that may hold a list of texts.
 
     Raises:
         ValueError: as the lines do, or a line is not an object that has the fields as strings.
@@ -132,19 +152,27 @@ def read_json_lines(lines: Iterator[str], name: str, fields: tuple[str, ...]) ->
                     f"expected the field {field!r} in line {number} of {name}; it has "
                     f"{', '.join(example) or 'none'}: name a field that every line has"
                 )
-            if not isinstance(example[field], str):
-                raise ValueError(
-                    f"expected a string as {field!r} in line {number} of {name}; got a "
-                    f"{type(example[field]).__name__}: name a field that holds text"
-                )
-            try:
-                example[field].encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"expected Unicode text as {field!r} in line {number} of {name}; character "
-                    f"{error.start + 1} is half of a surrogate pair: correct the line"
-                ) from error
+            texts = [example[field]]
+            if field in several and isinstance(example[field], list):
+                texts = example[field]
+            for text in texts:
+                _check_text(text, field, number, name)
         yield tuple(example[field] for field in fields)
+
+
+def _check_text(text: Any, field: str, number: int, name: str) -> None:
+    if not isinstance(text, str):
+        raise ValueError(
+            f"expected a string as {field!r} in line {number} of {name}; got a {type(text).__name__}: name a field "
+            "that holds text"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"expected Unicode text as {field!r} in line {number} of {name}; character {error.start + 1} is half of a "
+            "surrogate pair: correct the line"
+        ) from error
 
 
 def _json_object(line: str, number: int, name: str) -> dict[str, Any]:

@@ -145,7 +145,10 @@ def pairs(read_splits: Mapping[str, ReadExamples], *, further_columns: tuple[str
 
 
 def _framed(example: Example) -> bytes:
-    values = [value.encode() if isinstance(value, str) else json.dumps(value).encode() for value in example]
+    # No further references are no part of what is hashed: text that is trained on stays what it is without them.
+    values = [
+        value.encode() if isinstance(value, str) else json.dumps(value).encode() for value in example if value != []
+    ]
     # The lengths keep ("ab", "c") and ("a", "bc") apart.
     return b"\n%b\n%b" % (b" ".join([b"%d" % len(value) for value in values]), b"".join(values))
 
