@@ -18,7 +18,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.paths import unicode_path
 
 FORMAT_VERSION = 3
-EXAMPLES_AT_ONCE = 8192
+EXAMPLES_AT_ONCE = 2048
 
 logger = logging.getLogger(__name__)
 
