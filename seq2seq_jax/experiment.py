@@ -9,7 +9,7 @@ import os
 import re
 import traceback
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.old_names import current_fields
+from seq2seq_jax.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig
+from seq2seq_jax.outside import NOTHING, Trust, load_config_class, name_of_class, refuse_unnamed
 from seq2seq_jax.overrides import dataclasses_of, override
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
@@ -35,7 +37,6 @@ from seq2seq_jax.tasks.denoising import Denoising
 from seq2seq_jax.tasks.task import Task
 from seq2seq_jax.tasks.translation import Translation
 from seq2seq_jax.training.config import TrainingConfig, check_select_by
-from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
 from seq2seq_jax.values import check_value, check_values, options
 
 
@@ -92,8 +93,7 @@ class Experiment:
                 f"objective {type(self.objective).__name__} samples a text for every row, so a row must hold one "
                 "example. Set data.packing to False."
             )
-        if getattr(self.objective, "sample_with_encoder_dropout", False):
-            self._check_encoder_dropout()
+        self.objective.check(self.model, accumulation=self.training.accumulation)
         if not any(isinstance(metric, OutsideMetric) for metric in self.validation_metrics):
             self.check_metrics(self.validation_metrics)
         for side, stack in (("source", self.model.encoder), ("target", self.model.decoder)):
@@ -103,19 +103,6 @@ class Experiment:
                     f"a table of {stack.position_limit} learned positions is too short for data.max_{side}_length = "
                     f"{longest}. Raise max_positions, or lower the length."
                 )
-
-    def _check_encoder_dropout(self) -> None:
-        encoder = self.model.encoder
-        if not any(getattr(encoder, field.name) for field in dataclasses.fields(encoder) if "dropout" in field.name):
-            raise ValueError(
-                "objective.sample_with_encoder_dropout has no effect with an encoder that has none. Set "
-                "model.encoder.dropout, or leave it False."
-            )
-        if self.training.accumulation > 1:
-            raise ValueError(
-                "objective.sample_with_encoder_dropout needs the masks of a whole batch when it is learned from. Set "
-                "training.accumulation to 1."
-            )
 
     def check_metrics(self, metrics: Sequence[Metric]) -> None:
         """Return if metrics can be computed of the data, and `training.select_by` is one of their scores.
@@ -290,11 +277,13 @@ def parse_command_line(
         settings: fields of the experiment that are otherwise than in the config unless the command line sets them.
 
     Raises:
-        ValueError: there is no such config, an unknown field, or a value that does not fit.
+        ValueError: there is no such config, it holds a class that cannot be imported by its name, an unknown field, or
+            a value that does not fit.
         SystemExit: status 0, after --help.
     """
     path = find_config(config)
     default, described = load_config(path)
+    refuse_unnamed(default)
     default = dataclasses.replace(default, **settings)
     name = config_name(path)
     chosen = override(
@@ -307,7 +296,9 @@ def parse_command_line(
 
 
 def to_json(config: Any) -> Any:
-    """A config as JSON values; where a field may hold one of several classes, `class` names the one it holds."""
+    """A config as JSON values; where a field may hold one of several classes, `class` names the one it holds: a class
+    that the field does not list as "module:Class".
+    """
     if isinstance(config, Metric):
         return metric_to_json(config)
     if not dataclasses.is_dataclass(config):
@@ -317,24 +308,27 @@ def to_json(config: Any) -> Any:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         values[field.name] = to_json(value)
-        if dataclasses.is_dataclass(value) and len(dataclasses_of(hints[field.name])) > 1:
-            values[field.name] = {"class": type(value).__name__} | values[field.name]
+        candidates = dataclasses_of(hints[field.name])
+        if dataclasses.is_dataclass(value) and (len(candidates) > 1 or type(value) not in candidates):
+            name = type(value).__name__ if type(value) in candidates else name_of_class(type(value))
+            values[field.name] = {"class": name} | values[field.name]
     return values
 
 
-def from_json(kind: Any, values: Any) -> Any:
+def from_json(kind: Any, values: Any, *, trust: Trust = NOTHING) -> Any:
     """The config that `to_json` of this version, or of an earlier one with other names, gave.
 
     Args:
         kind: its class, or a union of classes.
+        trust: which modules outside the package may be imported for classes that are named as "module:Class".
 
     Raises:
-        ValueError: the values are not those of this version's config.
+        ValueError: the values are not those of this version's config, or name a class that is not trusted.
     """
-    return _from_json(kind, values, place="")
+    return _from_json(kind, values, place="", trust=trust)
 
 
-def _from_json(kind: Any, values: Any, *, place: str) -> Any:
+def _from_json(kind: Any, values: Any, *, place: str, trust: Trust) -> Any:
     """See from_json; `place` is the dotted name of the part."""
     where = place or "the experiment"
     if tuple[Metric, ...] in typing.get_args(kind) and isinstance(values, list):
@@ -349,6 +343,8 @@ def _from_json(kind: Any, values: Any, *, place: str) -> Any:
         raise ValueError(f"{where} must be the fields of {' or '.join(candidates)}, and is {values!r}.")
     values = dict(values)
     name = values.pop("class", next(iter(candidates)))
+    if isinstance(name, str) and ":" in name:
+        candidates[name] = load_config_class(name, place=where, trust=trust)
     if not isinstance(name, str) or name not in candidates:
         raise ValueError(f"a config of class {name!r} is not known to this version; known: {sorted(candidates)}.")
     values = current_fields(candidates[name], values)
@@ -357,7 +353,7 @@ def _from_json(kind: Any, values: Any, *, place: str) -> Any:
     if unknown:
         raise ValueError(f"{name} has no field {unknown[0]!r} in this version.")
     fields = {
-        field: _from_json(hints[field], value, place=f"{place}.{field}".removeprefix("."))
+        field: _from_json(hints[field], value, place=f"{place}.{field}".removeprefix("."), trust=trust)
         for field, value in values.items()
     }
     try:
@@ -400,7 +396,7 @@ def differences(old: Experiment, new: Experiment, *, continuing: bool = False) -
     if continuing:
         effect = effects(old) | effects(new)
         allowed = {name for name in changed if effect[name] == "nothing"}
-        if not old.optimizer.depends_on_last_step:
+        if not any(optimizer.depends_on_last_step for optimizer in _optimizers(old)):
             allowed.add("training.steps")
         if _same_path(old.init_from, new.init_from):
             allowed.add("init_from")
@@ -408,6 +404,16 @@ def differences(old: Experiment, new: Experiment, *, continuing: bool = False) -
             allowed.add("tokenizer.vocabulary_size")
         changed = {name: values for name, values in changed.items() if name not in allowed}
     return changed
+
+
+def _optimizers(config: Any) -> Iterator[OptimizerConfig]:
+    """All that a config holds: the experiment's, and those of players."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, OptimizerConfig):
+            yield value
+        elif dataclasses.is_dataclass(value):
+            yield from _optimizers(value)
 
 
 def _same_path(old: str | None, new: str | None) -> bool:

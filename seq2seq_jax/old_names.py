@@ -118,5 +118,12 @@ def current_loop_state(state: Mapping[str, Any]) -> dict[str, Any]:
     current = {LOOP_STATE.get(key, key): value for key, value in state.items()}
     if "window" in current:
         window = {LOOP_STATE.get(key, key): value for key, value in current["window"].items()}
-        current["window"] = window | {"sums": current_metrics(window["sums"])}
+        window["sums"] = current_metrics(window["sums"])
+        if "weights" not in window:
+            # All means were weighted by target tokens, but for norms of gradients.
+            window["weights"] = {
+                name: window["steps"] if name.endswith("gradient_norm") else window["target_tokens"]
+                for name in window["sums"]
+            }
+        current["window"] = window
     return current

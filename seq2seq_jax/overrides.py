@@ -8,6 +8,7 @@ import os
 import re
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,16 @@ def is_given(field: str, arguments: Sequence[str]) -> bool:
     """Whether a command line sets a field, whatever the value is."""
     options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
     return field in (option.removeprefix("--").replace("-", "_") for option in options)
+
+
+def values_of_option(field: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    """What a command line gives after --FIELD, for an option that must be known before the others can be read."""
+    for index, argument in enumerate(arguments):
+        option, assigned, value = argument.partition("=")
+        if option.startswith("--") and option.removeprefix("--").replace("-", "_") == field:
+            following = itertools.takewhile(lambda given: not given.startswith("--"), arguments[index + 1 :])
+            return (value,) if assigned else tuple(following)
+    return ()
 
 
 def override(experiment: Any, arguments: Sequence[str], *, program: str, description: str = "") -> Any:
@@ -48,7 +59,14 @@ def override(experiment: Any, arguments: Sequence[str], *, program: str, descrip
     # tyro draws the boxes that `_one_line` opens with other characters where standard output has no UTF-8.
     output = contextlib.nullcontext() if help_is_asked else contextlib.redirect_stdout(_Utf8())
     try:
-        with contextlib.redirect_stderr(errors), output, _wide_terminal(unless=help_is_asked):
+        with (
+            contextlib.redirect_stderr(errors),
+            output,
+            _wide_terminal(unless=help_is_asked),
+            warnings.catch_warnings(),
+        ):
+            # A part of a class from outside the package is not listed by its field; tyro takes its class as it is.
+            warnings.filterwarnings("ignore", ".* does not match any type in Union")
             return tyro.cli(
                 type(experiment),
                 default=experiment,

@@ -125,7 +125,7 @@ class Contenders:
                 update=self._update,
                 place=run.system.place,
                 validate=None,
-                learning_rate=run.system.learning_rate,
+                learning_rates=run.system.learning_rates,
                 checkpoints=checkpoints,
                 record=record,
                 ledger=Ledger(),

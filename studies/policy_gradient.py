@@ -18,7 +18,8 @@ from seq2seq_jax.benchmark.harness import Spread, Timing
 from seq2seq_jax.benchmark.training_step import TrainingStep
 from seq2seq_jax.benchmark.workload import batches_of
 from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
-from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.objectives.maximum_likelihood import MODEL, MaximumLikelihoodConfig
+from seq2seq_jax.objectives.objective import Turn
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient
 from seq2seq_jax.parallel.mesh import JittedOnMesh
 from seq2seq_jax.rewards.example import RewardExample
@@ -63,7 +64,7 @@ class Parts:
         self._run, self._objective = run, run.system.objective
         self._batch = run.system.place(batch)
         self._step = TrainingStep(run.system.build_update(), run.initial_state())
-        self._player = run.initial_state().players["model"]
+        self._player = run.initial_state().players[MODEL]
         self._sample = JittedOnMesh(self._sampled, run.mesh)
         self._reward = JittedOnMesh(self._rewarded, run.mesh)
         self._update = JittedOnMesh(self._updated, run.mesh)
@@ -71,7 +72,7 @@ class Parts:
         self._key = jax.random.key(0)
         self._samples = self._sample(self._player.params, self._batch, self._key)
         self._experience = JittedOnMesh(self._experienced, run.mesh)(self._player.params, self._batch, self._samples)
-        self.sampled_tokens = int(jnp.sum(self._experience.mask))
+        self.sampled_tokens = int(jnp.sum(self._experience.rows.mask))
         self._references = [
             run.tokenizer.decode_target(row) for row in jax.device_get(self._batch.target.tokens).tolist()
         ]
@@ -115,25 +116,20 @@ class Parts:
 
     def _experienced(self, params, batch, samples, objective=None):
         objective = objective or self._objective
-        players = {"model": params}
+        players = {MODEL: params}
         state = objective.initial_state(players)
         return objective.experience(players, state, batch, self._memory(params, batch), samples)[0]
 
     def _updated(self, player, experience):
         def loss(own):
             total, _ = self._objective.loss(
-                "model", {"model": own}, experience, step=jnp.zeros((), jnp.int32), rng=self._key
+                Turn(0, MODEL), {MODEL: own}, experience, step=jnp.zeros((), jnp.int32), rng=self._key
             )
             return total.sum / total.weight
 
         gradient = jax.grad(loss)(player.params)
-        return apply_gradient(
-            player,
-            gradient,
-            self._run.system.optimizers["model"],
-            average_decay=self._run.experiment.optimizer.ema_decay,
-            step=jnp.zeros((), jnp.int32),
-        )
+        optimizers, average_decays = self._run.system.optimizers
+        return apply_gradient(player, gradient, optimizers[MODEL], average_decay=average_decays[MODEL], turns=1)
 
     def _updated_by_rewards(self, player, batch, samples, rewards):
         config, model = self._objective.config, self._objective.model

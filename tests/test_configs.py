@@ -11,6 +11,7 @@ from seq2seq_jax.batch import Batch, TokenRows, Vocabulary, one_token_batch
 from seq2seq_jax.data.batch_format import row_shapes
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import Experiment, config_name, differences, find_config, from_json, load_config, to_json
+from seq2seq_jax.objectives.objective import Turn
 from seq2seq_jax.run.system import check_mesh
 
 CONFIGS = {config_name(path): path for path in sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*/*.py"))}
@@ -90,10 +91,10 @@ def test_the_model_of_a_config_can_be_built(loaded):
     def first_loss(params, batch):
         state = objective.initial_state({"model": params})
         prepared, _ = objective.prepare({"model": params}, state, batch, step=jnp.int32(0), rng=key)
-        return objective.loss("model", {"model": params}, prepared, step=jnp.int32(0), rng=key)
+        return objective.loss(Turn(0, "model"), {"model": params}, prepared, step=jnp.int32(0), rng=key)
 
     loss, _ = jax.eval_shape(first_loss, params, batch)
-    _, evaluated = jax.eval_shape(objective.evaluate, params, batch)
+    _, evaluated = jax.eval_shape(objective.evaluate, {"model": params}, batch)
     assert loss.sum.shape == () and "nll" in evaluated
     jax.eval_shape(experiment.optimizer.build(experiment.training.steps).init, params)
 

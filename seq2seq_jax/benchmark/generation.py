@@ -134,7 +134,7 @@ def measure_generation(
         The figures, and the programs by beam and batch size.
     """
     system = workload.system
-    params = workload.initial_state().players["model"].evaluated
+    params = workload.initial_state().players[system.player].evaluated
     beams = dict.fromkeys((1, system.experiment.generation.num_hypotheses))
     kinds = [(beam, size) for beam in beams for size in batch_sizes]
     sources = {size: sources_of(workload, size) for size in batch_sizes}

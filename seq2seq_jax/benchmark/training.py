@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from seq2seq_jax.batch import Batch
 from seq2seq_jax.benchmark.harness import Spread, Timing, take_turns
 from seq2seq_jax.benchmark.workload import BatchKind, Compilation, Workload, compile_apart
 from seq2seq_jax.data.packing import RowShape
+from seq2seq_jax.objectives.objective import Logged, values_of
 from seq2seq_jax.run.data import PROGRESS
 from seq2seq_jax.training.step import num_parameters
 
@@ -198,9 +200,13 @@ def measure_training(
     return figures, programs
 
 
-def _means(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
-    found = jax.device_get(metrics)
-    return {name: sum(float(each[name]) for each in found) / len(found) for name in found[0]}
+def _means(metrics: list[dict[str, Logged]]) -> dict[str, float]:
+    """Of the steps that have a value."""
+    found: dict[str, list[float]] = {}
+    for each in jax.device_get(metrics):
+        for name, value in values_of(each).items():
+            found.setdefault(name, []).append(value)
+    return {name: statistics.fmean(values) for name, values in found.items()}
 
 
 def counted(

@@ -7,9 +7,9 @@ from seq2seq_jax.batch import Batch, Vocabulary
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.objective import Params
+from seq2seq_jax.optimizers import OptimizerConfig
 from seq2seq_jax.parallel.mesh import JittedOnMesh, MeshConfig, batch_sharding
-from seq2seq_jax.training.optimizer import OptimizerConfig
-from seq2seq_jax.training.step import TrainState, Update, build_update, initial_state
+from seq2seq_jax.training.step import TrainState, Update, build_update, initial_state, player_optimizers
 
 
 class TrainingStep:
@@ -26,7 +26,7 @@ class TrainingStep:
     def __call__(self, batch: Batch) -> float:
         """Update once; returns the loss before the update."""
         self.state, metrics = jax.block_until_ready(self._update(self.state, batch))
-        return float(metrics["loss"])
+        return float(metrics["loss"].mean)
 
 
 class MaximumLikelihoodTraining:
@@ -53,11 +53,11 @@ class MaximumLikelihoodTraining:
 
     def step(self) -> TrainingStep:
         """A training step with a state of its own, the parameters drawn with the seed."""
-        optimizers = {"model": self._optimizer.build(steps=1)}
+        optimizers, average_decays = player_optimizers(self._objective, self._optimizer, steps=1)
         build, layout = initial_state(
             self._objective,
             optimizers,
-            averaged=self._optimizer.ema_decay is not None,
+            average_decays=average_decays,
             seed=self._seed,
             mesh=self._mesh,
         )
@@ -65,7 +65,7 @@ class MaximumLikelihoodTraining:
             self._objective,
             optimizers,
             accumulation=1,
-            average_decay=self._optimizer.ema_decay,
+            average_decays=average_decays,
             seed=self._seed,
             mesh=self._mesh,
             layout=layout,
@@ -76,6 +76,6 @@ class MaximumLikelihoodTraining:
         """Mean loss of a batch (nats per target token) without dropout, and its gradient."""
 
         def loss(params: Params, batch: Batch) -> Float[Array, ""]:
-            return self._objective.evaluate(params, batch)[0].mean
+            return self._objective.evaluate({self._objective.players[0].name: params}, batch)[0].mean
 
         return JittedOnMesh(jax.value_and_grad(loss), self._mesh)(params, batch)

@@ -12,7 +12,7 @@ from seq2seq_jax.commands.generate import max_line_bytes, read_sources
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs, refuse_unwritable_directory
 from seq2seq_jax.data.lines import open_input
 from seq2seq_jax.generation.methods import BeamSearch, Method
-from seq2seq_jax.overrides import override
+from seq2seq_jax.overrides import override, values_of_option
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
@@ -59,6 +59,9 @@ class AlignArguments:
     """How targets are searched for; by default as in training."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
+    trust_code: tuple[str, ...] = ()
+    """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
+    all."""
 
 
 def run(arguments: list[str]) -> None:
@@ -70,7 +73,7 @@ def run(arguments: list[str]) -> None:
     from seq2seq_jax.run.inference import Inference
 
     with contextlib.ExitStack() as outputs, Display() as display:
-        run = Inference.open(directory, progress=display.progress)
+        run = Inference.open(directory, progress=display.progress, trust_code=values_of_option("trust_code", rest))
         chosen = override(
             AlignArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
             rest,

@@ -29,8 +29,9 @@ class AverageArguments:
     """Newest checkpoints of each run to average; None = all that it has."""
     checkpoint: str | None = None
     """One checkpoint of each run instead: best, latest or a step."""
-    trust_code: bool = False
-    """Import the function that the first RUN names as its reward, which is executed then; needed where there is one."""
+    trust_code: tuple[str, ...] = ()
+    """Modules outside the package that may be imported, which executes them, where a RUN names classes in them, or the
+    first RUN the function of its reward; True = all."""
 
 
 def run(arguments: list[str]) -> None:
@@ -99,13 +100,16 @@ def _write(
     """A run directory with a copy of a run's newest averaged checkpoint, its parameters replaced by the mean."""
     from seq2seq_jax.run.description import read_description, write_description
     from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+    from seq2seq_jax.training.step import updates_of_old_checkpoints
 
     newest = max(taken[run.directory.path])
     with run.directory.checkpoints(read_only=True) as checkpoints:
-        state = checkpoints.restore(newest, run.system.layout)
-    player = state.players["model"]
+        added = updates_of_old_checkpoints(run.system.objective)
+        state = checkpoints.restore(newest, run.system.layout, added=added)
+    name = run.system.player
+    player = state.players[name]
     player = player.replace(params=mean, average=None if player.average is None else mean)
-    state = state.replace(players={**state.players, "model": player})
+    state = state.replace(players={**state.players, name: player})
     output.mkdir(parents=True, exist_ok=True)
     run.tokenizer.save(output)
     averaged = [{"run": str(directory), "steps": steps} for directory, steps in taken.items()]

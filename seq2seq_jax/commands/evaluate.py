@@ -12,7 +12,7 @@ from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.evaluation.metric import Metric
 from seq2seq_jax.generation.methods import BeamSearch, Method
-from seq2seq_jax.overrides import is_given, override
+from seq2seq_jax.overrides import is_given, override, values_of_option
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
@@ -36,8 +36,6 @@ class EvaluateArguments:
     metrics: tuple[Metric, ...] | None = None
     """What is computed beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity, with settings after
     commas (bleu,tokenizer=zh), or a class as module:Class. None = as in training."""
-    trust_code: bool = False
-    """Import the metrics from outside the package that RUN names, which are executed then."""
     checkpoint: str = "best"
     """best, latest, or a step."""
     compilation_cache: bool = True
@@ -51,6 +49,9 @@ class EvaluateArguments:
     """How text is generated; by default as in training."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
+    trust_code: tuple[str, ...] = ()
+    """Modules outside the package that may be imported, which executes them, where RUN names classes in them, its
+    metrics among them; True = all."""
     data: DataSource = Dates()
     """The data: by default the run's, but it may have moved, or be another test set."""
 
@@ -75,7 +76,7 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
     from seq2seq_jax.run.inference import Inference
 
     with Display() as display:
-        run = Inference.open(directory, progress=display.progress)
+        run = Inference.open(directory, progress=display.progress, trust_code=values_of_option("trust_code", rest))
         chosen = override(
             EvaluateArguments(
                 generation=run.experiment.generation,
@@ -103,13 +104,12 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
             training=dataclasses.replace(run.experiment.training, select_by=None),
             splits=[chosen.split],
             written=given,
-            trust_code=chosen.trust_code,
         )
         if chosen.output is not None and not run.experiment.task.generates:
             raise ValueError("--output has no effect: documents have no sources to generate from. Leave it out.")
         text_file, json_file = outputs.enter_context(open_outputs(("--output", chosen.output), ("--json", chosen.json)))
         run.metrics  # noqa: B018  (a mistake there is told before anything that takes long)
-        params, step = run.parameters(chosen.checkpoint)
+        params, step = run.parameters_of_players(chosen.checkpoint)
         generates = text_file is not None
         result = run.validation(chosen.split, generates=generates)(
             params,

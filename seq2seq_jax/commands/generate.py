@@ -11,7 +11,7 @@ from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs
 from seq2seq_jax.data.lines import Input, is_blank, open_input
 from seq2seq_jax.generation.methods import BeamSearch, Method
-from seq2seq_jax.overrides import override
+from seq2seq_jax.overrides import override, values_of_option
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
@@ -53,6 +53,9 @@ class GenerateArguments:
     """How text is generated; by default as in training."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
+    trust_code: tuple[str, ...] = ()
+    """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
+    all."""
 
 
 def run(arguments: list[str]) -> None:
@@ -63,7 +66,7 @@ def run(arguments: list[str]) -> None:
     from seq2seq_jax.run.inference import Inference
 
     with Display() as display:
-        run = Inference.open(directory, progress=display.progress)
+        run = Inference.open(directory, progress=display.progress, trust_code=values_of_option("trust_code", rest))
         chosen = override(
             GenerateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
             rest,

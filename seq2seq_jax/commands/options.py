@@ -44,6 +44,9 @@ class TrainOptions(Options):
     """The processes that train together."""
     writers: tuple[WriterName, ...] = ("tensorboard",)
     """Where records go beside metrics.jsonl: tensorboard, wandb (Weights & Biases) and mlflow, as many as are given."""
+    trust_code: tuple[str, ...] = ()
+    """Modules outside the package that may be imported, which executes them, where the run of --init-from names classes
+    in them; True = all. Those of CONFIG's own classes may be."""
     loss_scale: Literal["linear", "log"] = "linear"
     """Scale of the losses in the picture of the learning curves."""
     compilation_cache: bool = True

@@ -8,7 +8,7 @@ from seq2seq_jax.commands.console import Display, split_first, table
 from seq2seq_jax.commands.generate import max_line_bytes
 from seq2seq_jax.commands.outputs import open_outputs
 from seq2seq_jax.data.lines import open_input
-from seq2seq_jax.overrides import override
+from seq2seq_jax.overrides import override, values_of_option
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
@@ -44,6 +44,9 @@ class ScoreArguments:
     own."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
+    trust_code: tuple[str, ...] = ()
+    """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
+    all."""
 
 
 def run(arguments: list[str]) -> None:
@@ -54,7 +57,7 @@ def run(arguments: list[str]) -> None:
     from seq2seq_jax.run.inference import Inference
 
     with Display() as display:
-        run = Inference.open(directory, progress=display.progress)
+        run = Inference.open(directory, progress=display.progress, trust_code=values_of_option("trust_code", rest))
         chosen = override(ScoreArguments(mesh=run.experiment.mesh), rest, program=PROGRAM, description=DESCRIPTION)
         if chosen.compilation_cache:
             keep_compiled_programs()

@@ -33,7 +33,7 @@ from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 from seq2seq_jax.training.goodput import Ledger, goodput
 from seq2seq_jax.training.loop import Loop
-from seq2seq_jax.training.step import TrainState, num_parameters
+from seq2seq_jax.training.step import TrainState, metric_prefix, num_parameters, updates_of_old_checkpoints
 from seq2seq_jax.training.telemetry import Record, RecordFiles
 from seq2seq_jax.training.validation import Validated, validated
 from seq2seq_jax.training.writers import WriterName, open_writers
@@ -65,7 +65,7 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
             display.line(f"{jax.process_count()} processes, found by {placement.origin}")
         if jax.process_index() == 0:
             refuse_unwritable(chosen.json)
-        run = TrainingRun(directory, chosen.experiment, progress=display.progress)
+        run = TrainingRun(directory, chosen.experiment, progress=display.progress, trust_code=chosen.trust_code)
         job = Job(stall_timeout=chosen.processes.stall_timeout, end=lambda reason: end_at_once(reason, 1))
         mesh, memory = run.mesh, DeviceMemory(lambda: run.system, display)
         with job.preemptible(mark=leave.mark, end=leave.end):
@@ -144,8 +144,12 @@ def _held(run: TrainingRun) -> str:
     Raises:
         ValueError: no device has so many.
     """
-    player = run.system.layout.players["model"]
-    parts = {"parameters": player.params, "optimizer state": player.optimizer_state, "average": player.average}
+    players = run.system.layout.players.values()
+    parts = {
+        "parameters": [player.params for player in players],
+        "optimizer state": [player.optimizer_state for player in players],
+        "average": [player.average for player in players],
+    }
     sizes = {name: bytes_per_device(part) for name, part in parts.items()}
     described = ", ".join(f"{size / 2**20:,.1f} MiB of {name}" for name, size in sizes.items() if size)
     memory = device_memory(run.mesh.local_devices[0])
@@ -155,6 +159,14 @@ def _held(run: TrainingRun) -> str:
             "divide it over more devices: mesh.fsdp, mesh.tensor."
         )
     return described
+
+
+def _describe_parameters(run: TrainingRun, state: TrainState) -> str:
+    """How many parameters the players have."""
+    first = run.system.player
+    numbers = {name: num_parameters(player.params) for name, player in state.players.items()}
+    others = "".join(f", {name} {number:,}" for name, number in sorted(numbers.items()) if name != first)
+    return f"{numbers[first]:,} parameters{others}"
 
 
 class _Report:
@@ -175,10 +187,11 @@ class _Report:
         self.speed = ""
         self.warned: set[str] = set()
 
-    def step(self, step: int, loss: float) -> None:
+    def step(self, step: int, loss: float | None) -> None:
         """Move the progress bar, where there is one."""
         if self.display.live:
-            self.display.progress("training", step, self.steps, f"loss {loss:.3f}  {self.speed}")
+            shown = "" if loss is None else f"loss {loss:.3f}  "
+            self.display.progress("training", step, self.steps, f"{shown}{self.speed}")
 
     def record(self, figures: Record) -> None:
         """Keep a record, and show it."""
@@ -205,10 +218,16 @@ class _Report:
         left = (self.steps - figures["step"]) / figures["steps_per_second"]
         reward = f", reward {figures['reward']:.4f}" if "reward" in figures else ""
         self.display.line(
-            f"step {figures['step']:,} of {self.steps:,}: loss {figures['loss']:.4f}{reward}, {self.speed}, "
+            f"step {figures['step']:,} of {self.steps:,}: {self._describe_losses(figures)}{reward}, {self.speed}, "
             f"waiting for input {figures['input_wait_fraction']:.2%}, {duration(left)} left"
             + _describe_straggler(figures)
         )
+
+    def _describe_losses(self, figures: Record) -> str:
+        """The losses of the players that had turns since the last record."""
+        prefixes = [metric_prefix(self.run.system.objective, name) for name in self.run.system.layout.players]
+        losses = sorted(f"{prefix}loss" for prefix in prefixes if f"{prefix}loss" in figures)
+        return ", ".join(f"{name.replace('_', ' ')} {figures[name]:.4f}" for name in losses) or "no turns"
 
     def compiling(self, batch: Batch) -> None:
         """Say why nothing moves for a while."""
@@ -281,14 +300,13 @@ def _train(
     if is_first:
         (run.directory.path / MARKER).unlink(missing_ok=True)
     with run.checkpoints() as checkpoints:
-        restored = checkpoints.restore_newest(run.system.layout)
+        restored = checkpoints.restore_newest(run.system.layout, added=updates_of_old_checkpoints(run.system.objective))
         if restored is None:
             state, progress = run.initial_state(), Progress(step=0, score=None, loop={})
         else:
             state, progress = restored
             display.line(f"continuing after step {progress.step}")
-        parameters = num_parameters(state.players["model"].params)
-        display.line(f"{parameters:,} parameters, {len(store):,} training examples")
+        display.line(f"{_describe_parameters(run, state)}, {len(store):,} training examples")
         plan_position = progress.loop.get("plan_position")
         batches = training_batches(
             store,
@@ -314,7 +332,7 @@ def _train(
                 if not has_validated:
                     display.line("compiling what validates ...")
                 has_validated = True
-                params, results = state.players["model"].evaluated, {}
+                params, results = run.system.used_parameters(state), {}
                 for split, validation in validations.items():
                     name = split.partition("/")[2]
                     result = validation(params, progress=_telling(split, display, job))
@@ -334,7 +352,7 @@ def _train(
                 update=update,
                 place=run.system.place,
                 validate=validate if validations else None,
-                learning_rate=run.system.learning_rate,
+                learning_rates=run.system.learning_rates,
                 checkpoints=checkpoints,
                 record=report.record,
                 ledger=ledger,
@@ -400,7 +418,7 @@ def _figures(
             used = sum(record["mfu"] * record["target_tokens"] / record["tokens_per_second"] for record in training)
             figures["mfu"] = used / seconds
     if "test" in run.data.corpus.splits:
-        params, step = run.inference.parameters("best")
+        params, step = run.inference.parameters_of_players("best")
         validation = run.inference.validation("test")
         result = validation(params, progress=tell)
         figures["test"] = metrics_of(result, split="test", step=step)

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 
 from seq2seq_jax.data.batch_format import row_shapes
-from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.parallel.mesh import batch_shards, bytes_per_device
 from seq2seq_jax.run.system import System
 
@@ -52,8 +51,8 @@ class MemoryUse:
 def tensor_groups(system: System) -> dict[str, int]:
     """Bytes per device of what an update holds whose size is known without a compiler, for rows of the largest shape.
 
-    These are the state, the batch, the gradients and, where the loss is that of maximum likelihood, the logits; groups
-    of no bytes are left out.
+    These are the state, the batch, the gradients and, where the objective states them, the logits; groups of no bytes
+    are left out.
     """
     experiment, players = system.experiment, system.layout.players.values()
     shape = row_shapes(experiment.batch_format, experiment.training.target_tokens_per_batch)[-1]
@@ -67,14 +66,15 @@ def tensor_groups(system: System) -> dict[str, int]:
         "batch": 4 * ARRAYS_PER_SIDE * positions // batch_shards(system.mesh),
         "gradients, of the temporaries": params,
     }
-    if isinstance(experiment.objective, MaximumLikelihoodConfig):
-        groups["logits (float32), of the temporaries"] = _logits_bytes(system, shape.rows, shape.target_length)
+    work = system.objective.work(shape.rows, shape.source_length, shape.target_length)
+    if work.logits_positions is not None:
+        groups["logits (float32), of the temporaries"] = _logits_bytes(system, shape.rows, work.logits_positions)
     return {group: size for group, size in groups.items() if size}
 
 
-def _logits_bytes(system: System, rows: int, target: int) -> int:
-    """Bytes per device of the logits that exist at once in the forward pass."""
-    positions, mesh = system.experiment.objective.loss_chunk or target, system.mesh
+def _logits_bytes(system: System, rows: int, positions: int) -> int:
+    """Bytes per device of the logits of so many positions of every row of a micro-batch."""
+    mesh = system.mesh
     vocabulary = system.model.vocabulary.target_size
     shards = mesh.shape["tensor"] if vocabulary % mesh.shape["tensor"] == 0 else 1
     return 4 * rows // system.experiment.training.accumulation // batch_shards(mesh) * positions * vocabulary // shards

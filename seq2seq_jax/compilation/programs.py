@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from sentencepiece import sentencepiece_model_pb2
 
@@ -112,42 +111,20 @@ def _update(name: StepName, system: System) -> StepProgram:
     experiment = system.experiment
     shape = row_shapes(experiment.batch_format, experiment.training.target_tokens_per_batch)[-1]
     source, target = shape.source_length, shape.target_length
-    longest = 1
     most = 1 if experiment.has_unpacked_rows else shape.max_examples
     batch = Batch(
         source=_rows(shape.rows, source, max_segments=most), target=_rows(shape.rows, target, max_segments=most)
     )
-    if isinstance(experiment.objective, PolicyGradientConfig):
-        objective = experiment.objective
-        longest = longest_output(
-            source,
-            ratio=objective.maximum_length_ratio,
-            extra=objective.maximum_length_extra,
-            position_limit=experiment.model.decoder.position_limit,
-        )
-        learned = objective.samples_per_source + objective.include_reference
-        drawn = objective.samples_per_source + objective.estimator.compares_with_greedy
-        [flops] = system.objective.source_flops(
-            np.full(1, source, float),
-            np.full(1, target, float),
-            drawn=np.full((1, drawn), longest, float),
-            learned=np.full((1, learned), longest, float),
-        ).tolist()
-        work = (
-            f"{objective.samples_per_source} samples of {longest} tokens for each of {shape.rows:,} sources of {source}"
-        )
-    else:
-        flops = system.objective.pair_flops(source, target)
-        work = f"{shape.rows:,} pairs of {source} + {target} tokens"
+    work = system.objective.work(shape.rows, source, target)
     lowered = system.build_update().lower(system.layout, batch)
     return StepProgram(
         name=name,
-        work=work,
+        work=work.description,
         mesh=system.mesh,
         lowered=lowered,
         groups=tensor_groups(system),
-        model_flops=shape.rows * flops,
-        longest_output=longest,
+        model_flops=work.flops,
+        longest_output=work.longest_output,
     )
 
 
@@ -162,7 +139,7 @@ def _generation(system: System) -> StepProgram:
         extra=generation.maximum_length_extra,
         position_limit=experiment.model.decoder.position_limit,
     )
-    player = system.layout.players["model"]
+    player = system.layout.players[system.player]
     source = _rows(rows, length, max_segments=1)
     flops = experiment.model.forward_flops(
         length, room, vocabulary=system.model.vocabulary, hypotheses=generation.num_hypotheses

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.values import check_values
@@ -42,7 +42,6 @@ class Experience:
         returns: future reward when a token is sampled; one per sample, or one per token.
         reference_log_probabilities: of the tokens under the frozen reference model; None = no reference model.
         hidden: the decoder's states before each token, without its dropout; None = no learned baseline.
-        encoder_key: key of the encoder's dropout during sampling, the same in every row; None = no dropout.
     """
 
     batch: Batch
@@ -57,7 +56,6 @@ class Experience:
     returns: Float[Array, "batch samples length_or_one"]
     reference_log_probabilities: Float[Array, "batch samples length"] | None
     hidden: Float[Array, "batch samples length model"] | None
-    encoder_key: UInt32[Array, "batch words"] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

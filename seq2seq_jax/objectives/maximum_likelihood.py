@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,34 @@ from seq2seq_jax.modules.embedding import Embedding, gather_scores
 from seq2seq_jax.modules.flops import TRAINING, Amount
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import lengths_of_pairs
-from seq2seq_jax.objectives.objective import Objective, Params, WeightedSum
+from seq2seq_jax.objectives.objective import (
+    Objective,
+    ObjectiveConfig,
+    Params,
+    Player,
+    Prepared,
+    Turn,
+    WeightedSum,
+    Work,
+)
 from seq2seq_jax.values import check_values
+
+MODEL = "model"
+"""Name of the player that generates."""
+
+
+def model_player(model: EncoderDecoder) -> Player:
+    """The player that generates, with new parameters and the experiment's optimizer."""
+
+    def initialize(key: jax.Array) -> Params:
+        return model.init(key, one_token_batch())["params"]
+
+    return Player(name=MODEL, initialize=initialize)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaximumLikelihoodConfig:
+class MaximumLikelihoodConfig(ObjectiveConfig):
     """Config of maximum likelihood."""
-
-    requires_unpacked_rows: ClassVar[bool] = False
-    """Whether every row must hold a single example."""
 
     label_smoothing: float = 0.1
     """Probability mass of the label that is spread uniformly over the vocabulary."""
@@ -79,15 +97,6 @@ class MaximumLikelihoodConfig:
         }[self.sampling_schedule]()
         return self.sampling_limit * grown
 
-    @property
-    def foreign_code(self) -> str | None:
-        """What `build` imports from outside the package: nothing."""
-        return None
-
-    def build_evaluation(self, model: EncoderDecoder) -> "MaximumLikelihood":
-        """What evaluates parameters of a model that was trained with this objective; imports no foreign code."""
-        return MaximumLikelihood(self, model)
-
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "MaximumLikelihood":
         """The objective for a model; it does not need the tokenizer."""
         return MaximumLikelihood(self, model)
@@ -120,18 +129,20 @@ class MaximumLikelihood(Objective):
         self.config = config
         self.model = model
 
-    def initialize(self, player: str, key: jax.Array) -> Params:
-        """See Objective.initialize."""
-        return self.model.init(key, one_token_batch())["params"]
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The model alone."""
+        return (model_player(self.model),)
 
     def loss(
-        self, player: str, params: dict[str, Params], batch: Batch, *, step: Int[Array, ""], rng: jax.Array | None
+        self, turn: Turn, params: dict[str, Params], prepared: Prepared, *, step: Int[Array, ""], rng: jax.Array | None
     ) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """See Objective.loss; without an rng, dropout and scheduled sampling are off.
 
         Logs `nll`, the negative log-likelihood without label smoothing (nats per target token).
         """
-        variables = {"params": params[player]}
+        batch: Batch = prepared.rows
+        variables = {"params": params[turn.player]}
         apply = functools.partial(
             self.model.apply, variables, deterministic=rng is None, rngs=None if rng is None else {"dropout": rng}
         )
@@ -150,10 +161,18 @@ class MaximumLikelihood(Objective):
         weight = jnp.sum(target.mask).astype(jnp.float32)
         return WeightedSum(loss, weight), {"nll": WeightedSum(nll, weight)}
 
-    def model_flops(self, batch: Batch) -> Float[Array, ""]:
-        """See Objective.model_flops."""
-        source, target = (lengths.astype(jnp.float32) for lengths in lengths_of_pairs(batch))
+    def turn_flops(self, turn: Turn, prepared: Prepared) -> Float[Array, ""]:
+        """See Objective.turn_flops."""
+        source, target = (lengths.astype(jnp.float32) for lengths in lengths_of_pairs(prepared.rows))
         return jnp.sum(self.pair_flops(source, target))
+
+    def work(self, rows: int, source: int, target: int) -> Work:
+        """See Objective.work."""
+        return Work(
+            flops=rows * self.pair_flops(source, target),
+            description=f"{rows:,} pairs of {source} + {target} tokens",
+            logits_positions=self.config.loss_chunk or target,
+        )
 
     def pair_flops(self, source: Amount, target: Amount) -> Amount:
         """Model FLOPs of a step on a pair of these lengths (tokens).

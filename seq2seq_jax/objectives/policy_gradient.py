@@ -5,18 +5,19 @@ Sampling, reward and update are one compiled program: the reward is computed fro
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num, UInt32
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Num
 from numpy import ndarray
 
 from seq2seq_jax.batch import Batch, Memory, TokenRows
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.generation.context import GenerationContext, length_limits
+from seq2seq_jax.generation.context import GenerationContext, length_limits, longest_output
 from seq2seq_jax.generation.sampling import Policy, Samples, draws_by_batch, sample
-from seq2seq_jax.model import EncoderDecoder
+from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.embedding import gather_scores
 from seq2seq_jax.modules.flops import TRAINING, product_flops
 from seq2seq_jax.objectives.estimators import (
@@ -27,8 +28,23 @@ from seq2seq_jax.objectives.estimators import (
     Reinforce,
     SelfCritical,
 )
-from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihood, MaximumLikelihoodConfig, cross_entropy
-from seq2seq_jax.objectives.objective import Objective, Params, WeightedSum
+from seq2seq_jax.objectives.maximum_likelihood import (
+    MODEL,
+    MaximumLikelihood,
+    MaximumLikelihoodConfig,
+    cross_entropy,
+    model_player,
+)
+from seq2seq_jax.objectives.objective import (
+    Objective,
+    ObjectiveConfig,
+    Params,
+    Player,
+    Prepared,
+    Turn,
+    WeightedSum,
+    Work,
+)
 from seq2seq_jax.rewards.example import RewardExample
 from seq2seq_jax.rewards.reward import Reward, RewardConfig
 from seq2seq_jax.rewards.sizes import pad_to
@@ -39,6 +55,9 @@ RewardFunction = Callable[
     tuple[Float[Array, "batch samples"], dict[str, Float[Array, "batch samples"]]],
 ]
 """Token ids of samples, and the examples -> the reward of each sample, and the terms of the reward by name."""
+
+BASELINE = "baseline"
+"""Name of the player that predicts returns."""
 
 ENCODER_STREAM = 1
 """Folded into the key of the samples for the encoder's dropout."""
@@ -52,7 +71,7 @@ MIN_ENDED_FRACTION = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyGradientConfig:
+class PolicyGradientConfig(ObjectiveConfig):
     """Config of policy gradients, normalised per source.
 
     The loss of a source is that of the estimator, minus entropy_weight Σ_t H(π(· | y_<t, x)) and plus kl_weight
@@ -62,7 +81,7 @@ class PolicyGradientConfig:
     """
 
     requires_unpacked_rows: ClassVar[bool] = True
-    """Whether every row must hold a single example: samples are drawn per row."""
+    """Samples are drawn per row."""
 
     reward: RewardConfig = RewardConfig(bleu=1.0)
     """The reward to maximise, a weighted sum of metrics."""
@@ -127,9 +146,25 @@ class PolicyGradientConfig:
                 "sample of the policy, so its ratio has no meaning. Set it to False, or clip to None."
             )
 
+    def check(self, model: ModelConfig, *, accumulation: int) -> None:
+        """See ObjectiveConfig.check."""
+        if not self.sample_with_encoder_dropout:
+            return
+        encoder = model.encoder
+        if not any(getattr(encoder, field.name) for field in dataclasses.fields(encoder) if "dropout" in field.name):
+            raise ValueError(
+                "objective.sample_with_encoder_dropout has no effect with an encoder that has none. Set "
+                "model.encoder.dropout, or leave it False."
+            )
+        if accumulation > 1:
+            raise ValueError(
+                "objective.sample_with_encoder_dropout needs the masks of a whole batch when it is learned from. Set "
+                "training.accumulation to 1."
+            )
+
     @property
     def foreign_code(self) -> str | None:
-        """What `build` imports from outside the package, "module:function"; None = nothing."""
+        """See ObjectiveConfig.foreign_code: a reward in Python."""
         return self.reward.function
 
     def build_evaluation(self, model: EncoderDecoder) -> MaximumLikelihood:
@@ -139,7 +174,7 @@ class PolicyGradientConfig:
         """
         return MaximumLikelihoodConfig(label_smoothing=self.label_smoothing).build(model)
 
-    def build(self, model: EncoderDecoder, tokenizer: Tokenizer) -> "PolicyGradient":
+    def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "PolicyGradient":
         """The objective for a model.
 
         Raises:
@@ -166,33 +201,43 @@ class PolicyGradient(Objective):
         self.policy = Policy(
             vocabulary=model.vocabulary, temperature=config.temperature, minimum_length=config.minimum_length
         )
-        self.updates = config.estimator.updates
         self._baseline = config.estimator.baseline
-        self.players = ("model", "baseline") if self._baseline == "learned" else ("model",)
         self._likelihood = config.build_evaluation(model)
 
-    def initialize(self, player: str, key: jax.Array) -> Params:
-        """See Objective.initialize. The baseline is initialised to 0."""
-        if player == "baseline":
-            return {"kernel": jnp.zeros(self.model.config.decoder.model_dim), "bias": jnp.zeros(())}
-        return self._likelihood.initialize(player, key)
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The model and, if the estimator has one, a learned baseline, which is 0 at the start."""
+        model = model_player(self.model)
+        if self._baseline != "learned":
+            return (model,)
+        model_dim = self.model.config.decoder.model_dim
+
+        def initialize(key: jax.Array) -> Params:
+            return {"kernel": jnp.zeros(model_dim), "bias": jnp.zeros(())}
+
+        return model, Player(name=BASELINE, initialize=initialize)
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """Every player once for each update on the same samples."""
+        return super().turns * self.config.estimator.updates
 
     def initial_state(self, params: dict[str, Params]) -> dict[str, Any]:
         """The frozen reference model and the moving average of rewards, if they are used."""
         state = {}
         if self.config.kl_weight > 0.0:
-            state["reference"] = jax.tree.map(jnp.copy, params["model"])
+            state["reference"] = jax.tree.map(jnp.copy, params[MODEL])
         if self._baseline == "moving_average":
             state["moving_average"] = {"sum": jnp.zeros(()), "weight": jnp.zeros(())}
         return state
 
     def prepare(
         self, params: dict[str, Params], state: Any, batch: Batch, *, step: Int[Array, ""], rng: jax.Array
-    ) -> tuple[Experience, Any]:
+    ) -> tuple[Prepared, Any]:
         """Samples of every source, their rewards and advantages. See Objective.prepare."""
         key = jax.random.fold_in(rng, ENCODER_STREAM) if self.config.sample_with_encoder_dropout else None
-        memory = self._dropped_out(params["model"], batch.source, key=key, method="encode")
-        drawn = self.draw(params["model"], memory, batch.source, rng=rng)
+        memory = self._dropped_out(params[MODEL], batch.source, key=key, method="encode")
+        drawn = self.draw(params[MODEL], memory, batch.source, rng=rng)
         return self.experience(params, state, batch, memory, drawn, encoder_key=key)
 
     def draw(self, params: Params, memory: Memory, source: TokenRows, *, rng: jax.Array) -> Samples:
@@ -230,74 +275,100 @@ class PolicyGradient(Objective):
         drawn: Samples,
         *,
         encoder_key: jax.Array | None = None,
-    ) -> tuple[Experience, Any]:
+    ) -> tuple[Prepared, Any]:
         """Samples with rewards and advantages, and the objective's next state.
 
         Args:
             memory: of the sources.
             drawn: result of `draw`.
-            encoder_key: key of the dropout of the memory; None = no dropout.
+            encoder_key: key of the dropout of the memory, which every micro-batch sees; None = no dropout.
+
+        Returns:
+            Prepared with an Experience as rows, and the encoder's key, shared; and the state.
         """
-        config, example = self.config, RewardExample.of(batch)
-        drawn_lengths = drawn.lengths
-        if config.include_reference:
-            drawn = _with_reference(drawn, batch.target, self.model.vocabulary.pad_id)
-        scored = self.reward(drawn.tokens, example)
-        first = int(config.estimator.compares_with_greedy)
-        greedy = scored[0][:, :1] if first else None
-        samples, (rewards, metrics) = jax.tree.map(lambda leaf: leaf[:, first:], (drawn, scored))
-        tokens, mask = samples.tokens, samples.mask
-        returns = rewards[..., None]
-        if config.reward_to_go:
-            returns = jnp.where(mask, returns - self._earned_before(tokens, example), 0.0)
-
-        hidden, baseline = None, None
+        example = RewardExample.of(batch)
+        scored = self._scored(drawn, batch.target, example)
+        tokens, mask = scored.samples.tokens, scored.samples.mask
+        returns = self._returns(scored, example)
+        hidden = None
         if self._baseline == "learned":
-            hidden = self._decode(params["model"], memory, tokens, mask, dropout=None)
-            baseline = _linear(params["baseline"], hidden)
-        elif self._baseline == "moving_average":
-            average = state["moving_average"]
-            baseline = average["sum"] / jnp.maximum(average["weight"], 1.0 - config.estimator.baseline_decay)
-            decay = config.estimator.baseline_decay
-            mean = _mean_of_sources(jnp.mean(rewards, axis=1), _has_source(batch))
-            average = {
-                "sum": decay * average["sum"] + (1.0 - decay) * mean,
-                "weight": decay * average["weight"] + (1.0 - decay),
-            }
-            state = {**state, "moving_average": average}
-
-        reference_log_probabilities = None
-        if config.kl_weight > 0.0:
-            frozen = state["reference"]
-            frozen_memory = self._apply(frozen, batch.source, deterministic=True, method="encode")
-            frozen_hidden = self._decode(frozen, frozen_memory, tokens, mask, dropout=None)
-            reference_log_probabilities, _ = self._scores(frozen, frozen_hidden, tokens)
-
+            hidden = self._decode(params[MODEL], memory, tokens, mask, dropout=None)
         experience = Experience(
             batch=batch,
             tokens=tokens,
             mask=mask,
-            log_probabilities=samples.log_probabilities,
-            drawn_lengths=drawn_lengths,
-            ended=samples.ended,
-            rewards=rewards,
-            metrics=metrics,
-            advantages=config.estimator.advantages(returns, greedy=greedy, baseline=baseline),
+            log_probabilities=scored.samples.log_probabilities,
+            drawn_lengths=drawn.lengths,
+            ended=scored.samples.ended,
+            rewards=scored.rewards,
+            metrics=scored.metrics,
+            advantages=self.config.estimator.advantages(
+                returns, greedy=scored.greedy, baseline=self._expected_return(params, state, hidden)
+            ),
             returns=returns,
-            reference_log_probabilities=reference_log_probabilities,
+            reference_log_probabilities=self._reference_log_probabilities(state, batch.source, tokens, mask),
             hidden=hidden,
-            encoder_key=None if encoder_key is None else _in_every_row(encoder_key, batch),
         )
-        return experience, state
+        return Prepared(rows=experience, shared=encoder_key), self._next_state(state, scored.rewards, batch)
+
+    def _scored(self, drawn: Samples, references: TokenRows, example: RewardExample) -> "_Scored":
+        """Samples with their rewards, the greedy text apart, the reference added if the config says so."""
+        if self.config.include_reference:
+            drawn = _with_reference(drawn, references, self.model.vocabulary.pad_id)
+        scored = self.reward(drawn.tokens, example)
+        first = int(self.config.estimator.compares_with_greedy)
+        greedy = scored[0][:, :1] if first else None
+        samples, (rewards, metrics) = jax.tree.map(lambda leaf: leaf[:, first:], (drawn, scored))
+        return _Scored(samples, rewards, metrics, greedy)
+
+    def _returns(self, scored: "_Scored", example: RewardExample) -> Float[Array, "batch samples length_or_one"]:
+        """The reward of each sample or, with reward-to-go, what of it is still to come at each token."""
+        returns = scored.rewards[..., None]
+        if not self.config.reward_to_go:
+            return returns
+        tokens, mask = scored.samples.tokens, scored.samples.mask
+        return jnp.where(mask, returns - self._earned_before(tokens, example), 0.0)
+
+    def _expected_return(
+        self, params: dict[str, Params], state: Any, hidden: Float[Array, "batch samples length model"] | None
+    ) -> Float[Array, "*values"] | None:
+        """The baseline: one number, or one per token; None = the estimator has none."""
+        if hidden is not None:
+            return _linear(params[BASELINE], hidden)
+        if self._baseline != "moving_average":
+            return None
+        average = state["moving_average"]
+        return average["sum"] / jnp.maximum(average["weight"], 1.0 - self.config.estimator.baseline_decay)
+
+    def _next_state(self, state: Any, rewards: Float[Array, "batch samples"], batch: Batch) -> Any:
+        """The state with the mean reward of this batch in the moving average, if there is one."""
+        if self._baseline != "moving_average":
+            return state
+        average, decay = state["moving_average"], self.config.estimator.baseline_decay
+        mean = _mean_of_sources(jnp.mean(rewards, axis=1), _has_source(batch))
+        average = {
+            "sum": decay * average["sum"] + (1.0 - decay) * mean,
+            "weight": decay * average["weight"] + (1.0 - decay),
+        }
+        return {**state, "moving_average": average}
+
+    def _reference_log_probabilities(
+        self,
+        state: Any,
+        source: TokenRows,
+        tokens: Int[Array, "batch samples length"],
+        mask: Bool[Array, "batch samples length"],
+    ) -> Float[Array, "batch samples length"] | None:
+        """Of the samples' tokens under the frozen initial model; None = the loss does not need it."""
+        if self.config.kl_weight == 0.0:
+            return None
+        frozen = state["reference"]
+        memory = self._apply(frozen, source, deterministic=True, method="encode")
+        hidden = self._decode(frozen, memory, tokens, mask, dropout=None)
+        return self._scores(frozen, hidden, tokens)[0]
 
     def loss(
-        self,
-        player: str,
-        params: dict[str, Params],
-        prepared: Experience,
-        *,
-        step: Int[Array, ""],
-        rng: jax.Array | None,
+        self, turn: Turn, params: dict[str, Params], prepared: Prepared, *, step: Int[Array, ""], rng: jax.Array | None
     ) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """See Objective.loss.
 
@@ -305,44 +376,52 @@ class PolicyGradient(Objective):
         samples of a source), `advantage` (absolute value), `entropy` and `kl` (nats per token), `sample_length`
         (tokens), `ended_fraction`, and `nll` of the references (nats per token) if likelihood_weight > 0.
         """
-        has_source = _has_source(prepared.batch)
+        experience: Experience = prepared.rows
+        has_source = _has_source(experience.batch)
         num_sources = jnp.sum(has_source).astype(jnp.float32)
-        if player == "baseline":
-            values = _linear(params["baseline"], prepared.hidden)
-            errors = jnp.where(prepared.mask, jnp.square(values - prepared.returns), 0.0)
-            return WeightedSum(jnp.sum(errors), jnp.sum(prepared.mask).astype(jnp.float32)), {}
-        losses, logged = self.losses(params["model"], prepared, rng)
+        if turn.player == BASELINE:
+            values = _linear(params[BASELINE], experience.hidden)
+            errors = jnp.where(experience.mask, jnp.square(values - experience.returns), 0.0)
+            return WeightedSum(jnp.sum(errors), jnp.sum(experience.mask).astype(jnp.float32)), {}
+        losses, logged = self.losses(params[MODEL], experience, rng, encoder_key=prepared.shared)
         samples = {
-            "reward": prepared.rewards,
-            "sample_length": jnp.sum(prepared.mask, axis=-1),
-            "ended_fraction": prepared.ended,
+            "reward": experience.rewards,
+            "sample_length": jnp.sum(experience.mask, axis=-1),
+            "ended_fraction": experience.ended,
         }
-        if len(prepared.metrics) > 1:
-            samples |= {f"reward_{name}": values for name, values in prepared.metrics.items()}
+        if len(experience.metrics) > 1:
+            samples |= {f"reward_{name}": values for name, values in experience.metrics.items()}
         for name, values in samples.items():
             logged[name] = WeightedSum(jnp.sum(jnp.mean(values, axis=1), where=has_source), num_sources)
-        logged["reward_spread"] = WeightedSum(jnp.sum(jnp.std(prepared.rewards, axis=1), where=has_source), num_sources)
-        sizes = jnp.abs(jnp.where(prepared.mask, prepared.advantages, 0.0))
-        logged["advantage"] = WeightedSum(jnp.sum(sizes), jnp.sum(prepared.mask).astype(jnp.float32))
+        logged["reward_spread"] = WeightedSum(
+            jnp.sum(jnp.std(experience.rewards, axis=1), where=has_source), num_sources
+        )
+        sizes = jnp.abs(jnp.where(experience.mask, experience.advantages, 0.0))
+        logged["advantage"] = WeightedSum(jnp.sum(sizes), jnp.sum(experience.mask).astype(jnp.float32))
         return WeightedSum(jnp.sum(losses, where=has_source), num_sources), logged
 
     def losses(
-        self, params: Params, prepared: Experience, rng: jax.Array | None
+        self,
+        params: Params,
+        experience: Experience,
+        rng: jax.Array | None,
+        *,
+        encoder_key: jax.Array | None = None,
     ) -> tuple[Float[Array, "batch"], dict[str, WeightedSum]]:
         """The loss of each source, and metrics to log.
 
         Args:
-            rng: key of the dropout; None = no dropout except that of `sample_with_encoder_dropout`.
+            rng: key of the dropout; None = no dropout except that of `encoder_key`.
+            encoder_key: key of the encoder's dropout while the samples were drawn; None = one that follows from rng.
         """
-        config, batch, mask = self.config, prepared.batch, prepared.mask
+        config, batch, mask = self.config, experience.batch, experience.mask
         keys = [None] * 3 if rng is None else jax.random.split(rng, 3)
-        encoder_key = keys[0]
-        if prepared.encoder_key is not None:
-            encoder_key = jax.random.wrap_key_data(prepared.encoder_key[0])
-        memory = self._dropped_out(params, batch.source, key=encoder_key, method="encode")
-        hidden = self._decode(params, memory, prepared.tokens, mask, dropout=keys[1])
-        log_probabilities, entropies = self._scores(params, hidden, prepared.tokens)
-        losses = config.estimator.losses(log_probabilities, prepared)
+        memory = self._dropped_out(
+            params, batch.source, key=keys[0] if encoder_key is None else encoder_key, method="encode"
+        )
+        hidden = self._decode(params, memory, experience.tokens, mask, dropout=keys[1])
+        log_probabilities, entropies = self._scores(params, hidden, experience.tokens)
+        losses = config.estimator.losses(log_probabilities, experience)
 
         num_tokens = jnp.sum(mask).astype(jnp.float32)
 
@@ -352,7 +431,7 @@ class PolicyGradient(Objective):
         losses -= penalty(config.entropy_weight, entropies)
         logged = {"entropy": WeightedSum(jnp.sum(entropies, where=mask), num_tokens)}
         if config.kl_weight > 0.0:
-            log_ratio = jnp.where(mask, prepared.reference_log_probabilities - log_probabilities, 0.0)
+            log_ratio = jnp.where(mask, experience.reference_log_probabilities - log_probabilities, 0.0)
             divergences = jnp.expm1(log_ratio) - log_ratio
             losses += penalty(config.kl_weight, divergences)
             logged["kl"] = WeightedSum(jnp.sum(divergences, where=mask), num_tokens)
@@ -369,70 +448,87 @@ class PolicyGradient(Objective):
             logged["nll"] = WeightedSum(jnp.sum(nll, where=target.mask), jnp.sum(target.mask).astype(jnp.float32))
         return losses, logged
 
-    def evaluate(self, params: Params, batch: Batch) -> tuple[WeightedSum, dict[str, WeightedSum]]:
+    def evaluate(self, params: dict[str, Params], batch: Batch) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """The cross-entropy of the references, per target token. See Objective.evaluate."""
         return self._likelihood.evaluate(params, batch)
 
-    def counts(self, prepared: Experience) -> dict[str, Int[Array, ""]]:
+    def counts(self, prepared: Prepared) -> dict[str, Int[Array, ""]]:
         """See Objective.counts: `rewards`, the number of scored samples, and `sampled_tokens`."""
-        scored = jnp.sum(_has_source(prepared.batch)) * prepared.tokens.shape[1]
-        return {"rewards": scored, "sampled_tokens": jnp.sum(prepared.mask)}
+        experience: Experience = prepared.rows
+        scored = jnp.sum(_has_source(experience.batch)) * experience.tokens.shape[1]
+        return {"rewards": scored, "sampled_tokens": jnp.sum(experience.mask)}
 
-    def model_flops(self, prepared: Experience) -> Float[Array, ""]:
-        """See Objective.model_flops."""
-        batch = prepared.batch
-        lengths = (
-            jnp.sum(batch.source.mask, axis=-1),
-            jnp.sum(batch.target.mask, axis=-1),
-            prepared.drawn_lengths,
-            jnp.sum(prepared.mask, axis=-1),
+    def preparation_flops(self, prepared: Prepared) -> Float[Array, ""]:
+        """See Objective.preparation_flops."""
+        return jnp.sum(self._preparation_flops(_lengths_of(prepared.rows)))
+
+    def turn_flops(self, turn: Turn, prepared: Prepared) -> Float[Array, ""]:
+        """See Objective.turn_flops. The linear layer of a learned baseline does not count."""
+        if turn.player == BASELINE:
+            return jnp.zeros(())
+        return jnp.sum(self._update_flops(_lengths_of(prepared.rows)))
+
+    def work(self, rows: int, source: int, target: int) -> Work:
+        """See Objective.work: all samples are as long as they may get."""
+        config = self.config
+        longest = longest_output(
+            source,
+            ratio=config.maximum_length_ratio,
+            extra=config.maximum_length_extra,
+            position_limit=self.model.config.decoder.position_limit,
         )
-        source, reference, drawn, learned = (length.astype(jnp.float32) for length in lengths)
-        return jnp.sum(self.source_flops(source, reference, drawn=drawn, learned=learned))
+        samples = config.samples_per_source
+        lengths = Lengths(
+            source=np.full(1, source, float),
+            reference=np.full(1, target, float),
+            drawn=np.full((1, samples + config.estimator.compares_with_greedy), longest, float),
+            learned=np.full((1, samples + config.include_reference), longest, float),
+        )
+        flops = self._preparation_flops(lengths) + config.estimator.updates * self._update_flops(lengths)
+        return Work(
+            flops=rows * flops.item(),
+            description=f"{samples} samples of {longest} tokens for each of {rows:,} sources of {source}",
+            longest_output=longest,
+        )
 
-    def source_flops(
-        self,
-        source: Num[Array | ndarray, "sources"],
-        reference: Num[Array | ndarray, "sources"],
-        *,
-        drawn: Num[Array | ndarray, "sources drawn"],
-        learned: Num[Array | ndarray, "sources learned"],
-    ) -> Num[Array | ndarray, "sources"]:
-        """Model FLOPs of a step on each source: sampling and update.
+    def _preparation_flops(self, lengths: "Lengths") -> Num[Array | ndarray, "sources"]:
+        """Model FLOPs of what comes before the update of each source.
 
-        Sampling is a forward pass of all decoded texts; an update is a forward and a backward pass of the texts that
-        are learned from and, if likelihood_weight > 0, of the reference on the same encoded source. The KL divergence
-        needs a forward pass of the initial model, a learned baseline one of the decoder; the baseline's linear layer
-        and the reward do not count.
-
-        Args:
-            source: tokens of each source.
-            reference: tokens of its reference.
-            drawn: tokens of each text decoded for it.
-            learned: tokens of each text that is learned from.
+        Sampling is a forward pass of all decoded texts. The KL divergence needs a forward pass of the initial model, a
+        learned baseline one of the decoder; the reward does not count.
         """
-        config, model, updates = self.config, self.model.config, self.updates
-        encoder = model.encoder.forward_flops(source)
+        flops = self._forward_flops(lengths.source, lengths.drawn)
+        if self.config.kl_weight > 0.0:
+            flops += self._forward_flops(lengths.source, lengths.learned)
+        if self._baseline == "learned":
+            model, learned = self.model.config, lengths.learned
+            logits = product_flops(learned.sum(axis=-1), model.decoder.model_dim, self.model.vocabulary.target_size)
+            encoder = model.encoder.forward_flops(lengths.source)
+            flops += self._forward_flops(lengths.source, learned) - encoder - logits
+        return flops
+
+    def _update_flops(self, lengths: "Lengths") -> Num[Array | ndarray, "sources"]:
+        """Model FLOPs of one update of each source: a forward and a backward pass of the texts that are learned from
+        and, if likelihood_weight > 0, of the reference on the same encoded source.
+        """
+        flops = TRAINING * self._forward_flops(lengths.source, lengths.learned)
+        if self.config.likelihood_weight > 0.0:
+            reference = self._forward_flops(lengths.source, lengths.reference[:, None])
+            flops += TRAINING * (reference - self.model.config.encoder.forward_flops(lengths.source))
+        return flops
+
+    def _forward_flops(
+        self, source: Num[Array | ndarray, "sources"], texts: Num[Array | ndarray, "sources texts"]
+    ) -> Num[Array | ndarray, "sources"]:
+        """Model FLOPs of a forward pass of texts: the source once, and what each text adds."""
 
         def forward(lengths, hypotheses):
-            return model.forward_flops(
+            return self.model.config.forward_flops(
                 source[:, None], lengths, vocabulary=self.model.vocabulary, hypotheses=hypotheses
             )
 
-        def forward_of_texts(lengths):
-            # The cost per source, and the cost that each text adds.
-            once = forward(0.0 * lengths[:, :1], 0)
-            return once[:, 0] + (forward(lengths, 1) - once).sum(axis=-1)
-
-        flops = forward_of_texts(drawn) + TRAINING * updates * forward_of_texts(learned)
-        if config.kl_weight > 0.0:
-            flops += forward_of_texts(learned)
-        if self._baseline == "learned":
-            logits = product_flops(learned.sum(axis=-1), model.decoder.model_dim, self.model.vocabulary.target_size)
-            flops += forward_of_texts(learned) - encoder - logits
-        if config.likelihood_weight > 0.0:
-            flops += TRAINING * updates * (forward_of_texts(reference[:, None]) - encoder)
-        return flops
+        once = forward(0.0 * texts[:, :1], 0)
+        return once[:, 0] + (forward(texts, 1) - once).sum(axis=-1)
 
     def failure(self) -> str | None:
         """See Objective.failure: what was wrong with a reward in Python."""
@@ -529,10 +625,37 @@ class PolicyGradient(Objective):
         return jnp.moveaxis(jax.lax.map(reward_of_prefix, indices), 0, -1)
 
 
-def _in_every_row(key: jax.Array, batch: Batch) -> UInt32[Array, "batch words"]:
-    """The data of a key, repeated along the batch dim that all leaves of an Experience have."""
-    words = jax.random.key_data(key)
-    return jnp.broadcast_to(words, (batch.source.tokens.shape[0], *words.shape))
+class _Scored(NamedTuple):
+    """Samples with their rewards, the terms of the rewards by name, and the reward of the greedy text, if there is
+    one.
+    """
+
+    samples: Samples
+    rewards: Float[Array, "batch samples"]
+    metrics: dict[str, Float[Array, "batch samples"]]
+    greedy: Float[Array, "batch one"] | None
+
+
+class Lengths(NamedTuple):
+    """Numbers of tokens that the FLOPs of a step follow from."""
+
+    source: Num[Array | ndarray, "sources"]
+    reference: Num[Array | ndarray, "sources"]
+    drawn: Num[Array | ndarray, "sources drawn"]
+    """Of each text decoded for a source."""
+    learned: Num[Array | ndarray, "sources learned"]
+    """Of each text that is learned from."""
+
+
+def _lengths_of(experience: Experience) -> Lengths:
+    batch = experience.batch
+    lengths = (
+        jnp.sum(batch.source.mask, axis=-1),
+        jnp.sum(batch.target.mask, axis=-1),
+        experience.drawn_lengths,
+        jnp.sum(experience.mask, axis=-1),
+    )
+    return Lengths(*(length.astype(jnp.float32) for length in lengths))
 
 
 def _has_source(batch: Batch) -> Bool[Array, "batch"]:

@@ -12,6 +12,7 @@ from typing import Any
 from seq2seq_jax import __version__
 from seq2seq_jax.experiment import Experiment, from_json
 from seq2seq_jax.files import write_whole
+from seq2seq_jax.outside import Trust, UntrustedCodeError
 from seq2seq_jax.training.checkpoint import logger
 from seq2seq_jax.values import SEEDS
 
@@ -60,10 +61,13 @@ def read_description(directory: Path, *, tells: bool = True) -> dict[str, Any]:
     return description
 
 
-def read_experiment(directory: Path, *, tells: bool = True, is_used: bool = False) -> tuple[Experiment, dict[str, Any]]:
+def read_experiment(
+    directory: Path, *, trust: Trust, tells: bool = True, is_used: bool = False
+) -> tuple[Experiment, dict[str, Any]]:
     """The experiment of a run, and all that its description says. See `read_description`.
 
     Args:
+        trust: which modules that it names may be imported.
         is_used: the run is not trained on, so that nothing is drawn from its seed, which may be one from before seeds
             had a limit.
     """
@@ -73,7 +77,9 @@ def read_experiment(directory: Path, *, tells: bool = True, is_used: bool = Fals
     if is_used and isinstance(training, dict) and type(training.get("seed")) is int:
         values = {**values, "training": {**training, "seed": training["seed"] % SEEDS}}
     try:
-        return from_json(Experiment, values), description
+        return from_json(Experiment, values, trust=trust), description
+    except UntrustedCodeError as error:
+        raise ValueError(f"{directory}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{directory / DESCRIPTION_FILE}: {error} Restore it, or correct the value.") from error
 

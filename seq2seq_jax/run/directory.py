@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,13 @@ class RunDirectory:
         """
         return Checkpoints(self.path / "checkpoints", keep_latest=keep_latest, read_only=read_only)
 
-    def restore(self, which: str, layout: Any, *, subtree: tuple[str, ...]) -> tuple[Any, int]:
-        """A part of a checkpoint, and its step; what is damaged, or removed meanwhile, is passed over where `which`
-        allows another.
+    def restore(self, which: str, read: Callable[[Checkpoints, int], Any]) -> tuple[Any, int]:
+        """What is read of a checkpoint, and its step; what is damaged, or removed meanwhile, is passed over where
+        `which` allows another.
 
         Args:
             which: see `candidates`.
-            layout: shapes and shardings of the part.
-            subtree: names from the checkpoint's root to the part.
+            read: takes the checkpoints and the step.
 
         Raises:
             ValueError: there is no such checkpoint, or no good one.
@@ -91,7 +90,7 @@ class RunDirectory:
             damaged: set[int] = set()
             while order := [step for step in self.candidates(which, checkpoints) if step not in damaged]:
                 try:
-                    return checkpoints.restore(order[0], layout, subtree=subtree), order[0]
+                    return read(checkpoints, order[0]), order[0]
                 except RemovedCheckpoint:
                     # Training continues meanwhile: there is another now.
                     continue
@@ -101,6 +100,22 @@ class RunDirectory:
         raise ValueError(
             f"{self.path} has no good checkpoint: {sorted(damaged)} cannot be used. Choose another, or train again."
         )
+
+    def restore_players(self, which: str, layouts: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        """The parameters of players that are used (the average where there is one), by name, and the step.
+
+        Args:
+            which: see `candidates`.
+            layouts: shapes and shardings of the players' parameters.
+
+        Raises:
+            ValueError: there is no such checkpoint, no good one, or none with such players.
+        """
+
+        def read(checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+            return {name: used_params(checkpoints, step, name, layout) for name, layout in layouts.items()}
+
+        return self.restore(which, read)
 
     def candidates(self, which: str, checkpoints: Checkpoints) -> list[int]:
         """Steps whose checkpoints are what is asked for, the preferred one first.
@@ -124,3 +139,14 @@ class RunDirectory:
         if which.isdecimal() and len(which) < 20 and int(which) in steps:
             return [int(which)]
         raise ValueError(f"{self.path} has no checkpoint {which!r}. Give best, latest or one of {steps}.")
+
+
+def used_params(checkpoints: Checkpoints, step: int, player: str, layout: Any) -> Any:
+    """The parameters of a player that are used: the average where it has one.
+
+    Raises:
+        DamagedCheckpoint: see `Checkpoints.restore`.
+        AnotherLayoutError: there is no such player, or it has other parameters.
+    """
+    part = "average" if "average" in checkpoints.names(step, "players", player) else "params"
+    return checkpoints.restore(step, layout, subtree=("players", player, part))

@@ -15,6 +15,7 @@ from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Alignment
 from seq2seq_jax.generation.generator import Hypothesis
 from seq2seq_jax.generation.scorer import PairScore
+from seq2seq_jax.outside import ALL, Trust
 from seq2seq_jax.paths import unicode_path
 from seq2seq_jax.run.data import DIRECTORIES, PROGRESS, RunData, no_progress
 from seq2seq_jax.run.description import read_experiment
@@ -34,41 +35,45 @@ class Inference:
         data: RunData,
         progress: PROGRESS = no_progress,
         system: System | None = None,
-        trusts_code: bool = True,
+        trust: Trust = ALL,
     ):
         """Args:
         data: what it may be evaluated on.
         progress: hears of work that takes a while.
         system: None = one is built.
-        trusts_code: whether functions from outside the package that the experiment names may be imported.
+        trust: which modules outside the package may be imported for functions that the experiment names.
         """
         self.directory = directory
         self.experiment = experiment
         self.data = data
         self._progress = progress
         self._system = system
-        self._trusts_code = trusts_code
+        self._trust = trust
 
     @classmethod
-    def open(cls, path: str | Path, *, progress: PROGRESS = no_progress, trust_code: bool = False) -> "Inference":
+    def open(
+        cls, path: str | Path, *, progress: PROGRESS = no_progress, trust_code: bool | Collection[str] = False
+    ) -> "Inference":
         """An existing run, which may come from somebody else.
 
         Nothing that it names is imported, and none of the directories that it names is written to.
 
         Args:
-            trust_code: import functions from outside the package that the run names, where they are needed.
+            trust_code: the modules outside the package that may be imported, where the run names classes or functions
+                in them; True = all.
 
         Raises:
-            ValueError: the directory is not that of a run, or its description is damaged.
+            ValueError: the directory is not that of a run, its description is damaged, or it needs code that is not
+                trusted.
         """
-        path = unicode_path(path)
-        experiment, description = read_experiment(path, is_used=True)
+        path, trust = unicode_path(path), Trust.of(trust_code)
+        experiment, description = read_experiment(path, trust=trust, is_used=True)
         return cls(
             RunDirectory(path, tokenizer_fingerprint=description["fingerprints"]["tokenizer"]),
             experiment,
             data=RunData(experiment.data, experiment.task, read_only=DIRECTORIES, progress=progress),
             progress=progress,
-            trusts_code=trust_code,
+            trust=trust,
         )
 
     def with_parts(
@@ -76,7 +81,6 @@ class Inference:
         *,
         splits: Collection[str] | None = None,
         written: Collection[str] = (),
-        trust_code: bool = False,
         **parts: Any,
     ) -> "Inference":
         """The same run, to be used with other parts of its experiment, such as `generation`.
@@ -84,7 +88,6 @@ class Inference:
         Args:
             splits: the only ones of the data that are used; None = as before.
             written: fields of the data (cache_directory, directory) whose directories may be written to after all.
-            trust_code: import functions and classes from outside the package after all.
         """
         experiment = dataclasses.replace(self.experiment, **parts)
         return Inference(
@@ -98,7 +101,7 @@ class Inference:
                 progress=self._progress,
             ),
             progress=self._progress,
-            trusts_code=self._trusts_code or trust_code,
+            trust=self._trust,
         )
 
     @property
@@ -113,25 +116,38 @@ class Inference:
             self.experiment,
             self.tokenizer,
             build_mesh(self.experiment),
-            untrusted=None if self._trusts_code else str(self.directory.path),
+            trust=self._trust,
         )
 
-    def parameters(self, which: str = "best") -> tuple[Any, int]:
+    def parameters(self, which: str = "best", *, player: str | None = None) -> tuple[Any, int]:
         """The parameters that are used (the average where there is one) of a checkpoint, and its step.
 
         Args:
             which: "best" (by score; the newest without any), "latest", or a step.
+            player: whose; None = of the one that generates.
 
         Raises:
-            ValueError: there is no such checkpoint, or no good one.
+            ValueError: there is no such checkpoint or no good one, or no such player.
         """
-        part = "params" if self.experiment.optimizer.ema_decay is None else "average"
-        return self.directory.restore(which, self.system.parameter_layout, subtree=("players", "model", part))
+        name = self.system.player if player is None else player
+        layouts = self.system.parameter_layouts
+        if name not in layouts:
+            # Of a player that evaluation does not see; the objective may need code that is not trusted.
+            players = self.system.layout.players
+            if name not in players:
+                raise ValueError(f"{self.directory.path} has no player {name!r}; it has {', '.join(sorted(players))}.")
+            layouts = {name: players[name].params}
+        params, step = self.directory.restore_players(which, {name: layouts[name]})
+        return params[name], step
+
+    def parameters_of_players(self, which: str = "best") -> tuple[dict[str, Any], int]:
+        """The parameters of all players that evaluation sees, by name, and the step. See `parameters`."""
+        return self.directory.restore_players(which, self.system.parameter_layouts)
 
     @functools.cached_property
     def metrics(self) -> tuple[Metric, ...]:
         """What evaluation computes beside the loss. See `usable_metrics`."""
-        return usable_metrics(self.experiment, trusts_code=self._trusts_code, origin=str(self.directory.path))
+        return usable_metrics(self.experiment, trust=self._trust, origin=str(self.directory.path))
 
     def validation(self, split: str, *, generates: bool = False) -> Validation:
         """What evaluates parameters on a split.
@@ -157,6 +173,7 @@ class Inference:
             batches,
             self._sources(split, store) if needed or generates else None,
             metrics=metrics,
+            player=system.player,
             compute_loss=self._compute_loss,
             place=system.place,
             generator=system.generator,
@@ -225,18 +242,18 @@ class Inference:
         return self.system.aligner.align(self._best_parameters, list_of_texts(sources, "sources"), targets)
 
 
-def usable_metrics(experiment: Experiment, *, trusts_code: bool, origin: str) -> tuple[Metric, ...]:
+def usable_metrics(experiment: Experiment, *, trust: Trust, origin: str) -> tuple[Metric, ...]:
     """What an experiment computes beside the loss, ready to be computed.
 
     Args:
-        trusts_code: whether metrics from outside the package may be imported.
+        trust: which modules outside the package may be imported for metrics.
         origin: what names them, for the message.
 
     Raises:
         ValueError: a metric takes code that is not trusted or cannot be imported, or a package that is not installed;
             it cannot be computed of this data; or `training.select_by` is none of their scores.
     """
-    metrics = load_metrics(experiment.validation_metrics, trusts_code=trusts_code, origin=origin)
+    metrics = load_metrics(experiment.validation_metrics, trust=trust, origin=origin)
     experiment.check_metrics(metrics)
     for metric in metrics:
         metric.check_installed()

@@ -15,26 +15,32 @@ from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.generation.scorer import Scorer
 from seq2seq_jax.modules.precision import operand_dtype
 from seq2seq_jax.objectives.objective import Objective
+from seq2seq_jax.outside import ALL, Trust, UntrustedCodeError
 from seq2seq_jax.parallel.chips import peak_flops
 from seq2seq_jax.parallel.mesh import RULES, JittedOnMesh, batch_shards, global_batch, rows_of_process
-from seq2seq_jax.training.step import TrainState, build_loss, build_update, initial_state, parameter_layout
+from seq2seq_jax.training.step import (
+    TrainState,
+    build_loss,
+    build_update,
+    initial_state,
+    learning_rates,
+    parameter_layouts,
+    player_optimizers,
+)
 
 
 class System:
     """The programs of an experiment on a mesh. Reads and writes no files; its parts are made when they are needed."""
 
-    def __init__(
-        self, experiment: Experiment, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, *, untrusted: str | None = None
-    ):
+    def __init__(self, experiment: Experiment, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, *, trust: Trust = ALL):
         """Args:
         mesh: see `build_mesh`.
-        untrusted: what the experiment comes from, where functions from outside the package that it names must not be
-            imported; None = they may be.
+        trust: which modules outside the package may be imported for functions that the experiment names.
         """
         self.experiment = experiment
         self.tokenizer = tokenizer
         self.mesh = mesh
-        self._untrusted = untrusted
+        self._trust = trust
 
     def peak_flops(self, reached: float = 0.0) -> float | None:
         """FLOPs per second of all devices of the mesh together at most, in the model's precision; None = not known.
@@ -62,11 +68,8 @@ class System:
             ValueError: it takes code that is not trusted.
         """
         code = self.experiment.objective.foreign_code
-        if code is not None and self._untrusted is not None:
-            raise ValueError(
-                f"{self._untrusted} names the function {code}, which would be imported and executed. If you trust it, "
-                "say so: --trust-code True."
-            )
+        if code is not None and not self._trust.includes(code):
+            raise UntrustedCodeError("the objective", f"the function {code}")
         return self.experiment.objective.build(self.model, self.tokenizer)
 
     @functools.cached_property
@@ -75,24 +78,27 @@ class System:
         return self.experiment.objective.build_evaluation(self.model)
 
     @functools.cached_property
-    def parameter_layout(self) -> Any:
-        """Shapes and shardings of the model's parameters."""
-        return parameter_layout(self.evaluation_objective, mesh=self.mesh)
+    def player(self) -> str:
+        """Name of the player that generates."""
+        return self.evaluation_objective.players[0].name
 
     @functools.cached_property
-    def optimizers(self) -> dict[str, Any]:
-        """One optimizer a player."""
-        return {
-            player: self.experiment.optimizer.build(self.experiment.training.steps * self.objective.updates)
-            for player in self.objective.players
-        }
+    def parameter_layouts(self) -> dict[str, Any]:
+        """Shapes and shardings of the parameters of all players that evaluation sees."""
+        return parameter_layouts(self.evaluation_objective, mesh=self.mesh)
 
     @functools.cached_property
-    def _state(self) -> tuple[Callable[[], TrainState], TrainState]:
+    def optimizers(self) -> tuple[dict[str, Any], dict[str, float | None]]:
+        """Of each player its optimizer, and the decay of its moving average."""
+        return player_optimizers(self.objective, self.experiment.optimizer, steps=self.experiment.training.steps)
+
+    @functools.cached_property
+    def _state(self) -> tuple[Callable[..., TrainState], TrainState]:
+        optimizers, average_decays = self.optimizers
         return initial_state(
             self.objective,
-            self.optimizers,
-            averaged=self.experiment.optimizer.ema_decay is not None,
+            optimizers,
+            average_decays=average_decays,
             seed=self.experiment.training.seed,
             mesh=self.mesh,
         )
@@ -102,30 +108,31 @@ class System:
         """Shapes and shardings of the state."""
         return self._state[1]
 
-    def initial_state(self, params: Any = None) -> TrainState:
+    def initial_state(self, params: dict[str, Any] | None = None) -> TrainState:
         """The state before the first step.
 
         Args:
-            params: of the first player; None = new ones.
+            params: of some players; those of others are new ones.
         """
-        build = self._state[0]
-        return build() if params is None else build({self.objective.players[0]: params})  # pyright: ignore[reportCallIssue]
+        return self._state[0](params or {})
+
+    def used_parameters(self, state: TrainState) -> dict[str, Any]:
+        """The parameters of all players that evaluation sees, the average where there is one."""
+        return {player.name: state.players[player.name].evaluated for player in self.evaluation_objective.players}
 
     @functools.cached_property
-    def learning_rate(self) -> Callable[[int], float]:
-        """Number of a step, from 0, to the learning rate of its first update."""
-        updates = self.objective.updates
-        schedule = self.experiment.optimizer.learning_rate_schedule(self.experiment.training.steps * updates)
-        return lambda step: schedule(step * updates)
+    def learning_rates(self) -> Callable[[TrainState], dict[str, float]]:
+        """See `seq2seq_jax.training.step.learning_rates`."""
+        return learning_rates(self.objective, self.experiment.optimizer, steps=self.experiment.training.steps)
 
     def build_update(self) -> JittedOnMesh:
         """The jitted update."""
-        training = self.experiment.training
+        training, (optimizers, average_decays) = self.experiment.training, self.optimizers
         return build_update(
             self.objective,
-            self.optimizers,
+            optimizers,
             accumulation=training.accumulation,
-            average_decay=self.experiment.optimizer.ema_decay,
+            average_decays=average_decays,
             seed=training.seed,
             mesh=self.mesh,
             layout=self.layout,
@@ -133,7 +140,7 @@ class System:
 
     def build_loss(self) -> Any:
         """The jitted loss of evaluation, see `seq2seq_jax.training.step.build_loss`."""
-        return build_loss(self.evaluation_objective, mesh=self.mesh, layout=self.parameter_layout)
+        return build_loss(self.evaluation_objective, mesh=self.mesh, layouts=self.parameter_layouts)
 
     def place(self, batch: Batch) -> Batch:
         """A process's rows of a host batch, as part of the global batch on the devices."""

@@ -5,7 +5,9 @@ import functools
 import itertools
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,15 +15,16 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.effects import effects
 from seq2seq_jax.evaluation.metric import Metric
 from seq2seq_jax.experiment import Experiment, differences, flatten, to_json
+from seq2seq_jax.outside import ALL, Trust, classes_of, refuse_unnamed
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.paths import user_path
 from seq2seq_jax.run.continuation import describe_changes, refuse_another_model, refuse_differences
 from seq2seq_jax.run.data import PROGRESS, RunData, no_progress
 from seq2seq_jax.run.description import commit_of_code, read_experiment, versions, write_description
-from seq2seq_jax.run.directory import RunDirectory
+from seq2seq_jax.run.directory import RunDirectory, used_params
 from seq2seq_jax.run.inference import Inference, usable_metrics
 from seq2seq_jax.run.system import System, build_mesh
-from seq2seq_jax.training.checkpoint import Checkpoints, logger
+from seq2seq_jax.training.checkpoint import AnotherLayoutError, Checkpoints, logger
 from seq2seq_jax.training.step import TrainState, num_parameters
 
 REFERENCES_LOOKED_AT = 1000
@@ -34,15 +37,26 @@ class TrainingRun:
     Nothing is read or written before `begin`; the parts that cost something are made when they are first needed.
     """
 
-    def __init__(self, path: Path, experiment: Experiment, *, progress: PROGRESS = no_progress):
+    def __init__(
+        self,
+        path: Path,
+        experiment: Experiment,
+        *,
+        progress: PROGRESS = no_progress,
+        trust_code: bool | Collection[str] = False,
+    ):
         """Args:
         path: of its directory, which need not be there yet.
         progress: hears of work that takes a while.
+        trust_code: modules outside the package, beside those of the experiment's own classes, that may be imported
+            where the run that it starts from names them; True = all.
         """
         self.directory = RunDirectory(path)
         self.experiment = experiment
         self.progress = progress
         self.data = RunData(experiment.data, experiment.task, splits=experiment.data.all_splits, progress=progress)
+        own = {kind.__module__ for kind in classes_of(experiment).values()}
+        self._trusted = trust_code if isinstance(trust_code, bool) and trust_code else {*own, *(trust_code or ())}
 
     def begin(self, config_name: str) -> None:
         """Write experiment.json and the tokenizer of a new run, or check that an existing one is the same.
@@ -53,6 +67,7 @@ class TrainingRun:
             ValueError: the directory holds a run of another experiment, other data or another tokenizer; or the
                 processes differ in what they would train.
         """
+        refuse_unnamed(self.experiment)
         used, commit = versions(), commit_of_code()
         # Before anything that takes long.
         self.metrics  # noqa: B018
@@ -83,7 +98,7 @@ class TrainingRun:
     def _begin(self, config_name: str, used: dict[str, str], commit: str | None) -> None:
         path, facts = self.directory.path, {"data": self.data.corpus.fingerprint}
         if self.directory.is_of_a_run:
-            experiment, description = read_experiment(path)
+            experiment, description = read_experiment(path, trust=Trust.of(self._trusted))
             refuse_differences(experiment, self.experiment, path)
             fingerprints = description["fingerprints"]
             if fingerprints["data"] != facts["data"]:
@@ -114,7 +129,8 @@ class TrainingRun:
     def _metric(self) -> str:
         """What training.select_by None stands for: what the run was started with, or what fits its references."""
         if self.directory.is_of_a_run:
-            started = read_experiment(self.directory.path, tells=False)[0].training.select_by
+            started = read_experiment(self.directory.path, trust=Trust.of(self._trusted), tells=False)[0]
+            started = started.training.select_by
             if started is not None:
                 return started
         examples = self.data.scored("validation") if "validation" in self.data.corpus.splits else ()
@@ -134,7 +150,7 @@ class TrainingRun:
     @functools.cached_property
     def metrics(self) -> tuple[Metric, ...]:
         """What validation computes beside the loss. See `usable_metrics`."""
-        return usable_metrics(self.experiment, trusts_code=True, origin="the config")
+        return usable_metrics(self.experiment, trust=ALL, origin="the config")
 
     @functools.cached_property
     def origin(self) -> tuple[Inference, str] | None:
@@ -150,7 +166,8 @@ class TrainingRun:
         if not path or os.path.isdir(user_path(name)):
             path, which = name, "best"
         try:
-            origin = Inference.open(path, progress=self.progress).with_parts(mesh=self.experiment.mesh)
+            origin = Inference.open(path, progress=self.progress, trust_code=self._trusted)
+            origin = origin.with_parts(mesh=self.experiment.mesh)
             with origin.directory.checkpoints(read_only=True) as checkpoints:
                 origin.directory.candidates(which, checkpoints)
         except ValueError as error:
@@ -177,10 +194,30 @@ class TrainingRun:
         if self.origin is None:
             return self.system.initial_state()
         origin, which = self.origin
-        params, step = origin.parameters(which)
-        sizes = ", ".join(f"{name} {num_parameters(part):,}" for name, part in params.items())
+        params, step = origin.directory.restore(which, functools.partial(self._params_of_origin, origin.system.player))
+        first, *others = sorted(params, key=lambda name: name != self.system.player)
+        parts = params[first] | {f"player {name}": params[name] for name in others}
+        sizes = ", ".join(f"{name} {num_parameters(part):,}" for name, part in parts.items())
         logger.info("Starting from step %d of %s: %s parameters.", step, origin.directory.path, sizes)
         return self.system.initial_state(params)
+
+    def _params_of_origin(self, player: str, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+        """The parameters of every player that the origin has too, by name.
+
+        Args:
+            player: of the origin that generates; it becomes the one that generates here, whatever its name.
+        """
+        layouts = {name: state.params for name, state in self.system.layout.players.items()}
+        params = {self.system.player: used_params(checkpoints, step, player, layouts[self.system.player])}
+        for name in (layouts.keys() - params.keys()) & (checkpoints.names(step, "players") - {player}):
+            try:
+                params[name] = used_params(checkpoints, step, name, layouts[name])
+            except AnotherLayoutError as error:
+                raise ValueError(
+                    f"--init-from {self.experiment.init_from}: the player {name} has other parameters there: "
+                    f"{error.difference}. Use the same settings for it, or another name."
+                ) from error
+        return params
 
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints, to be written."""

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,19 @@ class RemovedCheckpoint(DamagedCheckpoint):
 
 
 class AnotherLayoutError(ValueError):
-    """A checkpoint is whole, and its arrays are not those that this version (or this model) has."""
+    """A checkpoint is whole, and its arrays are not those that this version (or this model) has.
+
+    Attributes:
+        difference: the first one, in words.
+    """
+
+    def __init__(self, message: str, *, difference: str):
+        super().__init__(message)
+        self.difference = difference
+
+
+def _none(step: int) -> dict[str, int]:
+    return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,12 +279,33 @@ class Checkpoints:
             raise self._another_layout(step, f"its record is another version's ({error})") from error
         return dataclasses.replace(progress, loop=current_loop_state(progress.loop))
 
-    def restore(self, step: int, layout: Any, *, subtree: tuple[str, ...] = ()) -> Any:
+    def names(self, step: int, *subtree: str) -> set[str]:
+        """What lies directly below a part of the state of a step.
+
+        Args:
+            subtree: keys that lead from the state to that part.
+
+        Raises:
+            DamagedCheckpoint: the record is not what was saved; RemovedCheckpoint if it is gone.
+        """
+        prefix = "".join(f"{key}/" for key in subtree)
+        paths = (path for path in self._record(step)["checksums"] if path.startswith(prefix))
+        return {path.removeprefix(prefix).partition("/")[0] for path in paths}
+
+    def restore(
+        self,
+        step: int,
+        layout: Any,
+        *,
+        subtree: tuple[str, ...] = (),
+        added: Callable[[int], Mapping[str, int]] = _none,
+    ) -> Any:
         """The state of a step, or a part of it, verified.
 
         Args:
             layout: shapes, dtypes and shardings (ShapeDtypeStruct leaves) of what is wanted; any mesh will do.
             subtree: keys that lead from the state to that part.
+            added: step -> what arrays that earlier versions did not save had held, by path.
 
         Raises:
             DamagedCheckpoint: it cannot be read, or is not what was saved; RemovedCheckpoint if it is gone.
@@ -280,8 +313,10 @@ class Checkpoints:
         """
         sums = self._record(step)["checksums"]
         prefix = "".join(f"{key}/" for key in subtree)
-        nested = wanted = _arrays(flax.serialization.to_state_dict(layout))
-        flat = flax.traverse_util.flatten_dict(wanted, sep="/")
+        flat = flax.traverse_util.flatten_dict(_arrays(flax.serialization.to_state_dict(layout)), sep="/")
+        absent = {path: value for path, value in added(step).items() if path in flat and path not in sums}
+        filled = {path: _filled(value, flat.pop(path)) for path, value in absent.items()}
+        nested = flax.traverse_util.unflatten_dict(flat, sep="/")
         stored = {path.removeprefix(prefix): value for path, value in sums.items() if path.startswith(prefix)}
         if flat.keys() != stored.keys():
             raise self._another_layout(step, _describe_names(prefix, set(flat), set(stored)))
@@ -297,6 +332,8 @@ class Checkpoints:
             reason = str(error).strip() if isinstance(error, DamagedCheckpoint) else _one_line(error)
             self._refuse_another_layout(step, prefix, flat, stored)
             raise DamagedCheckpoint(reason) from error
+        restored = flax.traverse_util.flatten_dict(restored, sep="/") | filled
+        restored = flax.traverse_util.unflatten_dict(restored, sep="/")
         return flax.serialization.from_state_dict(layout, _with_empty(restored, layout))
 
     def _read(self, step: int, nested: dict[str, Any]) -> Any:
@@ -339,13 +376,19 @@ class Checkpoints:
         return AnotherLayoutError(
             f"checkpoint {step} of {self.directory} is not damaged and has another layout than this version saves: "
             f"{what}. Use the version that wrote it (the run's experiment.json has its commit), or train a new run "
-            "with --init-from, which needs the parameters alone"
+            "with --init-from, which needs the parameters alone",
+            difference=what,
         )
 
-    def restore_newest(self, layout: Any) -> tuple[Any, Progress] | None:
+    def restore_newest(
+        self, layout: Any, *, added: Callable[[int], Mapping[str, int]] = _none
+    ) -> tuple[Any, Progress] | None:
         """The newest state that is good, and its record; None where no step is complete.
 
         Damaged steps are logged, and moved aside so that training can write them anew.
+
+        Args:
+            layout, added: see `restore`.
 
         Raises:
             AnotherLayoutError: the newest that is not damaged has another layout; nothing was moved for that.
@@ -354,7 +397,7 @@ class Checkpoints:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                restored = self.restore(step, layout), self.progress(step)
+                restored = self.restore(step, layout, added=added), self.progress(step)
             except DamagedCheckpoint as error:
                 logger.warning("Checkpoint %d of %s is damaged: %s. Falling back.", step, self.directory, error)
                 self._move_aside(step)
@@ -578,6 +621,12 @@ def _arrays(tree: Any) -> Any:
     """A nested dict without its empty dicts and Nones (optax's states without content), which Orbax need not store."""
     flat = flax.traverse_util.flatten_dict(tree)
     return flax.traverse_util.unflatten_dict({path: leaf for path, leaf in flat.items() if leaf is not None})
+
+
+def _filled(value: int, leaf: jax.ShapeDtypeStruct) -> Array:
+    """An array with this value everywhere."""
+    whole = np.full(leaf.shape, value, leaf.dtype)
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda part: whole[part])
 
 
 def _with_empty(restored: Any, layout: Any) -> Any:

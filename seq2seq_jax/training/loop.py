@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from seq2seq_jax.batch import Batch
+from seq2seq_jax.objectives.objective import Count, Logged, values_of
 from seq2seq_jax.parallel.processes import Job, gather
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress, rank
 from seq2seq_jax.training.config import LOSS, TrainingConfig
@@ -44,28 +45,28 @@ class _Window:
     padded_positions: int = 0
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def add(self, metrics: dict[str, int | float], padded_positions: int) -> None:
-        metrics = dict(metrics)
-        tokens = metrics.pop("target_tokens")
+    def add(self, metrics: dict[str, Logged], padded_positions: int) -> None:
+        """Add the metrics of a step, which are on the host."""
+        values = values_of(metrics)
         self.steps += 1
-        self.target_tokens += tokens
-        self.source_tokens += metrics.pop("source_tokens")
-        self.model_flops += metrics.pop("model_flops")
+        self.target_tokens += values.pop("target_tokens")
+        self.source_tokens += values.pop("source_tokens")
+        self.model_flops += values.pop("model_flops")
         self.padded_positions += padded_positions
-        for name, value in metrics.items():
-            if isinstance(value, int):
+        for name, value in values.items():
+            logged = metrics[name]
+            if isinstance(logged, Count):
                 self.counts[name] = self.counts.get(name, 0) + value
                 continue
-            # Figures a token count by their tokens, the norm of a gradient by its step.
-            weight = 1 if name.endswith("gradient_norm") else tokens
+            weight = logged.weight.item()
             self.sums[name] = self.sums.get(name, 0.0) + weight * value
+            self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def means(self) -> dict[str, float]:
-        return {
-            name: total / (self.steps if name.endswith("gradient_norm") else self.target_tokens)
-            for name, total in self.sums.items()
-        }
+        """Of all that were logged with a weight: those of players that have taken no turn are absent."""
+        return {name: total / self.weights[name] for name, total in self.sums.items()}
 
 
 @dataclasses.dataclass
@@ -123,28 +124,28 @@ class Loop:
         update: Update,
         place: Callable[[Batch], Batch],
         validate: Callable[[TrainState], Validated] | None,
-        learning_rate: Callable[[int], float],
+        learning_rates: Callable[[TrainState], dict[str, float]],
         checkpoints: Checkpoints,
         record: Callable[[Record], None],
         ledger: Ledger,
         job: Job,
         peak_flops: Callable[[float], float | None],
         failure: Callable[[], str | None] = lambda: None,
-        after_step: Callable[[int, float], None] = lambda step, loss: None,
+        after_step: Callable[[int, float | None], None] = lambda step, loss: None,
         recorded: Callable[[], Any] = lambda: None,
         compiling: Callable[[TrainState, Batch], None] = lambda state, batch: None,
     ):
         """Args:
         place: puts a host batch on the devices.
         validate: of a state, on the validation sets; None = there are none.
-        learning_rate: of the update with a given count.
+        learning_rates: of the last updates of a state's players, by name of the metric.
         record: takes each record as it comes.
         ledger: of the run's time; resumed from its checkpoint here.
         job: the processes that run this loop.
         peak_flops: takes the FLOPs per second that were reached; FLOPs per second of all devices together, which MFU is
             a share of, and which are no less than that; None = not known.
         failure: see `Objective.failure`.
-        after_step: takes (updates done, loss) of each step, one step late.
+        after_step: takes (updates done, loss) of each step, one step late; None = the first player took no turn.
         recorded: what tells later whether the records so far are complete, JSON; None = nothing is known.
         compiling: takes a state and the first batch of each shape, before the first update with it; the update may be
             compiled there.
@@ -153,7 +154,7 @@ class Loop:
         self.update = update
         self.place = place
         self.validate = validate
-        self.learning_rate = learning_rate
+        self.learning_rates = learning_rates
         self.checkpoints = checkpoints
         self.record = record
         self.ledger = ledger
@@ -188,7 +189,7 @@ class Loop:
             ledger.resume(loop["seconds"], saved_at=loop["saved_at"])
         ledger.start_training()
         clock = _Clock(ledger)
-        pending: tuple[int, dict[str, Any], int] | None = None
+        pending: tuple[int, dict[str, Logged], int] | None = None
         shapes: set[Any] = set()
         warned = False
 
@@ -200,10 +201,10 @@ class Loop:
             step, metrics, padded_positions = pending
             pending = None
             with clock.blocked():
-                values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+                metrics = jax.device_get(metrics)
+            values = values_of(metrics)
             job.progress(f"step {step + 1}")
             job.has_unsaved_steps = True
-            loss = values["loss"]
             if not all(map(math.isfinite, values.values())):
                 loss_first = sorted(values.items(), key=lambda item: item[0] != "loss")
                 bad = ", ".join(f"{name} = {value}" for name, value in loss_first if not math.isfinite(value))
@@ -216,8 +217,8 @@ class Loop:
                     f"step {step}: {bad}. Training stopped; {kept}. Lower optimizer.learning_rate, raise "
                     "optimizer.warmup_steps, or look at the data near this step."
                 )
-            window.add(values, padded_positions)
-            self.after_step(step, loss)
+            window.add(metrics, padded_positions)
+            self.after_step(step, values.get("loss"))
 
         step, stop = progress.step, False
         while step < config.steps and not stop and not self._out_of_patience(selection):
@@ -253,7 +254,7 @@ class Loop:
             if log or save:
                 settle()
             if log:
-                self.record(self._training_record(step, window, clock))
+                self.record(self._training_record(step, state, window, clock))
                 window, clock = _Window(), _Clock(ledger)
             score = loss = None
             if evaluate:
@@ -300,7 +301,7 @@ class Loop:
             return _Selection(self.config.select_by, score=loop["best"], since_best=loop["since_best"])
         return _Selection(self.config.select_by, **loop.get("selection", {}))
 
-    def _training_record(self, step: int, window: _Window, clock: "_Clock") -> Record:
+    def _training_record(self, step: int, state: TrainState, window: _Window, clock: "_Clock") -> Record:
         seconds, waited, blocked, stalled = clock.read()
         flops_per_second = window.model_flops / seconds
         with self.ledger.spending_on("starting"):
@@ -311,7 +312,7 @@ class Loop:
             "kind": "train",
             "step": step,
             **window.means(),
-            "learning_rate": float(self.learning_rate(step - 1)),
+            **self.learning_rates(state),
             "target_tokens": window.target_tokens,
             "tokens_per_second": window.target_tokens / seconds,
             "source_tokens_per_second": window.source_tokens / seconds,

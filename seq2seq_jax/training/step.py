@@ -10,11 +10,21 @@ import jax.numpy as jnp
 import optax
 from flax.core import meta
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.modules.segments import lengths_of_pairs
-from seq2seq_jax.objectives.objective import Objective, Params, WeightedSum
+from seq2seq_jax.objectives.objective import (
+    Count,
+    Logged,
+    Objective,
+    Params,
+    Prepared,
+    Turn,
+    per_step,
+    turns_of,
+)
+from seq2seq_jax.optimizers import OptimizerConfig
 from seq2seq_jax.parallel.mesh import RULES, JittedOnMesh, batch_sharding, replicated, shardings
 from seq2seq_jax.values import check_seed
 
@@ -23,18 +33,20 @@ DROPOUT_STREAM, INITIALIZATION_STREAM, PREPARATION_STREAM = 0, 1, 2
 
 
 @flax.struct.dataclass
-class Player:
-    """One set of parameters that is trained.
+class PlayerState:
+    """What a step changes of one player.
 
     Attributes:
         params: float32 parameters.
         optimizer_state: of the player's optimizer.
         average: exponential moving average of params, or None.
+        updates: the player's updates so far.
     """
 
     params: Params
     optimizer_state: Any
     average: Params | None
+    updates: Int[Array, ""]
 
     @property
     def evaluated(self) -> Params:
@@ -53,7 +65,7 @@ class TrainState:
     """
 
     step: Int[Array, ""]
-    players: dict[str, Player]
+    players: dict[str, PlayerState]
     objective: Any
 
 
@@ -74,7 +86,7 @@ class Update(Protocol):
     compilations: int
     compiling_seconds: float
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Logged]]:
         """The state after it, and its metrics."""
 
 
@@ -88,18 +100,55 @@ def run_key(seed: int) -> jax.Array:
     return jax.random.key(seed)
 
 
+def player_optimizers(
+    objective: Objective, default: OptimizerConfig, *, steps: int
+) -> tuple[dict[str, optax.GradientTransformation], dict[str, float | None]]:
+    """The optimizer of each player of an objective, and the decay of its moving average (None = it has none).
+
+    Args:
+        default: of players without an optimizer of their own.
+        steps: of the run.
+    """
+    configs = {player.name: player.optimizer or default for player in objective.players}
+    optimizers = {name: config.build(objective.updates(name, steps)) for name, config in configs.items()}
+    return optimizers, {name: config.ema_decay for name, config in configs.items()}
+
+
+def learning_rates(
+    objective: Objective, default: OptimizerConfig, *, steps: int
+) -> Callable[[TrainState], dict[str, float]]:
+    """State -> learning rate of each player, that of its first update in the last step that it took all turns in.
+
+    The names are those of metrics. See `player_optimizers` for the arguments.
+    """
+    schedules = {
+        player.name: (player.optimizer or default).learning_rate_schedule(objective.updates(player.name, steps))
+        for player in objective.players
+    }
+
+    def rates(state: TrainState) -> dict[str, float]:
+        counts = {name: max(int(state.players[name].updates) - objective.turns.count(name), 0) for name in schedules}
+        return {
+            f"{metric_prefix(objective, name)}learning_rate": float(schedule(counts[name]))
+            for name, schedule in schedules.items()
+        }
+
+    return rates
+
+
 def initial_state(
     objective: Objective,
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
-    averaged: bool,
+    average_decays: Mapping[str, float | None],
     seed: int,
     mesh: Mesh,
 ) -> tuple[Callable[..., TrainState], TrainState]:
     """The state before the first step, and its layout.
 
     Args:
-        averaged: whether each player keeps a moving average.
+        optimizers: of every player.
+        average_decays: of every player's moving average; None = it keeps none.
 
     Returns:
         A function that makes the state, laid out on the mesh, from new parameters or (`given`) with those of some
@@ -109,16 +158,17 @@ def initial_state(
     def boxed(given: dict[str, Params]) -> TrainState:
         key = jax.random.fold_in(run_key(seed), INITIALIZATION_STREAM)
         params = {
-            name: objective.initialize(name, jax.random.fold_in(key, index))
-            for index, name in enumerate(objective.players)
+            player.name: player.initialize(jax.random.fold_in(key, index))
+            for index, player in enumerate(objective.players)
         }
         for name, values in given.items():
             params[name] = meta.replace_boxed(params[name], jax.tree.map(jnp.copy, values))
         players = {
-            name: Player(
+            name: PlayerState(
                 params=own,
                 optimizer_state=_with_own_axes(optimizers[name].init(own), own),
-                average=jax.tree.map(jnp.copy, own) if averaged else None,
+                average=None if average_decays[name] is None else jax.tree.map(jnp.copy, own),
+                updates=jnp.zeros((), jnp.int32),
             )
             for name, own in params.items()
         }
@@ -135,10 +185,13 @@ def initial_state(
     return build, _described(shapes, layout)
 
 
-def parameter_layout(objective: Objective, *, mesh: Mesh) -> Params:
-    """Shapes, dtypes and shardings (ShapeDtypeStruct leaves) of the first player's parameters, which cost nothing."""
+def parameter_layouts(objective: Objective, *, mesh: Mesh) -> dict[str, Params]:
+    """Shapes, dtypes and shardings (ShapeDtypeStruct leaves) of every player's parameters, which cost nothing."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
-        shapes = jax.eval_shape(lambda: objective.initialize(objective.players[0], run_key(0)))
+        shapes = {
+            player.name: jax.eval_shape(lambda initialize=player.initialize: initialize(run_key(0)))
+            for player in objective.players
+        }
         layout = shardings(mesh, shapes)
     return _described(shapes, layout)
 
@@ -195,26 +248,41 @@ def _unboxed(tree: Any) -> Any:
 
 
 def apply_gradient(
-    player: Player,
+    player: PlayerState,
     gradient: Params,
     optimizer: optax.GradientTransformation,
     *,
     average_decay: float | None,
-    step: Int[Array, ""],
-) -> Player:
+    turns: int,
+) -> PlayerState:
     """A player after one update of its parameters and of their moving average.
 
     Args:
         average_decay: of the moving average; None = there is none.
-        step: steps done before this one.
+        turns: of the player in a step.
     """
     updates, optimizer_state = optimizer.update(gradient, player.optimizer_state, player.params)
     params, average = optax.apply_updates(player.params, updates), player.average
     if average_decay is not None:
         # Early in training the average is that of all parameters so far, not of the initial ones.
-        decay = jnp.minimum(average_decay, (1.0 + step) / (10.0 + step))
+        steps = player.updates // turns
+        decay = jnp.minimum(average_decay, (1.0 + steps) / (10.0 + steps))
         average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, params)
-    return Player(params=params, optimizer_state=optimizer_state, average=average)
+    return PlayerState(params=params, optimizer_state=optimizer_state, average=average, updates=player.updates + 1)
+
+
+def updates_of_old_checkpoints(objective: Objective) -> Callable[[int], dict[str, int]]:
+    """Step -> each player's count of updates, by path in a checkpoint.
+
+    Versions that did not count them skipped no turns.
+    """
+    turns = {player.name: objective.turns.count(player.name) for player in objective.players}
+    return lambda step: {f"players/{name}/updates": step * count for name, count in turns.items()}
+
+
+def metric_prefix(objective: Objective, player: str) -> str:
+    """What the names of a player's metrics begin with: nothing for the first player, NAME_ for others."""
+    return "" if player == objective.players[0].name else f"{player}_"
 
 
 def build_update(
@@ -222,38 +290,42 @@ def build_update(
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
     accumulation: int,
-    average_decay: float | None,
+    average_decays: Mapping[str, float | None],
     seed: int,
     mesh: Mesh,
     layout: TrainState,
 ) -> JittedOnMesh:
     """One jitted step of an objective; the state that goes in is donated.
 
-    The objective prepares the batch, and its players take turns in the order of `players`, `updates` times: each
-    computes its loss against what those before it have become.
+    The objective prepares the batch, and its players take their turns: each computes its loss against what those before
+    it have become. A turn that may be skipped is a branch of the program.
 
     Losses and gradients are those of the whole global batch: sums over micro-batches and shards, divided once by the
     summed weights, so neither accumulation nor the mesh changes them.
 
     Args:
         accumulation: micro-batches that the rows of a batch are divided into, one after the other.
-        average_decay: of the parameters' moving average; None = there is none.
+        average_decays: of every player's moving average; None = there is none.
         layout: shapes and shardings of the state.
 
     Returns:
         (state, batch) -> (state, metrics); metrics are scalars on the device: a player's `loss`, what the objective
-        logs, and `gradient_norm` before clipping, of the last update, names of all players but the first leading with
-        the player's; `model_flops` of the step; and integers, which are counts of the global batch.
+        logs, and `gradient_norm` before clipping, of the last turn that the player has taken, names of all players but
+        the first leading with the player's, with a weight of 0 if it has taken none; and counts of the global batch,
+        among them `model_flops` of the step.
     """
 
-    def gradients(name: str, params: dict[str, Params], prepared: Any, *, step: Int[Array, ""], key: jax.Array):
-        def loss_sum(own, part, part_key):
-            loss, logged = objective.loss(name, {**params, name: own}, part, step=step, rng=part_key)
+    def gradients(
+        turn: Turn, params: dict[str, Params], prepared: Prepared, *, step: Int[Array, ""], key: jax.Array
+    ) -> tuple[Params, dict[str, Logged]]:
+        def loss_sum(own, rows, part_key):
+            everyone = {**params, turn.player: own}
+            loss, logged = objective.loss(turn, everyone, prepared.replace(rows=rows), step=step, rng=part_key)
             return loss.sum, {"loss": loss, **logged}
 
-        differentiate = jax.grad(loss_sum, has_aux=True)
+        differentiate, own = jax.grad(loss_sum, has_aux=True), params[turn.player]
         if accumulation == 1:
-            return differentiate(params[name], prepared, key)
+            return differentiate(own, prepared.rows, key)
 
         def micro_batches(rows):
             # Row r goes to part r % accumulation: every shard keeps its own rows.
@@ -261,25 +333,31 @@ def build_update(
 
         def add(total, part):
             index, rows = part
-            return jax.tree.map(jnp.add, total, differentiate(params[name], rows, jax.random.fold_in(key, index))), None
+            return jax.tree.map(jnp.add, total, differentiate(own, rows, jax.random.fold_in(key, index))), None
 
-        parts = jnp.arange(accumulation), jax.tree.map(micro_batches, prepared)
-        zeros = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(differentiate, params[name], jax.tree.map(lambda rows: rows[0], parts[1]), key),
-        )
+        parts = jnp.arange(accumulation), jax.tree.map(micro_batches, prepared.rows)
+        zeros = _zeros(jax.eval_shape(differentiate, own, jax.tree.map(lambda rows: rows[0], parts[1]), key))
         return jax.lax.scan(add, zeros, parts)[0]
 
-    def update_player(name: str, players: dict[str, Player], prepared: Any, *, step: Int[Array, ""], key: jax.Array):
-        player = players[name]
-        params = {other: players[other].params for other in players}
-        gradient, totals = gradients(name, params, prepared, step=step, key=key)
-        gradient = jax.tree.map(lambda leaf: leaf / totals["loss"].weight, gradient)
-        metrics = {key: total.mean for key, total in totals.items()}
-        metrics["gradient_norm"] = optax.tree.norm(gradient)
-        return apply_gradient(player, gradient, optimizers[name], average_decay=average_decay, step=step), metrics
+    def take(
+        turn: Turn, players: dict[str, PlayerState], prepared: Prepared, *, step: Int[Array, ""], key: jax.Array
+    ) -> tuple[PlayerState, dict[str, Logged]]:
+        """The player after its turn, and what is logged of it."""
+        params = {name: player.params for name, player in players.items()}
+        gradient, metrics = gradients(turn, params, prepared, step=step, key=key)
+        gradient = jax.tree.map(lambda leaf: leaf / metrics["loss"].weight, gradient)
+        metrics["gradient_norm"] = per_step(optax.tree.norm(gradient))
+        name = turn.player
+        player = apply_gradient(
+            players[name],
+            gradient,
+            optimizers[name],
+            average_decay=average_decays[name],
+            turns=objective.turns.count(name),
+        )
+        return player, metrics
 
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Logged]]:
         def step_key(stream):
             return jax.random.fold_in(jax.random.fold_in(run_key(seed), stream), state.step)
 
@@ -288,17 +366,27 @@ def build_update(
         prepared, objective_state = objective.prepare(
             params, state.objective, batch, step=state.step, rng=step_key(PREPARATION_STREAM)
         )
-        turns = objective.players * objective.updates
-        for turn, name in enumerate(turns):
-            key = jax.random.fold_in(step_key(DROPOUT_STREAM), turn)
-            players[name], figures = update_player(name, players, prepared, step=state.step, key=key)
-            prefix = "" if name == objective.players[0] else f"{name}_"
-            metrics |= {prefix + figure: value for figure, value in figures.items()}
-        metrics |= objective.counts(prepared)
-        metrics["model_flops"] = objective.model_flops(prepared)
-        metrics["pairs"] = jnp.sum(lengths_of_pairs(batch)[0] > 0)
-        metrics["target_tokens"] = jnp.sum(batch.target.mask)
-        metrics["source_tokens"] = jnp.sum(batch.source.mask)
+        flops = objective.preparation_flops(prepared)
+        for turn in turns_of(objective):
+            key = jax.random.fold_in(step_key(DROPOUT_STREAM), turn.index)
+            active = objective.active(turn, prepared, step=state.step)
+            player, logged = _taken_if(
+                active,
+                lambda turn=turn, key=key, now=dict(players): take(turn, now, prepared, step=state.step, key=key),
+                players[turn.player],
+            )
+            players[turn.player] = player
+            prefix = metric_prefix(objective, turn.player)
+            for name, value in logged.items():
+                metrics[prefix + name] = _after_turn(metrics.get(prefix + name), value, active)
+            flops += jnp.where(active, objective.turn_flops(turn, prepared), 0.0)
+        counts = objective.counts(prepared) | {
+            "model_flops": flops,
+            "pairs": jnp.sum(lengths_of_pairs(batch)[0] > 0),
+            "target_tokens": jnp.sum(batch.target.mask),
+            "source_tokens": jnp.sum(batch.source.mask),
+        }
+        metrics |= {name: Count(value) for name, value in counts.items()}
         return TrainState(step=state.step + 1, players=players, objective=objective_state), metrics
 
     state_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout)
@@ -311,18 +399,41 @@ def build_update(
     )
 
 
-def build_loss(objective: Objective, *, mesh: Mesh, layout: Params) -> JittedOnMesh:
-    """(params of the first player, batch) -> totals of `Objective.evaluate`: the loss and what goes with it; jitted.
+def _taken_if(
+    active: bool | Bool[Array, ""], take: Callable[[], tuple[PlayerState, dict[str, Logged]]], player: PlayerState
+) -> tuple[PlayerState, dict[str, Logged]]:
+    """The result of a turn; of one that is skipped the player as it is, and metrics of weight 0."""
+    if isinstance(active, bool) and active:
+        return take()
+    zeros = _zeros(jax.eval_shape(take)[1])
+    return jax.lax.cond(active, take, lambda: (player, zeros))
+
+
+def _after_turn(before: Logged | None, logged: Logged, active: bool | Bool[Array, ""]) -> Logged:
+    """What is logged under a name after another turn of the same player in a step: of means the last, counts added."""
+    if before is None:
+        return logged
+    if isinstance(logged, Count):
+        return Count(before.value + logged.value)
+    return jax.tree.map(lambda old, new: jnp.where(active, new, old), before, logged)
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def build_loss(objective: Objective, *, mesh: Mesh, layouts: dict[str, Params]) -> JittedOnMesh:
+    """(params by player, batch) -> metrics of `Objective.evaluate`: the loss and what goes with it; jitted.
 
     Args:
-        layout: shapes and shardings of the parameters, see `parameter_layout`.
+        layouts: shapes and shardings of the parameters, see `parameter_layouts`.
     """
 
-    def totals(params: Params, batch: Batch) -> dict[str, WeightedSum]:
+    def metrics(params: dict[str, Params], batch: Batch) -> dict[str, Logged]:
         loss, logged = objective.evaluate(params, batch)
         return {"loss": loss, **logged}
 
-    params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layout)
+    params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layouts)
     return JittedOnMesh(
-        totals, mesh, in_shardings=(params_sharding, batch_sharding(mesh)), out_shardings=replicated(mesh)
+        metrics, mesh, in_shardings=(params_sharding, batch_sharding(mesh)), out_shardings=replicated(mesh)
     )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jaxtyping import Array
 
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.data.lines import is_blank
@@ -22,7 +21,7 @@ from seq2seq_jax.evaluation.metric import (
     compute_scores,
 )
 from seq2seq_jax.generation.generator import Generator, Hypothesis
-from seq2seq_jax.objectives.objective import WeightedSum
+from seq2seq_jax.objectives.objective import Count, Logged
 from seq2seq_jax.training.config import LOSS, SEPARATOR
 
 logger = logging.getLogger(__name__)
@@ -90,7 +89,8 @@ class Validation:
         sources: Sources | None,
         *,
         metrics: Sequence[Metric],
-        compute_loss: Callable[[Any, Batch], dict[str, WeightedSum]],
+        player: str,
+        compute_loss: Callable[[dict[str, Any], Batch], dict[str, Logged]],
         place: Callable[[Batch], Batch],
         generator: Generator,
     ):
@@ -98,12 +98,14 @@ class Validation:
         batches: all of its examples.
         sources: None = no metric needs any.
         metrics: what is computed beside the loss.
-        compute_loss: (params, batch) -> totals.
+        player: that generates.
+        compute_loss: (parameters by player, batch) -> metrics.
         place: puts a host batch on the devices.
         """
         self.batches = batches
         self.sources = sources
         self.metrics = metrics
+        self.player = player
         self.compute_loss = compute_loss
         self.place = place
         self.generator = generator
@@ -128,11 +130,12 @@ class Validation:
             )  # fmt: skip
 
     def __call__(
-        self, params: Any, *, generates: bool = False, progress: Callable[[int, int], None] | None = None
+        self, params: dict[str, Any], *, generates: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> ValidationResult:
         """Evaluate parameters.
 
         Args:
+            params: by player.
             generates: generate from the sources even if no metric needs that.
             progress: called with (sources generated from, sources in all).
 
@@ -141,7 +144,7 @@ class Validation:
         """
         hypotheses = None
         if self.sources is not None and (generates or OUTPUTS in self._needed):
-            hypotheses = self._hypotheses(params, progress)
+            hypotheses = self._hypotheses(params[self.player], progress)
         sums = self._sums(params)
         result = ValidationResult(
             examples=self.batches.num_examples,
@@ -174,14 +177,16 @@ class Validation:
             hypotheses[index] = best
         return hypotheses
 
-    def _sums(self, params: Any) -> dict[str, tuple[float, float]]:
-        """Sums over all target tokens of the set, and their weights."""
+    def _sums(self, params: dict[str, Any]) -> dict[str, tuple[float, float]]:
+        """Sums over the set, and their weights: for losses target tokens, for counts 1."""
         sums: dict[str, tuple[float, float]] = {}
         for batch, _ in self.batches:
-            totals: dict[str, Array] = jax.device_get(self.compute_loss(params, self.place(batch)))
-            for name, total in totals.items():
-                before = sums.get(name, (0.0, 0.0))
-                sums[name] = (before[0] + float(total.sum), before[1] + float(total.weight))
+            for name, logged in jax.device_get(self.compute_loss(params, self.place(batch))).items():
+                total, weight = sums.get(name, (0.0, 0.0))
+                if isinstance(logged, Count):
+                    sums[name] = total + logged.value.item(), 1.0
+                else:
+                    sums[name] = total + logged.sum.item(), weight + logged.weight.item()
         return sums
 
     def _likelihood(self, sums: Mapping[str, tuple[float, float]]) -> Likelihood:

@@ -33,6 +33,7 @@ from seq2seq_jax.evaluation.metrics.error_rate import CharacterErrorRate, WordEr
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.evaluation.metrics.rouge import Rouge
+from seq2seq_jax.outside import Trust
 
 OUTPUTS = [
     "the quick brown foxes jumped over it",
@@ -391,9 +392,9 @@ def test_a_metric_of_a_run_is_imported_only_if_it_is_trusted(outside):
     assert "outside_metrics" not in sys.modules
     assert isinstance(stored, OutsideMetric) and metric_to_json(stored) == kept
     with pytest.raises(ValueError, match="^RUN names the metric outside_metrics:Length, .*--trust-code True"):
-        load_metrics([Bleu(), stored], trusts_code=False, origin="RUN")
+        load_metrics([Bleu(), stored], trust=Trust.of(False), origin="RUN")
     assert "outside_metrics" not in sys.modules
-    bleu, loaded = load_metrics([Bleu(), stored], trusts_code=True, origin="RUN")
+    bleu, loaded = load_metrics([Bleu(), stored], trust=Trust.of(True), origin="RUN")
     assert bleu == Bleu() and dataclasses.asdict(loaded) == {"weight": 0.5, "wrong": None}
 
 

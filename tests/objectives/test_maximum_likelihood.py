@@ -13,6 +13,7 @@ from architectures import VOCABULARY, parameters, transformer
 from batches import batch, random_pairs
 
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig, cross_entropy
+from seq2seq_jax.objectives.objective import Prepared, Turn
 
 LN2, LN3, LN6 = math.log(2), math.log(3), math.log(6)
 LOGITS = jnp.array([0.0, LN2, LN3])
@@ -62,10 +63,12 @@ def tiny():
 @functools.cache
 def compiled(**settings):
     objective = MaximumLikelihoodConfig(**settings).build(tiny()[0])
-    assert objective.players == ("model",)
+    assert objective.turns == ("model",)
 
     def loss_sum(params, rows, rng):
-        loss, logged = objective.loss("model", {"model": params}, rows, step=jnp.int32(0), rng=rng)
+        loss, logged = objective.loss(
+            Turn(0, "model"), {"model": params}, Prepared(rows=rows), step=jnp.int32(0), rng=rng
+        )
         return loss.sum, {"loss": loss, **logged}
 
     return jax.jit(jax.grad(loss_sum, has_aux=True))
@@ -140,9 +143,7 @@ def elements_with_vocabulary(vocab, rows, chunk):
 
     @jax.jit
     def update(params, rows):
-        return jax.grad(
-            lambda params: objective.loss("model", {"model": params}, rows, step=jnp.int32(0), rng=None)[0].sum
-        )(params)
+        return jax.grad(lambda params: objective.evaluate({"model": params}, rows)[0].sum)(params)
 
     params = parameters(model)
     program = str(jax.make_jaxpr(update)(params, rows))

@@ -11,6 +11,7 @@ from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig, GeneralAttentionConfig
 from seq2seq_jax.objectives.estimators import GroupNormalized, LeaveOneOut, Reinforce, SelfCritical
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.objectives.objective import Prepared, model_flops
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient, PolicyGradientConfig
 
 CONFIGS = {
@@ -34,6 +35,9 @@ def lengths(sequence):
     return [[int((row == segment).sum()) for segment in range(1, row.max(initial=0) + 1)] for row in rows]
 
 
+step_flops = jax.jit(model_flops, static_argnums=0)
+
+
 @pytest.mark.parametrize("scheduled", [False, True], ids=["", "scheduled sampling"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_maximum_likelihood(name, scheduled):
@@ -48,9 +52,9 @@ def test_maximum_likelihood(name, scheduled):
             expected += 3 * forward
             if scheduled:
                 expected += forward - config.encoder.forward_flops(source)
-    assert float(jax.jit(objective.model_flops)(rows)) == pytest.approx(expected, rel=1e-6)
+    assert float(step_flops(objective, Prepared(rows=rows))) == pytest.approx(expected, rel=1e-6)
     alone = batch([[pair] for pair in PAIRS], 9, 11, VOCABULARY)
-    assert float(jax.jit(objective.model_flops)(alone)) == pytest.approx(expected, rel=1e-6)
+    assert float(step_flops(objective, Prepared(rows=alone))) == pytest.approx(expected, rel=1e-6)
 
 
 def reward(hypotheses, references):
@@ -80,14 +84,15 @@ def test_policy_gradient(name, settings):
         reward,
     )
     rows = jax.tree.map(jnp.asarray, batch([[pair] for pair in PAIRS] + [[]], 8, 9, VOCABULARY))
-    params = {player: objective.initialize(player, jax.random.key(1)) for player in objective.players}
+    params = {player.name: player.initialize(jax.random.key(1)) for player in objective.players}
     params = jax.tree.map(
         lambda leaf: getattr(leaf, "value", leaf), params, is_leaf=lambda leaf: hasattr(leaf, "value")
     )
     prepared, _ = jax.jit(objective.prepare)(
         params, objective.initial_state(params), rows, step=jnp.int32(0), rng=jax.random.key(2)
     )
-    learned, drawn = np.asarray(prepared.mask.sum(axis=-1)), np.asarray(prepared.drawn_lengths)
+    experience = prepared.rows
+    learned, drawn = np.asarray(experience.mask.sum(axis=-1)), np.asarray(experience.drawn_lengths)
     greedy = isinstance(settings["estimator"], SelfCritical)
     assert drawn.shape[1] == settings["samples_per_source"] + greedy
     assert learned.shape[1] == settings["samples_per_source"] + settings.get("include_reference", False)
@@ -97,7 +102,7 @@ def test_policy_gradient(name, settings):
         once = config.forward_flops(source, 0, vocabulary=VOCABULARY, hypotheses=0)
         return once + sum(config.forward_flops(source, int(n), vocabulary=VOCABULARY) - once for n in lengths)
 
-    expected, updates = 0.0, objective.updates
+    expected, updates = 0.0, settings["estimator"].updates
     for row, (source, target) in enumerate(zip(SOURCES, TARGETS, strict=True)):
         expected += texts(source, drawn[row]) + 3 * updates * texts(source, learned[row])
         if "kl_weight" in settings:
@@ -109,4 +114,4 @@ def test_policy_gradient(name, settings):
             expected += texts(source, learned[row]) - config.encoder.forward_flops(source) - logits
     # The row without a source adds nothing.
     assert not drawn[-1].any() and not learned[-1].any()
-    assert float(jax.jit(objective.model_flops)(prepared)) == pytest.approx(expected, rel=1e-5)
+    assert float(step_flops(objective, prepared)) == pytest.approx(expected, rel=1e-5)

@@ -23,6 +23,7 @@ from seq2seq_jax.objectives.estimators import (
     is_duplicate,
 )
 from seq2seq_jax.objectives.maximum_likelihood import cross_entropy
+from seq2seq_jax.objectives.objective import Prepared, Turn
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient, PolicyGradientConfig
 from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding
 from seq2seq_jax.rewards.reward import RewardConfig
@@ -134,7 +135,8 @@ def given_samples(tuples):
 def mean_estimate(objective, state=None):
     """Minus the estimator's gradient, averaged over all tuples of samples by their probability."""
     params = tiny_params() | {
-        player: {"kernel": jnp.linspace(-1.0, 1.0, 8), "bias": jnp.float32(0.4)} for player in objective.players[1:]
+        player.name: {"kernel": jnp.linspace(-1.0, 1.0, 8), "bias": jnp.float32(0.4)}
+        for player in objective.players[1:]
     }
     tuples = list(itertools.product(TEXTS, repeat=objective.config.samples_per_source))
     shares, _ = exact(objective.config.temperature)
@@ -151,7 +153,7 @@ def mean_estimate(objective, state=None):
             with_greedy = objective.draw(params["model"], memory, rows.source, rng=jax.random.key(0))
             drawn = jax.tree.map(lambda left, right: jnp.concatenate([left[:, :1], right], 1), with_greedy, samples)
         first = state or objective.initial_state(params)
-        experience, _ = objective.experience(params, first, rows, memory, drawn)
+        experience = objective.experience(params, first, rows, memory, drawn)[0].rows
 
         def loss(own):
             return jnp.sum(jnp.asarray(weights, jnp.float32) * objective.losses(own, experience, None)[0])
@@ -167,7 +169,7 @@ def experience_of(objective, params, rows, samples):
     @jax.jit
     def find(params):
         memory = objective.model.apply({"params": params["model"]}, rows.source, deterministic=True, method="encode")
-        return objective.experience(params, {}, rows, memory, samples)[0]
+        return objective.experience(params, {}, rows, memory, samples)[0].rows
 
     return find(params)
 
@@ -270,7 +272,7 @@ def test_the_first_update_of_a_clipped_group_is_that_without_ratio():
         params = tiny_params()
         rows = jax.tree.map(jnp.asarray, rows_of([REFERENCE] * 5))
         prepared, _ = jax.jit(objective.prepare)(params, {}, rows, step=jnp.int32(0), rng=jax.random.key(1))
-        loss = jax.jit(jax.grad(lambda own, o=objective, p=prepared: jnp.sum(o.losses(own, p, None)[0])))
+        loss = jax.jit(jax.grad(lambda own, o=objective, p=prepared: jnp.sum(o.losses(own, p.rows, None)[0])))
         gradients.append(loss(params["model"]))
     assert_close(gradients[1], gradients[0])
 
@@ -298,12 +300,18 @@ def four_sources():
 
 
 def prepared_of(config, **settings):
-    """The objective of a model, its parameters, and a prepared batch of four sources and a row without."""
+    """The objective of a model, its parameters, and the experience of four sources and a row without, with the state
+    after it.
+    """
     settings = {"estimator": LeaveOneOut(), "samples_per_source": 3, "maximum_length_extra": 4} | settings
     objective = PolicyGradient(PolicyGradientConfig(**settings), config.build(VOCABULARY), NoReward())
     params = {"model": parameters(objective.model, seed=1)}
-    state, prepare = objective.initial_state(params), jax.jit(objective.prepare)
-    return objective, params, prepare(params, state, four_sources(), step=jnp.int32(0), rng=jax.random.key(5))
+    prepared, state = prepare(objective, params, objective.initial_state(params))
+    return objective, params, (prepared.rows, state)
+
+
+def prepare(objective, params, state, *, step=0):
+    return jax.jit(objective.prepare)(params, state, four_sources(), step=jnp.int32(step), rng=jax.random.key(5 + step))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -355,13 +363,12 @@ def test_samples_drawn_with_the_encoders_dropout_are_learned_from_with_the_same_
     _, _, (without, _) = prepared_of(model)
     assert (prepared.log_probabilities != without.log_probabilities).any()
     drawn = jnp.sum(prepared.log_probabilities, axis=-1)
+    key = prepare(objective, params, {})[0].shared
     for sample in range(3):
         alone = prepared.replace(advantages=jnp.zeros((5, 3, 1)).at[:, sample].set(1.0))
-        losses, _ = jax.jit(objective.losses)(params["model"], alone, None)
+        losses, _ = jax.jit(objective.losses)(params["model"], alone, None, encoder_key=key)
         np.testing.assert_allclose(losses[:4], -drawn[:4, sample] / 3, rtol=1e-4)
-        other_masks, _ = jax.jit(objective.losses)(
-            params["model"], alone.replace(encoder_key=prepared.encoder_key + 1), None
-        )
+        other_masks, _ = jax.jit(objective.losses)(params["model"], alone, None, encoder_key=jax.random.fold_in(key, 1))
         assert (jnp.abs(other_masks - losses)[:4] > 1e-3).any()
 
 
@@ -417,8 +424,8 @@ def test_the_moving_average_is_that_of_earlier_batches():
     np.testing.assert_array_equal(first.advantages, first.returns)
     mean = float(first.rewards[:4].mean())
     assert mean_of(state) == pytest.approx(mean, rel=1e-5)
-    prepare = jax.jit(objective.prepare)
-    second, state = prepare(params, state, first.batch, step=jnp.int32(1), rng=jax.random.key(6))
+    prepared, state = prepare(objective, params, state, step=1)
+    second = prepared.rows
     np.testing.assert_allclose(second.returns - second.advantages, mean, rtol=1e-5)
     expected = (0.75 * mean + float(second.rewards[:4].mean())) / 1.75
     assert mean_of(state) == pytest.approx(expected, rel=1e-5)
@@ -431,9 +438,10 @@ def test_the_learned_baseline_is_a_player_that_is_fitted_to_the_returns():
     objective = PolicyGradient(config, transformer().build(VOCABULARY), NoReward())
     baseline = {"kernel": jnp.zeros(16), "bias": jnp.float32(0.25)}
     params = {"model": parameters(objective.model, seed=1), "baseline": baseline}
-    prepared, _ = jax.jit(objective.prepare)(params, {}, four_sources(), step=jnp.int32(0), rng=jax.random.key(5))
-    assert objective.players == ("model", "baseline")
-    loss, _ = objective.loss("baseline", params, prepared, step=jnp.int32(0), rng=None)
+    whole, _ = prepare(objective, params, {})
+    assert objective.turns == ("model", "baseline")
+    loss, _ = objective.loss(Turn(1, "baseline"), params, whole, step=jnp.int32(0), rng=None)
+    prepared = whole.rows
     mask = np.asarray(prepared.mask)
     returns = np.broadcast_to(np.asarray(prepared.returns), mask.shape)[mask]
     assert float(loss.mean) == pytest.approx(np.mean((returns - 0.25) ** 2), rel=1e-4)
@@ -442,13 +450,17 @@ def test_the_learned_baseline_is_a_player_that_is_fitted_to_the_returns():
 
 def test_rows_without_a_source_count_for_nothing():
     objective, params, (prepared, _) = prepared_of(transformer())
-    loss_of = jax.jit(lambda prepared: objective.loss("model", params, prepared, step=jnp.int32(0), rng=None))
+
+    @jax.jit
+    def loss_of(rows):
+        return objective.loss(Turn(0, "model"), params, Prepared(rows=rows), step=jnp.int32(0), rng=None)
+
     loss, logged = loss_of(prepared)
     expected, expected_logged = loss_of(jax.tree.map(lambda leaf: leaf[:4], prepared))
     assert float(loss.weight) == float(expected.weight) == 4
     for name, total in {"loss": expected, **expected_logged}.items():
         assert float(({"loss": loss} | logged)[name].mean) == pytest.approx(float(total.mean), rel=1e-4), name
-    assert {name: int(value) for name, value in objective.counts(prepared).items()} == {
+    assert {name: int(value) for name, value in objective.counts(Prepared(rows=prepared)).items()} == {
         "rewards": 12, "sampled_tokens": int(prepared.mask.sum()),
     }  # fmt: skip
 
@@ -466,8 +478,10 @@ def compiled_text(**reward) -> str:
     objective = config.build(transformer(num_layers=1).build(tokenizer.vocabulary), tokenizer)
     mesh = MeshConfig(data=1).build(jax.devices()[:1])
     optimizers = {"model": AdamWConfig().build(10)}
-    build, layout = initial_state(objective, optimizers, averaged=True, seed=0, mesh=mesh)
-    update = build_update(objective, optimizers, accumulation=1, average_decay=0.9, seed=0, mesh=mesh, layout=layout)
+    build, layout = initial_state(objective, optimizers, average_decays={"model": 0.9}, seed=0, mesh=mesh)
+    update = build_update(
+        objective, optimizers, accumulation=1, average_decays={"model": 0.9}, seed=0, mesh=mesh, layout=layout
+    )
     pairs = random_pairs(np.random.default_rng(0), (5, 2), (4, 6), tokenizer.vocabulary)
     rows = jax.device_put(batch([[pair] for pair in pairs], 8, 8, tokenizer.vocabulary), batch_sharding(mesh))
     return update.lower(build(), rows).compile().as_text()

@@ -11,6 +11,7 @@ from architectures import ARCHITECTURES, VOCABULARY, parameters
 from batches import batch, random_pairs
 
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.objectives.objective import Prepared, Turn
 
 SCHEDULED = {"sampling_schedule": "linear", "sampling_limit": 0.5, "sampling_steps": 10, "sampling_choice": "argmax"}
 PAIRS = random_pairs(np.random.default_rng(0), (5, 3, 4, 7), (6, 4, 1, 7), VOCABULARY)
@@ -147,7 +148,9 @@ def test_the_loss_is_that_of_the_chosen_inputs(name):
     def loss(objective, params, step, train):
         key = jax.random.key(3) if train else None
         return jax.value_and_grad(
-            lambda params: objective.loss("model", {"model": params}, PACKED, step=step, rng=key)[0].mean
+            lambda params: (
+                objective.loss(Turn(0, "model"), {"model": params}, Prepared(rows=PACKED), step=step, rng=key)[0].mean
+            )
         )(params)
 
     evaluated = [loss(objective, params, jnp.int32(10), False)[0] for objective in (plain, sampling)]

@@ -37,7 +37,9 @@ def computed(name: str, sizes: tuple[int, ...]) -> tuple[dict[str, Any], int]:
         jax.devices()[: int(np.prod(sizes))]
     )
     objective = MaximumLikelihoodConfig().build(config.build(VOCABULARY))
-    build, layout = initial_state(objective, {"model": AdamWConfig().build(10)}, averaged=False, seed=0, mesh=mesh)
+    build, layout = initial_state(
+        objective, {"model": AdamWConfig().build(10)}, average_decays={"model": None}, seed=0, mesh=mesh
+    )
     lengths = (length, length // 3, length // 2), (TARGET_LENGTH, 9, 17)
     pairs = random_pairs(np.random.default_rng(0), *lengths, VOCABULARY)
     rows = batch([[pairs[0]], pairs[1:]], length, TARGET_LENGTH, VOCABULARY)

@@ -58,7 +58,7 @@ class Trainer:
         self.initial_state, self.layout = initial_state(
             objective,
             optimizers,
-            averaged=True,
+            average_decays={"model": 0.9},
             seed=0,
             mesh=self.mesh,
         )
@@ -66,7 +66,7 @@ class Trainer:
             objective,
             optimizers,
             accumulation=2,
-            average_decay=0.9,
+            average_decays={"model": 0.9},
             seed=0,
             mesh=self.mesh,
             layout=self.layout,
@@ -81,7 +81,7 @@ class Trainer:
                 training_batch(step),
             )
             state, metrics = self.update(state, rows)
-            losses.append(float(metrics["loss"]))
+            losses.append(float(metrics["loss"].mean))
         return state, losses
 
     def generated(self):
@@ -113,7 +113,7 @@ def layouts():
     _, layout = initial_state(
         MaximumLikelihoodConfig().build(model),
         {"model": optax.adafactor(0.1, min_dim_size_to_factor=16)},
-        averaged=False,
+        average_decays={"model": None},
         seed=0,
         mesh=mesh,
     )

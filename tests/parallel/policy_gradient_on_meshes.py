@@ -47,8 +47,10 @@ def trained(name: str, sizes: tuple[int, int, int]) -> dict[str, list[float]]:
     objective = config.build(model.build(TOKENIZER.vocabulary), TOKENIZER)
     # Adam divides by the size of a gradient: with a small epsilon rounding would move what has a gradient of 0.
     optimizers = {"model": AdamWConfig(learning_rate=1e-3, warmup_steps=1, epsilon=1e-3).build(STEPS)}
-    build, layout = initial_state(objective, optimizers, averaged=True, seed=0, mesh=mesh)
-    update = build_update(objective, optimizers, accumulation=2, average_decay=0.9, seed=0, mesh=mesh, layout=layout)
+    build, layout = initial_state(objective, optimizers, average_decays={"model": 0.9}, seed=0, mesh=mesh)
+    update = build_update(
+        objective, optimizers, accumulation=2, average_decays={"model": 0.9}, seed=0, mesh=mesh, layout=layout
+    )
     state, figures = build(), []
     for step in range(STEPS):
         state, metrics = update(state, jax.device_put(training_batch(step), batch_sharding(mesh)))

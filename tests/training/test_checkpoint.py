@@ -15,6 +15,7 @@ import tempfile
 import textwrap
 import threading
 
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,7 @@ import orbax.checkpoint
 import pytest
 from compiling import flags_for_devices
 
-from seq2seq_jax.objectives.objective import Objective
+from seq2seq_jax.objectives.objective import Objective, Player
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.training.checkpoint import (
     AnotherLayoutError,
@@ -35,7 +36,7 @@ from seq2seq_jax.training.checkpoint import (
     checksums,
 )
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
-from seq2seq_jax.training.step import initial_state
+from seq2seq_jax.training.step import initial_state, updates_of_old_checkpoints
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -43,7 +44,15 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 class Layers(Objective):
     """Something to be saved; it is not trained."""
 
-    def initialize(self, player, key):
+    @property
+    def players(self):
+        return (Player(name="model", initialize=self.initialize),)
+
+    @property
+    def turns(self):
+        return ("model", "model")
+
+    def initialize(self, key):
         keys = jax.random.split(key, 3)
         return {
             "embedding": jax.random.normal(keys[0], (5, 3)),
@@ -54,10 +63,13 @@ class Layers(Objective):
     def initial_state(self, params):
         return {"baseline": jnp.float32(0.25), "reference": jax.tree.map(lambda leaf: leaf + 1, params["model"])}
 
-    def loss(self, player, params, prepared, *, step, rng):
+    def loss(self, turn, params, prepared, *, step, rng):
         raise NotImplementedError
 
-    def model_flops(self, prepared):
+    def turn_flops(self, turn, prepared):
+        raise NotImplementedError
+
+    def work(self, rows, source, target):
         raise NotImplementedError
 
 
@@ -65,14 +77,18 @@ def make_state(optimizer_config, *, averaged, step=1):
     """The state after an update, all of whose arrays have content, and its layout."""
     optimizer = optimizer_config.build(10)
     build, layout = initial_state(
-        Layers(), {"model": optimizer}, averaged=averaged, seed=step, mesh=MeshConfig(data=1).build()
+        Layers(),
+        {"model": optimizer},
+        average_decays={"model": 0.9 if averaged else None},
+        seed=step,
+        mesh=MeshConfig(data=1).build(),
     )
     state = build()
     player = state.players["model"]
     gradient = jax.tree.map(lambda leaf: jnp.sin(leaf * step), player.params)
     _, optimizer_state = optimizer.update(gradient, player.optimizer_state, player.params)
     average = None if player.average is None else jax.tree.map(lambda leaf: leaf / 3, player.average)
-    player = player.replace(optimizer_state=optimizer_state, average=average)
+    player = player.replace(optimizer_state=optimizer_state, average=average, updates=jnp.int32(2 * step))
     return state.replace(step=jnp.int32(step), players={"model": player}), layout
 
 
@@ -83,7 +99,7 @@ def content(tree):
 
 
 def progress_of(step, score=None, loss=None):
-    loop = {"window": {"sums": {"loss": 0.1 + 0.2}}, "plan_position": [0, 1, step]}
+    loop = {"window": {"sums": {"loss": 0.1 + 0.2}, "weights": {"loss": 3.0}}, "plan_position": [0, 1, step]}
     return Progress(step=step, score=score, loop=loop, loss=loss)
 
 
@@ -142,6 +158,31 @@ def wider(leaf):
 
 def narrower_type(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding)
+
+
+def test_a_checkpoint_from_before_updates_were_counted_is_read(tmp_path):
+    """Each player had all its turns in every step; without that knowledge it has another layout, and stays."""
+    state, layout = make_state(AdamWConfig(), averaged=True, step=3)
+    older = flax.serialization.to_state_dict(state)
+    del older["players"]["model"]["updates"]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(older, progress_of(3))
+        checkpoints.wait()
+        assert checkpoints.names(3, "players", "model") == {"params", "optimizer_state", "average"}
+        with pytest.raises(AnotherLayoutError, match="it has no players/model/updates"):
+            checkpoints.restore_newest(layout)
+        restored, _ = checkpoints.restore_newest(layout, added=updates_of_old_checkpoints(Layers()))
+        assert content(restored) == content(state.replace(players=_with_updates(state.players, 3 * 2)))
+        assert restored.players["model"].updates.sharding == layout.players["model"].updates.sharding
+        # What a checkpoint has is never replaced.
+        checkpoints.save(state.replace(players=_with_updates(state.players, 5)), progress_of(4))
+        checkpoints.wait()
+        restored, _ = checkpoints.restore_newest(layout, added=updates_of_old_checkpoints(Layers()))
+        assert int(restored.players["model"].updates) == 5
+
+
+def _with_updates(players, updates):
+    return {"model": players["model"].replace(updates=jnp.int32(updates))}
 
 
 ANOTHER_LAYOUT = {

@@ -91,7 +91,7 @@ def test_the_update_is_compiled_once_a_shape_and_records_tell_its_flops(tmp_path
             update=update,
             place=run.system.place,
             validate=None,
-            learning_rate=run.system.learning_rate,
+            learning_rates=run.system.learning_rates,
             checkpoints=checkpoints,
             record=records.append,
             ledger=Ledger(),

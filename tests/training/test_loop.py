@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from seq2seq_jax.batch import Batch, TokenRows
+from seq2seq_jax.objectives.objective import Count, WeightedSum, per_step
 from seq2seq_jax.parallel.processes import Job
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 from seq2seq_jax.training.goodput import Ledger
@@ -34,13 +35,22 @@ def rows(length):
 BATCH = Batch(source=rows(SOURCE_POSITIONS), target=rows(TARGET_POSITIONS))
 
 
+def mean(value, weight):
+    return WeightedSum(jnp.float32(value * weight), jnp.float32(weight))
+
+
 def figures(step):
     """Of update number `step`, from 1: more tokens each time, so that means by token and by step differ."""
-    return {
-        "loss": 1.0 / step, "nll": 2.0 / step, "gradient_norm": float(step),
+    counts = {
         "target_tokens": 10 * step, "source_tokens": 5 * step, "rewards": 3 * step, "pairs": 2 * step,
         "model_flops": 100.0 * step,
     }  # fmt: skip
+    return {
+        "loss": mean(1.0 / step, 10 * step),
+        "nll": mean(2.0 / step, 10 * step),
+        "gradient_norm": per_step(jnp.float32(step)),
+        **{name: Count(jnp.asarray(value)) for name, value in counts.items()},
+    }
 
 
 class Training:
@@ -76,8 +86,7 @@ class Training:
             time.sleep(COMPILATION)
             self.compilations += 1
             self.compiling_seconds += COMPILATION
-        metrics = {name: jnp.asarray(value) for name, value in self.figures(step).items()}
-        return TrainState(step=jnp.int32(step), players={}, objective={}), metrics
+        return TrainState(step=jnp.int32(step), players={}, objective={}), self.figures(step)
 
     def validate(self, state):
         values = self.scores[int(state.step)]
@@ -95,7 +104,7 @@ class Training:
             update=self,
             place=lambda batch: batch,
             validate=self.validate if self.scores else None,
-            learning_rate=lambda count: 0.5 + count,
+            learning_rates=lambda state: {"learning_rate": 0.5 + int(state.step) - 1},
             checkpoints=self.checkpoints,
             compiling=lambda state, batch: self.announced.append((self.batches_taken, self.compilations, batch)),
             record=self.records.append,
@@ -149,6 +158,23 @@ def test_a_record_has_the_means_since_the_last(tmp_path):
     )
     assert training.steps_seen == [(step, pytest.approx(1 / step)) for step in (1, 2, 3, 4, 5)]
     assert training.batches_taken == 5
+
+
+def test_a_player_that_takes_no_turn_logs_nothing_and_no_nan(tmp_path):
+    """Its loss is there at even steps alone, each time with twice the weight; at step 5 it has none."""
+
+    def figures_of_two(step):
+        weight = 2.0 * step if step % 2 == 0 else 0.0
+        other = WeightedSum(jnp.float32(weight * step), jnp.float32(weight))
+        return figures(step) | {"critic_loss": other, "loss": other if step > 4 else figures(step)["loss"]}
+
+    training = Training(tmp_path, figures=figures_of_two, steps=5, log_every=4)
+    training.run()
+    first, last = training.records
+    assert first["critic_loss"] == pytest.approx((4 * 2 + 8 * 4) / 12)
+    assert "critic_loss" not in last and "loss" not in last
+    assert training.steps_seen[-1] == (5, None)
+    assert all(math.isfinite(value) for record in training.records for value in record.values() if value != "train")
 
 
 def test_validations_and_checkpoints_come_when_they_are_due(tmp_path):
@@ -287,7 +313,7 @@ def test_a_preempted_run_is_saved_and_goes_on_as_if_nothing_had_been(tmp_path, s
 @pytest.mark.parametrize(("name", "value"), [("loss", math.nan), ("loss", math.inf), ("gradient_norm", math.nan)])
 def test_a_loss_that_is_no_number_stops_training(tmp_path, name, value):
     def diverging(step):
-        return figures(step) | ({name: value} if step >= 4 else {})
+        return figures(step) | ({name: per_step(jnp.float32(value))} if step >= 4 else {})
 
     training = Training(tmp_path, figures=diverging, steps=9, checkpoint_every=2, log_every=1)
     with pytest.raises(NonFiniteLossError, match=f"step 4: {name} = {value}.*last good checkpoint is step 2") as error:
@@ -299,7 +325,7 @@ def test_a_loss_that_is_no_number_stops_training(tmp_path, name, value):
 
 
 def test_a_mistake_behind_a_figure_that_is_no_number_is_named(tmp_path):
-    training = Training(tmp_path, figures=lambda step: figures(step) | {"loss": math.nan}, steps=9)
+    training = Training(tmp_path, figures=lambda step: figures(step) | {"loss": mean(math.nan, 1.0)}, steps=9)
     training.reason = "the reward is none."
     with pytest.raises(ValueError, match=r"^step 1: the reward is none\.$"):
         training.run()
@@ -328,7 +354,7 @@ def test_mfu_is_never_more_than_the_whole(tmp_path):
 
 
 def test_divergence_before_the_first_checkpoint_says_so(tmp_path):
-    training = Training(tmp_path, figures=lambda step: figures(step) | {"loss": math.inf}, steps=9)
+    training = Training(tmp_path, figures=lambda step: figures(step) | {"loss": mean(math.inf, 1.0)}, steps=9)
     with pytest.raises(NonFiniteLossError, match="step 1: loss = inf.*no checkpoint yet"):
         training.run()
 

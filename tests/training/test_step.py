@@ -1,6 +1,7 @@
 """One update against NumPy, for objectives small enough to follow by hand, and for a model."""
 
 import ast
+import dataclasses
 import functools
 import inspect
 import warnings
@@ -15,10 +16,17 @@ from batches import batch, random_pairs
 
 from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
-from seq2seq_jax.objectives.objective import Objective, WeightedSum
+from seq2seq_jax.objectives.objective import Count, Objective, Player, Prepared, WeightedSum, Work, per_step, values_of
+from seq2seq_jax.optimizers import AdamWConfig
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.training import step as step_module
-from seq2seq_jax.training.step import build_loss, build_update, initial_state
+from seq2seq_jax.training.step import (
+    build_loss,
+    build_update,
+    initial_state,
+    learning_rates,
+    player_optimizers,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -37,28 +45,34 @@ def numbers(rows):
 class Weights(Objective):
     """Players of one number each, 0 unless another is given to the state."""
 
-    def initialize(self, player, key):
+    names = ("model",)
+
+    @property
+    def players(self):
+        return tuple(Player(name=name, initialize=self.initialize) for name in self.names)
+
+    def initialize(self, key):
         return {"weight": jnp.float32(0.0)}
 
-    def model_flops(self, prepared):
+    def turn_flops(self, turn, prepared):
         return jnp.float32(123.0)
+
+    def work(self, rows, source, target):
+        return Work(flops=123.0 * len(self.turns), description="numbers")
 
 
 def training(objective, initial, optimizers, *, accumulation=1, average_decay=None, seed=0):
-    """The first state and the update of players whose initial parameters are given."""
+    """The first state and the update of players whose initial parameters are given; one average decay for all of them,
+    or one of each.
+    """
     mesh = one_device()
-    build, layout = initial_state(
-        objective,
-        optimizers,
-        averaged=average_decay is not None,
-        seed=seed,
-        mesh=mesh,
-    )
+    average_decays = average_decay if isinstance(average_decay, dict) else dict.fromkeys(optimizers, average_decay)
+    build, layout = initial_state(objective, optimizers, average_decays=average_decays, seed=seed, mesh=mesh)
     update = build_update(
         objective,
         optimizers,
         accumulation=accumulation,
-        average_decay=average_decay,
+        average_decays=average_decays,
         seed=seed,
         mesh=mesh,
         layout=layout,
@@ -72,11 +86,11 @@ class Mean(Weights):
     def __init__(self):
         self.traced = 0
 
-    def loss(self, player, params, batch, *, step, rng):
+    def loss(self, turn, params, prepared, *, step, rng):
         self.traced += 1
-        mask, x = batch.target.mask, batch.target.tokens
+        mask, x = prepared.rows.target.mask, prepared.rows.target.tokens
         weight = jnp.sum(mask).astype(jnp.float32)
-        error = params[player]["weight"] - x
+        error = params[turn.player]["weight"] - x
         return WeightedSum(jnp.sum(jnp.where(mask, error**2 / 2, 0.0)), weight), {
             "largest": WeightedSum(jnp.max(x) * weight, weight),
         }
@@ -90,7 +104,7 @@ def test_an_update_by_hand():
     """Loss (100 - 2 * 10 * 4.5 + 25.5) / 2 = 17.75 and gradient 10 - 4.5 at a weight of 10; then 10 - 0.1 * 5.5."""
     state, update = training(Mean(), {"model": 10.0}, {"model": optax.sgd(0.1)})
     state, metrics = update(state, numbers(ROWS))
-    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+    assert values_of(metrics) == pytest.approx(
         {
             "loss": 17.75,
             "largest": 8,
@@ -112,8 +126,8 @@ def test_micro_batches_are_weighted_by_their_tokens(accumulation):
     """Rows 0 and 2 hold six numbers, rows 1 and 3 two: the mean of two means would be another number."""
     state, update = training(Mean(), {"model": 10.0}, {"model": optax.sgd(0.1)}, accumulation=accumulation)
     state, metrics = update(state, numbers(ROWS))
-    assert float(metrics["loss"]) == pytest.approx(17.75)
-    assert float(metrics["gradient_norm"]) == pytest.approx(5.5)
+    assert float(metrics["loss"].mean) == pytest.approx(17.75)
+    assert float(metrics["gradient_norm"].mean) == pytest.approx(5.5)
     assert float(state.players["model"].params["weight"]) == pytest.approx(9.45)
 
 
@@ -124,14 +138,14 @@ def test_row_r_goes_to_micro_batch_r_modulo_their_number(accumulation):
     _, metrics = update(state, numbers(ROWS))
     parts = [[number for row in ROWS[part::accumulation] for number in row if number] for part in range(accumulation)]
     # The largest number of each part, weighted by how many numbers it has.
-    assert float(metrics["largest"]) == pytest.approx(sum(max(part) * len(part) for part in parts) / 8)
+    assert float(metrics["largest"].mean) == pytest.approx(sum(max(part) * len(part) for part in parts) / 8)
 
 
 def test_the_gradient_norm_is_that_before_clipping():
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
     state, update = training(Mean(), {"model": 10.0}, {"model": optimizer})
     state, metrics = update(state, numbers(ROWS))
-    assert float(metrics["gradient_norm"]) == pytest.approx(5.5)
+    assert float(metrics["gradient_norm"].mean) == pytest.approx(5.5)
     assert float(state.players["model"].params["weight"]) == pytest.approx(10.0 - 0.1 * 1.0)
 
 
@@ -153,14 +167,14 @@ def test_the_average_by_hand():
 class Chase(Weights):
     """Two players with losses of opposite interest, neither the negative of the other: w (v - x), and (v - w)^2 / 2."""
 
-    players = ("runner", "chaser")
+    names = ("runner", "chaser")
 
-    def loss(self, player, params, batch, *, step, rng):
+    def loss(self, turn, params, prepared, *, step, rng):
         runner, chaser = params["runner"]["weight"], params["chaser"]["weight"]
-        mask, x = batch.target.mask, batch.target.tokens
-        each = runner * (chaser - x) if player == "runner" else jnp.full(x.shape, (chaser - runner) ** 2 / 2)
+        mask, x = prepared.rows.target.mask, prepared.rows.target.tokens
+        each = runner * (chaser - x) if turn.player == "runner" else jnp.full(x.shape, (chaser - runner) ** 2 / 2)
         weight = jnp.sum(mask).astype(jnp.float32)
-        logged = {"own": WeightedSum(params[player]["weight"], jnp.ones(()))}
+        logged = {"own": WeightedSum(params[turn.player]["weight"], jnp.ones(()))}
         return WeightedSum(jnp.sum(jnp.where(mask, each, 0.0)), weight), logged
 
 
@@ -183,23 +197,125 @@ def test_each_of_two_players_has_its_own_loss_optimizer_and_update():
             "chaser_gradient_norm": abs(chaser - runner),
         }
         chaser -= 0.5 * (chaser - runner)
-        assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
-            expected | {"target_tokens": 8, "source_tokens": 8, "pairs": 4, "model_flops": 123}, rel=1e-5
+        assert values_of(metrics) == pytest.approx(
+            expected | {"target_tokens": 8, "source_tokens": 8, "pairs": 4, "model_flops": 246}, rel=1e-5
         )
         assert float(state.players["runner"].params["weight"]) == pytest.approx(runner, rel=1e-5)
         assert float(state.players["chaser"].params["weight"]) == pytest.approx(chaser, rel=1e-5)
 
 
+class Tutored(Weights):
+    """A runner that follows the numbers, with three turns a step, the second of which it skips in odd steps, and a
+    walker that starts after two steps.
+    """
+
+    names, turns = ("runner", "walker"), ("runner", "runner", "walker", "runner")
+
+    def active(self, turn, prepared, *, step):
+        if turn.player == "walker":
+            return step >= 2
+        return True if turn.index != 1 else step % 2 == 0
+
+    def loss(self, turn, params, prepared, *, step, rng):
+        mask, x = prepared.rows.target.mask, prepared.rows.target.tokens
+        weight = jnp.sum(mask).astype(jnp.float32)
+        each = jnp.where(mask, (params[turn.player]["weight"] - x) ** 2 / 2, 0.0)
+        return WeightedSum(jnp.sum(each), weight), {
+            "turn": per_step(jnp.float32(turn.index)),
+            "turns": Count(jnp.int32(1)),
+        }
+
+    def turn_flops(self, turn, prepared):
+        return jnp.float32(10.0 ** (turn.player == "walker"))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_players_take_turns_in_their_order_and_ratio_and_skip_some(accumulation):
+    """Each goes the way to 4.5 by a tenth of what is left with every update of its own; schedules and averages follow
+    the player's own updates.
+    """
+    rates = {
+        "runner": optax.sgd(optax.piecewise_constant_schedule(0.1, {7: 0.0})),
+        "walker": optax.sgd(optax.piecewise_constant_schedule(0.1, {1: 5.0})),
+    }
+    decays = {"runner": None, "walker": 0.15}
+    state, update = training(
+        Tutored(), dict.fromkeys(rates, 10.0), rates, average_decay=decays, accumulation=accumulation
+    )
+    logged = []
+    for step in range(4):
+        before = state.players["walker"].params["weight"].copy()
+        state, metrics = update(state, numbers(ROWS))
+        logged.append(values_of(metrics))
+        if step < 2:
+            assert state.players["walker"].params["weight"] == before
+    runner, walker = state.players["runner"], state.players["walker"]
+    assert (int(runner.updates), int(walker.updates)) == (3 + 2 + 3 + 2, 2)
+    # The runner's rate is 0 from its eighth update on; the walker's is half a unit in its second.
+    assert float(runner.params["weight"]) == pytest.approx(4.5 + 5.5 * 0.9**7, rel=1e-5)
+    first, second = 4.5 + 5.5 * 0.9, 4.5 + 5.5 * 0.9 * 0.5
+    assert float(walker.params["weight"]) == pytest.approx(second, rel=1e-5)
+    average = 0.1 * 10.0 + 0.9 * first
+    assert float(walker.average["weight"]) == pytest.approx(0.15 * average + 0.85 * second, rel=1e-5)
+    assert runner.average is None
+
+    # What is logged is that of the last turn that was taken, counts are those of all.
+    assert [each["turn"] for each in logged] == [3.0] * 4
+    assert [each["turns"] for each in logged] == [count * accumulation for count in (3, 2, 3, 2)]
+    assert [each.get("walker_turn") for each in logged] == [None, None, 2.0, 2.0]
+    assert [each["walker_turns"] for each in logged] == [0, 0, accumulation, accumulation]
+    assert [each["model_flops"] for each in logged] == [3, 2, 13, 12]
+    assert logged[2]["walker_loss"] == pytest.approx(17.75) and "walker_gradient_norm" not in logged[1]
+    assert update.compilations == 1
+
+
+def test_the_metrics_of_a_player_are_those_of_its_last_turn_that_was_taken():
+    """Both turns of the only player: the second is skipped, so that the loss is that at 10 and the norm 5.5."""
+
+    class Once(Tutored):
+        names, turns = ("runner",), ("runner", "runner")
+
+    state, update = training(Once(), {"runner": 10.0}, {"runner": optax.sgd(0.1)})
+    state = state.replace(step=jnp.int32(1))
+    state, metrics = update(state, numbers(ROWS))
+    values = values_of(metrics)
+    assert (values["loss"], values["gradient_norm"], values["turn"]) == pytest.approx((17.75, 5.5, 0.0))
+    assert int(state.players["runner"].updates) == 1
+
+
+def test_learning_rates_follow_the_updates_of_each_player():
+    """The schedule of a player ends with its own last update: 4 steps of 3 turns, and of one turn."""
+    default = AdamWConfig(learning_rate=1.0, schedule="linear", warmup_steps=0, clip_norm=None, ema_decay=0.5)
+    own = AdamWConfig(learning_rate=2.0, schedule="constant", warmup_steps=0)
+
+    class Own(Tutored):
+        @property
+        def players(self):
+            runner, walker = super().players
+            return runner, dataclasses.replace(walker, optimizer=own)
+
+    optimizers, decays = player_optimizers(Own(), default, steps=4)
+    assert decays == {"runner": 0.5, "walker": None}
+    state, update = training(Own(), dict.fromkeys(optimizers, 10.0), optimizers, average_decay=decays)
+    rates = learning_rates(Own(), default, steps=4)
+    schedule = default.learning_rate_schedule(12)
+    assert rates(state) == {"learning_rate": float(schedule(0)), "walker_learning_rate": 2.0}
+    for _ in range(2):
+        state, _ = update(state, numbers(ROWS))
+    assert rates(state) == {"learning_rate": float(schedule(5 - 3)), "walker_learning_rate": 2.0}
+    assert float(schedule(11)) > 0.0 == float(schedule(12))
+
+
 class Draw(Weights):
     """Players that log a number drawn from the key they get."""
 
-    def __init__(self, *players):
-        self.players = players
+    def __init__(self, *names):
+        self.names = names
 
-    def loss(self, player, params, batch, *, step, rng):
-        weight, draw = jnp.sum(batch.target.mask).astype(jnp.float32), jax.random.uniform(rng)
+    def loss(self, turn, params, prepared, *, step, rng):
+        weight, draw = jnp.sum(prepared.rows.target.mask).astype(jnp.float32), jax.random.uniform(rng)
         logged = {"draw": WeightedSum(draw * weight, weight), "square": WeightedSum(draw**2 * weight, weight)}
-        return WeightedSum(params[player]["weight"] * weight, weight), logged
+        return WeightedSum(params[turn.player]["weight"] * weight, weight), logged
 
 
 def draws(steps, *, seed=0, first_step=0):
@@ -208,7 +324,7 @@ def draws(steps, *, seed=0, first_step=0):
     found = []
     for _ in range(steps):
         state, metrics = update(state, numbers([[1], [2]]))
-        found.append(float(metrics["draw"]))
+        found.append(float(metrics["draw"].mean))
     return found
 
 
@@ -226,26 +342,26 @@ def test_micro_batches_and_players_draw_from_keys_of_their_own():
     _, metrics = update(state, numbers([[1], [2]]))
     for prefix in ("", "right_"):
         # Two draws that differ: the mean of their squares is above the square of their mean.
-        assert metrics[f"{prefix}square"] > metrics[f"{prefix}draw"] ** 2 + 1e-4
-    assert metrics["draw"] != metrics["right_draw"]
+        assert metrics[f"{prefix}square"].mean > metrics[f"{prefix}draw"].mean ** 2 + 1e-4
+    assert metrics["draw"].mean != metrics["right_draw"].mean
 
 
 class Shared(Weights):
     """Prepares draws that both updates and both players see alike, and counts the steps in a state of its own."""
 
-    players, updates = ("left", "right"), 2
+    names, turns = ("left", "right"), ("left", "right") * 2
 
     def initial_state(self, params):
         return {"steps": jnp.int32(0), "first": jax.tree.map(jnp.copy, params["left"])}
 
     def prepare(self, params, state, batch, *, step, rng):
         draws = jax.random.uniform(rng, batch.target.tokens.shape[:1])
-        return (batch, draws), state | {"steps": state["steps"] + 1}
+        return Prepared(rows=draws, shared=jnp.sum(draws)), state | {"steps": state["steps"] + 1}
 
-    def loss(self, player, params, prepared, *, step, rng):
-        _, draws = prepared
-        total = WeightedSum(jnp.sum(params[player]["weight"] * draws), jnp.float32(len(draws)))
-        return total, {"weight": WeightedSum(params[player]["weight"], jnp.ones(()))}
+    def loss(self, turn, params, prepared, *, step, rng):
+        draws, weight = prepared.rows, params[turn.player]["weight"]
+        total = WeightedSum(jnp.sum(weight * draws), jnp.float32(len(draws)))
+        return total, {"weight": WeightedSum(weight, jnp.ones(())), "shared": WeightedSum(prepared.shared, 1.0)}
 
 
 def test_what_is_prepared_is_shared_by_the_updates_of_a_step_and_the_objective_keeps_its_state():
@@ -260,8 +376,10 @@ def test_what_is_prepared_is_shared_by_the_updates_of_a_step_and_the_objective_k
             moved = before[0] - float(state.players["left"].params["weight"])
             steps.append(moved)
             assert before[1] - float(state.players["right"].params["weight"]) == pytest.approx(moved, rel=1e-5)
-            assert moved == pytest.approx(2 * 0.5 * float(metrics["gradient_norm"]), rel=1e-5)
-            assert float(metrics["weight"]) == pytest.approx(before[0] - moved / 2, rel=1e-5)
+            assert moved == pytest.approx(2 * 0.5 * float(metrics["gradient_norm"].mean), rel=1e-5)
+            assert float(metrics["weight"].mean) == pytest.approx(before[0] - moved / 2, rel=1e-5)
+            # Every micro-batch sees what is shared, whole: the sum of the four draws.
+            assert float(metrics["shared"].mean) == pytest.approx(4 * float(metrics["gradient_norm"].mean), rel=1e-5)
             assert int(state.objective["steps"]) == count
             assert float(state.objective["first"]["weight"]) == 3.0
         assert steps[0] != steps[1]
@@ -300,18 +418,13 @@ def model_training(*, dropout=0.0, accumulation=1, optimizer=None, average_decay
     objective = MaximumLikelihoodConfig().build(model)
     optimizers = {"model": optax.sgd(0.5, momentum=0.9) if optimizer is None else optimizer}
     mesh = one_device()
-    build, layout = initial_state(
-        objective,
-        optimizers,
-        averaged=average_decay is not None,
-        seed=0,
-        mesh=mesh,
-    )
+    average_decays = {"model": average_decay}
+    build, layout = initial_state(objective, optimizers, average_decays=average_decays, seed=0, mesh=mesh)
     update = build_update(
         objective,
         optimizers,
         accumulation=accumulation,
-        average_decay=average_decay,
+        average_decays=average_decays,
         seed=0,
         mesh=mesh,
         layout=layout,
@@ -328,7 +441,7 @@ def losses_and_params(**settings):
         state, losses = build(), []
         for _ in range(3):
             state, metrics = update(state, MODEL_ROWS)
-            losses.append(float(metrics["loss"]))
+            losses.append(float(metrics["loss"].mean))
         runs.append((losses, state.players["model"].params))
     return runs
 
@@ -377,12 +490,14 @@ def test_initial_parameters_follow_from_the_seed_and_differ_between_players():
     mesh = one_device()
 
     class Drawn(Draw):
-        def initialize(self, player, key):
+        def initialize(self, key):
             return {"weight": jax.random.normal(key, (3,))}
 
     def weights(seed):
         optimizers = dict.fromkeys(("left", "right"), optax.sgd(0.1))
-        build, _ = initial_state(Drawn(*optimizers), optimizers, averaged=False, seed=seed, mesh=mesh)
+        build, _ = initial_state(
+            Drawn(*optimizers), optimizers, average_decays=dict.fromkeys(optimizers), seed=seed, mesh=mesh
+        )
         return [tuple(player.params["weight"].tolist()) for player in build().players.values()]
 
     left, right = weights(0)
@@ -393,9 +508,9 @@ def test_initial_parameters_follow_from_the_seed_and_differ_between_players():
 
 def test_the_loss_without_training_has_no_dropout():
     _, _, layout, objective = model_training(dropout=0.5)
-    compute_loss = build_loss(objective, mesh=one_device(), layout=layout.players["model"].params)
+    compute_loss = build_loss(objective, mesh=one_device(), layouts={"model": layout.players["model"].params})
     params = parameters(objective.model)
-    totals, again = compute_loss(params, MODEL_ROWS), compute_loss(params, MODEL_ROWS)
+    totals, again = (compute_loss({"model": params}, MODEL_ROWS) for _ in range(2))
     assert float(totals["loss"].sum) == float(again["loss"].sum)
     assert float(totals["loss"].weight) == 22
     logits = jax.jit(objective.model.apply)({"params": params}, MODEL_ROWS)

@@ -9,7 +9,7 @@ from seq2seq_jax.evaluation.metric import Score
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.generation.generator import Generator, Hypothesis
-from seq2seq_jax.objectives.objective import WeightedSum
+from seq2seq_jax.objectives.objective import Count, WeightedSum
 from seq2seq_jax.training.validation import Sources, Validation, ValidationResult, validated
 
 EOS = 3
@@ -52,14 +52,26 @@ SOURCES = Sources(
 )  # fmt: skip
 
 
+PLAYERS = {"critic": "others", "model": "params"}
+"""Parameters: the loss takes those of all players, generation those of the model."""
+
+
 def losses(params, batch):
-    nll = {"first": (6.0, 4.0), "second": (3.0, 2.0)}[batch]
-    return {"loss": WeightedSum(2 * nll[0], nll[1]), "nll": WeightedSum(*nll)}
+    assert params == PLAYERS
+    nll, tokens = {"first": (6.0, 4.0), "second": (3.0, 2.0)}[batch]
+    nothing = np.float32(0.0)
+    return {
+        "loss": WeightedSum(np.float32(2 * nll), np.float32(tokens)),
+        "nll": WeightedSum(np.float32(nll), np.float32(tokens)),
+        # Of a player that has nothing to say of the first batch, and of another that counts.
+        "guess": WeightedSum(np.float32(8.0), np.float32(2.0)) if batch == "second" else WeightedSum(nothing, nothing),
+        "pairs": Count(np.int32(tokens)),
+    }
 
 
 def validation(sources=SOURCES, *, metrics, generator=None):
     return Validation(
-        Batches(), sources, metrics=metrics, compute_loss=losses, place=lambda batch: batch,
+        Batches(), sources, metrics=metrics, player="model", compute_loss=losses, place=lambda batch: batch,
         generator=generator or Echo(truncate=False),
     )  # fmt: skip
 
@@ -67,7 +79,7 @@ def validation(sources=SOURCES, *, metrics, generator=None):
 @pytest.mark.parametrize(("truncate", "texts"), [(False, ["5 3", "", "", "8 3"]), (True, ["5 3", "", "5 6 3", "8 3"])])
 def test_texts_are_generated_from_the_ids_of_the_store(truncate, texts):
     generator = Echo(truncate=truncate)
-    result = validation(metrics=[ExactMatch()], generator=generator)("params")
+    result = validation(metrics=[ExactMatch()], generator=generator)(PLAYERS)
     assert result.outputs == texts
     # The second, a blank text, and with truncation the third, against its first reference.
     assert result.scores["exact_match"].value == (75.0 if truncate else 50.0)
@@ -81,24 +93,24 @@ def test_texts_are_generated_from_the_ids_of_the_store(truncate, texts):
         result.blank_sources,
     )
     assert counts == ((1, 0, 1, 1, 1) if truncate else (1, 1, 1, 0, 1))
-    assert result.losses == {"loss": 3.0, "nll": 1.5}
+    assert result.losses == {"loss": 3.0, "nll": 1.5, "guess": 4.0, "pairs": 6}
 
 
 def test_a_validation_of_the_loss_alone_needs_no_examples():
     generator = Echo(truncate=False)
-    result = validation(None, metrics=[Perplexity()], generator=generator)("params")
+    result = validation(None, metrics=[Perplexity()], generator=generator)(PLAYERS)
     assert not generator.calls and result.hypotheses is None and result.outputs == []
     assert result.scores["perplexity_per_token"].value == pytest.approx(np.exp(9 / 6))
     assert result.record()["perplexity_per_token"] == result.scores["perplexity_per_token"].value
-    empty = validation(None, metrics=[], generator=generator)("params")
-    assert empty.record() == {"loss": 3.0, "nll": 1.5}
+    empty = validation(None, metrics=[], generator=generator)(PLAYERS)
+    assert empty.record() == {"loss": 3.0, "nll": 1.5, "guess": 4.0, "pairs": 6}
     # Texts that a file is asked for are generated all the same.
-    assert validation(metrics=[], generator=generator)("params", generates=True).outputs[0] == "5 3"
+    assert validation(metrics=[], generator=generator)(PLAYERS, generates=True).outputs[0] == "5 3"
 
 
 def test_words_are_those_of_the_tokens_that_are_counted():
     """Without the example that is too long, and of the one that is cut the words of its row."""
-    found = validation(metrics=[Perplexity(per="word")])("params").scores["perplexity_per_word"]
+    found = validation(metrics=[Perplexity(per="word")])(PLAYERS).scores["perplexity_per_word"]
     assert found.value == pytest.approx(np.exp(9 / len("5 3 cut 3".split())))
 
 

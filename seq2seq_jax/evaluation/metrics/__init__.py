@@ -15,7 +15,7 @@ from seq2seq_jax.evaluation.metrics.error_rate import CharacterErrorRate, WordEr
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.evaluation.metrics.rouge import Rouge
-from seq2seq_jax.outside import is_ours, load, name_of_class
+from seq2seq_jax.outside import Trust, is_ours, load, name_of_class
 from seq2seq_jax.values import check_value, options
 
 METRICS: dict[str, type[Metric]] = {
@@ -56,11 +56,11 @@ class OutsideMetric(Metric):
         return _built(_outside_class(self.path), dict(self.settings))
 
 
-def load_metrics(metrics: Iterable[Metric], *, trusts_code: bool, origin: str) -> tuple[Metric, ...]:
+def load_metrics(metrics: Iterable[Metric], *, trust: Trust, origin: str) -> tuple[Metric, ...]:
     """The metrics, those from outside the package imported.
 
     Args:
-        trusts_code: whether they may be.
+        trust: which modules may be.
         origin: what names them, for the message.
 
     Raises:
@@ -68,7 +68,7 @@ def load_metrics(metrics: Iterable[Metric], *, trusts_code: bool, origin: str) -
     """
     loaded = []
     for metric in metrics:
-        if isinstance(metric, OutsideMetric) and not trusts_code:
+        if isinstance(metric, OutsideMetric) and not trust.includes(metric.path):
             raise ValueError(
                 f"{origin} names the metric {metric.path}, which would be imported and executed. If you trust it, say "
                 "so: --trust-code True. Or choose others: --metrics."
