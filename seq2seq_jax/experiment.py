@@ -29,7 +29,7 @@ from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.old_names import current_fields
 from seq2seq_jax.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig
-from seq2seq_jax.outside import NOTHING, Trust, load_config_class, name_of_class
+from seq2seq_jax.outside import NOTHING, Trust, load_config_class, name_of_class, refuse_unnamed
 from seq2seq_jax.overrides import dataclasses_of, override
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
@@ -277,11 +277,13 @@ def parse_command_line(
         settings: fields of the experiment that are otherwise than in the config unless the command line sets them.
 
     Raises:
-        ValueError: there is no such config, an unknown field, or a value that does not fit.
+        ValueError: there is no such config, it holds a class that cannot be imported by its name, an unknown field, or
+            a value that does not fit.
         SystemExit: status 0, after --help.
     """
     path = find_config(config)
     default, described = load_config(path)
+    refuse_unnamed(default)
     default = dataclasses.replace(default, **settings)
     name = config_name(path)
     chosen = override(
