@@ -44,8 +44,11 @@ def override(experiment: Any, arguments: Sequence[str], *, program: str, descrip
 
     experiment, arguments = _with_classes(experiment, arguments)
     errors, refused = io.StringIO(), []
+    help_is_asked = bool({"-h", "--help"} & set(arguments))
+    # tyro draws the boxes that `_one_line` opens with other characters where standard output has no UTF-8.
+    output = contextlib.nullcontext() if help_is_asked else contextlib.redirect_stdout(_Utf8())
     try:
-        with contextlib.redirect_stderr(errors), _wide_terminal(unless={"-h", "--help"} & set(arguments)):
+        with contextlib.redirect_stderr(errors), output, _wide_terminal(unless=help_is_asked):
             return tyro.cli(
                 type(experiment),
                 default=experiment,
@@ -154,6 +157,10 @@ def _named_values(refuse: Callable[[str], None]) -> Any:
         )
 
     return registry
+
+
+class _Utf8(io.StringIO):
+    encoding = "utf-8"
 
 
 @contextlib.contextmanager

@@ -11,6 +11,10 @@ INTEGERS = 2**31
 SEEDS = 2**32
 """Seeds lie below this: a key of jax is made of 32 bits, so that a larger seed would draw what a smaller one draws."""
 
+SIZES = {"num_layers": 2**12, "_dim": 2**20, "kernel_size": 2**12}
+"""The largest sizes of a model by the ends of their fields' names, far beyond any that was trained. A stack of a
+billion layers would be traced without end, and the compiler aborts where the elements of a matrix are more than 64 bits
+count."""
 
 LARGEST = (2 - 2**-23) * 2.0**127
 """The largest finite number of 32 bits, in which all arithmetic with the numbers of a config is done."""
@@ -37,7 +41,7 @@ def check_values(config: Any, name: str = "") -> None:
 
     Raises:
         ValueError: a value has another type than its field, is infinite (in 32 bits) or not a number, is a whole number
-            beyond `INTEGERS` (a `seed`: see `check_seed`), or is an empty text or one that is not Unicode.
+            beyond `INTEGERS` or `SIZES` (a `seed`: see `check_seed`), or is an empty text or one that is not Unicode.
     """
     hints = _hints(type(config))
     for field in dataclasses.fields(config):
@@ -71,6 +75,8 @@ def check_value(value: Any, hint: Any, name: str) -> None:
             check_seed(name, value)
         elif not -INTEGERS <= value < INTEGERS:
             raise ValueError(f"{name} must be below {INTEGERS:,}, and is {_shown(value)}: give a smaller number.")
+        elif value > (most := next((size for end, size in SIZES.items() if name.endswith(end)), INTEGERS)):
+            raise ValueError(f"{name} must be at most {most:,}, and is {value:,}: give a smaller number.")
     elif float in kinds and not isinstance(value, bool) and value is not None and not _is_finite(value):
         raise ValueError(f"{name} must be a finite number of 32 bits, and is {_shown(value)}.")
 

@@ -1,9 +1,11 @@
 """Experiments: read, overridden, compared, kept as JSON, named."""
 
 import dataclasses
+import io
 import json
 import os
 import re
+import sys
 
 import pytest
 
@@ -492,3 +494,12 @@ def test_a_class_that_a_part_cannot_be_of_is_refused(arguments, said):
     with pytest.raises(ValueError) as error:
         override(load_config_by_name("dates/transformer"), arguments, program="p")
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_mistake_reads_the_same_where_standard_output_is_ascii(monkeypatch):
+    with pytest.raises(ValueError) as expected:
+        override(experiment(), ["--training.select_by", "rouge"], program="seq2seq")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.raises(ValueError) as error:
+        override(experiment(), ["--training.select_by", "rouge"], program="seq2seq")
+    assert str(error.value) == str(expected.value) and "---" not in str(error.value)

@@ -102,6 +102,16 @@ def test_what_is_refused(values, said):
         check_values(Example(**values), "part")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_layers", 2**12 + 1), ("model_dim", 2**20 + 1), ("hidden_dim", 2**31 - 1), ("head_dim", 2**30)],
+)
+def test_sizes_that_no_compiler_takes_are_refused(field, value):
+    encoder = load_config_by_name("dates/transformer").model.encoder
+    with pytest.raises(ValueError, match=rf"{field} must be at most [\d,]+, and is {value:,}: give a smaller number"):
+        dataclasses.replace(encoder, **{field: value})
+
+
 def test_what_is_not_refused():
     check_values(Example(whole=2**31 - 1, fraction=1, name=None, names=(), seed=2**32 - 1), "part")
     check_values(Example(whole=-(2**31), fraction=3.4e38), "part")

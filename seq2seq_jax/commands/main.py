@@ -1,14 +1,17 @@
 """`seq2seq`: finds the sub-command, and turns a user's mistake into one line and exit status 2."""
 
+import _thread
 import errno
 import importlib
 import io
 import logging
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from seq2seq_jax.commands import options
 from seq2seq_jax.commands.console import end_quietly, is_one_of_several, stop
@@ -64,8 +67,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     # no home.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    # What comes after an error that is reported is left out: reads of a damaged checkpoint that nobody waits for.
-    sys.unraisablehook = lambda late: logging.getLogger(__name__).debug("%s: %s", late.object, late.exc_value)
+    sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     name, *rest = arguments
     if name not in COMMANDS:
@@ -103,6 +105,17 @@ def _run(arguments: Sequence[str] | None) -> None:
         traceback.print_exc()
         stop("this is a defect of seq2seq_jax; please report it with the lines above.", 1)
     sys.exit(0)
+
+
+def _unraisable(late: Any) -> None:
+    """Takes an exception that Python cannot raise where it came, as in a callback of the garbage collector.
+
+    Those after an error that is reported are left out: reads of a damaged checkpoint that nobody waits for. An
+    interrupt comes again: jax has such a callback, in which the main thread spends much of its time.
+    """
+    if late.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    logging.getLogger(__name__).debug("%s: %s", late.object, late.exc_value)
 
 
 def _run_command(name: str, arguments: list[str]) -> None:

@@ -24,6 +24,7 @@ from seq2seq_jax.evaluation.metric import Example, references_of
 from seq2seq_jax.evaluation.plots import plot_learning_curves
 from seq2seq_jax.experiment import CommandLine, flatten, run_directory
 from seq2seq_jax.files import write_whole
+from seq2seq_jax.parallel.chips import device_memory
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh import bytes_per_device
 from seq2seq_jax.parallel.processes import Job, Preempted, started
@@ -138,11 +139,22 @@ class _Leave:
 
 
 def _held(run: TrainingRun) -> str:
-    """Bytes of the state that a device holds, in words."""
+    """Bytes of the state that a device holds, in words.
+
+    Raises:
+        ValueError: no device has so many.
+    """
     player = run.system.layout.players["model"]
     parts = {"parameters": player.params, "optimizer state": player.optimizer_state, "average": player.average}
     sizes = {name: bytes_per_device(part) for name, part in parts.items()}
-    return ", ".join(f"{size / 2**20:,.1f} MiB of {name}" for name, size in sizes.items() if size)
+    described = ", ".join(f"{size / 2**20:,.1f} MiB of {name}" for name, size in sizes.items() if size)
+    memory = device_memory(run.mesh.local_devices[0])
+    if memory is not None and sum(sizes.values()) > memory:
+        raise ValueError(
+            f"each device would hold {described}, and has {memory / 2**20:,.1f} MiB. Lower the sizes of the model, or "
+            "divide it over more devices: mesh.fsdp, mesh.tensor."
+        )
+    return described
 
 
 class _Report:

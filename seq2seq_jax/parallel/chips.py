@@ -1,6 +1,7 @@
 """Peak rates and memory of chips: published values of accelerators, measured FLOPs per second of CPUs."""
 
 import dataclasses
+import os
 import time
 from typing import Any
 
@@ -173,3 +174,14 @@ def _measure_flops(dtype: jnp.dtype) -> float:
         jax.block_until_ready(product(matrix, matrix))
         seconds = min(seconds, time.perf_counter() - start)
     return 2.0 * MEASURED_SIZE**3 / seconds
+
+
+def device_memory(device: jax.Device) -> int | None:
+    """Bytes that arrays can take on a device of this process; None = not known.
+
+    The CPU devices of a process share the memory of the machine.
+    """
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is None and device.platform == "cpu":
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    return limit

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -78,6 +79,25 @@ def test_an_interrupt_says_what_is_true_of_the_command(monkeypatch, capsys, comm
     assert stop.value.code == 130
     shown = capsys.readouterr().err
     assert shown.startswith("seq2seq: interrupted.") and ("continues from the last checkpoint" in shown) == continues
+
+
+def test_an_interrupt_is_not_lost_where_it_cannot_be_raised(monkeypatch, capsys):
+    """As when it comes in a callback of the garbage collector, where jax spends some time."""
+
+    class Interrupted:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    def work(arguments, *parsed):
+        Interrupted()
+        time.sleep(60)
+
+    monkeypatch.setattr(evaluate, "run", work)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "run"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "seq2seq: interrupted.\n"
 
 
 def test_other_errors_of_devices_are_no_lack_of_memory(monkeypatch):

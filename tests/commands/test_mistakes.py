@@ -76,6 +76,15 @@ def test_a_mistake_that_only_the_text_shows(seq2seq, tmp_path, arguments, said):
     assert not list((tmp_path / "run").rglob("*.orbax*"))
 
 
+def test_a_model_that_no_memory_holds(seq2seq, tmp_path, monkeypatch):
+    monkeypatch.setattr("seq2seq_jax.commands.train.device_memory", lambda device: 2**17)
+    outcome = seq2seq(*TRAIN, "--run_dir", tmp_path / "run")
+    assert outcome.status == 2
+    last = outcome.errors.splitlines()[-1]
+    assert "MiB of parameters" in last and "and has 0.1 MiB. Lower the sizes of the model" in last
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -52,3 +52,12 @@ def test_a_cpu_is_measured_again_when_a_program_was_faster(monkeypatch):
     assert peak_flops(cpu, jnp.float32) * devices == 4e9
     # Even the fastest measurement was slower than the program.
     assert peak_flops(cpu, jnp.float32, reached=5e9 / devices) * devices == pytest.approx(5e9)
+
+
+def test_cpu_devices_share_the_memory_of_the_machine():
+    with open("/proc/meminfo") as file:
+        total = int(file.readline().split()[1]) * 1024
+    assert chips.device_memory(jax.local_devices()[0]) == total // jax.local_device_count()
+    other = types.SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 7})
+    assert chips.device_memory(other) == 7
+    assert chips.device_memory(types.SimpleNamespace(platform="tpu", memory_stats=lambda: None)) is None
