@@ -2,8 +2,8 @@
 
     python -m studies.preparation DIRECTORY --lines 1000000
 
-DIRECTORY has train.en and train.de (or --source, --target), perhaps gzipped. Each line that is prepared has the first half
-of one of its lines and the second half of another.
+DIRECTORY has train.en and train.de (or --source, --target), perhaps gzipped. Each line that is prepared has the first
+half of one of its lines and the second half of another.
 """
 
 import dataclasses
