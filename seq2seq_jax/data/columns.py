@@ -140,9 +140,12 @@ class Column(abc.ABC):
         if self.truncate == "left":
             starts = starts + lengths - kept
         offsets = np.concatenate([[0], np.cumsum(kept)])
-        # No loop over examples: a number per value says where it is.
-        found = column.values[np.repeat(starts - offsets[:-1], kept) + np.arange(offsets[-1])]
-        return Ragged(found, offsets)
+        if len(kept) and (kept == kept[0]).all():
+            places = (starts[:, None] + np.arange(kept[0])).reshape(-1)
+        else:
+            # No loop over examples: a number per value says where it is.
+            places = np.repeat(starts - offsets[:-1], kept) + np.arange(offsets[-1])
+        return Ragged(column.values[places], offsets)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,19 @@ def lay_out(tokens: Ragged, rows: BatchRows, row_length: int, *, pad_id: int) ->
     Args:
         tokens: of each example, in the order of the rows.
     """
+    if rows.max_examples == 1:
+        row_lengths = np.zeros((len(rows.counts), 1), np.int32)
+        row_lengths[rows.counts == 1, 0] = tokens.lengths
+        positions = np.arange(row_length, dtype=np.int32)
+        inside = positions < row_lengths
+        values = np.full(inside.shape, pad_id, np.int32)
+        values[inside] = tokens.values
+        return TokenRows(
+            tokens=values,
+            segment_ids=inside.astype(np.int32),
+            positions=np.where(inside, positions, 0),
+            max_segments=1,
+        )
     # No loop over examples: every array here has one value an example of the batch, or one a token.
     lengths, num_before = tokens.lengths, tokens.offsets
     first_of_row = np.cumsum(rows.counts) - rows.counts

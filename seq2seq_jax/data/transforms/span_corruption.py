@@ -112,14 +112,15 @@ class CorruptSpans:
         bounds = self.length_bound({"text": text.lengths})
         made = {name: _empty(lengths) for name, lengths in bounds.items()}
         # Texts of a length make sources of a length and targets of a length; of chunks all but the last are as long.
-        for length in np.unique(text.lengths):
+        for length in np.unique(text.lengths).tolist():
             (same,) = np.nonzero(text.lengths == length)
-            tokens = text.values[text.offsets[same, None] + np.arange(length)]
-            masks = self.corruption.masks(int(length), keys[same])
-            pieces = corrupt(tokens, masks, sentinel_ids=self.sentinel_ids, eos_id=self.eos_id)
+            masks = self.corruption.masks(length, keys[same])
+            pieces = corrupt(_rows(text, same, length), masks, sentinel_ids=self.sentinel_ids, eos_id=self.eos_id)
             for name, rows in zip(("source", "target"), pieces, strict=True):
-                starts = made[name].offsets[same, None]
-                made[name].values[starts + np.arange(rows.shape[1])] = rows
+                if len(same) == len(text):
+                    made[name].values[:] = rows.reshape(-1)
+                else:
+                    made[name].values[made[name].offsets[same, None] + np.arange(rows.shape[1])] = rows
         return made
 
     def length_bound(
@@ -140,6 +141,13 @@ class CorruptSpans:
         unique, inverse = np.unique(lengths["text"], return_inverse=True)
         made = np.array([self.corruption.lengths(int(length)) for length in unique], np.int32).reshape(-1, 2)[inverse]
         return {"source": made[:, 0], "target": made[:, 1]}
+
+
+def _rows(text: Ragged, same: Int[np.ndarray, " same"], length: int) -> UInt[np.ndarray, "same length"]:
+    """The texts of one length."""
+    if len(same) == len(text):
+        return text.values.reshape(len(same), length)
+    return text.values[text.offsets[same, None] + np.arange(length)]
 
 
 def _empty(lengths: Int[np.ndarray, " examples"]) -> Ragged:
