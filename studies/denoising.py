@@ -17,6 +17,7 @@ from seq2seq_jax.data.source import Corpus
 from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
+from seq2seq_jax.tasks.denoising import Denoising
 
 PROGRAM = "python -m studies.denoising"
 DESCRIPTION = """\

@@ -128,9 +128,9 @@ def test_differences_that_are_planted_are_found(reference):
 @pytest.mark.parametrize(
     ("file", "damaged", "command", "expected"),
     [
-        ("source.tokens", "flip a bit", "train", {"said, the same"}),
+        ("source.values", "flip a bit", "train", {"said, the same"}),
         ("target.offsets", "zero a block", "train", {"said, the same"}),
-        ("dataset_info.json", "cut", "train", {"said, the same"}),
+        ("header.json", "cut", "train", {"said, the same"}),
         ("run/tokenizer.model", "change a character", "generate", {"refused"}),
         ("run/experiment.json", "change a character", "generate", {"said, the same", "said, other", "refused"}),
         ("run/metrics.jsonl", "cut", "train", {"said, other"}),
@@ -138,6 +138,7 @@ def test_differences_that_are_planted_are_found(reference):
 )  # fmt: skip
 def test_damage_is_said_or_refused(reference, file, damaged, command, expected):
     paths = [path for path in reference.files() if file in path]
+    assert paths
 
     def damage_all(trial):
         for path in paths:

@@ -26,7 +26,9 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
 
 
 def test_records_are_written_as_they_come(tmp_path):
-    written = [train_record(1), {"kind": "validation", "step": 1, "bleu": 12.5, "best": True}, train_record(2)]
+    bleu = {"unit": "percent", "higher_is_better": True, "signature": "nrefs:1", "label": "BLEU"}
+    validation = {"kind": "validation", "step": 1, "bleu": 12.5, "best": True, "metrics": {"bleu": bleu}}
+    written = [train_record(1), validation, train_record(2)]
     with RecordFiles(tmp_path, after_step=0) as files:
         for count, record in enumerate(written, 1):
             files.write(record)
