@@ -268,7 +268,7 @@ def test_a_run_goes_on_with_other_processes_and_devices(workplace, of_two, of_fo
     assert of_two["elastic"] == of_two["same"] == [0, 0] and of_four["four_of_two"] == [0] * 4
     monkeypatch.chdir(workplace)
     shutil.copytree("elastic", "one_of_one")
-    with checksums_of_batches(Path("one_of_one") / "batches.txt"):
+    with checksums_of_batches(workplace / "one_of_one" / "batches.txt"):
         assert call("train", "small.py", *UP_TO_24, "--run-dir", "one_of_one") == 0
     continued, batches = {}, {}
     for name in ("same", "four_of_two", "one_of_one"):
