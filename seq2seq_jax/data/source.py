@@ -23,7 +23,7 @@ class DataSource(abc.ABC):
     """Where text comes from and how it becomes rows."""
 
     cache_directory: str = dataclasses.field(default=DEFAULT_CACHE_DIRECTORY, metadata=changes("nothing"))
-    """Where prepared datasets and token stores are kept and found again."""
+    """Where encoded text is kept and found again."""
     verify: Literal["always", "once"] = dataclasses.field(default="always", metadata=changes("nothing"))
     """When the files in cache_directory are compared with their digests, which reads all of them: whenever they are
     opened, or only after one has changed (size, time of change, inode)."""
@@ -65,7 +65,7 @@ class DataSource(abc.ABC):
 
     @abc.abstractmethod
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> "Corpus":
-        """Prepare the dataset if it is not there yet, and open it.
+        """Open the examples, which are prepared first where their source needs that.
 
         Args:
             splits: what is needed of it; nothing else is looked for or read. Part of the fingerprint.

@@ -141,11 +141,6 @@ def _open_whole(open_store: Callable[[pathlib.Path], Store], path: pathlib.Path,
         return None
 
 
-def token_dtype(vocabulary_size: int) -> np.dtype:
-    """The smallest type that holds all ids of a vocabulary."""
-    return np.dtype("<u2" if vocabulary_size <= 2**16 else "<u4")
-
-
 def write_header(directory: pathlib.Path, header: dict[str, Any]) -> None:
     """Write what a store holds, and the sizes and digests of all of its files; the last thing that is written.
 

@@ -1,4 +1,4 @@
-"""A config whose objective, encoder, data and optimizer are from another package trains, resumes, evaluates and
+"""A config whose objective, encoder, data, task and optimizer are from another package trains, resumes, evaluates and
 generates like ours; what a run names is imported only where a person allows it.
 """
 
@@ -30,6 +30,7 @@ CONFIG = OUTSIDE / "hide_length.py"
 CLASSES = {
     "data": "tandem.data:Twice",
     "objective": "tandem.objective:HideLengthConfig",
+    "task": "tandem.task:Gaps",
     "optimizer": "tandem.optimizer:LionConfig",
 }
 

@@ -1,9 +1,10 @@
-"""A config whose objective, encoder, data and optimizer are from another package than seq2seq_jax."""
+"""A config whose objective, encoder, data, task and optimizer are from another package than seq2seq_jax."""
 
 from tandem.data import Twice
 from tandem.encoder import ScaledEncoderConfig
 from tandem.objective import HideLengthConfig
 from tandem.optimizer import LionConfig
+from tandem.task import Gaps
 
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
@@ -18,6 +19,7 @@ def experiment():
     stack = {"num_layers": 1, "model_dim": 16, "num_heads": 2, "hidden_dim": 32, "dropout": 0.1}
     return Experiment(
         data=Twice(cache_directory="cache", max_source_length=8, max_target_length=16, packing=False),
+        task=Gaps(),
         tokenizer=TokenizerConfig(kind="char", vocabulary_size=40, byte_fallback=False),
         model=ModelConfig(encoder=ScaledEncoderConfig(scale=0.5, **stack), decoder=TransformerDecoderConfig(**stack)),
         objective=HideLengthConfig(critic_alone=6),
