@@ -17,7 +17,6 @@ from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
-    import seq2seq_jax.training.validation
     from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 
 PROGRAM = "seq2seq evaluate RUN"
@@ -120,7 +119,7 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
             text_file.write("".join(f"{as_line(text)}\n" for text in result.outputs))
         figures = {
             "run": str(run.directory.path),
-            **metrics_of(result, split=chosen.split, step=step),
+            **result.to_json(split=chosen.split, step=step),
             "tokenizer": tokenizer_figures(run.experiment.tokenizer, run.tokenizer),
         }
         if json_file is not None:
@@ -128,27 +127,8 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
     return figures
 
 
-def metrics_of(result: "seq2seq_jax.training.validation.ValidationResult", *, split: str, step: int) -> dict[str, Any]:
-    """The figures of an evaluation as JSON values.
-
-    Args:
-        step: of the checkpoint that was evaluated.
-    """
-    return {
-        "split": split,
-        "step": step,
-        "examples": result.examples,
-        **result.record(),
-        "skipped_losses": result.skipped_losses,
-        "skipped_sources": result.skipped_sources,
-        "cut_losses": result.cut_losses,
-        "cut_sources": result.cut_sources,
-        "blank_sources": result.blank_sources,
-    }
-
-
 def score_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows of a table of what `metrics_of` gives."""
+    """Rows of a table of what `ValidationResult.to_json` gives."""
     evaluated = f"{figures['examples']:,} examples of {figures['split']}, checkpoint of step {figures['step']:,}"
     rows, notes = [("evaluated", evaluated)], []
     for name, facts in figures.get("metrics", {}).items():

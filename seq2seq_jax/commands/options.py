@@ -158,6 +158,16 @@ COMMANDS = {
 }
 
 
+def with_experiment(options: type[Options]) -> Any:
+    """The options with a field `experiment`, whose fields are options of the command line, too."""
+    import tyro
+
+    from seq2seq_jax.experiment import Experiment
+
+    field = ("experiment", Annotated[Experiment, tyro.conf.arg(name="")])
+    return dataclasses.make_dataclass(options.__name__, [field], bases=(options,), frozen=True, kw_only=True)
+
+
 def parse(command: str, arguments: list[str]) -> "CommandLine":
     """What a command line with a CONFIG says: its name, its experiment, and the options with the experiment among them.
 
@@ -170,15 +180,12 @@ def parse(command: str, arguments: list[str]) -> "CommandLine":
     program = f"seq2seq {command} CONFIG"
     if config is None:
         override(options(), ["--help"], program=program, description=f"{description} {OF_NO_CONFIG}")
-    import tyro
+    from seq2seq_jax.experiment import parse_command_line
 
-    from seq2seq_jax.experiment import Experiment, parse_command_line
-
-    field = ("experiment", Annotated[Experiment, tyro.conf.arg(name="")])
     return parse_command_line(
         config,
         with_profile_directory(rest),
-        arguments=dataclasses.make_dataclass(options.__name__, [field], bases=(options,), frozen=True, kw_only=True),
+        arguments=with_experiment(options),
         program=program,
         description=f"{description} {OF_CONFIG}",
         **settings,

@@ -14,7 +14,7 @@ import jax
 from seq2seq_jax.batch import Batch
 from seq2seq_jax.commands.console import Display, cut, duration, end_at_once, table
 from seq2seq_jax.commands.device_memory import DeviceMemory
-from seq2seq_jax.commands.evaluate import metrics_of, score_rows, tokenizer_figures, tokenizer_row
+from seq2seq_jax.commands.evaluate import score_rows, tokenizer_figures, tokenizer_row
 from seq2seq_jax.commands.options import TrainOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
 from seq2seq_jax.data.batch_maker import SelectionCounts
@@ -421,7 +421,7 @@ def _figures(
         params, step = run.inference.parameters_of_players("best")
         validation = run.inference.validation("test")
         result = validation(params, progress=tell)
-        figures["test"] = metrics_of(result, split="test", step=step)
+        figures["test"] = result.to_json(split="test", step=step)
         limits = {**limits, "test": validation.batches.selection}
     figures["limits"] = {split: counts._asdict() for split, counts in limits.items()}
     return figures

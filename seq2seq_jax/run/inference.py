@@ -14,6 +14,7 @@ from seq2seq_jax.evaluation.metrics import load_metrics
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Alignment
 from seq2seq_jax.generation.generator import Hypothesis
+from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.scorer import PairScore
 from seq2seq_jax.outside import ALL, Trust
 from seq2seq_jax.paths import unicode_path
@@ -197,21 +198,40 @@ class Inference:
     def _best_parameters(self) -> Any:
         return self.parameters()[0]
 
-    def hypotheses(self, texts: str | Iterable[str]) -> list[list[Hypothesis]]:
-        """The n best hypotheses (`generation.n_best`) for each text, with the best checkpoint.
+    def hypotheses(
+        self, texts: str | Iterable[str], *, method: GenerationMethod | None = None, **settings: Any
+    ) -> list[list[Hypothesis]]:
+        """The texts that a method gives for each text (as many as it says), with the best checkpoint.
 
         Args:
             texts: a list, tuple, array or other iterable of strings; one string is a list of one.
+            method: how they are generated, such as `seq2seq_jax.generation.methods.Sampling(samples=4)`; None = as the
+                run does.
+            settings: fields of the method that are otherwise, such as beam_size=8.
 
         Raises:
-            ValueError: a text is longer than the model takes.
-            TypeError: there is something else than strings.
+            ValueError: a text is longer than the model takes, or a setting does not fit.
+            TypeError: there is something else than strings, or the method has no such setting.
         """
-        return self.system.generator.generate(self._best_parameters, list_of_texts(texts, "texts"))
+        chosen = self.experiment.generation if method is None else method
+        generator = self.system.generator_by(dataclasses.replace(chosen, **settings))
+        return generator.generate(self._best_parameters, list_of_texts(texts, "texts"))
 
-    def generate(self, texts: str | Iterable[str]) -> list[str]:
-        """The best text for each text, with the best checkpoint. See `hypotheses`."""
-        return [best[0].text for best in self.hypotheses(texts)]
+    def generate(
+        self, texts: str | Iterable[str], *, method: GenerationMethod | None = None, **settings: Any
+    ) -> list[str]:
+        """The first text for each text, with the best checkpoint. See `hypotheses`."""
+        return [best[0].text for best in self.hypotheses(texts, method=method, **settings)]
+
+    def evaluate(self, split: str = "test", *, checkpoint: str = "best") -> dict[str, Any]:
+        """Loss and scores on a split of the run's data: what `seq2seq evaluate --json` writes, without the tokenizer.
+
+        Raises:
+            ValueError: the data has no such split or is not there, or there is no such checkpoint.
+        """
+        run = self.with_parts(splits=[split])
+        params, step = run.parameters_of_players(checkpoint)
+        return run.validation(split)(params).to_json(split=split, step=step)
 
     def score(self, sources: str | Iterable[str], targets: str | Iterable[str]) -> list[PairScore]:
         """What the model thinks of each target given its source, with the best checkpoint.

@@ -12,6 +12,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Aligner
 from seq2seq_jax.generation.generator import Generator
+from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.scorer import Scorer
 from seq2seq_jax.modules.precision import operand_dtype
 from seq2seq_jax.objectives.objective import Objective
@@ -40,6 +41,7 @@ class System:
         self.experiment = experiment
         self.tokenizer = tokenizer
         self.mesh = mesh
+        self._generators: dict[GenerationMethod, Generator] = {}
         self._trust = trust
 
     def peak_flops(self, reached: float = 0.0) -> float | None:
@@ -151,16 +153,17 @@ class System:
         """Which share of the rows of every batch this process makes, and how many shares there are."""
         return rows_of_process(self.mesh)
 
-    @functools.cached_property
+    @property
     def generator(self) -> Generator:
-        """What generates with the model."""
-        return Generator(
-            self.model,
-            self.tokenizer,
-            self.experiment.generation,
-            source=self.experiment.task.source(self.experiment.data),
-            mesh=self.mesh,
-        )
+        """What generates with the model by the experiment's method."""
+        return self.generator_by(self.experiment.generation)
+
+    def generator_by(self, method: GenerationMethod) -> Generator:
+        """What generates with the model by a method; its compiled programs are kept."""
+        if method not in self._generators:
+            source = self.experiment.task.source(self.experiment.data)
+            self._generators[method] = Generator(self.model, self.tokenizer, method, source=source, mesh=self.mesh)
+        return self._generators[method]
 
     @functools.cached_property
     def scorer(self) -> Scorer:

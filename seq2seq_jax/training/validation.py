@@ -64,6 +64,25 @@ class ValidationResult:
         described = {name: score.described() for name, score in self.scores.items()}
         return {**self.losses, **values, **({"metrics": described} if described else {})}
 
+    def to_json(self, *, split: str, step: int) -> dict[str, Any]:
+        """All but the texts, as JSON values.
+
+        Args:
+            split: that was evaluated.
+            step: of the checkpoint.
+        """
+        return {
+            "split": split,
+            "step": step,
+            "examples": self.examples,
+            **self.record(),
+            "skipped_losses": self.skipped_losses,
+            "skipped_sources": self.skipped_sources,
+            "cut_losses": self.cut_losses,
+            "cut_sources": self.cut_sources,
+            "blank_sources": self.blank_sources,
+        }
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sources:

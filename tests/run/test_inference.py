@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from seq2seq_jax.generation.generator import Hypothesis
+from seq2seq_jax.generation.methods import Greedy
 from seq2seq_jax.run import inference
 from seq2seq_jax.run.inference import Inference
 
@@ -19,9 +20,11 @@ class Echo:
 
 @pytest.fixture
 def echo(monkeypatch):
-    monkeypatch.setattr(Inference, "system", SimpleNamespace(generator=Echo()))
+    monkeypatch.setattr(Inference, "system", SimpleNamespace(generator_by=lambda method: Echo()))
     monkeypatch.setattr(Inference, "parameters", lambda run: (None, 0))
-    return Inference.__new__(Inference)
+    run = Inference.__new__(Inference)
+    run.experiment = SimpleNamespace(generation=Greedy())
+    return run
 
 
 @pytest.mark.parametrize(
