@@ -45,6 +45,7 @@ PURPOSES = {
     "outside": "others' classes",
     "paths": "as people write them",
     "old_names": "of earlier versions",
+    "version": "of this package",
     "files": "complete or absent",
 }
 FLOW = (

@@ -8,7 +8,7 @@ texts = run.generate(["de: Dienstag, 3. Mai 2022"])
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from seq2seq_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from collections.abc import Collection

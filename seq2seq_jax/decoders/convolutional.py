@@ -17,9 +17,9 @@ from seq2seq_jax.modules.convolution import (
 )
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.flops import Amount, product_flops
+from seq2seq_jax.modules.layers import ACTIVATION_AXES, over_layers
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.segments import segment_mask
-from seq2seq_jax.modules.transformer import ACTIVATION_AXES, over_layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 from seq2seq_jax.batch import DecodeState, Memory, TokenRows
 from seq2seq_jax.modules.attention import KeysValues, StepKeysValues
 from seq2seq_jax.modules.flops import Amount, causal_pairs, product_flops
+from seq2seq_jax.modules.layers import each_layer, over_layers
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.segments import Segments
-from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig, each_layer, over_layers
+from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

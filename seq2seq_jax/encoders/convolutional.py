@@ -9,9 +9,9 @@ from seq2seq_jax.batch import Memory, TokenRows
 from seq2seq_jax.modules.convolution import HALF, ConvolutionalConfig, PositionsAndProjections
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.flops import Amount
+from seq2seq_jax.modules.layers import ACTIVATION_AXES, over_layers
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import mean_of_segments
-from seq2seq_jax.modules.transformer import ACTIVATION_AXES, over_layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

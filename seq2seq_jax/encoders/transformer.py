@@ -7,9 +7,10 @@ from jaxtyping import Array, Float
 
 from seq2seq_jax.batch import Memory, TokenRows
 from seq2seq_jax.modules.flops import Amount
+from seq2seq_jax.modules.layers import over_layers
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import Segments, mean_of_segments
-from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig, over_layers
+from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

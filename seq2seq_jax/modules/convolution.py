@@ -13,10 +13,10 @@ from seq2seq_jax.effects import changes
 from seq2seq_jax.modules.attention import MASKED_SCORE, record
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.flops import Amount, product_flops
+from seq2seq_jax.modules.layers import ACTIVATION_AXES, Remat
 from seq2seq_jax.modules.position import LearnedPositions
 from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product, product
 from seq2seq_jax.modules.settings import check_rates, check_sizes
-from seq2seq_jax.modules.transformer import ACTIVATION_AXES, Remat
 from seq2seq_jax.values import check_values
 
 HALF = math.sqrt(0.5)

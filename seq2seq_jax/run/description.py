@@ -9,12 +9,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from seq2seq_jax import __version__
 from seq2seq_jax.experiment import Experiment, from_json
 from seq2seq_jax.files import write_whole
 from seq2seq_jax.outside import Trust, UntrustedCodeError
 from seq2seq_jax.training.checkpoint import logger
 from seq2seq_jax.values import SEEDS
+from seq2seq_jax.version import __version__
 
 DESCRIPTION_FILE = "experiment.json"
 

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from seq2seq_jax.batch import Batch, Vocabulary
 from seq2seq_jax.benchmark.workload import full_rows
 from seq2seq_jax.data.packing import RowShape
-from seq2seq_jax.modules.transformer import Remat
+from seq2seq_jax.modules.layers import Remat
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.training.optimizer import AdamWConfig
 

@@ -10,9 +10,10 @@ from batches import sequence
 
 from seq2seq_jax.encoders.transformer import EncoderLayer, TransformerEncoderConfig
 from seq2seq_jax.modules.dropout import Dropout
+from seq2seq_jax.modules.layers import over_layers
 from seq2seq_jax.modules.normalization import Normalization
 from seq2seq_jax.modules.position import sinusoidal
-from seq2seq_jax.modules.transformer import Residual, TransformerConfig, over_layers
+from seq2seq_jax.modules.transformer import Residual, TransformerConfig
 
 
 @pytest.mark.parametrize(

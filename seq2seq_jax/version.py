@@ -1,0 +1,3 @@
+"""The version of this package. Imports nothing."""
+
+__version__ = "0.1.0"
