@@ -1,5 +1,5 @@
-"""A config whose objective, encoder, data, task and optimizer are from another package trains, resumes, evaluates and
-generates like ours; what a run names is imported only where a person allows it.
+"""A config whose parts are from another package (objective, encoder, data, task, optimizer, generation) trains, resumes,
+evaluates and generates like ours; what a run names is imported only where a person allows it.
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ CLASSES = {
     "objective": "tandem.objective:HideLengthConfig",
     "task": "tandem.task:Gaps",
     "optimizer": "tandem.optimizer:LionConfig",
+    "generation": "tandem.method:Shortest",
 }
 
 
@@ -114,8 +115,11 @@ def test_it_generates_and_is_evaluated(here, capfd):
     assert np.isfinite(scores["guess_error"])
     with pytest.raises(ValueError, match="names the class tandem.data:Twice"):
         seq2seq_jax.load("run")
-    [text] = seq2seq_jax.load("run", trust_code=["tandem"]).generate(["a b"])
-    assert isinstance(text, str)
+    run = seq2seq_jax.load("run", trust_code=["tandem"])
+    [texts] = run.hypotheses(["a b"])
+    lengths = [each.num_tokens for each in texts]
+    assert len(texts) == 3 and lengths == sorted(lengths) and [each.score for each in texts] == [-n for n in lengths]
+    assert run.generate("a b") == [texts[0].text]
 
 
 def test_any_player_can_be_loaded_by_name(here):

@@ -1,7 +1,8 @@
-"""A config whose objective, encoder, data, task and optimizer are from another package than seq2seq_jax."""
+"""A config whose objective, encoder, data, task, optimizer and generation are from another package than seq2seq_jax."""
 
 from tandem.data import Twice
 from tandem.encoder import ScaledEncoderConfig
+from tandem.method import Shortest
 from tandem.objective import HideLengthConfig
 from tandem.optimizer import LionConfig
 from tandem.task import Gaps
@@ -9,7 +10,6 @@ from tandem.task import Gaps
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.experiment import Experiment
-from seq2seq_jax.generation.methods import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.training.config import TrainingConfig
 
@@ -27,5 +27,5 @@ def experiment():
         training=TrainingConfig(
             steps=12, target_tokens_per_batch=128, log_every=3, checkpoint_every=3, evaluate_every=12, select_by="loss"
         ),
-        generation=BeamSearch(beam_size=2),
+        generation=Shortest(samples=3),
     )
