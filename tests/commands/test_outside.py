@@ -1,4 +1,4 @@
-"""A config whose parts are from another package (objective, encoder, data, task, optimizer, generation) trains, resumes,
+"""A config with parts from another package (objective, encoder, data, task, optimizer, generation) trains, goes on,
 evaluates and generates like ours; what a run names is imported only where a person allows it.
 """
 
