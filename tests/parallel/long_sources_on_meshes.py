@@ -45,7 +45,7 @@ def computed(name: str, sizes: tuple[int, ...]) -> tuple[dict[str, Any], int]:
     rows = batch([[pairs[0]], pairs[1:]], length, TARGET_LENGTH, VOCABULARY)
 
     def loss(params, rows):
-        total, _ = objective.evaluate(params, rows)
+        total, _ = objective.evaluate({"model": params}, rows)
         logits = objective.model.apply({"params": params}, rows)
         return total.mean, jnp.where(rows.target.mask[..., None], jax.nn.log_softmax(logits), 0.0)
 
