@@ -13,6 +13,7 @@ from batches import batch, random_pairs
 from on_meshes import MESHES, TOKENIZER
 
 from seq2seq_jax.objectives.estimators import LeaveOneOut, Reinforce, SelfCritical
+from seq2seq_jax.objectives.objective import values_of
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding
 from seq2seq_jax.rewards.reward import RewardConfig
@@ -54,7 +55,7 @@ def trained(name: str, sizes: tuple[int, int, int]) -> dict[str, list[float]]:
     state, figures = build(), []
     for step in range(STEPS):
         state, metrics = update(state, jax.device_put(training_batch(step), batch_sharding(mesh)))
-        figures.append({figure: float(value) for figure, value in metrics.items()})
+        figures.append(values_of(metrics))
     params = jax.device_get(state.players["model"].params)
     norms = [float(np.linalg.norm(leaf.ravel())) for leaf in jax.tree.leaves(params)]
     return {"norms": norms} | {figure: [each[figure] for each in figures] for figure in figures[0]}
