@@ -51,7 +51,7 @@ def test_a_run_is_evaluated_and_used(seq2seq, denoised, tmp_path):
     ("arguments", "named"),
     [
         (("--tokenizer.num_sentinels", "1"), "tokenizer.num_sentinels must be at least 2"),
-        (("--training.select_by", "bleu"), "training.select_by must be loss, and is bleu"),
+        (("--training.select_by", "bleu"), "training.select_by must be loss, and is 'bleu'"),
         (("--tokenizer.joint", "False"), "Set tokenizer.joint to True"),
         (("--task.corruption.density", "1.5"), "corruption.density must lie in (0, 1), and is 1.5"),
         (("--data.max_source_length", "2"), "max_source_length of at least 3; got 2"),

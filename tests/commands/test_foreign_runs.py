@@ -134,6 +134,8 @@ def with_code(copy_of_run, tmp_path, monkeypatch):
         experiment["data"]["max_examples_per_row"] = None
 
     edit(copy_of_run, change)
+    # Another test may have trained with it.
+    sys.modules.pop("planted", None)
     yield copy_of_run
     sys.modules.pop("planted", None)
 

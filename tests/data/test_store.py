@@ -208,7 +208,7 @@ def test_several_may_build_at_the_same_time(tmp_path, tokenizer):
 
     class SlowCorpus(FakeCorpus):
         def examples(self, split):
-            together.wait(timeout=10)
+            together.wait(timeout=120)
             return super().examples(split)
 
     def build(_):
