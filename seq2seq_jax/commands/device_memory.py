@@ -11,6 +11,7 @@ import jax
 from seq2seq_jax.commands.console import Display
 from seq2seq_jax.compilation.memory import OUT_OF_MEMORY, MemoryUse, tensor_groups
 from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.parallel.chips import memory_limit
 from seq2seq_jax.parallel.mesh import JittedOnMesh
 from seq2seq_jax.run.system import System, check_mesh
 
@@ -46,7 +47,7 @@ class DeviceMemory:
         if device.platform == "cpu":
             return
         self.use = MemoryUse.of(update.compile(*arguments))
-        self.display.line(describe(self.use, limit(device)))
+        self.display.line(describe(self.use, memory_limit(device)))
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -66,7 +67,7 @@ class DeviceMemory:
             for group, size in groups.items():
                 self.display.line(f"  {group:<40}{size / GIGABYTE:10,.2f} GB")
             reason = " ".join(str(error).removeprefix(f"{OUT_OF_MEMORY}: ").split())[:200]
-            there = limit(device)
+            there = memory_limit(device)
             best = settings(self.system(), groups, there)[:NUM_SETTINGS]
             of_them = "" if there is None else f" of {there / GIGABYTE:,.1f} GB each"
             raise ValueError(
@@ -78,11 +79,6 @@ class DeviceMemory:
 def device_of(system: System) -> Any:
     """One of a run's devices, which are all of one kind."""
     return system.mesh.devices.flat[0]
-
-
-def limit(device: Any) -> int | None:
-    """Bytes of a device that JAX may use; None = it does not say."""
-    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def describe(use: MemoryUse, there: int | None) -> str:

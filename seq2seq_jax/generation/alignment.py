@@ -97,7 +97,9 @@ class Aligner:
             target_ids = self.generator.best_tokens(params, sources, progress=searched)
             targets = [tokenizer.decode_target(ids) for ids in target_ids]
         else:
-            target_ids = self._encode_targets(targets, num_sources=len(sources))
+            target_ids = self.generator.encode_targets(
+                targets, num_sources=len(sources), max_length=self.max_target_length, work="aligned"
+            )
         aligned: dict[int, Alignment] = {}
         batches = pair_batches(
             source_ids, target_ids, vocabulary=tokenizer.vocabulary, max_weights_per_batch=MAX_WEIGHTS_PER_BATCH
@@ -118,18 +120,3 @@ class Aligner:
             if progress is not None:
                 progress("aligning", len(aligned), len(sources))
         return [aligned[index] for index in range(len(sources))]
-
-    def _encode_targets(self, targets: list[str], *, num_sources: int) -> list[list[int]]:
-        if len(targets) != num_sources:
-            raise ValueError(
-                f"expected one target per source, {num_sources} targets, and got {len(targets)}. Give one line of each "
-                "for every pair."
-            )
-        encoded = self.generator.tokenizer.encode_target(targets)
-        for line, ids in enumerate(encoded, 1):
-            if len(ids) > self.max_target_length:
-                raise ValueError(
-                    f"line {line} of the targets has {len(ids)} tokens, and the model takes {self.max_target_length} "
-                    "(data.max_target_length, EOS token included). Shorten the line; nothing was aligned."
-                )
-        return encoded

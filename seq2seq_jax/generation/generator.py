@@ -175,6 +175,31 @@ class Generator:
         """As many of source ids as the model takes, with the EOS token as the last; see `Tokens.truncate`."""
         return self.source.cut_ids(ids)
 
+    def encode_targets(self, targets: list[str], *, num_sources: int, max_length: int, work: str) -> list[list[int]]:
+        """Target ids of given targets, EOS tokens included.
+
+        Args:
+            num_sources: number of sources, each of which has one target.
+            max_length: tokens that a target may have.
+            work: what is done with them, for the message: "aligned".
+
+        Raises:
+            ValueError: the numbers differ, or a target is longer; the message names its line, counted from 1.
+        """
+        if len(targets) != num_sources:
+            raise ValueError(
+                f"expected one target per source, {num_sources} targets, and got {len(targets)}. Give one line of each "
+                "for every pair."
+            )
+        encoded = self.tokenizer.encode_target(targets)
+        for line, ids in enumerate(encoded, 1):
+            if len(ids) > max_length:
+                raise ValueError(
+                    f"line {line} of the targets has {len(ids)} tokens, and the model takes {max_length} "
+                    f"(data.max_target_length, EOS token included). Shorten the line; nothing was {work}."
+                )
+        return encoded
+
     @property
     def _longest_text(self) -> int:
         """Characters of which a text is encoded in one go: far more than have ever fitted the model's tokens."""

@@ -37,6 +37,11 @@ class GenerationMethod(abc.ABC):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite, 0 or more, got {getattr(self, name)}: set it to 0 or more")
 
+    def _check_not_negative(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}: set it to 0 or more")
+
     @property
     @abc.abstractmethod
     def num_hypotheses(self) -> int:

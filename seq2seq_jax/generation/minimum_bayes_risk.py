@@ -70,13 +70,4 @@ def _pairwise(utility: Utility):
 def _aggregated_chrf(texts: Symbols) -> Float[Array, " samples"]:
     number = texts.shape[0]
     matches, hypothesis, reference = aggregated_overlap(texts, jnp.full(number, 1.0 / number), order=metrics.CHRF_ORDER)
-    both = (hypothesis > 0) & (reference > 0)
-    orders = jnp.maximum(jnp.sum(both, axis=-1), 1)
-    # An order of which the mean reference has less than one n-gram is divided by what there is.
-    safe = jnp.where(reference > 0, reference, 1.0)
-    precision = jnp.sum(jnp.where(both, matches / jnp.maximum(hypothesis, 1), 0.0), axis=-1) / orders
-    recall = jnp.sum(jnp.where(both, matches / safe, 0.0), axis=-1) / orders
-    weight = metrics.CHRF_BETA**2
-    denominator = weight * precision + recall
-    safe = jnp.where(denominator > 0, denominator, 1.0)
-    return jnp.where(denominator > 0, (1 + weight) * precision * recall / safe, 0.0)
+    return metrics.chrf_of_counts(matches, hypothesis, reference[None])

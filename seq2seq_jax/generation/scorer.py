@@ -93,18 +93,10 @@ class Scorer:
                 names its line, counted from 1.
         """
         tokenizer = self.generator.tokenizer
-        if len(targets) != len(sources):
-            raise ValueError(
-                f"expected one target per source, {len(sources):,} targets, and got {len(targets):,}: line "
-                f"{min(len(sources), len(targets)) + 1:,} has no counterpart. Give one line of each for every pair."
-            )
-        source_ids, target_ids = self.generator.encode(sources), tokenizer.encode_target(targets)
-        for line, ids in enumerate(target_ids, 1):
-            if len(ids) > self.max_target_length:
-                raise ValueError(
-                    f"line {line} of the targets has {len(ids)} tokens, and the model takes {self.max_target_length} "
-                    "(data.max_target_length, EOS token included). Shorten the line; nothing was scored."
-                )
+        source_ids = self.generator.encode(sources)
+        target_ids = self.generator.encode_targets(
+            targets, num_sources=len(sources), max_length=self.max_target_length, work="scored"
+        )
         scored: dict[int, PairScore] = {}
         batches = pair_batches(
             source_ids, target_ids, vocabulary=tokenizer.vocabulary, max_weights_per_batch=MAX_PLACES_PER_BATCH

@@ -159,7 +159,7 @@ def beam_search(
 
 def extended(
     logits: Float[Array, "batch beam vocab"],
-    hypotheses: "Hypotheses",
+    hypotheses: Hypotheses,
     *,
     position: Int[Array, ""],
     limits: Int[Array, "batch"],
@@ -167,7 +167,7 @@ def extended(
     length_penalty: float,
     sibling_penalty: float = 0.0,
     token_penalties: Float[Array, "batch vocab"] | None = None,
-) -> tuple["Hypotheses", Int[Array, "batch beam"]]:
+) -> tuple[Hypotheses, Int[Array, "batch beam"]]:
     """One step of a beam: the next hypotheses, and the index of the one that each live one continues.
 
     Args:
@@ -220,13 +220,13 @@ def extended(
     # Log-probabilities only decrease and the penalty only grows: at best, all further tokens have probability 1.
     highest = of_live[:, 0] if totals is ranked else jnp.max(of_live, axis=1)
     done = finished.scores[:, -1] >= highest / penalty(limits)
-    extended = Hypotheses(
+    following = Hypotheses(
         last_tokens=pick(last_tokens, survivors),
         live_tokens=pick(tokens, survivors),
         live_log_probabilities=jnp.where(done[:, None], -jnp.inf, of_live),
         finished=finished,
     )
-    return extended, pick(parents, survivors)
+    return following, pick(parents, survivors)
 
 
 def _candidates(
@@ -272,7 +272,7 @@ def _most_probable(
     """Log-probabilities of the k most probable continuations, descending, and their indices in [beam * vocab].
 
     A block of ids that holds one of the k has one of the k highest maxima, so that only k blocks are searched, and only
-    their logits are normalised. Ties are in the order of their indices, as in `_top_k`.
+    their logits are normalised. Ties are in the order of their indices, as in `top_k`.
     """
 
     def of_rows(logits, allowed, live):

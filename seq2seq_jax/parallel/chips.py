@@ -176,12 +176,17 @@ def _measure_flops(dtype: jnp.dtype) -> float:
     return 2.0 * MEASURED_SIZE**3 / seconds
 
 
+def memory_limit(device: Any) -> int | None:
+    """Bytes of a device of this process that JAX may use; None = it does not say."""
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
 def device_memory(device: Any) -> int | None:
     """Bytes that arrays can take on a device of this process; None = not known.
 
     The CPU devices of a process share the memory of the machine.
     """
-    limit = (device.memory_stats() or {}).get("bytes_limit")
+    limit = memory_limit(device)
     if limit is None and device.platform == "cpu":
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
     return limit

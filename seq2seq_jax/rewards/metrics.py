@@ -3,7 +3,7 @@
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from seq2seq_jax.rewards.ngrams import Overlap
 
@@ -60,13 +60,21 @@ def chrf(characters: Overlap) -> Float[Array, "*rows"]:
 
     Source: Popović 2015; sacrebleu 2.6.0, CHRF().sentence_score.
     """
-    both = (characters.hypothesis > 0) & (characters.reference > 0)
+    return chrf_of_counts(characters.matches, characters.hypothesis, characters.reference)
+
+
+def chrf_of_counts(
+    matches: Num[Array, "*rows order"], hypothesis: Num[Array, "*rows order"], reference: Num[Array, "*#rows order"]
+) -> Float[Array, "*rows"]:
+    """chrF2 of numbers of n-grams, of which those of a reference may be fractions. See `chrf`."""
+    both = (hypothesis > 0) & (reference > 0)
     num_orders = jnp.maximum(jnp.sum(both, axis=-1), 1)
 
-    def mean_fraction(totals: Int[Array, "*rows order"]) -> Float[Array, "*rows"]:
-        return jnp.sum(jnp.where(both, characters.matches / jnp.maximum(totals, 1), 0.0), axis=-1) / num_orders
+    def mean_fraction(totals: Num[Array, "*#rows order"]) -> Float[Array, "*rows"]:
+        fractions = matches / jnp.where(totals > 0, totals, 1)
+        return jnp.sum(jnp.where(both, fractions, 0.0), axis=-1) / num_orders
 
-    precision, recall = mean_fraction(characters.hypothesis), mean_fraction(characters.reference)
+    precision, recall = mean_fraction(hypothesis), mean_fraction(reference)
     denominator = CHRF_BETA**2 * precision + recall
     return jnp.where(
         denominator > 0, (1 + CHRF_BETA**2) * precision * recall / jnp.where(denominator > 0, denominator, 1.0), 0.0

@@ -8,10 +8,11 @@ import pytest
 
 from seq2seq_jax.commands import device_memory
 from seq2seq_jax.commands.console import Display
-from seq2seq_jax.commands.device_memory import DeviceMemory, describe, fsdp_setting, groups_of, limit, settings
+from seq2seq_jax.commands.device_memory import DeviceMemory, describe, fsdp_setting, groups_of, settings
 from seq2seq_jax.compilation.memory import MemoryUse
 from seq2seq_jax.compilation.programs import system_without_data
 from seq2seq_jax.experiment import load_config_by_name
+from seq2seq_jax.parallel.chips import memory_limit
 from seq2seq_jax.parallel.mesh import JittedOnMesh, replicated
 
 FULL = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 29.70GiB.\n"
@@ -113,7 +114,7 @@ def test_settings_that_are_proposed_exist():
 
 
 def test_the_cpu_says_nothing_and_compiles_nothing_more():
-    assert limit(jax.devices()[0]) is None
+    assert memory_limit(jax.devices()[0]) is None
     with Display() as display:
         memory = DeviceMemory(system_of, display)
         memory.compile(system_of().build_update(), None, None)

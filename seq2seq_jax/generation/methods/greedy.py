@@ -14,12 +14,12 @@ class Greedy(GenerationMethod):
     """Greedy decoding: the most probable token in every step."""
 
     max_compactions: int = 0
-    """Maximum number of batch compactions (halvings as sources finish); each compiles the step once more."""
+    """Maximum number of batch compactions, each of which halves the batch when half of its sources are finished, and
+    compiles the step once more."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.max_compactions < 0:
-            raise ValueError(f"max_compactions must not be negative, got {self.max_compactions}: set it to 0 or more")
+        self._check_not_negative("max_compactions")
 
     @property
     def num_hypotheses(self) -> int:

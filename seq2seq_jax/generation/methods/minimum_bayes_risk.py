@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from seq2seq_jax.generation.method import GenerationMethod
+from seq2seq_jax.generation.methods.sampling import Sampling
 
 if TYPE_CHECKING:
     from seq2seq_jax.generation.context import GenerationContext, GenerationResult
@@ -54,16 +55,10 @@ class MinimumBayesRisk(GenerationMethod):
         import jax.numpy as jnp
 
         from seq2seq_jax.generation.minimum_bayes_risk import expected_utilities
-        from seq2seq_jax.generation.restrictions import Epsilon
-        from seq2seq_jax.generation.sampling import Policy, draws_by_line, sample
         from seq2seq_jax.generation.search import pick, top_k
 
-        restrictions = () if self.epsilon is None else (Epsilon(self.epsilon),)
-        drawn = sample(
-            context,
-            policy=Policy(vocabulary=context.vocabulary, temperature=self.temperature, restrictions=restrictions),
-            draws=draws_by_line(context.lines, num_samples=self.samples, seed=self.seed),
-            num_samples=self.samples,
+        drawn = Sampling(samples=self.samples, temperature=self.temperature, epsilon=self.epsilon, seed=self.seed).draw(
+            context
         )
         utilities, is_first = expected_utilities(drawn, context.piece_table(), utility=self.utility)
         scores, places = top_k(jnp.where(is_first, utilities, -jnp.inf), self.n_best)

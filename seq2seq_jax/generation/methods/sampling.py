@@ -7,6 +7,7 @@ from seq2seq_jax.generation.method import GenerationMethod
 
 if TYPE_CHECKING:
     from seq2seq_jax.generation.context import GenerationContext, GenerationResult
+    from seq2seq_jax.generation.sampling import Samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,10 @@ class Sampling(GenerationMethod):
         return self.samples
 
     def generate(self, context: "GenerationContext") -> "GenerationResult":
+        return self.draw(context).as_result()
+
+    def draw(self, context: "GenerationContext") -> "Samples":
+        """The samples, with the log-probability of every token."""
         from seq2seq_jax.generation import restrictions
         from seq2seq_jax.generation.sampling import Policy, draws_by_line, sample
 
@@ -75,4 +80,4 @@ class Sampling(GenerationMethod):
             policy=Policy(vocabulary=context.vocabulary, temperature=self.temperature, restrictions=chosen),
             draws=draws_by_line(context.lines, num_samples=self.samples, seed=self.seed),
             num_samples=self.samples,
-        ).as_result()
+        )
