@@ -2,7 +2,7 @@
 # What one GPU does with this project, compared with PyTorch. Most of the time is compilation: the limits of the parts
 # sum up to less than 9 minutes, and a second call takes its programs from the first.
 #
-#   ./launch/gpu_benchmark.sh [DIR]          figures as JSON, a log a part and a table go to DIR (benchmark_gpu)
+#   ./launch/gpu_benchmark.sh [DIR]          measurements as JSON, a log per part and a table go to DIR (benchmark_gpu)
 #   ./launch/gpu_benchmark.sh --all [DIR]    beam search too, in up to 12 minutes
 #   ./launch/gpu_benchmark.sh --toy [DIR]    everything, small, on a CPU too: to see that it runs
 #   ./launch/gpu_benchmark.sh --only PART[,PART...] [DIR]    some parts; --all --dry-run shows their names

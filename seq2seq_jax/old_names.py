@@ -126,4 +126,8 @@ def current_loop_state(state: Mapping[str, Any]) -> dict[str, Any]:
                 for name in window["sums"]
             }
         current["window"] = window
+    if "best" in current:
+        # Kept by a version that did not look at the loss, nor whether all scores were equal.
+        best = {"score": current.pop("best"), "since_best": current.pop("since_best")}
+        current["selection"] = best | {"num_equal": None if best["score"] is not None else 0}
     return current

@@ -43,7 +43,7 @@ class CompiledCostArguments:
     steps: int = 3
     """Steps that are system."""
     json: str | None = None
-    """File for all figures, as JSON."""
+    """File for all measurements, as JSON."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

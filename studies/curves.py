@@ -29,7 +29,7 @@ class CurvesArguments:
     plot: str | None = None
     """PNG file for the picture."""
     json: str | None = None
-    """File for the figures of the table, as JSON."""
+    """File for the metrics of the table, as JSON."""
 
 
 def points(records: Sequence[Record], metric: str, *, smoothing: int) -> list[tuple[float, float]]:

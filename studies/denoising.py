@@ -36,7 +36,7 @@ class DenoisingArguments:
     batches: int = 100
     """Batches that are assembled and timed, after a first one."""
     json: str | None = None
-    """File for all figures, as JSON."""
+    """File for all measurements, as JSON."""
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     """The experiment."""
 

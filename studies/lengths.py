@@ -33,7 +33,7 @@ class LengthsArguments:
     plot: str | None = None
     """File for the picture, PNG."""
     json: str | None = None
-    """File for all figures, as JSON."""
+    """File for all measurements, as JSON."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

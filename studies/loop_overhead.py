@@ -19,16 +19,17 @@ from seq2seq_jax.benchmark.workload import batches_of
 from seq2seq_jax.experiment import Experiment, parse_command_line, to_json
 from seq2seq_jax.parallel.processes import Job
 from seq2seq_jax.run.training import TrainingRun
-from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.goodput import Ledger
 from seq2seq_jax.training.loop import Loop
+from seq2seq_jax.training.progress import Progress
 from seq2seq_jax.training.telemetry import Record, RecordFiles
 from seq2seq_jax.training.writers import Writer, open_writers
 
 PROGRAM = "python -m studies.loop_overhead"
 CONFIG = "multi30k/transformer_small"
 DESCRIPTION = f"""\
-Time training of CONFIG (by default {CONFIG}) by the whole loop, with its input pipeline, figures of every step and
+Time training of CONFIG (by default {CONFIG}) by the whole loop, with its input pipeline, metrics of every step and
 records, beside the jitted step alone on the same batches, which lie on the devices already; and the input pipeline
 alone. All take turns in one process, with one compiled step. Validation and checkpoints are left out: records tell what
 they take. Values are those of {{name}}.
@@ -46,7 +47,7 @@ class LoopOverheadArguments:
     rounds: int = 7
     """Turns that each has (5 at least)."""
     json: str | None = None
-    """File for all figures, as JSON."""
+    """File for all measurements, as JSON."""
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     """The experiment."""
 
@@ -62,7 +63,7 @@ class LoopOverheadArguments:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """Figures of the rounds, in their order."""
+    """Measurements of the rounds, in their order."""
 
     loop_seconds: tuple[float, ...]
     """Seconds a step, by the loop."""
@@ -136,7 +137,7 @@ class Contenders:
             batches = itertools.chain([next(batches)], batches)
             started = time.perf_counter()
             # The save at the end comes after the last record.
-            self._state, _ = loop.run(self._state, Progress(step=0, score=None, loop={}), batches, plan_position=list)
+            self._state, _ = loop.run(self._state, Progress(step=0), batches, plan_position=list)
         return ended - started
 
     def pipeline(self) -> tuple[float, list[Batch]]:

@@ -50,7 +50,7 @@ class PackingArguments:
     rounds: int = 7
     """Turns that each shape of a batch has (5 at least)."""
     json: str | None = None
-    """File for all figures, as JSON."""
+    """File for all measurements, as JSON."""
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     """The experiment; what is set here is set in all CONFIGs."""
 
@@ -74,7 +74,7 @@ class Batching:
 
 
 def best_bounds(lengths: Int[np.ndarray, " examples"], buckets: int) -> list[int]:
-    """Row lengths of at most so many buckets that need the fewest places, ascending; the last is the greatest length.
+    """Row lengths of at most n buckets that need the fewest places, ascending; the last is the greatest length.
 
     Args:
         lengths: of the examples, each of which goes to the first bucket that holds it.
@@ -181,7 +181,7 @@ class Speed:
 
 
 def speeds(batchings: Mapping[str, Batching], timings: Mapping[str, Mapping[RowShape, Timing]]) -> dict[str, Speed]:
-    """The figures of each way to make batches.
+    """The measurements of each way to make batches.
 
     Args:
         batchings: by name; one of them is PACKED.
@@ -263,7 +263,7 @@ def time_in_turns(
 
 
 def batchings_of(run: TrainingRun, buckets: tuple[int, ...]) -> dict[str, Batching]:
-    """Packed rows of a run's training split, and padded ones in so many buckets of about as many token positions."""
+    """Packed rows of a run's training split, and padded ones in n buckets of about as many token positions."""
     experiment, store, vocabulary = run.experiment, run.data.store("train", run.tokenizer), run.tokenizer.vocabulary
     data = experiment.data
     examples, _ = select(store, experiment.batch_format.columns)

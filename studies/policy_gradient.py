@@ -48,7 +48,7 @@ class PolicyGradientArguments:
     rounds: int = 7
     """Turns that each has (5 at least)."""
     json: str | None = None
-    """File for all figures, as JSON."""
+    """File for all measurements, as JSON."""
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     """The experiment."""
 

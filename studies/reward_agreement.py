@@ -69,7 +69,7 @@ class AgreementArguments:
     seed: int = 0
     """Of the corruptions."""
     json: str | None = None
-    """File for all figures, as JSON."""
+    """File for all measurements, as JSON."""
 
     def __post_init__(self):
         if (self.hypotheses is None) != (self.references is None):

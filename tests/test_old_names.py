@@ -77,12 +77,12 @@ def test_scores_of_old_validations_are_described():
 
 def test_the_loop_state_of_old_checkpoints_is_renamed(tables):
     window = {"steps": 2, "target_tokens": 60, "sums": {"padding_share": 0.5, "gradient_norm": 3.0}}
-    old = {"best": 1.0, "anchor": [1, 2], "window": window | {"slots": 96}}
+    old = {"best": 1.0, "since_best": 2, "anchor": [1, 2], "window": window | {"slots": 96}}
     current = {"steps": 2, "target_tokens": 60, "sums": {"padding_fraction": 0.5, "gradient_norm": 3.0}}
     # Means had no weights of their own: norms of gradients counted by step, all others by target tokens.
     weights = {"padding_fraction": 60, "gradient_norm": 2}
     assert current_loop_state(old) == {
-        "best": 1.0,
+        "selection": {"score": 1.0, "since_best": 2, "num_equal": None},
         "plan_position": [1, 2],
         "window": current | {"positions": 96, "weights": weights},
     }

@@ -40,7 +40,7 @@ class Moved:
 
 
 def read(path: str) -> dict[str, Any]:
-    """The figures that an earlier `seq2seq benchmark --json` wrote.
+    """The measurements that an earlier `seq2seq benchmark --json` wrote.
 
     Raises:
         ValueError: there is no such file, or it is something else.
@@ -62,10 +62,10 @@ def read(path: str) -> dict[str, Any]:
 
 
 def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Moved]:
-    """The figures of both whose quartiles do not overlap, and whose medians differ by more than THRESHOLD.
+    """The measurements of both whose quartiles do not overlap, and whose medians differ by more than THRESHOLD.
 
     Args:
-        old: figures of an earlier benchmark.
+        old: measurements of an earlier benchmark.
         new: those of this one.
 
     Returns:

@@ -22,7 +22,7 @@ WARM_UP = 1
 """Batches before those that are timed."""
 
 LENGTH_MULTIPLE = 8
-"""Rows of sources are padded to a multiple of so many tokens."""
+"""Rows of sources are padded to a multiple of this number of tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class GenerationFigures:
         return f"{kind}, batch {self.sentences}"
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, as JSON has them."""
+        """All measurements, as JSON has them."""
         return {
             **dataclasses.asdict(self),
             "compilation": self.compilation.to_json(),
@@ -78,7 +78,7 @@ def settings(workload: Workload, beam_size: int) -> BeamSearch:
 
 
 def sources_of(workload: Workload, number: int) -> TokenRows:
-    """A batch of so many sources of like length, from the middle of those that there are; repeated if there are fewer.
+    """A batch of n sources of similar length, from the middle of those that there are; repeated if there are fewer.
 
     Returns:
         Rows on the host, padded to the next multiple of LENGTH_MULTIPLE that the model takes.
@@ -131,7 +131,7 @@ def measure_generation(
         progress: hears of batches that are done.
 
     Returns:
-        The figures, and the programs by beam and batch size.
+        The measurements, and the programs by beam and batch size.
     """
     system = workload.system
     params = workload.initial_state().players[system.player].evaluated

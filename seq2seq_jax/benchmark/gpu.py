@@ -34,7 +34,7 @@ from seq2seq_jax.parallel.chips import peak_flops
 PROGRAM = "python -m seq2seq_jax.benchmark.gpu"
 DESCRIPTION = """\
 Measure one part of what launch/gpu_benchmark.sh measures, on full or made-up rows, so that no data is needed; or, with
---summary DIR, show the figures of all parts that have left a file there. Exit status 1: a part's check failed.
+--summary DIR, show the measurements of all parts that have left a file there. Exit status 1: a part's check failed.
 """
 
 MEAN_LENGTH, LENGTH_SPREAD, RATIO_SPREAD = 27.0, 0.64, 0.2
@@ -55,11 +55,11 @@ class GpuArguments:
     part: PartName | None = None
     """What is measured."""
     toy: bool = False
-    """Small models and batches, to see that the part runs; its figures say nothing."""
+    """Small models and batches, to see that the part runs; its measurements say nothing."""
     rounds: int = 7
     """Turns (5 at least)."""
     json: str | None = None
-    """File for the figures, as JSON."""
+    """File for the measurements, as JSON."""
     summary: str | None = None
     """Directory of such files: show them together, and write DIR/summary.json."""
     topology: str | None = None
@@ -521,13 +521,13 @@ PARTS: dict[str, Callable[..., list[Figure]]] = {
 
 
 def summarize(directory: Path) -> list[tuple[str, Figure]]:
-    """The figures of all parts that left a file, this project's own and those of the other benchmarks.
+    """The measurements of all parts that left a file, this project's own and those of the other benchmarks.
 
     Raises:
         ValueError: there is no such directory.
     """
     if not directory.is_dir():
-        raise ValueError(f"--summary needs the directory of the figures, and {directory} is none.")
+        raise ValueError(f"--summary needs the directory of the measurements, and {directory} is none.")
     found = []
     for path in sorted(directory.glob("*.json")):
         figures = json.loads(path.read_text(encoding="utf-8"))

@@ -19,18 +19,18 @@ Name = TypeVar("Name", bound=Hashable)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spread:
-    """The middle of some figures, and how far they lie apart."""
+    """The median of some measurements, and their spread."""
 
     median: float
-    """Half of the figures lie below."""
+    """Half of the measurements lie below."""
     lower_quartile: float
-    """A quarter of the figures lie below."""
+    """A quarter of the measurements lie below."""
     upper_quartile: float
-    """Three quarters of the figures lie below."""
+    """Three quarters of the measurements lie below."""
 
     @classmethod
     def of(cls, figures: Sequence[float]) -> "Spread":
-        """Quartiles, interpolated linearly between figures."""
+        """Quartiles, interpolated linearly between measurements."""
         lower, median, upper = np.quantile(figures, (0.25, 0.5, 0.75)).tolist()
         return cls(median=median, lower_quartile=lower, upper_quartile=upper)
 
@@ -96,7 +96,7 @@ def _seconds(contender: Callable[[], object], calls: int, clock: Callable[[], fl
 
 
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
-    """The ratio of two figures of one round, over the rounds.
+    """The ratio of two measurements of one round, over the rounds.
 
     What slows a whole round leaves it as it is, unlike a quotient of two medians.
 

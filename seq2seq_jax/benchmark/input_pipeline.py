@@ -30,7 +30,7 @@ class InputFigures:
     tokens: float
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, as JSON has them."""
+        """All measurements, as JSON has them."""
         return {
             **dataclasses.asdict(self),
             "batches_per_second": 1.0 / self.batch.median,

@@ -25,7 +25,7 @@ def output() -> Console:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> Table:
-    """A table whose first column is names, the others figures."""
+    """A table whose first column is names, the others values."""
     grid = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
         grid.add_column(name, justify="right" if index else "left")
@@ -55,7 +55,7 @@ def factor(spread: Spread) -> str:
 
 
 def write_json(figures: Any, path: str | None) -> None:
-    """Write figures to a file, if one is named."""
+    """Write measurements to a file, if one is named."""
     if path is not None:
         user_path(path).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

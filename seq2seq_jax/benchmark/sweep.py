@@ -1,4 +1,4 @@
-"""One or more fields of an experiment through several values: what is asked for, and the picture of what was found."""
+"""One or more fields of an experiment through several values: the values, and the picture of what was found."""
 
 import dataclasses
 import difflib

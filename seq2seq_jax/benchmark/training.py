@@ -91,7 +91,7 @@ class TrainingFigures:
         return sum(each.compilation.seconds for each in self.shapes)
 
     def to_json(self) -> dict[str, Any]:
-        """All figures (seconds, FLOPs, bytes), as JSON has them."""
+        """All measurements (seconds, FLOPs, bytes), as JSON has them."""
         rates = {
             "target_tokens_per_second": self.target_tokens,
             "tokens_per_second": self.target_tokens + self.source_tokens,
@@ -129,7 +129,7 @@ class TrainingPrograms:
         self.metrics: dict[RowShape, list[dict[str, jax.Array]]] = {kind.shape: [] for kind in self.kinds}
 
     def turn(self, kind: BatchKind, *, steps: int) -> Callable[[], None]:
-        """Takes so many steps, one after the other as training does, and waits for the last."""
+        """Takes n steps, one after the other as training does, and waits for the last."""
         batches = itertools.cycle([self._place(batch) for batch in kind.batches])
         return lambda: self._take(kind.shape, [next(batches) for _ in range(steps)])
 
@@ -151,7 +151,7 @@ def measure_training(
         progress: hears of turns that are done.
 
     Returns:
-        The figures, and the programs, which can go on.
+        The measurements, and the programs, which can go on.
     """
     programs = TrainingPrograms(workload, progress=progress)
     contenders = {kind.shape: programs.turn(kind, steps=steps) for kind in workload.kinds}

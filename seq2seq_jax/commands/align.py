@@ -146,7 +146,7 @@ def _paths(output: str | None, run_directory: Path, num_lines: int) -> list[Path
 
 
 def _index(name: str, chosen: str, number: int) -> int | None:
-    """Index of the chosen layer or head of so many; None = mean.
+    """Index of the chosen layer or head of n; None = mean.
 
     Raises:
         ValueError: there is no such layer or head.

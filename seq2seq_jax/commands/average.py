@@ -43,10 +43,10 @@ def run(arguments: list[str]) -> None:
         raise ValueError("--output is required: the directory of the new run.")
     if chosen.last is not None and chosen.checkpoint is not None:
         raise ValueError("give --last or --checkpoint, not both.")
-    output = user_path(chosen.output)
+    output = user_path(chosen.output).absolute()
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} exists and is not empty. Give a new directory.")
-    refuse_unwritable_directory(output)
+    refuse_unwritable_directory(output.parent)
     import jax
 
     from seq2seq_jax.run.continuation import refuse_another_model
@@ -79,7 +79,7 @@ def _checkpoints(run: "seq2seq_jax.run.inference.Inference", chosen: AverageArgu
     """Which checkpoints of a run are averaged, as `Inference.parameters` takes it.
 
     Raises:
-        ValueError: it does not have so many, or none.
+        ValueError: it has fewer, or none.
     """
     if chosen.checkpoint is not None:
         return [chosen.checkpoint]
@@ -97,9 +97,13 @@ def _checkpoints(run: "seq2seq_jax.run.inference.Inference", chosen: AverageArgu
 def _write(
     run: "seq2seq_jax.run.inference.Inference", taken: dict[Path, list[int]], mean: object, output: Path
 ) -> None:
-    """A run directory with a copy of a run's newest averaged checkpoint, its parameters replaced by the mean."""
+    """A run directory with a copy of a run's newest averaged checkpoint, its parameters replaced by the mean: whole, or
+    not there.
+    """
+    from seq2seq_jax.data.store_files import unfinished_directory
     from seq2seq_jax.run.description import read_description, write_description
-    from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+    from seq2seq_jax.training.checkpoint import Checkpoints
+    from seq2seq_jax.training.progress import Progress
     from seq2seq_jax.training.step import updates_of_old_checkpoints
 
     newest = max(taken[run.directory.path])
@@ -110,10 +114,11 @@ def _write(
     player = state.players[name]
     player = player.replace(params=mean, average=None if player.average is None else mean)
     state = state.replace(players={**state.players, name: player})
-    output.mkdir(parents=True, exist_ok=True)
-    run.tokenizer.save(output)
     averaged = [{"run": str(directory), "steps": steps} for directory, steps in taken.items()]
-    write_description(output, read_description(run.directory.path) | {"averaged": averaged})
-    with Checkpoints(output / "checkpoints") as written:
-        written.save(state, Progress(step=newest, score=None, loop={}))
-        written.wait()
+    with unfinished_directory(output.parent, output.name) as unfinished:
+        run.tokenizer.save(unfinished)
+        write_description(unfinished, read_description(run.directory.path) | {"averaged": averaged})
+        with Checkpoints(unfinished / "checkpoints") as written:
+            written.save(state, Progress(step=newest))
+            written.wait()
+        unfinished.rename(output)

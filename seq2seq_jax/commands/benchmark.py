@@ -58,7 +58,7 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
 
 
 def _measure(chosen: BenchmarkOptions, name: str, display: Display) -> dict[str, Any]:
-    """The parts that are asked for, shown as they come."""
+    """The requested parts, shown as they come."""
     figures: dict[str, Any] = {"parts": {}, "measurements": {}}
     experiment, parts, measurements = chosen.experiment, figures["parts"], figures["measurements"]
     figures["parameters"] = f"of {experiment.init_from}" if experiment.init_from else "new"

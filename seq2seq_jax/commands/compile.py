@@ -90,7 +90,7 @@ def mesh_of(sizes: str) -> MeshConfig:
 
 
 def sizes_on(mesh: MeshConfig, num_chips: int) -> dict[str, int]:
-    """Devices along each axis of a mesh of so many chips."""
+    """Devices along each axis of a mesh of n chips."""
     sizes = dataclasses.asdict(mesh)
     rest = num_chips // -math.prod(sizes.values())
     return {axis: rest if size == -1 else size for axis, size in sizes.items()}

@@ -216,7 +216,7 @@ def _say(message: str) -> None:
 
 
 def split_first(arguments: list[str], *, name: str, command: str) -> tuple[str | None, list[str]]:
-    """The first argument of a command, None if only help is asked for, and the rest.
+    """The first argument of a command, None if only help is requested, and the rest.
 
     Raises:
         ValueError: there is none, or it is empty.
@@ -240,7 +240,7 @@ def table(rows: Iterable[Sequence[str]], *, title: str) -> None:
 
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> None:
-    """Print a table whose first column is names, the others figures, to standard output."""
+    """Print a table whose first column is names, the others values, to standard output."""
     console = plain(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
     grid = Table(title=title, title_justify="left")
     for index, name in enumerate(header):

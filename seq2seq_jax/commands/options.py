@@ -39,7 +39,7 @@ class TrainOptions(Options):
     run_dir: str | None = None
     """Directory of the run, new or to be continued; None = runs/CONFIG/OVERRIDES/seed=N."""
     json: str | None = None
-    """File for the figures of the table at the end, as JSON."""
+    """File for the metrics of the table at the end, as JSON."""
     processes: ProcessesConfig = ProcessesConfig()
     """The processes that train together."""
     writers: tuple[WriterName, ...] = ("tensorboard",)
@@ -79,7 +79,7 @@ class BenchmarkOptions(Options):
     """Directory for a trace of a few training steps, or of the largest batch of generation where no training is
     measured; its operations are shown by time. Without a directory after it: profile."""
     json: str | None = None
-    """File for all figures, with environment, versions, config and what was changed of it."""
+    """File for all measurements, with environment, versions, config and what was changed of it."""
     sweep: tuple[str, ...] = ()
     """Measure training for several values of any field: FIELD=VALUE,VALUE,...; FIELD+FIELD=VALUE,... for fields of one
     value; further such arguments change together with the first."""
@@ -118,7 +118,7 @@ class CompileOptions(Options):
     """Meshes to compare instead of the config's, each as its sizes along data, fsdp, tensor and sequence, such as
     1x256x4; those that are left out are 1."""
     json: str | None = None
-    """File for all figures, as JSON."""
+    """File for all measurements, as JSON."""
 
 
 class Command(NamedTuple):

@@ -30,9 +30,10 @@ from seq2seq_jax.parallel.mesh import bytes_per_device
 from seq2seq_jax.parallel.processes import Job, Preempted, started
 from seq2seq_jax.paths import unicode_path, user_path
 from seq2seq_jax.run.training import TrainingRun
-from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.goodput import Ledger, goodput
 from seq2seq_jax.training.loop import Loop
+from seq2seq_jax.training.progress import Progress
 from seq2seq_jax.training.step import TrainState, metric_prefix, num_parameters, updates_of_old_checkpoints
 from seq2seq_jax.training.telemetry import Record, RecordFiles
 from seq2seq_jax.training.validation import Validated, validated
@@ -142,7 +143,7 @@ def _held(run: TrainingRun) -> str:
     """Bytes of the state that a device holds, in words.
 
     Raises:
-        ValueError: no device has so many.
+        ValueError: a process has no such device.
     """
     players = run.system.layout.players.values()
     parts = {
@@ -302,12 +303,12 @@ def _train(
     with run.checkpoints() as checkpoints:
         restored = checkpoints.restore_newest(run.system.layout, added=updates_of_old_checkpoints(run.system.objective))
         if restored is None:
-            state, progress = run.initial_state(), Progress(step=0, score=None, loop={})
+            state, progress = run.initial_state(), Progress(step=0)
         else:
             state, progress = restored
             display.line(f"continuing after step {progress.step}")
         display.line(f"{_describe_parameters(run, state)}, {len(store):,} training examples")
-        plan_position = progress.loop.get("plan_position")
+        plan_position = progress.loop.plan_position
         batches = training_batches(
             store,
             experiment.batch_format,
@@ -377,7 +378,7 @@ def _train(
 def _records(run: TrainingRun, writers: Sequence[WriterName], progress: Progress) -> RecordFiles:
     """metrics.jsonl of the run and what else gets its records, continued after a checkpoint."""
     opened = open_writers(writers, run.directory.path, after_step=progress.step, experiment=flatten(run.experiment))
-    checksums = progress.loop.get("records")
+    checksums = progress.loop.records
     return RecordFiles(run.directory.path, after_step=progress.step, checksums=checksums, writers=opened)
 
 
@@ -399,7 +400,7 @@ def _figures(
     ledger: Ledger,
     tell: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """The figures of the table at the end, the best checkpoint evaluated on the test split where there is one."""
+    """The metrics of the table at the end, the best checkpoint evaluated on the test split where there is one."""
     spent = ledger.read()
     figures = {
         "run": str(run.directory.path),

@@ -73,7 +73,7 @@ def tensor_groups(system: System) -> dict[str, int]:
 
 
 def _logits_bytes(system: System, rows: int, positions: int) -> int:
-    """Bytes per device of the logits of so many positions of every row of a micro-batch."""
+    """Bytes per device of the logits of n positions of every row of a micro-batch."""
     mesh = system.mesh
     vocabulary = system.model.vocabulary.target_size
     shards = mesh.shape["tensor"] if vocabulary % mesh.shape["tensor"] == 0 else 1

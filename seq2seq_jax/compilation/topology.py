@@ -30,7 +30,7 @@ ACCELERATOR_TYPE = {"v5e": "v5litepod-4", "v5p": "v5p-8", "v6e": "v6e-4"}
 """Cloud TPU's accelerator type of one host of each."""
 
 MAX_GPUS = 512
-"""So many can be simulated on the CPU."""
+"""This many can be simulated on the CPU."""
 
 HINT = (
     "Give a TPU slice as v5e:4x4 or v6e:16x16 (each dim a power of 2, up to 16x16) or v5p:4x4x8 (2x2x1 to 16x16x24, "

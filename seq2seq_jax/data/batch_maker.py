@@ -46,7 +46,7 @@ class SelectionCounts(NamedTuple):
 
     @property
     def is_noticeable(self) -> bool:
-        """Whether they are so many that a person should know."""
+        """Whether their number is worth a warning."""
         return self.affected > NOTICEABLE_FRACTION * self.total
 
 

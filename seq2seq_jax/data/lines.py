@@ -161,7 +161,7 @@ def _mode(file: io.BufferedIOBase) -> int:
 
 
 def _gunzipped_lines(file: io.BufferedIOBase, name: str, max_bytes: int) -> Iterator[str]:
-    # Not before a line is asked for: a look at a pipe waits for what comes.
+    # Not before a line is requested: a look at a pipe waits for what comes.
     if isinstance(file, io.BufferedReader | _Arriving):
         start = file.peek(2)[:2]
     else:

@@ -16,9 +16,9 @@ from jaxtyping import Int
 
 from seq2seq_jax.data.shuffle import epoch_keys, shuffled
 
-# The rows of a window seldom fill its batches to the last; with so many batches less than 2% is lost, on average.
+# The rows of a window seldom fill its batches to the last; with this many batches less than 2% is lost, on average.
 MIN_BATCHES_PER_WINDOW = 32
-# Batches are asked for in order, by few threads: the window at hand and the one before or after it.
+# Batches are requested in order, by few threads: the window at hand and the one before or after it.
 WINDOWS_IN_MEMORY = 2
 
 

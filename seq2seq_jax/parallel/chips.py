@@ -140,7 +140,7 @@ MEASURED_SECONDS = 0.3
 def peak_flops(device: Any, dtype: DTypeLike, *, reached: float = 0.0) -> float | None:
     """Floating-point operations per second that a device can do at most in products of matrices; None = not known.
 
-    Of an accelerator the published rate of dense bfloat16 products, whatever the dtype, so that figures of all
+    Of an accelerator the published rate of dense bfloat16 products, whatever the dtype, so that measurements of all
     precisions can be compared. Of a CPU what a product of matrices of the dtype reaches on all cores, measured once a
     process, and again when a program has reached more: others had the cores then. Devices that are simulated on one
     CPU share it.

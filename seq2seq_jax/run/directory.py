@@ -118,7 +118,7 @@ class RunDirectory:
         return self.restore(which, read)
 
     def candidates(self, which: str, checkpoints: Checkpoints) -> list[int]:
-        """Steps whose checkpoints are what is asked for, the preferred one first.
+        """Steps whose checkpoints are the requested ones, the preferred one first.
 
         Args:
             which: "best" (by score; the newest without any), "latest", or a step.

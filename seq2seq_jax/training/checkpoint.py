@@ -1,7 +1,6 @@
 """Checkpoints through Orbax: asynchronous, complete or absent, read back before they count, verified by checksums."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -25,8 +24,8 @@ import tensorstore
 from jaxtyping import Array, UInt
 
 from seq2seq_jax.hashing import mixed
-from seq2seq_jax.old_names import current_loop_state
 from seq2seq_jax.parallel.processes import all_gather_text
+from seq2seq_jax.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -59,37 +58,6 @@ class AnotherLayoutError(ValueError):
 
 def _none(step: int) -> dict[str, int]:
     return {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What a run must remember beside its arrays, to go on as if it had never stopped.
-
-    Attributes:
-        step: updates done.
-        score: of the validation at this step, higher is better; None = there was none.
-        loop: further values of the training loop, JSON.
-        loss: of the validation at this step, which decides between equal scores; None = not known.
-    """
-
-    step: int
-    score: float | None
-    loop: dict[str, Any]
-    loss: float | None = None
-
-    @property
-    def rank(self) -> tuple[float, float, int] | None:
-        """What the best checkpoint has the highest of: the score, then the lower loss, then the step; None = no score.
-
-        A score or a loss that is not a number is worse than any other.
-        """
-        return None if self.score is None else (*rank(self.score, self.loss), self.step)
-
-
-def rank(score: float, loss: float | None) -> tuple[float, float]:
-    """Compares validations: the higher score is better, and of equal scores the lower loss."""
-    loss = math.inf if loss is None or math.isnan(loss) else loss
-    return -math.inf if math.isnan(score) else score, -loss
 
 
 def checksum(array: Array) -> UInt[Array, ""]:
@@ -220,7 +188,7 @@ class Checkpoints:
         self.wait()
         arrays = _arrays(flax.serialization.to_state_dict(state))
         sums = checksums(arrays)
-        content = json.dumps({"progress": dataclasses.asdict(progress), "checksums": sums})
+        content = json.dumps({"progress": progress.to_json(), "checksums": sums})
         record = {"content": content, "digest": hashlib.sha256(content.encode()).hexdigest()}
         self._ranks[progress.step] = progress.rank
         with _write_errors(self.directory):
@@ -274,10 +242,9 @@ class Checkpoints:
             AnotherLayoutError: another version wrote it, which recorded other things.
         """
         try:
-            progress = Progress(**self._record(step)["progress"])
+            return Progress.from_json(self._record(step)["progress"])
         except TypeError as error:
             raise self._another_layout(step, f"its record is another version's ({error})") from error
-        return dataclasses.replace(progress, loop=current_loop_state(progress.loop))
 
     def names(self, step: int, *subtree: str) -> set[str]:
         """What lies directly below a part of the state of a step.

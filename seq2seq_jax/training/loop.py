@@ -1,7 +1,6 @@
 """The training loop: update, record, validate, save; and go on exactly where a run stopped."""
 
 import contextlib
-import dataclasses
 import logging
 import math
 import statistics
@@ -12,11 +11,12 @@ from typing import Any
 import jax
 
 from seq2seq_jax.batch import Batch
-from seq2seq_jax.objectives.objective import Count, Logged, values_of
+from seq2seq_jax.objectives.objective import Logged, values_of
 from seq2seq_jax.parallel.processes import Job, gather
-from seq2seq_jax.training.checkpoint import Checkpoints, Progress, rank
+from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.config import LOSS, TrainingConfig
 from seq2seq_jax.training.goodput import Ledger, goodput
+from seq2seq_jax.training.progress import LoopState, Progress, Selection, Window
 from seq2seq_jax.training.step import TrainState, Update
 from seq2seq_jax.training.telemetry import Record
 from seq2seq_jax.training.validation import Validated
@@ -32,86 +32,6 @@ class NonFiniteLossError(Exception):
     """The loss of a step is infinite or not a number."""
 
     exit_status = 1
-
-
-@dataclasses.dataclass
-class _Window:
-    """Sums over the steps since the last record; part of a checkpoint, so that a continued run writes the same."""
-
-    steps: int = 0
-    target_tokens: int = 0
-    source_tokens: int = 0
-    model_flops: float = 0.0
-    padded_positions: int = 0
-    counts: dict[str, int] = dataclasses.field(default_factory=dict)
-    sums: dict[str, float] = dataclasses.field(default_factory=dict)
-    weights: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    def add(self, metrics: dict[str, Logged], padded_positions: int) -> None:
-        """Add the metrics of a step, which are on the host."""
-        values = values_of(metrics)
-        self.steps += 1
-        self.target_tokens += values.pop("target_tokens")
-        self.source_tokens += values.pop("source_tokens")
-        self.model_flops += values.pop("model_flops")
-        self.padded_positions += padded_positions
-        for name, value in values.items():
-            logged = metrics[name]
-            if isinstance(logged, Count):
-                self.counts[name] = self.counts.get(name, 0) + value
-                continue
-            weight = logged.weight.item()
-            self.sums[name] = self.sums.get(name, 0.0) + weight * value
-            self.weights[name] = self.weights.get(name, 0.0) + weight
-
-    def means(self) -> dict[str, float]:
-        """Of all that were logged with a weight: those of players that have taken no turn are absent."""
-        return {name: total / self.weights[name] for name, total in self.sums.items()}
-
-
-@dataclasses.dataclass
-class _Selection:
-    """Which validation was the best so far; part of a checkpoint.
-
-    Attributes:
-        select_by: the metric.
-        score: of the best validation, higher is better; None = there was none.
-        loss: of the same; None = not known.
-        since_best: validations since the last that improved on all before.
-        num_equal: validations, if all had the same score; None = they had not.
-    """
-
-    select_by: str | None
-    score: float | None = None
-    loss: float | None = None
-    since_best: int = 0
-    num_equal: int | None = None
-
-    def __post_init__(self):
-        if self.score is None:
-            self.num_equal = 0
-
-    def add(self, score: float, loss: float) -> bool:
-        """Whether a validation is the best so far: of equal ones the last, which is no improvement for `since_best`."""
-        before = None if self.score is None else rank(self.score, self.loss)
-        now = rank(score, loss)
-        if self.num_equal is not None:
-            self.num_equal = self.num_equal + 1 if self.score in (None, score) else None
-        self.since_best = 0 if before is None or now > before else self.since_best + 1
-        is_best = before is None or now >= before
-        if is_best:
-            self.score, self.loss = score, loss
-        if self.num_equal == EQUAL_VALIDATIONS and self.select_by != LOSS:
-            logger.warning(
-                "The metric %s was the same at each of %d validations and does not tell checkpoints apart: the lower "
-                "loss decides which is the best. training.select_by chooses another metric.",
-                self.select_by, EQUAL_VALIDATIONS,
-            )  # fmt: skip
-        return is_best
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
 
 
 class Loop:
@@ -182,11 +102,10 @@ class Loop:
             NonFiniteLossError: with the step, and which checkpoint is the last good one.
             ValueError: the same, where the objective knows of a user's mistake behind it.
         """
-        config, loop, ledger, job = self.config, progress.loop, self.ledger, self.job
-        window = _Window(**loop.get("window", {}))
-        selection = self._selection(progress)
-        if loop:
-            ledger.resume(loop["seconds"], saved_at=loop["saved_at"])
+        config, ledger, job = self.config, self.ledger, self.job
+        window, selection = progress.loop.window, progress.loop.selection
+        if progress.loop.saved_at is not None:
+            ledger.resume(progress.loop.seconds, saved_at=progress.loop.saved_at)
         ledger.start_training()
         clock = _Clock(ledger)
         pending: tuple[int, dict[str, Logged], int] | None = None
@@ -194,8 +113,8 @@ class Loop:
         warned = False
 
         def settle() -> None:
-            """Fetch the figures of the step in flight."""
-            nonlocal pending
+            """Fetch the metrics of the step in flight."""
+            nonlocal pending, window
             if pending is None:
                 return
             step, metrics, padded_positions = pending
@@ -217,7 +136,7 @@ class Loop:
                     f"step {step}: {bad}. Training stopped; {kept}. Lower optimizer.learning_rate, raise "
                     "optimizer.warmup_steps, or look at the data near this step."
                 )
-            window.add(metrics, padded_positions)
+            window = window.plus(metrics, padded_positions)
             self.after_step(step, values.get("loss"))
 
         step, stop = progress.step, False
@@ -255,13 +174,19 @@ class Loop:
                 settle()
             if log:
                 self.record(self._training_record(step, state, window, clock))
-                window, clock = _Window(), _Clock(ledger)
+                window, clock = Window(), _Clock(ledger)
             score = loss = None
             if evaluate:
                 with ledger.spending_on("validation"):
                     found = self.validate(state)
                     score, loss = found.score, found.loss
-                    is_best = selection.add(score, loss)
+                    selection, is_best = selection.plus(score, loss)
+                    if selection.num_equal == EQUAL_VALIDATIONS and config.select_by != LOSS:
+                        logger.warning(
+                            "The metric %s was the same at each of %d validations and does not tell checkpoints apart: "
+                            "the lower loss decides which is the best. training.select_by chooses another metric.",
+                            config.select_by, EQUAL_VALIDATIONS,
+                        )  # fmt: skip
                     for figures in found.records:
                         self.record({"kind": "validation", "step": step, **figures, "best": is_best})
             if save:
@@ -271,14 +196,14 @@ class Loop:
                         step=step,
                         score=score,
                         loss=loss,
-                        loop={
-                            "window": dataclasses.asdict(window),
-                            "selection": selection.state(),
-                            "seconds": ledger.read(),
-                            "saved_at": time.time(),
-                            "plan_position": plan_position(),
-                            "records": self.recorded(),
-                        },
+                        loop=LoopState(
+                            window=window,
+                            selection=selection,
+                            seconds=ledger.read(),
+                            saved_at=time.time(),
+                            plan_position=plan_position(),
+                            records=self.recorded(),
+                        ),
                     )
                     self.checkpoints.save(state, progress)
         with ledger.spending_on("saving"):
@@ -288,20 +213,12 @@ class Loop:
 
     def finished(self, progress: Progress) -> bool:
         """Whether nothing is left to be done: the last step is reached, or patience is at its end."""
-        return progress.step >= self.config.steps or self._out_of_patience(self._selection(progress))
+        return progress.step >= self.config.steps or self._out_of_patience(progress.loop.selection)
 
-    def _out_of_patience(self, selection: "_Selection") -> bool:
+    def _out_of_patience(self, selection: Selection) -> bool:
         return self.config.patience is not None and selection.since_best >= self.config.patience
 
-    def _selection(self, progress: Progress) -> "_Selection":
-        """Of a checkpoint, or of a start."""
-        loop = progress.loop
-        if "best" in loop:
-            # Kept by a version that did not look at the loss.
-            return _Selection(self.config.select_by, score=loop["best"], since_best=loop["since_best"])
-        return _Selection(self.config.select_by, **loop.get("selection", {}))
-
-    def _training_record(self, step: int, state: TrainState, window: _Window, clock: "_Clock") -> Record:
+    def _training_record(self, step: int, state: TrainState, window: Window, clock: "_Clock") -> Record:
         seconds, waited, blocked, stalled = clock.read()
         flops_per_second = window.model_flops / seconds
         with self.ledger.spending_on("starting"):

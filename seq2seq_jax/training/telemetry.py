@@ -15,7 +15,7 @@ from seq2seq_jax.training.writers import Writer
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-"""One line of metrics.jsonl: `kind` (train or validation), `step`, and figures by name."""
+"""One line of metrics.jsonl: `kind` (train or validation), `step`, and metrics by name."""
 
 
 def read_records(path: Path) -> list[Record]:
@@ -95,7 +95,7 @@ class RecordFiles:
         lines = [by_checksum[checksum] for checksum in checksums if checksum in by_checksum]
         if len(lines) < len(checksums):
             logger.warning(
-                "%s lacks %d of its %d records up to step %d, or they are damaged. Learning curves and the figures at "
+                "%s lacks %d of its %d records up to step %d, or they are damaged. Learning curves and the metrics at "
                 "the end go without them%s.",
                 self.path, len(checksums) - len(lines), len(checksums), after_step, self._keep_aside(),
             )  # fmt: skip

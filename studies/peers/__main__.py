@@ -48,7 +48,7 @@ class PeersArguments:
     calls: int = 5
     """Training steps in a turn."""
     json: str | None = None
-    """File for all figures, as JSON."""
+    """File for all measurements, as JSON."""
     task: Task = Task()
     """Sizes."""
 

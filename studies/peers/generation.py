@@ -52,7 +52,7 @@ class GenerationArguments:
     split: Literal["validation", "test"] = "test"
     """Which sources."""
     sentences: int | None = None
-    """The first so many of the split; None = all."""
+    """The first n of the split; None = all."""
     peers: tuple[Literal["hugging_face", "ctranslate2"], ...] = ("hugging_face", "ctranslate2")
     """Systems to compare with."""
     beam_size: int = 4
@@ -72,7 +72,7 @@ class GenerationArguments:
     rounds: int = 5
     """Turns that each has (5 at least)."""
     json: str | None = None
-    """File for all figures, as JSON."""
+    """File for all measurements, as JSON."""
 
 
 class Disagreement(Exception):

@@ -48,7 +48,7 @@ class PeerPackingArguments:
     rounds: int = 5
     """Turns that each shape of a batch has (5 at least)."""
     json: str | None = None
-    """File for all figures, as JSON."""
+    """File for all measurements, as JSON."""
     task: Task = Task()
     """Sizes of the models; those of the batch, and the vocabulary, are the text's."""
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]

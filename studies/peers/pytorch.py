@@ -106,7 +106,7 @@ class PyTorchTraining:
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters.values(), self._clip_norm, foreach=True)
         self._optimizer.step()
-        # On a GPU what was asked for may not be done yet.
+        # On a GPU what was started may not be done yet.
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return loss.item()

@@ -67,7 +67,7 @@ class SearchPeer(abc.ABC):
         self.vocabulary = tokenizer.vocabulary
 
     def limit(self, source_length: int) -> int:
-        """Most tokens that are generated for a source of so many, the EOS token counted."""
+        """Most tokens that are generated for a source of n, the EOS token counted."""
         return longest_output(
             source_length,
             ratio=self.config.maximum_length_ratio,
@@ -106,7 +106,7 @@ class HuggingFaceSearch(SearchPeer):
         early_stopping: bool,
     ):
         """Args:
-        early_stopping: end as soon as so many hypotheses as the beam is wide have ended.
+        early_stopping: end as soon as beam_size hypotheses have ended.
         """
         super().__init__(config, tokenizer)
         torch.set_num_threads(threads or usable_cores())

@@ -107,7 +107,7 @@ def their_training(
     """PyTorch's side with dropout, from this project's parameters, of which it has as many."""
     # What XLA does with float32 on a GPU by itself.
     torch.set_float32_matmul_precision("high")
-    # Of one function torch.compile makes only so many versions, and then silently none.
+    # Of one function torch.compile makes a limited number of versions, and then silently none.
     torch.compiler.reset()
     peer = PyTorchTraining(architecture.peer(task, dropout=task.dropout), task, compiled=compiled, threads=threads)
     peer.load(architecture.weights(params))
@@ -139,7 +139,7 @@ def check(name: str, task: Task, *, threads: int | None, batch: Batch | None = N
 def _differences(
     architecture: Architecture, task: Task, host_batch: Batch, *, threads: int | None
 ) -> tuple[float, dict[str, float]]:
-    """This project's loss, and the figures of `Agreement`."""
+    """This project's loss, and the metrics of `Agreement`."""
     with jax.default_matmul_precision("highest"):
         ours = our_training(architecture, task, dropout=0.0)
         batch = ours.place(host_batch)

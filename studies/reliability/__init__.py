@@ -6,5 +6,5 @@ python -m studies.reliability full_disk
 python -m studies.reliability writers
 python -m studies.reliability readers
 
-The aim of each is 0 results that differ without a word, and 0 tracebacks. docs/results/reliability.md has the figures.
+Each aims at 0 results that differ without a word, and 0 tracebacks. Measurements: docs/results/reliability.md.
 """

@@ -1,4 +1,4 @@
-"""Trains on a disk that fills up after so many bytes, and goes on when there is room: at each write of a run once.
+"""Trains on a disk that fills up after n bytes, and goes on when there is room: at each write of a run once.
 
 The disk is a tmpfs, which needs the right to mount. It must end in one line, leave what was complete, and continue to
 the same bits.
@@ -38,7 +38,7 @@ def disk(directory: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def with_room(directory: Path, free: int) -> Iterator[None]:
-    """Within, only so many bytes are free."""
+    """Within, only n bytes are free."""
     status = os.statvfs(directory)
     with (directory / "filler").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, status.f_bavail * status.f_frsize - free))

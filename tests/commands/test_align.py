@@ -18,7 +18,7 @@ from seq2seq_jax.experiment import load_config
 from seq2seq_jax.model import attention_weights
 from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.run.training import TrainingRun
-from seq2seq_jax.training.checkpoint import Progress
+from seq2seq_jax.training.progress import Progress
 
 SOURCES = ["two red cows", "", "seven black birds", "two red cows", "three Ω cats"]
 TARGETS = ["zwei rote Kühe", "es sind", "", "Hunde im Haus", "drei Ω"]
@@ -173,7 +173,7 @@ def test_a_model_without_attention_is_one_line(seq2seq, workplace, tmp_path, unc
     run = TrainingRun(tmp_path / "run", dataclasses.replace(experiment, model=model))
     run.begin("tiny/fixed_vector")
     with run.checkpoints() as checkpoints:
-        checkpoints.save(run.initial_state(), Progress(step=0, score=None, loop={}))
+        checkpoints.save(run.initial_state(), Progress(step=0))
     with unchanged(run.directory.path):
         outcome = seq2seq("align", run.directory.path, stdin=b"two red cows\n")
     assert outcome.status == 2

@@ -49,6 +49,18 @@ def test_an_average_is_used_like_a_run(seq2seq, trained, tmp_path):
     assert generated.output == "es sind zwei rote Kühe im Haus\n"
 
 
+def test_an_average_that_cannot_be_written_leaves_nothing(seq2seq, trained, tmp_path, monkeypatch):
+    def fails(self, state, progress):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("seq2seq_jax.training.checkpoint.Checkpoints.save", fails)
+        outcome = seq2seq("average", trained, "--output", tmp_path / "averaged")
+    assert outcome.status != 0 and "No space left" in outcome.errors
+    assert not list(tmp_path.iterdir())
+    assert seq2seq("average", trained, "--output", tmp_path / "averaged").status == 0
+
+
 def test_the_mean_of_several_runs(seq2seq, trained, tmp_path):
     assert seq2seq("average", trained, "--output", tmp_path / "all").status == 0
     both = seq2seq("average", trained, tmp_path / "all", "--checkpoint", "latest", "--output", tmp_path / "both")

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from logged import own_messages
 
 from seq2seq_jax.run.description import read_description
 from seq2seq_jax.run.inference import Inference
@@ -60,7 +61,7 @@ def test_an_experiment_of_a_version_without_digests_is_read_in_silence(copy_of_r
     del description["sha256"]
     path.write_text(json.dumps(description), encoding="utf-8")
     assert Inference.open(copy_of_run).experiment.training.seed == 3
-    assert not caplog.messages
+    assert not own_messages(caplog)
 
 
 @pytest.mark.parametrize(
@@ -229,4 +230,4 @@ def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_called_damaged(co
 
     monkeypatch.setattr(Checkpoints, "restore", restore_late)
     assert Inference.open(copy_of_run).parameters("latest")[1] == 150
-    assert asked == [120, 150] and not caplog.messages
+    assert asked == [120, 150] and not own_messages(caplog)

@@ -13,7 +13,8 @@ import numpy as np
 from architectures import ARCHITECTURES
 from on_meshes import MESHES, Trainer
 
-from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.checkpoint import Checkpoints
+from seq2seq_jax.training.progress import Progress
 
 STEPS, SAVED_STEP = 3, 2
 
@@ -30,7 +31,7 @@ def trained(name: str) -> dict:
     _, alone = one.train(one.initial_state(), range(STEPS))
     state, losses = many.train(many.initial_state(), range(SAVED_STEP))
     with Checkpoints(f"{os.getcwd()}/{name}") as checkpoints:
-        checkpoints.save(state, Progress(step=SAVED_STEP, score=None, loop={}))
+        checkpoints.save(state, Progress(step=SAVED_STEP))
         checkpoints.wait()
         uninterrupted, last = many.train(state, range(SAVED_STEP, STEPS))
         resumed, _ = many.train(checkpoints.restore_newest(many.layout)[0], range(SAVED_STEP, STEPS))

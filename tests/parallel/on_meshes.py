@@ -21,8 +21,9 @@ from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig, batch_sharding, batch_shards, bytes_per_device
-from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.optimizer import AdamWConfig
+from seq2seq_jax.training.progress import Progress
 from seq2seq_jax.training.step import build_update, initial_state
 
 MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "fsdp": (1, 8, 1), "all": (2, 2, 2)}
@@ -134,7 +135,7 @@ def main() -> None:
         state, losses[name] = trainer.train(trainer.initial_state(), range(SAVED_STEP))
         shares[name] = share_of_a_device(state.players["model"].params)
         with Checkpoints(f"{directory}/{name}") as checkpoints:
-            checkpoints.save(state, Progress(step=SAVED_STEP, score=None, loop={}))
+            checkpoints.save(state, Progress(step=SAVED_STEP))
             checkpoints.wait()
         _, last = trainer.train(state, range(SAVED_STEP, STEPS))
         losses[name] += last

@@ -18,7 +18,8 @@ from on_meshes import TOKENIZER
 from seq2seq_jax.objectives.objective import values_of
 from seq2seq_jax.optimizers import AdamWConfig
 from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding
-from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.checkpoint import Checkpoints
+from seq2seq_jax.training.progress import Progress
 from seq2seq_jax.training.step import build_update, initial_state, player_optimizers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "outside"))
@@ -102,7 +103,7 @@ def main() -> None:
         trainer = Trainer(sizes)
         state, before = trainer.train(trainer.initial_state(), range(ALONE))
         with Checkpoints(f"{os.getcwd()}/{name}") as checkpoints:
-            checkpoints.save(state, Progress(step=ALONE, score=None, loop={}))
+            checkpoints.save(state, Progress(step=ALONE))
             checkpoints.wait()
             counts = {"at the switch": optimizer_counts(state)}
             state, after = trainer.train(state, range(ALONE, STEPS))

@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 from compiling import flags_for_devices
+from logged import own_messages
 
 from seq2seq_jax.objectives.objective import Objective, Player
 from seq2seq_jax.parallel.mesh_config import MeshConfig
@@ -29,13 +30,13 @@ from seq2seq_jax.training.checkpoint import (
     AnotherLayoutError,
     Checkpoints,
     DamagedCheckpoint,
-    Progress,
     RemovedCheckpoint,
     checksum,
     checksum_of_part,
     checksums,
 )
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
+from seq2seq_jax.training.progress import LoopState, Progress, Window
 from seq2seq_jax.training.step import initial_state, updates_of_old_checkpoints
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -99,7 +100,8 @@ def content(tree):
 
 
 def progress_of(step, score=None, loss=None):
-    loop = {"window": {"sums": {"loss": 0.1 + 0.2}, "weights": {"loss": 3.0}}, "plan_position": [0, 1, step]}
+    window = Window(sums={"loss": 0.1 + 0.2}, weights={"loss": 3.0})
+    loop = LoopState(window=window, plan_position=[0, 1, step])
     return Progress(step=step, score=score, loop=loop, loss=loss)
 
 
@@ -212,7 +214,7 @@ def test_another_layout_is_named_and_stays_where_it_is(two_steps, change, whole,
             else:
                 checkpoints.restore(2, other.params, subtree=("players", "model", "params"))
     assert "\n" not in str(error.value) and isinstance(error.value, ValueError)
-    assert not (directory.parent / "damaged").exists() and not caplog.messages
+    assert not (directory.parent / "damaged").exists() and not own_messages(caplog)
 
 
 @pytest.mark.usefixtures("late_reads_are_quiet")
@@ -517,7 +519,7 @@ def test_what_training_removes_while_it_is_read_is_gone_and_not_damaged(two_step
             checkpoints.restore(2, layout)
         monkeypatch.setattr(checkpoints, "steps", lambda: [1, 2])
         assert checkpoints.best_first() == [1]
-    assert not caplog.messages
+    assert not own_messages(caplog)
 
 
 def test_nothing_good_left_is_said(two_steps, tmp_path):

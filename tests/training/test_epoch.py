@@ -10,9 +10,10 @@ from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.experiment import load_config_by_name
 from seq2seq_jax.parallel.processes import Job
 from seq2seq_jax.run.training import TrainingRun
-from seq2seq_jax.training.checkpoint import Checkpoints, Progress
+from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.goodput import Ledger
 from seq2seq_jax.training.loop import Loop
+from seq2seq_jax.training.progress import Progress
 
 ROWS = 32
 
@@ -97,12 +98,12 @@ def test_the_update_is_compiled_once_a_shape_and_records_tell_its_flops(tmp_path
             ledger=Ledger(),
             job=Job(),
             peak_flops=lambda reached: peak,
-        ).run(run.initial_state(), Progress(step=0, score=None, loop={}), iter(batches), plan_position=list)
+        ).run(run.initial_state(), Progress(step=0), iter(batches), plan_position=list)
 
     assert update.compilations == len(shapes)
     assert records[-1]["compilations"] == len(shapes)
     # Compilation is no training: it has its own account, and no record's speed.
-    spent = progress.loop["seconds"]
+    spent = progress.loop.seconds
     assert spent["compiling"] == pytest.approx(update.compiling_seconds) and update.compiling_seconds > 0.0
     assert not [message for message in caplog.messages if "compile the update again" in message]
 

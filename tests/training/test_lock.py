@@ -12,6 +12,7 @@ import sys
 import textwrap
 
 import pytest
+from logged import own_messages
 from waiting import wait_until
 
 from seq2seq_jax.training import lock
@@ -59,11 +60,11 @@ def test_a_second_one_is_refused_with_who_holds_it_and_a_dead_ones_lock_is_taken
     holder.send_signal(signal.SIGSTOP)
     with pytest.raises(LockedError), hold(tmp_path / "run"):
         pass
-    assert not caplog.messages
+    assert not own_messages(caplog)
     holder.kill()
     holder.wait()
     with hold(tmp_path / "run"):
-        [line] = caplog.messages
+        [line] = own_messages(caplog)
         assert re.search(rf"Taking over .*has ended: process {holder.pid} on", line)
         assert json.loads((tmp_path / "run" / "lock").read_text())["process"] == os.getpid()
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from logged import own_messages
 
 from seq2seq_jax.training.telemetry import RecordFiles, read_records
 from seq2seq_jax.training.writers import Writer, check_installed, scalars
@@ -83,7 +84,7 @@ def test_a_record_that_is_missing_is_said_and_what_was_found_is_kept(tmp_path, c
     found = None if damage is None else path.read_bytes()
     with RecordFiles(tmp_path, after_step=3, checksums=saved) as files:
         assert [record["step"] for record in files.records] == ([] if damage is None else [1, 3])
-    [said] = caplog.messages
+    [said] = own_messages(caplog)
     assert f"lacks {3 if damage is None else 1} of its 3 records up to step 3" in said
     if found is not None:
         assert (tmp_path / "damaged" / "metrics.jsonl-0").read_bytes() == found
@@ -98,7 +99,7 @@ def test_records_that_are_complete_are_continued_without_a_word(tmp_path, caplog
         files.write(train_record(3))
     with RecordFiles(tmp_path, after_step=2, checksums=saved) as files:
         assert files.checksums == saved and [record["step"] for record in files.records] == [1, 2]
-    assert not caplog.messages and not (tmp_path / "damaged").exists()
+    assert not own_messages(caplog) and not (tmp_path / "damaged").exists()
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "1", '{"kind": "train"}', '{"kind": 1, "step": 2}', "\udcff", "[" * 10**5])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
 
 WORDS_OF_BLEU = 4
-"""BLEU looks at runs of up to so many words: of shorter references it says next to nothing."""
+"""BLEU looks at n-grams of up to this many words: of shorter references it says next to nothing."""
 
 Tokenizer = Literal[
     "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores101", "flores200", "spm", "spBLEU-1K", "none"
