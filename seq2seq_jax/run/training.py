@@ -112,7 +112,7 @@ class TrainingRun:
             self.directory.tokenizer_fingerprint = fingerprints["tokenizer"]
             self.directory.remove_unfinished()
         else:
-            tokenizer = self._train_tokenizer() if self.origin is None else self.origin[0].tokenizer
+            tokenizer = self.new_tokenizer()
             path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(path)
         facts["tokenizer"] = self.tokenizer.fingerprint
@@ -136,7 +136,10 @@ class TrainingRun:
         examples = self.data.scored("validation") if "validation" in self.data.corpus.splits else ()
         return self.experiment.task.select_by(self.metrics, itertools.islice(examples, REFERENCES_LOOKED_AT))
 
-    def _train_tokenizer(self) -> Tokenizer:
+    def new_tokenizer(self) -> Tokenizer:
+        """The tokenizer that a new run has: that of the run that it starts from, or one trained on its data."""
+        if self.origin is not None:
+            return self.origin[0].tokenizer
         self.progress("training the tokenizer", 0, 1)
         tokenizer = Tokenizer.train(self.data.tokenized("train"), self.experiment.tokenizer)
         self.progress("training the tokenizer", 1, 1)
