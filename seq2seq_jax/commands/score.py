@@ -5,8 +5,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first, table
-from seq2seq_jax.commands.generate import max_line_bytes
 from seq2seq_jax.commands.outputs import open_outputs
+from seq2seq_jax.commands.sources import max_line_bytes
 from seq2seq_jax.data.lines import open_input
 from seq2seq_jax.overrides import override, values_of_option
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs

@@ -77,7 +77,7 @@ class Table(SplitFiles, PairSource):
 
 ReadFields = Callable[..., Iterator[tuple[Any, ...]]]
 """Takes lines, the name of their file for messages, and names of fields, `several` being those that may hold a list of
-texts; gives the fields' texts of each example."""
+texts; gives the fields' texts of each example, and with `whole` behind them a dictionary of all its fields."""
 
 
 def _reader(name: str) -> ReadFields:
@@ -96,13 +96,14 @@ def suffix_of(name: str) -> str:
 
 
 def read_tab_separated(
-    lines: Iterator[str], name: str, fields: tuple[str, ...], *, several: Collection[str] = ()
-) -> Iterator[tuple[str, ...]]:
+    lines: Iterator[str], name: str, fields: tuple[str, ...], *, several: Collection[str] = (), whole: bool = False
+) -> Iterator[tuple[Any, ...]]:
     """Some fields of lines of which the first names the tab-separated fields; blank last lines are passed over.
 
     Args:
         name: of the file, for messages.
         several: makes no difference here.
+        whole: see `ReadFields`.
 
     Raises:
         ValueError: as the lines do, or a field is missing, or a line has more or fewer fields than the first, or there
@@ -125,7 +126,8 @@ def read_tab_separated(
                 f"expected {len(header)} tab-separated fields in line {number} of {name}, as line 1 "
                 f"names; got {len(values)}: correct the line"
             )
-        yield tuple(values[column] for column in columns)
+        chosen = tuple(values[column] for column in columns)
+        yield (*chosen, dict(zip(header, values, strict=True))) if whole else chosen
     if number == 1:
         raise ValueError(
             f"expected lines of text in {name} below the names of the fields; there are none: give a file with text"
@@ -133,13 +135,14 @@ def read_tab_separated(
 
 
 def read_json_lines(
-    lines: Iterator[str], name: str, fields: tuple[str, ...], *, several: Collection[str] = ()
+    lines: Iterator[str], name: str, fields: tuple[str, ...], *, several: Collection[str] = (), whole: bool = False
 ) -> Iterator[tuple[Any, ...]]:
     """Some fields of lines with a JSON object each; blank last lines are passed over.
 
     Args:
         name: of the file, for messages.
         several: fields that may hold a list of texts.
+        whole: see `ReadFields`.
 
     Raises:
         ValueError: as the lines do, or a line is not an object that has the fields as strings.
@@ -157,7 +160,8 @@ def read_json_lines(
                 texts = example[field]
             for text in texts:
                 _check_text(text, field, number, name)
-        yield tuple(example[field] for field in fields)
+        chosen = tuple(example[field] for field in fields)
+        yield (*chosen, example) if whole else chosen
 
 
 def _check_text(text: Any, field: str, number: int, name: str) -> None:

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from seq2seq_jax.values import check_values
 
@@ -21,6 +21,9 @@ class GenerationMethod(abc.ABC):
     """... plus maximum_length_extra. A table of learned positions also limits the length."""
     source_tokens_per_batch: int = 8192
     """Source tokens per batch, padding included."""
+
+    texts_field: ClassVar[str | None] = None
+    """Name of the field that says how many texts are returned for each source; None = always one."""
 
     def __post_init__(self):
         check_values(self, "generation")
@@ -51,6 +54,21 @@ class GenerationMethod(abc.ABC):
     @abc.abstractmethod
     def num_texts(self) -> int:
         """Texts that are returned for each source, at most."""
+
+    def with_num_texts(self, number: int) -> "GenerationMethod":
+        """The same method with that many texts returned for each source.
+
+        Raises:
+            ValueError: it cannot return so many.
+        """
+        if self.texts_field is None:
+            if number != self.num_texts:
+                raise ValueError(
+                    f"{type(self).__name__} gives one text for each source, not {number}: choose a method that gives "
+                    "several, as with --generation sampling or beam_search"
+                )
+            return self
+        return dataclasses.replace(self, **{self.texts_field: number})
 
     @abc.abstractmethod
     def generate(self, context: "GenerationContext") -> "GenerationResult":

@@ -93,7 +93,7 @@ class Scorer:
                 names its line, counted from 1.
         """
         tokenizer = self.generator.tokenizer
-        source_ids = self.generator.encode(sources)
+        source_ids = self.generator.sources.encode(sources)
         target_ids = self.generator.encode_targets(
             targets, num_sources=len(sources), max_length=self.max_target_length, work="scored"
         )

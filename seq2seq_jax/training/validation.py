@@ -131,7 +131,7 @@ class Validation:
         self._needed = frozenset().union(*(metric.needs for metric in metrics))
         ids = [] if sources is None else sources.ids
         longer = {index for index, each in enumerate(ids) if len(each) > generator.max_source_length}
-        self._too_long, self._cut = (set(), longer) if generator.truncate else (longer, set())
+        self._too_long, self._cut = (set(), longer) if generator.sources.truncates else (longer, set())
         columns = [] if sources is None else [example.get("source") for example in sources.examples]
         self._blank = {index for index, text in enumerate(columns) if isinstance(text, str) and is_blank(text)}
         if self._too_long or len(batches.too_long):
@@ -187,7 +187,7 @@ class Validation:
         accepted = [index for index in range(len(self.sources.ids)) if index not in self._too_long]
         found = self.generator.generate_from_ids(
             params,
-            [self.generator.cut(self.sources.ids[index]) for index in accepted],
+            [self.generator.sources.cut(self.sources.ids[index]) for index in accepted],
             blank={number for number, index in enumerate(accepted) if index in self._blank},
             progress=progress,
         )
