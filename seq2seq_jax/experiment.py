@@ -21,7 +21,7 @@ from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.effects import changes, effects
-from seq2seq_jax.evaluation.metric import LIKELIHOOD, OUTPUTS, Metric, check_metrics
+from seq2seq_jax.evaluation.metric import ALTERNATIVES, LIKELIHOOD, OUTPUTS, Metric, check_metrics
 from seq2seq_jax.evaluation.metrics import OutsideMetric, metric_from_json, metric_to_json
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.model import ModelConfig
@@ -65,8 +65,8 @@ class Experiment:
     greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk)."""
     metrics: tuple[Metric, ...] | None = None
     """What validation and evaluation compute beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity,
-    with settings after commas (bleu,tokenizer=zh), or a class as module:Class; empty = nothing. None = BLEU, chrF and
-    exact match where there are references."""
+    diversity (of several texts per source), with settings after commas (bleu,tokenizer=zh), or a class as module:Class;
+    empty = nothing. None = BLEU, chrF and exact match where there are references."""
     init_from: str | None = None
     """RUN, RUN:best or RUN:STEP: the directory of a run whose parameters (its best, unless a step is given) and
     tokenizer training starts with; its model must be the same. None = new parameters."""
@@ -122,7 +122,10 @@ class Experiment:
     @property
     def validation_columns(self) -> frozenset[str]:
         """What metrics can be computed from, see `check_metrics`."""
-        return self.task.scored_columns | {LIKELIHOOD} | ({OUTPUTS} if self.task.generates else set())
+        found = self.task.scored_columns | {LIKELIHOOD}
+        if not self.task.generates:
+            return found
+        return found | ({OUTPUTS, ALTERNATIVES} if self.generation.num_texts > 1 else {OUTPUTS})
 
     @property
     def rows_per_batch(self) -> int:

@@ -33,8 +33,9 @@ class EvaluateArguments:
     split: str = "test"
     """Split of the run's data: train, validation or test, or validation/SET, a further validation set."""
     metrics: tuple[Metric, ...] | None = None
-    """What is computed beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity, with settings after
-    commas (bleu,tokenizer=zh), or a class as module:Class. None = as in training."""
+    """What is computed beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity, diversity (of several
+    texts per source), with settings after commas (bleu,tokenizer=zh), or a class as module:Class. None = as in
+    training."""
     checkpoint: str = "best"
     """best, latest, or a step."""
     compilation_cache: bool = True

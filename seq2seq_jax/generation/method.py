@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from seq2seq_jax.generation.context import GenerationContext, GenerationResult
 
 
+_WITHOUT_EFFECT = frozenset({"source_tokens_per_batch", "max_compactions"})
+"""Fields that change no text."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationMethod(abc.ABC):
     """Limits of what is generated, and of a batch."""
@@ -44,6 +48,16 @@ class GenerationMethod(abc.ABC):
         for name in names:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}: set it to 0 or more")
+
+    @property
+    def described(self) -> str:
+        """As signatures say it: its class, and the fields that are not at their defaults."""
+        settings = (
+            f"{field.name}={getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default and field.name not in _WITHOUT_EFFECT
+        )
+        return ",".join((type(self).__name__, *settings))
 
     @property
     @abc.abstractmethod

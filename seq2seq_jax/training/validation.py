@@ -11,8 +11,10 @@ from seq2seq_jax.batch import Batch
 from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.pipeline import EvaluationBatches
 from seq2seq_jax.evaluation.metric import (
+    ALTERNATIVES,
     LIKELIHOOD,
     OUTPUTS,
+    Alternatives,
     Evaluated,
     Example,
     Likelihood,
@@ -162,7 +164,7 @@ class Validation:
             ValueError: a metric cannot score these.
         """
         hypotheses = None
-        if self.sources is not None and (generates or OUTPUTS in self._needed):
+        if self.sources is not None and (generates or {OUTPUTS, ALTERNATIVES} & self._needed):
             hypotheses = self._hypotheses(params[self.player], progress)
         sums = self._sums(params)
         result = ValidationResult(
@@ -180,6 +182,7 @@ class Validation:
             outputs=None if hypotheses is None else result.outputs,
             examples=None if self.sources is None else self.sources.examples,
             likelihood=self._likelihood(sums) if LIKELIHOOD in self._needed else None,
+            alternatives=self._alternatives(hypotheses) if ALTERNATIVES in self._needed else None,
         )
         return dataclasses.replace(result, scores=compute_scores(self.metrics, evaluated))
 
@@ -195,6 +198,11 @@ class Validation:
         for index, best in zip(accepted, found, strict=True):
             hypotheses[index] = best
         return hypotheses
+
+    def _alternatives(self, hypotheses: list[list[Hypothesis]]) -> Alternatives:
+        method = self.generator.method
+        texts = [[each.text for each in of_source] for of_source in hypotheses]
+        return Alternatives(texts, number=method.num_texts, method=method.described)
 
     def _sums(self, params: dict[str, Any]) -> dict[str, tuple[float, float]]:
         """Sums over the set, and their weights: for losses target tokens, for counts 1."""
