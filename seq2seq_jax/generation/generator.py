@@ -16,6 +16,7 @@ from seq2seq_jax.data.layout import source_batches
 from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.context import GenerationContext, GenerationResult, length_limits
+from seq2seq_jax.generation.ensemble import Ensemble
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.parallel.mesh import JittedOnMesh, batch_sharding, batch_shards, global_batch, replicated
@@ -43,11 +44,11 @@ class Hypothesis:
 
 
 class Generator:
-    """Generates with one model; compiled programs are reused between calls."""
+    """Generates with one model, or an ensemble; compiled programs are reused between calls."""
 
     def __init__(
         self,
-        model: EncoderDecoder,
+        model: EncoderDecoder | Ensemble,
         tokenizer: Tokenizer,
         method: GenerationMethod,
         *,
@@ -268,7 +269,7 @@ class Generator:
             source,
             ratio=method.maximum_length_ratio,
             extra=method.maximum_length_extra,
-            position_limit=self.model.config.decoder.position_limit,
+            position_limit=self.model.position_limit,
         )
         memory = apply(source, deterministic=True, method="encode")
         context = GenerationContext(
