@@ -106,6 +106,11 @@ class EncoderDecoder(nn.Module):
             precision=config.precision,
         )
 
+    @property
+    def position_limit(self) -> int | None:
+        """Target tokens that the decoder has positions for; None = unbounded."""
+        return self.config.decoder.position_limit
+
     def encode(self, source: TokenRows, *, deterministic: bool) -> Memory:
         """The encoded source.
 

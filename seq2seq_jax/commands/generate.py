@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.conversation import converse
+from seq2seq_jax.commands.ensemble import EnsembleArguments, open_run
 from seq2seq_jax.commands.outputs import STANDARD_OUTPUT, OutputFile, open_outputs
 from seq2seq_jax.commands.sources import Source, grouped, max_line_bytes, read_sources
 from seq2seq_jax.data.lines import open_input
 from seq2seq_jax.data.splitting import TooLong
 from seq2seq_jax.generation.methods import BeamSearch, Method
-from seq2seq_jax.overrides import override, values_of_option
+from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
@@ -37,7 +38,7 @@ OWN_FIELDS = {"source", "parts", "hypotheses"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerateArguments:
+class GenerateArguments(EnsembleArguments):
     """Command line of `seq2seq generate`."""
 
     input: str | None = None
@@ -112,10 +113,8 @@ def run(arguments: list[str]) -> None:
     directory, rest = split_first(arguments, name="the directory of a RUN", command="generate")
     if directory is None:
         override(GenerateArguments(), rest, program=PROGRAM, description=DESCRIPTION)
-    from seq2seq_jax.run.inference import Inference
-
     with Display() as display:
-        run = Inference.open(directory, progress=display.progress, trust_code=values_of_option("trust_code", rest))
+        run = open_run(directory, rest, display=display, program=PROGRAM)
         chosen = override(
             GenerateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
             _with_flag(rest, "--interactive"),

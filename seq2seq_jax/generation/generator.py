@@ -17,6 +17,7 @@ from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.splitting import TooLong, join_texts
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.context import GenerationContext, GenerationResult, length_limits
+from seq2seq_jax.generation.ensemble import Ensemble
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.sources import FittedSources, SourceEncoder
 from seq2seq_jax.model import EncoderDecoder
@@ -50,11 +51,11 @@ EMPTY = Hypothesis(text="", score=0.0, log_probability=0.0, num_tokens=1)
 
 
 class Generator:
-    """Generates with one model; compiled programs are reused between calls."""
+    """Generates with one model, or an ensemble; compiled programs are reused between calls."""
 
     def __init__(
         self,
-        model: EncoderDecoder,
+        model: EncoderDecoder | Ensemble,
         tokenizer: Tokenizer,
         method: GenerationMethod,
         *,
@@ -258,7 +259,7 @@ class Generator:
             source,
             ratio=method.maximum_length_ratio,
             extra=method.maximum_length_extra,
-            position_limit=self.model.config.decoder.position_limit,
+            position_limit=self.model.position_limit,
         )
         memory = apply(source, deterministic=True, method="encode")
         context = GenerationContext(

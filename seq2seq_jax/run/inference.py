@@ -96,18 +96,19 @@ class Inference:
             written: fields of the data (cache_directory, directory) whose directories may be written to after all.
         """
         experiment = dataclasses.replace(self.experiment, **parts)
-        return Inference(
-            self.directory,
-            experiment,
-            data=RunData(
-                experiment.data,
-                experiment.task,
-                splits=self.data.splits if splits is None else splits,
-                read_only=[name for name in self.data.read_only if name not in written],
-                progress=self._progress,
-            ),
+        data = RunData(
+            experiment.data,
+            experiment.task,
+            splits=self.data.splits if splits is None else splits,
+            read_only=[name for name in self.data.read_only if name not in written],
             progress=self._progress,
-            trust=self._trust,
+        )
+        return self._with(experiment, data)
+
+    def _with(self, experiment: Experiment, data: RunData, *, system: System | None = None) -> "Inference":
+        """The same checkpoints, used by another experiment on other data."""
+        return Inference(
+            self.directory, experiment, data=data, progress=self._progress, system=system, trust=self._trust
         )
 
     @property

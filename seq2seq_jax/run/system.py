@@ -144,7 +144,7 @@ class System:
 
     def build_loss(self) -> Any:
         """The jitted loss of evaluation, see `seq2seq_jax.training.step.build_loss`."""
-        return build_loss(self.evaluation_objective, mesh=self.mesh, layouts=self.parameter_layouts)
+        return build_loss(self.evaluation_objective.evaluate, mesh=self.mesh, layouts=self.parameter_layouts)
 
     def place(self, batch: Batch) -> Batch:
         """A process's rows of a host batch, as part of the global batch on the devices."""
@@ -225,6 +225,15 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
             f"training.target_tokens_per_batch to a multiple of {shards * row * experiment.training.accumulation}, or "
             "change the mesh."
         )
+    check_mesh_of_model(experiment, mesh)
+
+
+def check_mesh_of_model(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Refuse a mesh that the model cannot be divided by.
+
+    Raises:
+        ValueError: with the field to change.
+    """
     for side, stack in (("encoder", experiment.model.encoder), ("decoder", experiment.model.decoder)):
         for name, (logical_axis, size) in stack.sharded_sizes.items():
             axis = dict(RULES)[logical_axis]
