@@ -57,7 +57,11 @@ class Generator:
         """Args:
         source: the column of sources: its maximum length (tokens, EOS token included), and which end of a longer one is
             cut off, with the EOS token as its last token; a longer one is refused where none is.
+
+        Raises:
+            ValueError: the method does not work with the model.
         """
+        method.check(num_experts=model.config.num_experts)
         self.model = model
         self.tokenizer = tokenizer
         self.method = method
