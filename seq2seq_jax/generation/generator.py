@@ -64,7 +64,11 @@ class Generator:
     ):
         """Args:
         source: see `SourceEncoder`.
+
+        Raises:
+            ValueError: the method does not work with the model.
         """
+        method.check(num_experts=model.config.num_experts)
         self.model = model
         self.tokenizer = tokenizer
         self.method = method

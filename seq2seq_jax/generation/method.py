@@ -49,6 +49,16 @@ class GenerationMethod(abc.ABC):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}: set it to 0 or more")
 
+    def check(self, *, num_experts: int) -> None:  # noqa: B027
+        """Refuse a model that the method cannot generate with.
+
+        Args:
+            num_experts: of the model.
+
+        Raises:
+            ValueError: with what to change.
+        """
+
     @property
     def described(self) -> str:
         """As signatures say it: its class, and the fields that are not at their defaults."""

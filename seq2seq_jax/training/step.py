@@ -155,7 +155,8 @@ def initial_state(
 
     Returns:
         A function that makes the state, laid out on the mesh, from new parameters or (`given`) with those of some
-        players; and the state's shapes, dtypes and shardings (ShapeDtypeStruct leaves), which cost nothing.
+        players, of which a dict may lack parts, which are new; and the state's shapes, dtypes and shardings
+        (ShapeDtypeStruct leaves), which cost nothing.
     """
 
     def boxed(given: dict[str, Params]) -> TrainState:
@@ -165,7 +166,9 @@ def initial_state(
             for index, player in enumerate(objective.players)
         }
         for name, values in given.items():
-            params[name] = meta.replace_boxed(params[name], jax.tree.map(jnp.copy, values))
+            own = params[name]
+            values = _unboxed(own) | values if isinstance(own, dict) else values
+            params[name] = meta.replace_boxed(own, jax.tree.map(jnp.copy, values))
         players = {
             name: PlayerState(
                 params=own,
