@@ -127,6 +127,11 @@ class EncoderDecoder(nn.Module):
         )
 
     @property
+    def num_experts(self) -> int:
+        """Experts of a mixture; see `ModelConfig.num_experts`."""
+        return self.config.num_experts
+
+    @property
     def position_limit(self) -> int | None:
         """Target tokens that the decoder has positions for; None = unbounded."""
         return self.config.decoder.position_limit

@@ -44,6 +44,11 @@ class Ensemble(nn.Module):
         return self.members[0].vocabulary
 
     @property
+    def num_experts(self) -> int:
+        """Experts that all members have."""
+        return min(member.num_experts for member in self.members)
+
+    @property
     def position_limit(self) -> int | None:
         """Target tokens that all members have positions for; None = unbounded."""
         limits = [member.position_limit for member in self.members]

@@ -68,7 +68,7 @@ class Generator:
         Raises:
             ValueError: the method does not work with the model.
         """
-        method.check(num_experts=model.config.num_experts)
+        method.check(num_experts=model.num_experts)
         self.model = model
         self.tokenizer = tokenizer
         self.method = method
