@@ -6,13 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first, table
+from seq2seq_jax.commands.ensemble import EnsembleArguments, ensemble_figures, ensemble_rows, open_run
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import open_outputs
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.evaluation.metric import Metric
 from seq2seq_jax.generation.methods import BeamSearch, Method
-from seq2seq_jax.overrides import is_given, override, values_of_option
+from seq2seq_jax.overrides import is_given, override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
@@ -27,14 +28,15 @@ match, or what the run or --metrics names.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateArguments:
+class EvaluateArguments(EnsembleArguments):
     """Command line of `seq2seq evaluate`."""
 
     split: str = "test"
     """Split of the run's data: train, validation or test, or validation/SET, a further validation set."""
     metrics: tuple[Metric, ...] | None = None
-    """What is computed beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity, with settings after
-    commas (bleu,tokenizer=zh), or a class as module:Class. None = as in training."""
+    """What is computed beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity, diversity (of several
+    texts per source), with settings after commas (bleu,tokenizer=zh), or a class as module:Class. None = as in
+    training."""
     checkpoint: str = "best"
     """best, latest, or a step."""
     compilation_cache: bool = True
@@ -62,7 +64,9 @@ def run(arguments: list[str]) -> None:
         override(EvaluateArguments(), rest, program=PROGRAM, description=DESCRIPTION)
     with contextlib.ExitStack() as outputs:
         figures = _evaluate(directory, rest, outputs)
-        table([*score_rows(figures), tokenizer_row(figures["tokenizer"])], title=figures["run"])
+        table(
+            [*ensemble_rows(figures), *score_rows(figures), tokenizer_row(figures["tokenizer"])], title=figures["run"]
+        )
 
 
 def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) -> dict[str, Any]:
@@ -72,10 +76,9 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
         outputs: closes the files, and fails if one could not be written.
     """
     from seq2seq_jax.run.data import DIRECTORIES
-    from seq2seq_jax.run.inference import Inference
 
     with Display() as display:
-        run = Inference.open(directory, progress=display.progress, trust_code=values_of_option("trust_code", rest))
+        run = open_run(directory, rest, display=display, program=PROGRAM)
         chosen = override(
             EvaluateArguments(
                 generation=run.experiment.generation,
@@ -119,6 +122,7 @@ def _evaluate(directory: str, rest: list[str], outputs: contextlib.ExitStack) ->
             text_file.write("".join(f"{as_line(text)}\n" for text in result.outputs))
         figures = {
             "run": str(run.directory.path),
+            **ensemble_figures(run),
             **result.to_json(split=chosen.split, step=step),
             "tokenizer": tokenizer_figures(run.experiment.tokenizer, run.tokenizer),
         }

@@ -90,7 +90,8 @@ class Table(SplitFiles, PairSource):
 
 ReadFields = Callable[..., Iterator[tuple[Any, ...]]]
 """Takes lines, the name of their file for messages, and fields, each the name of one or a template of several (see
-`Template.parse`), `several` being those that may hold a list of texts; gives the fields' texts of each example."""
+`Template.parse`), `several` being those that may hold a list of texts; gives the fields' texts of each example, and
+with `whole` behind them a dictionary of all its fields."""
 
 
 def _reader(name: str) -> ReadFields:
@@ -109,14 +110,21 @@ def suffix_of(name: str) -> str:
 
 
 def read_tab_separated(
-    lines: Iterator[str], name: str, fields: tuple[str, ...], *, several: Collection[str] = (), separator: str = " "
-) -> Iterator[tuple[str, ...]]:
+    lines: Iterator[str],
+    name: str,
+    fields: tuple[str, ...],
+    *,
+    several: Collection[str] = (),
+    separator: str = " ",
+    whole: bool = False,
+) -> Iterator[tuple[Any, ...]]:
     """Some fields of lines of which the first names the tab-separated fields; blank last lines are passed over.
 
     Args:
         name: of the file, for messages.
         several: makes no difference here.
         separator: makes no difference here.
+        whole: see `ReadFields`.
 
     Raises:
         ValueError: as the lines do, or a field is missing, or a line has more or fewer fields than the first, or there
@@ -142,7 +150,8 @@ def read_tab_separated(
                 f"names; got {len(values)}: correct the line"
             )
         example = {field: values[column] for field, column in columns.items()}
-        yield tuple([template.fill(example) for template in templates])
+        filled = [template.fill(example) for template in templates]
+        yield (*filled, dict(zip(header, values, strict=True))) if whole else tuple(filled)
     if number == 1:
         raise ValueError(
             f"expected lines of text in {name} below the names of the fields; there are none: give a file with text"
@@ -150,7 +159,13 @@ def read_tab_separated(
 
 
 def read_json_lines(
-    lines: Iterator[str], name: str, fields: tuple[str, ...], *, several: Collection[str] = (), separator: str = " "
+    lines: Iterator[str],
+    name: str,
+    fields: tuple[str, ...],
+    *,
+    several: Collection[str] = (),
+    separator: str = " ",
+    whole: bool = False,
 ) -> Iterator[tuple[Any, ...]]:
     """Some fields of lines with a JSON object each; blank last lines are passed over.
 
@@ -158,6 +173,7 @@ def read_json_lines(
         name: of the file, for messages.
         several: fields that may hold a list of texts, beside those of templates.
         separator: between the texts of a list in a template.
+        whole: see `ReadFields`.
 
     Raises:
         ValueError: as the lines do, or a line is not an object that has the fields as strings.
@@ -178,7 +194,8 @@ def read_json_lines(
                 texts = example[field]
             for text in texts:
                 _check_text(text, field, number, name)
-        yield tuple([template.fill(example, separator=separator) for template in templates])
+        filled = [template.fill(example, separator=separator) for template in templates]
+        yield (*filled, example) if whole else tuple(filled)
 
 
 def _names(templates: list[Template]) -> list[str]:

@@ -13,8 +13,15 @@ from seq2seq_jax.values import check_values
 Example = Mapping[str, Any]
 """Name of a column -> its value: the source text in "source", the reference or a list of references in "target"."""
 
-OUTPUTS, LIKELIHOOD = "outputs", "likelihood"
-"""What a metric may need beside columns of the examples: the generated texts, and how probable the references are."""
+OUTPUTS, ALTERNATIVES, LIKELIHOOD = "outputs", "alternatives", "likelihood"
+"""What a metric may need beside columns of the examples: the text that was generated for each, several texts for each,
+and how probable the references are."""
+
+_REMEDIES = {
+    ALTERNATIVES: "Generation gives one text per source: have it give several, such as --generation.n_best 4, or "
+    "--generation sampling --generation.samples 8",
+}
+"""What a metric may need -> what to do where it is missing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,17 @@ class Likelihood(NamedTuple):
     """The target texts that these are the tokens of."""
 
 
+class Alternatives(NamedTuple):
+    """All texts that were generated for each example."""
+
+    texts: Sequence[Sequence[str]]
+    """Of each example, in the order of the examples; the method may have found fewer than were asked for."""
+    number: int
+    """Texts per example that were asked for."""
+    method: str
+    """How they were generated, as signatures say it."""
+
+
 class Evaluated(NamedTuple):
     """What is known of a model on a set of examples; None = it was not computed, as no metric needs it."""
 
@@ -62,6 +80,7 @@ class Evaluated(NamedTuple):
     """Generated texts, in the order of the examples."""
     examples: Sequence[Example] | None
     likelihood: Likelihood | None = None
+    alternatives: Alternatives | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +88,7 @@ class Metric(abc.ABC):
     """Scores of a set of examples. A subclass is a frozen dataclass, whose fields say how they are computed."""
 
     needs: ClassVar[frozenset[str]] = frozenset({OUTPUTS, "target"})
-    """Columns of the examples that are read, and OUTPUTS and LIKELIHOOD where these are."""
+    """Columns of the examples that are read, and OUTPUTS, ALTERNATIVES and LIKELIHOOD where these are."""
     packages: ClassVar[Mapping[str, str]] = {}
     """Modules that are imported when it is computed -> what pip calls their packages."""
 
@@ -142,7 +161,7 @@ def check_metrics(metrics: Sequence[Metric], available: Collection[str], *, of: 
     """Return if metrics can be computed of a set, and their scores told apart.
 
     Args:
-        available: columns of the examples, and OUTPUTS and LIKELIHOOD where these can be had.
+        available: columns of the examples, and OUTPUTS, ALTERNATIVES and LIKELIHOOD where these can be had.
         of: what the set is of, for messages: "documents".
 
     Raises:
@@ -153,8 +172,12 @@ def check_metrics(metrics: Sequence[Metric], available: Collection[str], *, of: 
         missing = sorted(metric.needs - set(available))
         if missing:
             raise ValueError(
-                f"metric {metric} needs {' and '.join(missing)}, which {of} do not have. They have "
-                f"{', '.join(sorted(available))}: choose other metrics."
+                f"metric {metric} needs {' and '.join(missing)}, which {of} do not have. "
+                + (
+                    f"{_REMEDIES[missing[0]]}."
+                    if missing[0] in _REMEDIES and len(missing) == 1
+                    else f"They have {', '.join(sorted(available))}: choose other metrics."
+                )
             )
         for name in metric.names:
             if name in RESERVED or "/" in name:

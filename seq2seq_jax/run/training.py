@@ -15,6 +15,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.effects import effects
 from seq2seq_jax.evaluation.metric import Metric
 from seq2seq_jax.experiment import Experiment, differences, flatten, to_json
+from seq2seq_jax.model import START_OFFSETS
 from seq2seq_jax.outside import ALL, Trust, classes_of, refuse_unnamed
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.paths import user_path
@@ -65,9 +66,10 @@ class TrainingRun:
 
         Raises:
             ValueError: the directory holds a run of another experiment, other data or another tokenizer; or the
-                processes differ in what they would train.
+                processes differ in what they would train; or the method of generation does not work with the model.
         """
         refuse_unnamed(self.experiment)
+        self.experiment.generation.check(num_experts=self.experiment.model.num_experts)
         used, commit = versions(), commit_of_code()
         # Before anything that takes long.
         self.metrics  # noqa: B018
@@ -175,7 +177,7 @@ class TrainingRun:
                 origin.directory.candidates(which, checkpoints)
         except ValueError as error:
             raise ValueError(f"--init-from {name}: {error}") from error
-        refuse_another_model(origin.experiment, self.experiment, f"--init-from {path}")
+        refuse_another_model(origin.experiment, self.experiment, f"--init-from {path}", may_add_experts=True)
         return origin, which
 
     @functools.cached_property
@@ -211,6 +213,10 @@ class TrainingRun:
             player: of the origin that generates; it becomes the one that generates here, whatever its name.
         """
         layouts = {name: state.params for name, state in self.system.layout.players.items()}
+        if self.origin[0].experiment.model.num_experts == 1:
+            # New experts have new start tokens.
+            own = layouts[self.system.player]
+            layouts[self.system.player] = {name: part for name, part in own.items() if name != START_OFFSETS}
         params = {self.system.player: used_params(checkpoints, step, player, layouts[self.system.player])}
         for name in (layouts.keys() - params.keys()) & (checkpoints.names(step, "players") - {player}):
             try:

@@ -11,8 +11,10 @@ from seq2seq_jax.batch import Batch
 from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.pipeline import EvaluationBatches
 from seq2seq_jax.evaluation.metric import (
+    ALTERNATIVES,
     LIKELIHOOD,
     OUTPUTS,
+    Alternatives,
     Evaluated,
     Example,
     Likelihood,
@@ -131,7 +133,7 @@ class Validation:
         self._needed = frozenset().union(*(metric.needs for metric in metrics))
         ids = [] if sources is None else sources.ids
         longer = {index for index, each in enumerate(ids) if len(each) > generator.max_source_length}
-        self._too_long, self._cut = (set(), longer) if generator.truncate else (longer, set())
+        self._too_long, self._cut = (set(), longer) if generator.sources.truncates else (longer, set())
         columns = [] if sources is None else [example.get("source") for example in sources.examples]
         self._blank = {index for index, text in enumerate(columns) if isinstance(text, str) and is_blank(text)}
         if self._too_long or len(batches.too_long):
@@ -162,7 +164,7 @@ class Validation:
             ValueError: a metric cannot score these.
         """
         hypotheses = None
-        if self.sources is not None and (generates or OUTPUTS in self._needed):
+        if self.sources is not None and (generates or {OUTPUTS, ALTERNATIVES} & self._needed):
             hypotheses = self._hypotheses(params[self.player], progress)
         sums = self._sums(params)
         result = ValidationResult(
@@ -180,6 +182,7 @@ class Validation:
             outputs=None if hypotheses is None else result.outputs,
             examples=None if self.sources is None else self.sources.examples,
             likelihood=self._likelihood(sums) if LIKELIHOOD in self._needed else None,
+            alternatives=self._alternatives(hypotheses) if ALTERNATIVES in self._needed else None,
         )
         return dataclasses.replace(result, scores=compute_scores(self.metrics, evaluated))
 
@@ -187,7 +190,7 @@ class Validation:
         accepted = [index for index in range(len(self.sources.ids)) if index not in self._too_long]
         found = self.generator.generate_from_ids(
             params,
-            [self.generator.cut(self.sources.ids[index]) for index in accepted],
+            [self.generator.sources.cut(self.sources.ids[index]) for index in accepted],
             blank={number for number, index in enumerate(accepted) if index in self._blank},
             progress=progress,
         )
@@ -195,6 +198,11 @@ class Validation:
         for index, best in zip(accepted, found, strict=True):
             hypotheses[index] = best
         return hypotheses
+
+    def _alternatives(self, hypotheses: list[list[Hypothesis]]) -> Alternatives:
+        method = self.generator.method
+        texts = [[each.text for each in of_source] for of_source in hypotheses]
+        return Alternatives(texts, number=method.num_texts, method=method.described)
 
     def _sums(self, params: dict[str, Any]) -> dict[str, tuple[float, float]]:
         """Sums over the set, and their weights: for losses target tokens, for counts 1."""

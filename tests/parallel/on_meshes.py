@@ -11,11 +11,12 @@ import sys
 import jax
 import numpy as np
 import optax
-from architectures import parameters, transformer
+from architectures import parameters, recurrent, transformer
 from batches import batch, random_pairs
 
 from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+from seq2seq_jax.generation.ensemble import Ensemble
 from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
@@ -23,7 +24,7 @@ from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig, batch_sharding, batch_shards, bytes_per_device
 from seq2seq_jax.training.checkpoint import Checkpoints, Progress
 from seq2seq_jax.training.optimizer import AdamWConfig
-from seq2seq_jax.training.step import build_update, initial_state
+from seq2seq_jax.training.step import build_update, initial_state, parameter_layouts
 
 MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "fsdp": (1, 8, 1), "all": (2, 2, 2)}
 CONTINUED = (("data", "all"), ("all", "fsdp"), ("fsdp", "one"))
@@ -95,6 +96,20 @@ class Trainer:
         hypotheses = generator.generate(params, TEXTS)
         return [[(each.text, each.log_probability) for each in best] for best in hypotheses]
 
+    def generated_together(self):
+        """Texts and log-probabilities of an ensemble of the model with a recurrent one, both sharded over the mesh."""
+        models = self.model, recurrent().build(TOKENIZER.vocabulary)
+        drawn = [parameters(model, seed=seed) for seed, model in enumerate(models)]
+        layouts = [
+            parameter_layouts(MaximumLikelihoodConfig().build(model), mesh=self.mesh)["model"] for model in models
+        ]
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, layouts)
+        generator = Generator(
+            Ensemble(models), TOKENIZER, BeamSearch(beam_size=3), source=Tokens(max_length=32), mesh=self.mesh
+        )
+        params = Ensemble.parameters(jax.device_put(drawn, shardings))
+        return [[(each.text, each.log_probability) for each in best] for best in generator.generate(params, TEXTS)]
+
 
 def share_of_a_device(tree) -> float:
     """Elements of the arrays that one device holds, of all."""
@@ -151,6 +166,7 @@ def main() -> None:
         "continued": continued,
         "shares": shares,
         "generated": {name: trainers[name].generated() for name in ("one", "all")},
+        "generated_together": {name: trainers[name].generated_together() for name in ("one", "all")},
         "layouts": layouts(),
         "meshes": rest,
         "batch_shards": {name: batch_shards(trainer.mesh) for name, trainer in trainers.items()},

@@ -1,7 +1,7 @@
 """Minimum Bayes risk decoding."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.methods.sampling import Sampling
@@ -30,6 +30,8 @@ class MinimumBayesRisk(GenerationMethod):
     """Divides the logits: lower values favour probable tokens."""
     seed: int = 0
     """Of the draws."""
+
+    texts_field: ClassVar[str | None] = "n_best"
 
     def __post_init__(self):
         super().__post_init__()
