@@ -8,7 +8,7 @@ from typing import Any
 from seq2seq_jax.commands.console import Display, columns, cut, table
 from seq2seq_jax.commands.options import DataOptions
 from seq2seq_jax.commands.outputs import open_outputs
-from seq2seq_jax.data.batch_maker import batch_maker
+from seq2seq_jax.data.batch_maker import batch_maker, select
 from seq2seq_jax.data.summary import (
     PaddingSummary,
     SplitSummary,
@@ -38,6 +38,8 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
         data, batch_format = run.data, experiment.batch_format
         stores = {split: data.store(split, tokenizer) for split in data.corpus.splits}
         splits = {split: summary_of(store, batch_format, tokenizer) for split, store in stores.items()}
+        # Which says what the limits do, and raises where they leave nothing.
+        select(stores["train"], batch_format.columns)
         make = batch_maker(
             stores["train"],
             batch_format,

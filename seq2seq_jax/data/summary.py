@@ -3,13 +3,15 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from seq2seq_jax.batch import PADDING_SEGMENT, Batch, TokenRows
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.batch_maker import SelectionCounts, selection_of
-from seq2seq_jax.data.columns import Column, Tokens
+from seq2seq_jax.data.columns import Chunks, Column, Ragged, Tokens
 from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import UNKNOWN_ID, Tokenizer
 
@@ -67,14 +69,14 @@ def summary_of(store: Store, batch_format: BatchFormat, tokenizer: Tokenizer) ->
     )
 
 
-def lengths_of(column: Column, examples) -> np.ndarray:
-    """Length of every example of a column, [examples]."""
-    if column.is_uniform:
+def lengths_of(column: Column, examples: Ragged | Chunks) -> Int[np.ndarray, " examples"]:
+    """Length of every example of a column."""
+    if isinstance(examples, Chunks):
         return examples.bounds(np.arange(len(examples)))[1]
     return examples.lengths
 
 
-def _column(column: Column, examples, tokenizer: Tokenizer) -> ColumnSummary:
+def _column(column: Column, examples: Ragged | Chunks, tokenizer: Tokenizer) -> ColumnSummary:
     lengths = lengths_of(column, examples)
     of_ids = _ids(column, examples.values[:MOST_COUNTED], tokenizer) if isinstance(column, Tokens) else {}
     return ColumnSummary(
@@ -90,7 +92,7 @@ def _column(column: Column, examples, tokenizer: Tokenizer) -> ColumnSummary:
     )
 
 
-def _ids(column: Tokens, values: np.ndarray, tokenizer: Tokenizer) -> dict[str, float]:
+def _ids(column: Tokens, values: np.ndarray, tokenizer: Tokenizer) -> dict[str, Any]:
     vocabulary = tokenizer.vocabulary
     is_source = column.side == "source"
     size = vocabulary.source_size if is_source else vocabulary.target_size
