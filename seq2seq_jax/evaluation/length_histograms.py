@@ -12,6 +12,7 @@ from matplotlib.ticker import EngFormatter
 from seq2seq_jax.files import write_whole
 
 _BINS = 60
+"""At most, all of one width."""
 _SHOWN = 0.995
 """Fraction of the examples whose lengths are drawn; the rest is in the last bar."""
 
@@ -39,7 +40,8 @@ def plot_lengths(
         of_splits = [of_columns[name] for of_columns in lengths.values() if len(of_columns[name])]
         limit = limits[name]
         longest = max([limit or 1, *(int(np.quantile(each, _SHOWN)) for each in of_splits)])
-        edges = np.unique(np.linspace(0, longest, min(_BINS, longest) + 1).round().astype(int))
+        width = -(-longest // _BINS)
+        edges = np.arange(0, longest + width, width)
         for row, (split, of_columns) in enumerate(lengths.items()):
             axes = grid[row][column]
             found = np.minimum(of_columns[name], longest)
