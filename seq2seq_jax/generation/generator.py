@@ -158,7 +158,7 @@ class Generator:
         Args:
             blank: indices of those of blank texts.
         """
-        parts = [[] if index in blank else [ids] for index, ids in enumerate(sources)]
+        parts: list[list[Sequence[int]]] = [[] if index in blank else [ids] for index, ids in enumerate(sources)]
         fitted = FittedSources(parts, np.arange(1, len(sources) + 1), [])
         return self.generate_fitted(params, fitted, progress=progress)
 
@@ -227,7 +227,7 @@ class Generator:
         return [found[index] for index in range(number)]
 
     def _generate_all(
-        self, params: Any, encoded: list[list[int]], lines: Int[np.ndarray, " texts"]
+        self, params: Any, encoded: Sequence[Sequence[int]], lines: Int[np.ndarray, " texts"]
     ) -> Iterator[tuple[np.ndarray, GenerationResult]]:
         """Generate batch by batch; the next batch runs while the results of one are fetched.
 
