@@ -187,7 +187,7 @@ class Generator:
         Args:
             blank: indices of those of blank texts.
         """
-        parts = [[] if index in blank else [ids] for index, ids in enumerate(sources)]
+        parts: list[list[Sequence[int]]] = [[] if index in blank else [ids] for index, ids in enumerate(sources)]
         fitted = FittedSources(parts, np.arange(1, len(sources) + 1), [])
         return self.generate_fitted(params, fitted, progress=progress)
 
@@ -280,7 +280,7 @@ class Generator:
     def _generate_all(
         self,
         params: Any,
-        encoded: list[list[int]],
+        encoded: Sequence[Sequence[int]],
         lines: Int[np.ndarray, " texts"],
         asked: list[LineTokens] | None = None,
     ) -> Iterator[tuple[np.ndarray, GenerationResult]]:
