@@ -259,6 +259,33 @@ def attention_weights(
         ValueError: the decoder has no attention.
     """
     _, recorded = model.apply({"params": params}, batch, mutable=[WEIGHTS])
+    return jnp.moveaxis(jnp.concatenate(_cross_attention(recorded)), 0, 1)
+
+
+def step_with_attention(
+    model: nn.Module, params: Any, tokens: Int[Array, "hypotheses"], state: DecodeState
+) -> tuple[Float[Array, "hypotheses vocab"], Float[Array, "hypotheses source"], DecodeState]:
+    """What `step` gives, with the cross-attention weights of the step: their mean over layers and heads, and over the
+    members of an ensemble.
+
+    Raises:
+        ValueError: the decoder has no attention.
+    """
+    (logits, state), recorded = model.apply({"params": params}, tokens, state, method="step", mutable=[WEIGHTS])
+    # Of a stack in one loop, layers come first. Heads are as many in all layers of one model.
+    by_layer = [
+        jnp.mean(leaf, axis=-3).reshape(-1, *leaf.shape[-4:-3], *leaf.shape[-2:]) for leaf in _cross_attention(recorded)
+    ]
+    mean = jnp.mean(jnp.concatenate(by_layer), axis=0)
+    return logits, mean.reshape(len(tokens), -1), state
+
+
+def _cross_attention(recorded: Any) -> list[Array]:
+    """The weights of cross-attention among those that were recorded.
+
+    Raises:
+        ValueError: there are none.
+    """
     weights = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(recorded)
@@ -269,4 +296,4 @@ def attention_weights(
             "the model's decoder has no attention: it reads each source as one vector, so no target token has weights "
             "over source tokens. Give a run whose decoder has attention."
         )
-    return jnp.moveaxis(jnp.concatenate(weights), 0, 1)
+    return weights

@@ -13,7 +13,7 @@ from seq2seq_jax.commands.conversation import converse
 from seq2seq_jax.commands.ensemble import EnsembleArguments, open_run
 from seq2seq_jax.commands.outputs import STANDARD_OUTPUT, OutputFile, open_outputs
 from seq2seq_jax.commands.sources import Source, grouped, max_line_bytes, read_sources
-from seq2seq_jax.data.lines import open_input
+from seq2seq_jax.data.lines import is_unicode, open_input
 from seq2seq_jax.data.splitting import TooLong
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.overrides import override
@@ -356,7 +356,7 @@ def _checked_names(source: Source) -> Source:
     Raises:
         ValueError: two of them have the same name.
     """
-    if taken := OWN_FIELDS & source.fields.keys():
+    if taken := OWN_FIELDS & (source.fields or {}).keys():
         raise ValueError(
             f"the input has a field {min(taken)!r} beside the source, and --json writes one of that name. Rename it."
         )
@@ -369,7 +369,10 @@ def _record(source: Source, num_parts: int, hypotheses: "list[Hypothesis]") -> s
         "parts": max(1, num_parts),
         "hypotheses": [dataclasses.asdict(each) for each in hypotheses],
     }
-    return json.dumps(source.fields | own, ensure_ascii=False) + "\n"
+    record = (source.fields or {}) | own
+    line = json.dumps(record, ensure_ascii=False)
+    # Other fields may hold what only JSON's escapes can say: half of a surrogate pair.
+    return (line if is_unicode(line) else json.dumps(record)) + "\n"
 
 
 def as_line(text: str) -> str:

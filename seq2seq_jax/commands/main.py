@@ -23,7 +23,7 @@ seq2seq: encoder-decoder training on JAX
 
   seq2seq train CONFIG [--run_dir D] [--part.field value ...]   train, or continue, a run
   seq2seq data CONFIG [--plot FILE] [--part.field value ...]    what a training would see of its data
-  seq2seq evaluate RUN [--split test] [--json FILE]             loss and scores on a split
+  seq2seq evaluate RUN [RUN ...] [--split test] [--json FILE]   loss and scores on a split
   seq2seq generate RUN [--input FILE] [--output FILE]           a line out for a line in
   seq2seq score RUN --source FILE --target FILE                 log-probability and perplexity of given targets
   seq2seq align RUN [--input FILE] [--output DIRECTORY]         heat maps of attention, a picture a line

@@ -10,24 +10,24 @@ from seq2seq_jax.data.lines import Input
 if TYPE_CHECKING:
     import seq2seq_jax.run.inference
 
-FIRST_GROUP_BATCHES, LAST_GROUP_BATCHES = 4, 512
+FIRST_GROUP_BATCHES, LAST_GROUP_BATCHES = 4, 256
 """Characters of the first and of the largest group of sources, for each token of a batch. Groups grow, so that the
-first results come soon, and few batches have the rest of a group in them."""
+first results come soon, and few batches have the rest of a group in them; a group is what memory is needed for."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Source:
     """What a text is generated from.
 
     Attributes:
         text: a text.
         number: of its line, which what is drawn for it depends on; None = as it comes.
-        fields: other fields of the example that it stands in.
+        fields: other fields of the example that it stands in, if it stands in one.
     """
 
     text: str
     number: int | None = None
-    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fields: dict[str, Any] | None = None
 
 
 def max_line_bytes(run: "seq2seq_jax.run.inference.Inference", max_source_length: int | None = None) -> int:

@@ -319,6 +319,11 @@ class Tokenizer:
         """What each source id stands for: "▁" is a space, <0xC3> a byte, </s> the EOS token."""
         return self._source.pieces(ids)
 
+    def target_id(self, piece: str) -> int | None:
+        """The id of a piece of targets, as `target_pieces` writes it; None = there is no such piece."""
+        found = self._target.piece_to_id(piece)
+        return None if self._target.pieces([found]) != [piece] else found
+
     def target_pieces(self, ids: Sequence[int]) -> list[str]:
         """What each target id stands for, as in `source_pieces`."""
         return self._target.pieces(ids)

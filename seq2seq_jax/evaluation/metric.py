@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import importlib.util
+import itertools
 import traceback
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -82,6 +83,17 @@ class Evaluated(NamedTuple):
     likelihood: Likelihood | None = None
     alternatives: Alternatives | None = None
 
+    def part(self, members: Sequence[int]) -> "Evaluated":
+        """What is known of some of the examples, by their indices; their likelihood is not."""
+        alternatives = self.alternatives
+        if alternatives is not None:
+            alternatives = alternatives._replace(texts=[alternatives.texts[index] for index in members])
+        return Evaluated(
+            outputs=None if self.outputs is None else [self.outputs[index] for index in members],
+            examples=None if self.examples is None else [self.examples[index] for index in members],
+            alternatives=alternatives,
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric(abc.ABC):
@@ -121,6 +133,12 @@ class Metric(abc.ABC):
     def scores(self, evaluated: Evaluated) -> dict[str, Score]:
         """The scores of what is known of a model: `corpus`, which a metric of something else than texts passes over."""
         return self.corpus(evaluated.outputs, evaluated.examples)
+
+    def sacrebleu(self, examples: Sequence[Example]) -> Any | None:
+        """The metric of sacreBLEU that gives the first score for texts of these examples, for tests of significance;
+        None = it is not sacreBLEU's.
+        """
+        return None
 
     def unsuited(self, references: Sequence[str]) -> str:
         """Why the scores hardly tell models apart on references like these; empty = they do."""
@@ -230,13 +248,22 @@ def references_of(outputs: Sequence[str], examples: Sequence[Example]) -> list[l
         )
     if not outputs:
         raise ValueError("expected at least one hypothesis to score, got none: give a split that is not empty")
-    references = [
-        [example["target"]] if isinstance(example["target"], str) else list(example["target"]) for example in examples
-    ]
-    without = [index for index, each in enumerate(references) if not each]
+    found = [references(example) for example in examples]
+    without = [index for index, each in enumerate(found) if not each]
     if without:
         raise ValueError(f"expected a reference for each hypothesis; example {without[0]} has none: leave it out")
-    return references
+    return found
+
+
+def reference_streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """References as sacreBLEU takes them: the first of all texts, then the second ones and so on; None = no more."""
+    return [list(stream) for stream in itertools.zip_longest(*references)]
+
+
+def references(example: Example) -> list[str]:
+    """The references of an example: its target, or all of them where there are several."""
+    target = example["target"]
+    return [target] if isinstance(target, str) else list(target)
 
 
 def num_references(references: Sequence[Sequence[str]]) -> str:

@@ -16,11 +16,13 @@ from seq2seq_jax.data.layout import source_batches
 from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.splitting import TooLong, join_texts
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.generation.context import GenerationContext, GenerationResult, length_limits
+from seq2seq_jax.generation.constraints import LineArrays, LineTokens, TokenControls
+from seq2seq_jax.generation.context import GenerationContext, GenerationResult, length_limits, output_limit
+from seq2seq_jax.generation.controls import LineControls
 from seq2seq_jax.generation.ensemble import Ensemble
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.sources import FittedSources, SourceEncoder
-from seq2seq_jax.model import EncoderDecoder
+from seq2seq_jax.model import EncoderDecoder, step_with_attention
 from seq2seq_jax.parallel.mesh import JittedOnMesh, batch_sharding, batch_shards, global_batch, replicated
 from seq2seq_jax.rewards.text import PieceTable
 
@@ -66,7 +68,7 @@ class Generator:
         source: see `SourceEncoder`.
 
         Raises:
-            ValueError: the method does not work with the model.
+            ValueError: the method does not work with the model, or its controls with the tokenizer.
         """
         method.check(num_experts=model.num_experts)
         self.model = model
@@ -74,11 +76,12 @@ class Generator:
         self.method = method
         self.sources = SourceEncoder(tokenizer, source)
         self.mesh = mesh
-        self._compiled: set[tuple[int, ...]] = set()
+        self._controls = TokenControls.of(method.controls, tokenizer, shortest_limit=self.output_limit(1))
+        self._compiled: set[tuple[tuple[int, ...], ...]] = set()
         self._program = JittedOnMesh(
             self._generate_batch,
             mesh,
-            in_shardings=(None, batch_sharding(mesh), batch_sharding(mesh)),
+            in_shardings=(None, *[batch_sharding(mesh)] * 3),
             out_shardings=replicated(mesh),
         )
 
@@ -93,7 +96,22 @@ class Generator:
 
     def lower(self, params: Any, source: TokenRows) -> jax.stages.Lowered:
         """The lowered program, for sources or their shapes."""
-        return self._program.lower(params, source, jax.ShapeDtypeStruct(source.tokens.shape[:1], np.int32))
+        return self._program.lower(params, source, jax.ShapeDtypeStruct(source.tokens.shape[:1], np.int32), None)
+
+    @property
+    def _limits(self) -> dict[str, Any]:
+        """What limits the length of outputs; see `length_limits`."""
+        method = self.method
+        return {
+            "ratio": method.maximum_length_ratio,
+            "extra": method.maximum_length_extra,
+            "position_limit": self.model.position_limit,
+            "maximum": method.controls.maximum_length,
+        }
+
+    def output_limit(self, source_length: int) -> int:
+        """Tokens of an output at most, EOS token included, for a source of that many tokens."""
+        return output_limit(source_length, **self._limits)
 
     def generate(
         self,
@@ -102,6 +120,7 @@ class Generator:
         *,
         too_long: TooLong | None = None,
         lines: Sequence[int] | None = None,
+        controls: Sequence[LineControls] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """The texts for each source, in order; for a blank source the empty text alone.
@@ -111,30 +130,40 @@ class Generator:
         Args:
             too_long: see `SourceEncoder.fit`.
             lines: see `SourceEncoder.fit`.
+            controls: what is asked of the texts for each source; None = nothing.
             progress: called with (sources done, total sources) after each batch.
 
         Raises:
-            ValueError: a text is longer than the model takes, with too_long refuse.
+            ValueError: a text is longer than the model takes, with too_long refuse; or see `encode_controls`.
         """
-        return self.generate_fitted(params, self.sources.fit(texts, too_long=too_long, lines=lines), progress=progress)
+        sources = self.sources.fit(texts, too_long=too_long, lines=lines)
+        return self.generate_fitted(params, sources, controls=controls, progress=progress)
 
     def generate_fitted(
-        self, params: Any, sources: FittedSources, *, progress: Callable[[int, int], None] | None = None
+        self,
+        params: Any,
+        sources: FittedSources,
+        *,
+        controls: Sequence[LineControls] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """Like `generate`, for texts that are ids already."""
-        return self._in_order(self.generate_batches(params, sources), len(sources), progress)
+        return self._in_order(self.generate_batches(params, sources, controls=controls), len(sources), progress)
 
-    def generate_batches(self, params: Any, sources: FittedSources) -> Iterator[dict[int, list[Hypothesis]]]:
+    def generate_batches(
+        self, params: Any, sources: FittedSources, *, controls: Sequence[LineControls] | None = None
+    ) -> Iterator[dict[int, list[Hypothesis]]]:
         """After each batch the texts for every source that is complete with it, by its index.
 
         Texts of the parts of a source are joined rank by rank; their log-probabilities are added.
         """
+        asked = None if controls is None else self.encode_controls(controls, sources)
         if blank := {index: [EMPTY] for index, parts in enumerate(sources.parts) if not parts}:
             yield blank
         rows = sources.rows
         waiting: dict[int, dict[int, list[Hypothesis]]] = {}
         ids = [sources.parts[text][part] for text, part in rows]
-        for indices, result in self._generate_all(params, ids, sources.drawn_lines):
+        for indices, result in self._generate_all(params, ids, sources.drawn_lines, asked):
             complete = {}
             for row, index in enumerate(indices):
                 text, part = rows[index]
@@ -158,7 +187,7 @@ class Generator:
         Args:
             blank: indices of those of blank texts.
         """
-        parts = [[] if index in blank else [ids] for index, ids in enumerate(sources)]
+        parts: list[list[Sequence[int]]] = [[] if index in blank else [ids] for index, ids in enumerate(sources)]
         fitted = FittedSources(parts, np.arange(1, len(sources) + 1), [])
         return self.generate_fitted(params, fitted, progress=progress)
 
@@ -188,6 +217,28 @@ class Generator:
         for indices, result in self._generate_all(params, encoded, np.arange(len(encoded), dtype=np.int32)):
             taken |= {int(index): _best_tokens(result, row) for row, index in enumerate(indices)}
         return [taken[index] for index in range(len(encoded))]
+
+    def encode_controls(self, controls: Sequence[LineControls], sources: FittedSources) -> list[LineTokens]:
+        """Token ids of what is asked of each row of sources.
+
+        Raises:
+            ValueError: phrases that the method cannot take; something is asked of a blank source or one that was split;
+                or see `LineTokens.of`. The message names the line.
+        """
+        if any(line.phrases for line in controls):
+            self.method.check_phrases()
+        found = []
+        for line, parts, number in zip(controls, sources.parts, map(int, sources.lines), strict=True):
+            if len(parts) != 1 and (line.prefix or line.phrases):
+                reason = "is too long and was split" if parts else "is blank, so that nothing is generated for it"
+                raise ValueError(
+                    f"line {number} {reason}, and has a prefix or phrases: leave them out, or give "
+                    f"{'shorter text' if parts else 'a source'}"
+                )
+            for part in parts:
+                limit = self.output_limit(len(part))
+                found.append(LineTokens.of(line, self._controls, self.tokenizer, limit=limit, number=number))
+        return found
 
     def encode_targets(self, targets: list[str], *, num_sources: int, max_length: int, work: str) -> list[list[int]]:
         """Target ids of given targets, EOS tokens included.
@@ -227,7 +278,11 @@ class Generator:
         return [found[index] for index in range(number)]
 
     def _generate_all(
-        self, params: Any, encoded: list[list[int]], lines: Int[np.ndarray, " texts"]
+        self,
+        params: Any,
+        encoded: Sequence[Sequence[int]],
+        lines: Int[np.ndarray, " texts"],
+        asked: list[LineTokens] | None = None,
     ) -> Iterator[tuple[np.ndarray, GenerationResult]]:
         """Generate batch by batch; the next batch runs while the results of one are fetched.
 
@@ -239,32 +294,30 @@ class Generator:
             source_tokens_per_batch=self.method.source_tokens_per_batch,
             max_length=self.max_source_length,
         )
+        # Arrays of all texts, so that batches of one length have one shape.
+        of_texts = lines, None if asked is None else LineArrays.of(asked)
         running = None
         for batch in batches:
             rows = pad_rows(batch.source, batch_shards(self.mesh))
-            # Rows after those of texts are padding.
-            of_rows = np.pad(lines[batch.indices], (0, len(rows.tokens) - len(batch.indices)))
-            if running is not None and rows.tokens.shape not in self._compiled:
+            inputs = rows, *_with_padding(of_texts, batch.indices, len(rows.tokens))
+            shapes = tuple(leaf.shape for leaf in jax.tree.leaves(inputs))
+            if running is not None and shapes not in self._compiled:
                 yield running[0], jax.device_get(running[1])
                 running = None
-            source, of_rows = global_batch((rows, of_rows), self.mesh, shard=(0, 1))
-            started = batch.indices, self._program(params, source, of_rows)
-            self._compiled.add(rows.tokens.shape)
+            started = batch.indices, self._program(params, *global_batch(inputs, self.mesh, shard=(0, 1)))
+            self._compiled.add(shapes)
             if running is not None:
                 yield running[0], jax.device_get(running[1])
             running = started
         if running is not None:
             yield running[0], jax.device_get(running[1])
 
-    def _generate_batch(self, params: Any, source: TokenRows, lines: Int[Array, "batch"]) -> GenerationResult:
+    def _generate_batch(
+        self, params: Any, source: TokenRows, lines: Int[Array, "batch"], controls: LineArrays | None
+    ) -> GenerationResult:
         method = self.method
         apply = functools.partial(self.model.apply, {"params": params})
-        limits, room = length_limits(
-            source,
-            ratio=method.maximum_length_ratio,
-            extra=method.maximum_length_extra,
-            position_limit=self.model.position_limit,
-        )
+        limits, room = length_limits(source, **self._limits)
         memory = apply(source, deterministic=True, method="encode")
         context = GenerationContext(
             step=lambda tokens, state: apply(tokens, state, method="step"),
@@ -274,6 +327,10 @@ class Generator:
             vocabulary=self.model.vocabulary,
             lines=lines,
             piece_table=lambda: self._table,
+            processor=self._controls.processor(source, limits, controls),
+            attending_step=functools.partial(step_with_attention, self.model, params)
+            if method.controls.coverage_penalty
+            else None,
         )
         return method.generate(context)
 
@@ -310,6 +367,15 @@ def _joined(parts: list[list[Hypothesis]]) -> list[Hypothesis]:
 
 def _best_tokens(result: GenerationResult, row: int) -> list[int]:
     return result.tokens[row, 0, : result.lengths[row, 0]].tolist()
+
+
+def _with_padding(arrays: Any, indices: Int[np.ndarray, " texts"], number: int) -> Any:
+    """Rows of a tree of arrays, then zeros up to a number of rows, which are those of no text."""
+
+    def of_leaf(leaf: np.ndarray) -> np.ndarray:
+        return np.pad(leaf[indices], [(0, number - len(indices)), *[(0, 0)] * (leaf.ndim - 1)])
+
+    return jax.tree.map(of_leaf, arrays)
 
 
 def pad_rows(rows: Rows, shards: int) -> Rows:

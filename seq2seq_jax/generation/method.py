@@ -5,6 +5,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, ClassVar
 
+from seq2seq_jax.generation.controls import Controls
 from seq2seq_jax.values import check_values
 
 if TYPE_CHECKING:
@@ -25,12 +26,19 @@ class GenerationMethod(abc.ABC):
     """... plus maximum_length_extra. A table of learned positions also limits the length."""
     source_tokens_per_batch: int = 8192
     """Source tokens per batch, padding included."""
+    controls: Controls = Controls()
+    """Rules for every text: no repetition, a length, tokens that are forbidden or come first."""
 
     texts_field: ClassVar[str | None] = None
     """Name of the field that says how many texts are returned for each source; None = always one."""
 
     def __post_init__(self):
         check_values(self, "generation")
+        if self.controls.coverage_penalty and not self.ranks_finished:
+            raise ValueError(
+                f"controls.coverage_penalty has no effect with {type(self).__name__}, which does not rank finished "
+                "hypotheses: choose beam_search or diverse_beam_search, or leave it out"
+            )
         self._check_counts("maximum_length_extra", "source_tokens_per_batch")
         self._check_amounts("maximum_length_ratio")
 
@@ -93,6 +101,22 @@ class GenerationMethod(abc.ABC):
                 )
             return self
         return dataclasses.replace(self, **{self.texts_field: number})
+
+    @property
+    def ranks_finished(self) -> bool:
+        """Whether finished hypotheses compete by their scores."""
+        return False
+
+    def check_phrases(self) -> None:
+        """Return if the method can be told phrases that its texts must contain.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        raise ValueError(
+            f"phrases need beam search, and generation is {type(self).__name__}: choose --generation beam_search, or "
+            "leave the phrases out"
+        )
 
     @abc.abstractmethod
     def generate(self, context: "GenerationContext") -> "GenerationResult":

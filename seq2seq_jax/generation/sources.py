@@ -1,8 +1,9 @@
 """Sources to generate from: text to token ids, and what happens to text that is longer than the model takes."""
 
+import array
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from seq2seq_jax.data.splitting import TooLong, split_text
 from seq2seq_jax.data.tokenizer import Tokenizer
 
 MOST_LINES = 2**31
+ENCODED_TOGETHER = 4096
+"""Texts that are encoded in one go, before their ids are kept in little memory."""
 PART_STEP = 0x9E3779B1
 """What is drawn for the second part of a line is drawn as for a line this far away, modulo 2^32, and so on."""
 
@@ -42,7 +45,7 @@ class FittedSources:
         long: the texts that were longer.
     """
 
-    parts: list[list[list[int]]]
+    parts: list[list[Sequence[int]]]
     lines: Int[np.ndarray, " texts"]
     long: list[LongSource]
 
@@ -111,13 +114,13 @@ class SourceEncoder:
                 f"{min(lines, default=None)} to {max(lines, default=None)}: correct them"
             )
         too_long = too_long or ("truncate" if self.truncates else "split")
-        parts: list[list[list[int]]] = []
+        parts: list[list[Sequence[int]]] = []
         long: list[LongSource] = []
-        for line, text, ids in zip(itertools.count(first_line), texts, self._encode(texts), strict=False):
+        for line, text, ids in zip(itertools.count(first_line), texts, self._encoded(texts), strict=False):
             if is_blank(text):
                 parts.append([])
             elif len(ids) <= self.max_length:
-                parts.append([ids])
+                parts.append([array.array("I", ids)])
             elif too_long == "refuse":
                 raise self._refusal(line, text, ids)
             else:
@@ -164,6 +167,10 @@ class SourceEncoder:
     def _longest_text(self) -> int:
         """Characters of which a text is encoded in one go: far more than have ever fitted the model's tokens."""
         return 64 * self.max_length
+
+    def _encoded(self, texts: list[str]) -> Iterator[list[int]]:
+        for start in range(0, len(texts), ENCODED_TOGETHER):
+            yield from self._encode(texts[start : start + ENCODED_TOGETHER])
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text; of one far too long those of a part, since all take memory without bound."""

@@ -15,6 +15,7 @@ from seq2seq_jax.evaluation.metric import LIKELIHOOD, Metric
 from seq2seq_jax.evaluation.metrics import load_metrics
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Alignment
+from seq2seq_jax.generation.controls import line_controls
 from seq2seq_jax.generation.generator import Hypothesis
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.scorer import PairScore
@@ -212,6 +213,8 @@ class Inference:
         too_long: TooLong | None = None,
         max_source_length: int | None = None,
         lines: Sequence[int] | None = None,
+        prefixes: Sequence[str | None] | None = None,
+        phrases: Sequence[Sequence[str]] | None = None,
         **settings: Any,
     ) -> list[list[Hypothesis]]:
         """The texts that a method gives for each text (as many as it says), with the best checkpoint.
@@ -224,10 +227,13 @@ class Inference:
                 parts' texts are joined), truncate or refuse; None = split, or truncate if training truncates.
             max_source_length: tokens of the longest text that is taken as a whole; None = as in training.
             lines: numbers of the texts, from 1, which what is drawn for them depends on; None = their order.
+            prefixes: what the texts for each text begin with; None or "" = anything.
+            phrases: those that the texts for each text contain, with beam search.
             settings: fields of the method that are otherwise, such as beam_size=8.
 
         Raises:
-            ValueError: a text is longer than the model takes and is refused, or a setting does not fit.
+            ValueError: a text is longer than the model takes and is refused, a setting does not fit, or no text can
+                have a prefix or a phrase.
             TypeError: there is something else than strings, or the method has no such setting.
         """
         chosen = self.experiment.generation if method is None else method
@@ -235,12 +241,13 @@ class Inference:
             dataclasses.replace(chosen, **settings), max_source_length=max_source_length
         )
         sources = generator.sources.fit(list_of_texts(texts, "texts"), too_long=too_long, lines=lines)
+        controls = line_controls(len(sources), prefixes=prefixes, phrases=phrases)
         if sources.long:
             logger.warning(
                 "%d of %d texts are longer than the model takes; the first: %s.",
                 len(sources.long), len(sources), describe_long(sources.long[0], generator.max_source_length),
             )  # fmt: skip
-        return generator.generate_fitted(self._best_parameters, sources)
+        return generator.generate_fitted(self._best_parameters, sources, controls=controls)
 
     def generate(self, texts: str | Iterable[str], **options: Any) -> list[str]:
         """The first text for each text, with the best checkpoint.

@@ -37,6 +37,7 @@ class ValidationResult:
         examples: of the set.
         losses: `loss`, `nll` and what else the objective logs, nats per target token of the set.
         scores: of the metrics, by name.
+        evaluated: what the scores were computed from.
         hypotheses: n best for each source, in the set's order; none for a source that is too long; None = nothing was
             generated.
         skipped_losses: examples with a side longer than a row, which the losses leave out.
@@ -48,6 +49,7 @@ class ValidationResult:
     examples: int
     losses: dict[str, float]
     scores: dict[str, Score]
+    evaluated: Evaluated
     hypotheses: list[list[Hypothesis]] | None
     skipped_losses: int
     skipped_sources: int
@@ -58,7 +60,7 @@ class ValidationResult:
     @property
     def outputs(self) -> list[str]:
         """The best text for each source; empty where there is none."""
-        return [best[0].text if best else "" for best in self.hypotheses or []]
+        return list(self.evaluated.outputs or [])
 
     def record(self) -> dict[str, Any]:
         """What is kept of it in metrics.jsonl: values by name, and in `metrics` what the scores are."""
@@ -167,10 +169,17 @@ class Validation:
         if self.sources is not None and (generates or {OUTPUTS, ALTERNATIVES} & self._needed):
             hypotheses = self._hypotheses(params[self.player], progress)
         sums = self._sums(params)
-        result = ValidationResult(
+        evaluated = Evaluated(
+            outputs=None if hypotheses is None else [best[0].text if best else "" for best in hypotheses],
+            examples=None if self.sources is None else self.sources.examples,
+            likelihood=self._likelihood(sums) if LIKELIHOOD in self._needed else None,
+            alternatives=self._alternatives(hypotheses) if ALTERNATIVES in self._needed else None,
+        )
+        return ValidationResult(
             examples=self.batches.num_examples,
             losses={name: total / weight for name, (total, weight) in sums.items() if weight},
-            scores={},
+            scores=compute_scores(self.metrics, evaluated),
+            evaluated=evaluated,
             hypotheses=hypotheses,
             skipped_losses=len(self.batches.too_long),
             skipped_sources=len(self._too_long),
@@ -178,13 +187,6 @@ class Validation:
             cut_sources=len(self._cut),
             blank_sources=len(self._blank),
         )
-        evaluated = Evaluated(
-            outputs=None if hypotheses is None else result.outputs,
-            examples=None if self.sources is None else self.sources.examples,
-            likelihood=self._likelihood(sums) if LIKELIHOOD in self._needed else None,
-            alternatives=self._alternatives(hypotheses) if ALTERNATIVES in self._needed else None,
-        )
-        return dataclasses.replace(result, scores=compute_scores(self.metrics, evaluated))
 
     def _hypotheses(self, params: Any, progress: Callable[[int, int], None] | None) -> list[list[Hypothesis]]:
         accepted = [index for index in range(len(self.sources.ids)) if index not in self._too_long]

@@ -513,6 +513,8 @@ def test_json_lines_are_written_to_standard_output(seq2seq, trained, tmp_path, m
     path = tmp_path / "texts"
     both = seq2seq("generate", trained, "--field", "body", "--json", "-", "--output", path, stdin=stdin)
     assert (both.output, path.read_text()) == (outcome.output, "one two\n" * 2)
+    half = seq2seq("generate", trained, "--field", "body", "--json", "-", stdin=b'{"body": "a", "id": "\\ud800"}\n')
+    assert json.loads(half.output)["id"] == "\ud800"
     stdin = b'{"body": "two cows", "parts": 3}\n'
     taken = seq2seq("generate", trained, "--field", "body", "--json", "-", stdin=stdin)
     assert taken.status == 2 and "has a field 'parts' beside the source" in taken.error_line

@@ -18,7 +18,7 @@ from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.ensemble import Ensemble
 from seq2seq_jax.generation.generator import Generator
-from seq2seq_jax.generation.methods.beam_search import BeamSearch
+from seq2seq_jax.generation.methods import BeamSearch, DiverseBeamSearch, Sampling
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig, batch_sharding, batch_shards, bytes_per_device
@@ -45,6 +45,13 @@ def training_batch(number: int):
         for count in rng.integers(1, 4, ROWS)
     ]
     return batch(rows, LENGTH, LENGTH, TOKENIZER.vocabulary)
+
+
+METHODS = {
+    "beam": BeamSearch(beam_size=3, n_best=2),
+    "sampling": Sampling(samples=2),
+    "diverse": DiverseBeamSearch(beam_size=4, groups=2, n_best=2),
+}
 
 
 class Trainer:
@@ -85,14 +92,15 @@ class Trainer:
             losses.append(float(metrics["loss"].mean))
         return state, losses
 
-    def generated(self):
-        """Texts and log-probabilities; three sources of 16 places per batch, which four shards do not divide evenly."""
+    def generated(self, method):
+        """Texts and log-probabilities by a method; three sources of 16 places per batch, which four shards do not
+        divide evenly.
+        """
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.layout.players["model"].params)
         params = jax.device_put(parameters(self.model, seed=2), shardings)
-        config = BeamSearch(
-            beam_size=3, n_best=2, maximum_length_ratio=1.0, maximum_length_extra=4, source_tokens_per_batch=48
-        )
-        generator = Generator(self.model, TOKENIZER, config, source=Tokens(max_length=32), mesh=self.mesh)
+        limits = {"maximum_length_ratio": 1.0, "maximum_length_extra": 4, "source_tokens_per_batch": 48}
+        method = dataclasses.replace(method, **limits)
+        generator = Generator(self.model, TOKENIZER, method, source=Tokens(max_length=32), mesh=self.mesh)
         hypotheses = generator.generate(params, TEXTS)
         return [[(each.text, each.log_probability) for each in best] for best in hypotheses]
 
@@ -165,8 +173,13 @@ def main() -> None:
         "losses": losses,
         "continued": continued,
         "shares": shares,
-        "generated": {name: trainers[name].generated() for name in ("one", "all")},
-        "generated_together": {name: trainers[name].generated_together() for name in ("one", "all")},
+        "generated": {
+            name: {
+                **{kind: trainers[name].generated(method) for kind, method in METHODS.items()},
+                "together": trainers[name].generated_together(),
+            }
+            for name in ("one", "all")
+        },
         "layouts": layouts(),
         "meshes": rest,
         "batch_shards": {name: batch_shards(trainer.mesh) for name, trainer in trainers.items()},

@@ -43,13 +43,13 @@ def test_a_mesh_that_the_batch_or_the_model_cannot_be_divided_by_is_refused(
 
 def test_a_longer_source_needs_positions(monkeypatch):
     experiment = load_config_by_name("dates/transformer")
-    table = {"positions": "learned", "max_positions": 40}
+    table = {"positions": "learned", "max_positions": 120}
     model = dataclasses.replace(experiment.model, encoder=dataclasses.replace(experiment.model.encoder, **table))
     system = System(dataclasses.replace(experiment, model=model), None, None)
     monkeypatch.setattr("seq2seq_jax.run.system.Generator", lambda *_, source, **options: source.max_length)
     monkeypatch.setattr(System, "model", None)
     method = experiment.generation
     assert system.generator_by(method) == experiment.max_source_length
-    assert system.generator_by(method, max_source_length=40) == 40
-    with pytest.raises(ValueError, match="max_source_length must be 1 to 40 tokens, the positions that the encoder"):
-        system.generator_by(method, max_source_length=41)
+    assert system.generator_by(method, max_source_length=120) == 120
+    with pytest.raises(ValueError, match="max_source_length must be 1 to 120 tokens, the positions that the encoder"):
+        system.generator_by(method, max_source_length=121)

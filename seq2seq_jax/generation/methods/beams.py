@@ -40,3 +40,7 @@ class Beams(GenerationMethod):
     @property
     def num_texts(self) -> int:
         return self.n_best
+
+    @property
+    def ranks_finished(self) -> bool:
+        return True

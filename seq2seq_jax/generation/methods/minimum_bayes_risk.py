@@ -59,6 +59,7 @@ class MinimumBayesRisk(GenerationMethod):
         from seq2seq_jax.generation.minimum_bayes_risk import expected_utilities
         from seq2seq_jax.generation.search import pick, top_k
 
+        # Controls are those of the context.
         drawn = Sampling(samples=self.samples, temperature=self.temperature, epsilon=self.epsilon, seed=self.seed).draw(
             context
         )
