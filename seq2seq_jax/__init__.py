@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from seq2seq_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from seq2seq_jax.experiment import Experiment
+    from seq2seq_jax.generation.ensemble import Mean
     from seq2seq_jax.run.inference import Inference
 
 
@@ -37,17 +38,27 @@ def train(experiment: "Experiment", run_dir: str, **options: Any) -> "Inference"
     return load(run_dir, trust_code=True)
 
 
-def load(run_dir: str, *, trust_code: "bool | Collection[str]" = False) -> "Inference":
-    """A trained run, ready to `generate`, `evaluate`, `score` and `align`.
+def load(
+    run_dir: str,
+    *others: str,
+    mean: "Mean" = "probabilities",
+    weights: "Sequence[float]" = (),
+    trust_code: "bool | Collection[str]" = False,
+) -> "Inference":
+    """A trained run, ready to `generate`, `evaluate`, `score` and `align`; or an ensemble of several.
 
     Args:
         run_dir: what `seq2seq train` made.
+        others: further runs with the same tokenizer, of any architecture: the probabilities of the next token are the
+            mean of all runs'. Limits, method and data are those of run_dir.
+        mean: of an ensemble: of "probabilities", or of "log_probabilities" (the geometric mean).
+        weights: of its runs in the mean, that of run_dir first; empty = equal ones.
         trust_code: modules outside the package that may be imported, which executes them, where the run names classes
             or functions in them; True = all.
 
     Raises:
-        ValueError: it is not the directory of a run, or needs code that is not trusted.
+        ValueError: it is not the directory of a run, needs code that is not trusted, or the runs do not fit together.
     """
-    from seq2seq_jax.run.inference import Inference
+    from seq2seq_jax.run.ensemble import EnsembleInference
 
-    return Inference.open(run_dir, trust_code=trust_code)
+    return EnsembleInference.open_all((run_dir, *others), mean=mean, weights=weights, trust_code=trust_code)

@@ -36,6 +36,12 @@ class Vocabulary:
     eos_id: int
     sentinel_ids: tuple[int, ...] = ()
 
+    def start_ids(self, experts: Int[Array, "*dims"]) -> Int[Array, "*dims"]:
+        """The first decoder input of experts, by their numbers: of expert 0 the BOS token, of the others ids that come
+        after those of all tokens, and that no label has.
+        """
+        return jnp.where(experts == 0, self.bos_id, self.target_size - 1 + experts)
+
 
 @flax.struct.dataclass
 class TokenRows:
@@ -80,18 +86,18 @@ def one_token_batch() -> Batch:
     return Batch(source=sequence, target=sequence)
 
 
-def shift_right(target: TokenRows, bos_id: int) -> TokenRows:
+def shift_right(target: TokenRows, first: int | Int[Array, "#batch #length"]) -> TokenRows:
     """The decoder's inputs for teacher forcing: every token moved one position to the right within its segment.
 
     Args:
         target: labels.
-        bos_id: the BOS token, the input at position 0 of each segment.
+        first: the input at position 0 of each segment: the BOS token, or the start token of an expert.
 
     Returns:
-        The same segments and positions; each token is the previous label, or bos_id.
+        The same segments and positions; each token is the previous label, or `first`.
     """
     previous = jnp.roll(target.tokens, 1, axis=1)
-    return target.replace(tokens=jnp.where(target.positions == 0, bos_id, previous))
+    return target.replace(tokens=jnp.where(target.positions == 0, first, previous))
 
 
 @flax.struct.dataclass

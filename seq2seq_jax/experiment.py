@@ -21,11 +21,12 @@ from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.effects import changes, effects
-from seq2seq_jax.evaluation.metric import LIKELIHOOD, OUTPUTS, Metric, check_metrics
+from seq2seq_jax.evaluation.metric import ALTERNATIVES, LIKELIHOOD, OUTPUTS, Metric, check_metrics
 from seq2seq_jax.evaluation.metrics import OutsideMetric, metric_from_json, metric_to_json
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.objectives.mixture_of_experts import MixtureOfExpertsConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.old_names import current_fields
 from seq2seq_jax.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig
@@ -52,7 +53,7 @@ class Experiment:
     """How text becomes tokens."""
     model: ModelConfig = dataclasses.field(metadata=changes("parameters"))
     """The encoder–decoder."""
-    objective: MaximumLikelihoodConfig | PolicyGradientConfig
+    objective: MaximumLikelihoodConfig | PolicyGradientConfig | MixtureOfExpertsConfig
     """What is minimised."""
     optimizer: AdamWConfig | AdafactorConfig
     """How it is minimised."""
@@ -62,14 +63,15 @@ class Experiment:
     """How devices share the work."""
     generation: Method = BeamSearch()
     """How text is generated, in validation and afterwards; --generation NAME chooses another method (beam_search,
-    greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk)."""
+    greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk, mixture_of_experts)."""
     metrics: tuple[Metric, ...] | None = None
     """What validation and evaluation compute beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity,
-    with settings after commas (bleu,tokenizer=zh), or a class as module:Class; empty = nothing. None = BLEU, chrF and
-    exact match where there are references."""
+    diversity (of several texts per source), with settings after commas (bleu,tokenizer=zh), or a class as module:Class;
+    empty = nothing. None = BLEU, chrF and exact match where there are references."""
     init_from: str | None = None
     """RUN, RUN:best or RUN:STEP: the directory of a run whose parameters (its best, unless a step is given) and
-    tokenizer training starts with; its model must be the same. None = new parameters."""
+    tokenizer training starts with; its model must be the same, or have one expert for several. None = new
+    parameters."""
 
     def __post_init__(self):
         if self.task is None:
@@ -92,6 +94,11 @@ class Experiment:
             raise ValueError(
                 f"objective {type(self.objective).__name__} samples a text for every row, so a row must hold one "
                 "example. Set data.packing to False."
+            )
+        if self.model.num_experts > 1 and not self.objective.trains_experts:
+            raise ValueError(
+                f"objective {type(self.objective).__name__} trains the first expert alone, and model.num_experts is "
+                f"{self.model.num_experts}. Set it to 1, or objective to mixture_of_experts."
             )
         self.objective.check(self.model, accumulation=self.training.accumulation)
         if not any(isinstance(metric, OutsideMetric) for metric in self.validation_metrics):
@@ -122,7 +129,10 @@ class Experiment:
     @property
     def validation_columns(self) -> frozenset[str]:
         """What metrics can be computed from, see `check_metrics`."""
-        return self.task.scored_columns | {LIKELIHOOD} | ({OUTPUTS} if self.task.generates else set())
+        found = self.task.scored_columns | {LIKELIHOOD}
+        if not self.task.generates:
+            return found
+        return found | ({OUTPUTS, ALTERNATIVES} if self.generation.num_texts > 1 else {OUTPUTS})
 
     @property
     def rows_per_batch(self) -> int:

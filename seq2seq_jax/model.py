@@ -24,6 +24,14 @@ from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.recurrence import replicate
 from seq2seq_jax.values import check_values
 
+START_OFFSETS = "start_offsets"
+"""Name of the parameters that experts have of their own."""
+
+OFFSET_SCALE = 0.1
+"""Spread of the initial start tokens of experts around the BOS token, in units of that of an embedding. Experts that
+differ little at first are nearly as good as each other, so that none takes all pairs, in a model that was trained
+without experts neither; with a spread of 1, small models end with some pairs left to the wrong expert."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -36,12 +44,17 @@ class ModelConfig:
     tied_embeddings: Literal["all", "decoder", "none"] = "all"
     """Which embedding tables are shared: source, target and output; target and output; or none. "all" needs a joint
     tokenizer and the same model_dim on both sides."""
+    num_experts: int = 1
+    """Experts of a mixture, which differ in their start token alone; expert 0 starts with the BOS token, and is what
+    all that knows no experts works with. Above 1 only for objective mixture_of_experts."""
     precision: Precision = dataclasses.field(default="float32", metadata=changes("numbers"))
     """Arithmetic: float32; bfloat16 (accelerators); bfloat16_products (CPUs with AMX: float32 except for the operands
     of matrix products)."""
 
     def __post_init__(self):
         check_values(self, "model")
+        if self.num_experts < 1:
+            raise ValueError(f"model.num_experts must be at least 1, not {self.num_experts}.")
         if self.tied_embeddings == "all" and self.encoder.model_dim != self.decoder.model_dim:
             raise ValueError(
                 f"model.tied_embeddings = all needs one model_dim on both sides, not {self.encoder.model_dim} and "
@@ -99,12 +112,29 @@ class EncoderDecoder(nn.Module):
             self.output = embedding(vocabulary.target_size, config.decoder.model_dim)
         else:
             self.output = self.target_embedding
+        if config.num_experts > 1:
+            initializer = nn.initializers.normal(OFFSET_SCALE * config.decoder.model_dim**-0.5)
+            self.start_offsets = self.param(
+                START_OFFSETS,
+                nn.with_logical_partitioning(initializer, (None, "model")),
+                (config.num_experts - 1, config.decoder.model_dim),
+            )
         self.encoder = config.encoder.build(precision=config.precision)
         self.decoder = config.decoder.build(
             memory_dim=config.encoder.memory_dim,
             summary_dim=config.encoder.summary_dim,
             precision=config.precision,
         )
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of a mixture; see `ModelConfig.num_experts`."""
+        return self.config.num_experts
+
+    @property
+    def position_limit(self) -> int | None:
+        """Target tokens that the decoder has positions for; None = unbounded."""
+        return self.config.decoder.position_limit
 
     def encode(self, source: TokenRows, *, deterministic: bool) -> Memory:
         """The encoded source.
@@ -126,11 +156,27 @@ class EncoderDecoder(nn.Module):
 
         Args:
             target: the labels.
-            inputs: the decoder's input tokens; None = the labels shifted right.
+            inputs: the decoder's input tokens; None = the labels shifted right, of expert 0.
         """
         if inputs is None:
             inputs = shift_right(target, self.vocabulary.bos_id).tokens
-        return self.decoder(self.target_embedding(inputs), target, memory, deterministic=deterministic)
+        return self.decoder(self.embed_inputs(inputs), target, memory, deterministic=deterministic)
+
+    def embed_inputs(self, tokens: Int[Array, "*dims"]) -> Float[Array, "*dims model"]:
+        """Embedded decoder inputs: tokens, and start tokens of experts (`Vocabulary.start_ids`).
+
+        The start token of an expert is embedded as the BOS token and an offset of the expert's own.
+        """
+        vocabulary, others = self.vocabulary, self.config.num_experts - 1
+        if others == 0:
+            return self.target_embedding(tokens)
+        embedded = self.target_embedding(jnp.where(tokens < vocabulary.target_size, tokens, vocabulary.bos_id))
+        is_expert = tokens[..., None] - vocabulary.target_size == jnp.arange(others)
+        # A gather as a product with zeros and ones, as in `Embedding`: its gradient needs no scatter.
+        offsets = jnp.einsum(
+            "...e,ed->...d", is_expert.astype(jnp.float32), self.start_offsets, precision=jax.lax.Precision.HIGHEST
+        )
+        return embedded + (offsets * offsets.shape[-1] ** 0.5).astype(embedded.dtype)
 
     def scheduled_inputs(
         self, target: TokenRows, memory: Memory, *, probability: Float[Array, ""], argmax: bool
@@ -198,9 +244,9 @@ class EncoderDecoder(nn.Module):
         """Logits of the next token of every hypothesis, and the next state.
 
         Args:
-            tokens: the last token of every hypothesis; the BOS token at first.
+            tokens: the last token of every hypothesis; at first the BOS token, or the start token of an expert.
         """
-        hidden, state = self.decoder.step(self.target_embedding(tokens), state)
+        hidden, state = self.decoder.step(self.embed_inputs(tokens), state)
         return self.logits(hidden), state
 
 
@@ -213,6 +259,33 @@ def attention_weights(
         ValueError: the decoder has no attention.
     """
     _, recorded = model.apply({"params": params}, batch, mutable=[WEIGHTS])
+    return jnp.moveaxis(jnp.concatenate(_cross_attention(recorded)), 0, 1)
+
+
+def step_with_attention(
+    model: nn.Module, params: Any, tokens: Int[Array, "hypotheses"], state: DecodeState
+) -> tuple[Float[Array, "hypotheses vocab"], Float[Array, "hypotheses source"], DecodeState]:
+    """What `step` gives, with the cross-attention weights of the step: their mean over layers and heads, and over the
+    members of an ensemble.
+
+    Raises:
+        ValueError: the decoder has no attention.
+    """
+    (logits, state), recorded = model.apply({"params": params}, tokens, state, method="step", mutable=[WEIGHTS])
+    # Of a stack in one loop, layers come first. Heads are as many in all layers of one model.
+    by_layer = [
+        jnp.mean(leaf, axis=-3).reshape(-1, *leaf.shape[-4:-3], *leaf.shape[-2:]) for leaf in _cross_attention(recorded)
+    ]
+    mean = jnp.mean(jnp.concatenate(by_layer), axis=0)
+    return logits, mean.reshape(len(tokens), -1), state
+
+
+def _cross_attention(recorded: Any) -> list[Array]:
+    """The weights of cross-attention among those that were recorded.
+
+    Raises:
+        ValueError: there are none.
+    """
     weights = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(recorded)
@@ -223,4 +296,4 @@ def attention_weights(
             "the model's decoder has no attention: it reads each source as one vector, so no target token has weights "
             "over source tokens. Give a run whose decoder has attention."
         )
-    return jnp.moveaxis(jnp.concatenate(weights), 0, 1)
+    return weights

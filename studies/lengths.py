@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from seq2seq_jax.benchmark import report
+from seq2seq_jax.evaluation.lengths import Group, by_length
 from seq2seq_jax.evaluation.metrics.bleu import Bleu
 from seq2seq_jax.overrides import override, split_names
 from seq2seq_jax.run.inference import Inference
@@ -34,41 +34,6 @@ class LengthsArguments:
     """File for the picture, PNG."""
     json: str | None = None
     """File for all measurements, as JSON."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Group:
-    """Sources of like length.
-
-    Attributes:
-        name: their words, such as "9-12".
-        members: their indices in the split.
-    """
-
-    name: str
-    members: tuple[int, ...]
-
-
-def by_length(sources: Sequence[str], bounds: Sequence[int]) -> list[Group]:
-    """Groups of sources by their words, shortest first.
-
-    Args:
-        bounds: most words of each group but the last.
-
-    Raises:
-        ValueError: the bounds do not ascend, or a group would be empty.
-    """
-    if list(bounds) != sorted(set(bounds)) or not bounds or bounds[0] < 1:
-        raise ValueError(f"--bounds must ascend from at least 1 word, and are {' '.join(map(str, bounds))}.")
-    words = [len(source.split()) for source in sources]
-    groups = []
-    for low, high in itertools.pairwise((0, *bounds, math.inf)):
-        name = f"> {low}" if high == math.inf else f"≤ {high}" if low == 0 else f"{low + 1}–{high}"
-        members = tuple(index for index, count in enumerate(words) if low < count <= high)
-        if not members:
-            raise ValueError(f"no source has {name} words; give other --bounds than {' '.join(map(str, bounds))}.")
-        groups.append(Group(name=name, members=members))
-    return groups
 
 
 def length_plot(groups: Sequence[Group], scores: dict[str, list[float]]) -> Figure:

@@ -142,6 +142,7 @@ def test_the_picture_of_the_architecture_has_every_room():
     assert {room for layer in draw.layers() for room in layer} == rooms - {"__init__", "__main__"} == set(draw.PURPOSES)
 
 
+@pytest.mark.long
 def test_examples_of_extending_run(tmp_path):
     examples = blocks(REPOSITORY / "docs" / "extending.md", "python")
     names = []
@@ -154,6 +155,7 @@ def test_examples_of_extending_run(tmp_path):
     run_in(tmp_path, sys.executable, "-c", f"{use}; import small_dates; print(small_dates.experiment().model.encoder)")
 
 
+@pytest.mark.long
 def test_the_tutorial_runs(tmp_path):
     """All of its commands, one after the other, in an empty directory."""
     script = "\n".join(["set -euo pipefail", *blocks(REPOSITORY / "docs" / "tutorial.md", "bash")])

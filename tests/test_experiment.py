@@ -472,7 +472,9 @@ def test_a_command_line_chooses_the_class_of_a_part():
     assert from_json(Experiment, to_json(dataclasses.replace(config, generation=chosen))).generation == chosen
 
 
-METHODS = "beam_search, greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk"
+METHODS = (
+    "beam_search, greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk, mixture_of_experts"
+)
 
 
 @pytest.mark.parametrize(

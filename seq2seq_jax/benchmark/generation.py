@@ -117,7 +117,7 @@ class Searches:
 
     def __call__(self) -> Any:
         """Search once, and wait for it."""
-        return jax.block_until_ready(self.compiled(self._params, self._source, self._lines))
+        return jax.block_until_ready(self.compiled(self._params, self._source, self._lines, None))
 
 
 def measure_generation(

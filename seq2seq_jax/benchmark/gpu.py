@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
@@ -30,6 +32,8 @@ from seq2seq_jax.modules.segments import Segments
 from seq2seq_jax.objectives.estimators import LeaveOneOut
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.parallel.chips import peak_flops
+from seq2seq_jax.parallel.mesh import JittedOnMesh
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 PROGRAM = "python -m seq2seq_jax.benchmark.gpu"
 DESCRIPTION = """\
@@ -63,7 +67,7 @@ class GpuArguments:
     summary: str | None = None
     """Directory of such files: show them together, and write DIR/summary.json."""
     topology: str | None = None
-    """A GPU that need not be here, such as h100:1: only compile the part's training steps for it, and report memory and
+    """A GPU that need not be here, such as h100:1: only compile the part's programs for it, and report memory and
     seconds (needs jax's CUDA plugin)."""
 
 
@@ -363,13 +367,77 @@ QUERIES_OF, KEYS_OF = [[20, 30, 5], [1, 63], [], [40]], [[10, 5, 40, 2], [60, 4]
 """64ths of a row that each segment takes, of both sides."""
 
 
-def attention(*, toy: bool, rounds: int) -> list[Figure]:
-    """Whether fused attention agrees with the mask, gradients too, and no segment sees another.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionCase:
+    """Rows on which fused attention is compared with the mask.
 
-    Where there is no GPU, the mask's own form takes the kernel's place: then only the check itself is tried.
+    Attributes:
+        segments: of queries and keys.
+        biased: whether there is a bias on the scores, which is learned.
+        reason: why the kernel is not tried; None = it is.
+        heads: number of heads.
+        head_dim: width of a head.
+    """
 
-    Raises:
-        ArithmeticError: it does not agree, or leaks.
+    segments: Segments
+    biased: bool
+    reason: str | None
+    heads: int
+    head_dim: int
+
+    @property
+    def attend(self) -> Callable[..., Array]:
+        """What is compared: where the kernel is not tried, the mask itself."""
+        return masked_attention if self.reason else fused_attention
+
+    def inputs(self) -> list[Array]:
+        """Queries, keys, values and, if there is one, the bias; then the weights of the context in a total."""
+        random = np.random.default_rng(0)
+
+        def normal(*shape: int, dtype: Any = jnp.bfloat16) -> Array:
+            return jnp.array(random.normal(size=shape), dtype)
+
+        ids = self.segments.queries, self.segments.keys
+        query_shape, key_shape = ((*each.shape, self.heads, self.head_dim) for each in ids)
+        inputs = [normal(*query_shape), normal(*key_shape), normal(*key_shape)]
+        if self.biased:
+            inputs.append(normal(1, self.heads, query_shape[1], key_shape[1]).astype(jnp.float32))
+        return [*inputs, normal(*query_shape, dtype=jnp.float32)]
+
+    def graded(self, attend: Callable[..., Array]) -> Callable[..., tuple[Array, ...]]:
+        """A function of the inputs: the context, and the gradients of its weighted total by all inputs but weights."""
+
+        def total(*inputs: Array) -> tuple[Array, Array]:
+            *inputs, weights = inputs
+            context = attend(*inputs[:3], self.segments, bias=inputs[3] if self.biased else None).astype(jnp.float32)
+            return jnp.sum(context * weights), context
+
+        def graded(*inputs: Array) -> tuple[Array, ...]:
+            gradients, context = jax.grad(total, argnums=tuple(range(len(inputs) - 1)), has_aux=True)(*inputs)
+            return context, *gradients
+
+        return graded
+
+    def sees_another(self, queries: Array, keys: Array, values: Array, *rest: Array) -> Array:
+        """Whether any value of the context changes when keys and values of another segment do; takes the inputs."""
+        bias = rest[0] if self.biased else None
+
+        def forward(keys: Array, values: Array) -> Array:
+            return self.attend(queries, keys, values, self.segments, bias=bias)
+
+        before = forward(keys, values)
+
+        def changes(chosen: Array) -> Array:
+            own = (self.segments.keys == chosen)[:, :, None, None]
+            after = forward(jnp.where(own, keys + 1, keys), jnp.where(own, values + 1, values))
+            return jnp.any((after != before) & (self.segments.queries != chosen)[:, :, None, None])
+
+        return jnp.any(jax.lax.map(changes, jnp.arange(1, 1 + max(map(len, KEYS_OF)))))
+
+
+def attention_cases(*, toy: bool) -> dict[str, AttentionCase]:
+    """The rows on which fused attention is compared with the mask, by name. Whether the kernel is tried on them depends
+    on the devices of the mesh in use, or of the process.
     """
     heads, head_dim, row = (2, 16, 64) if toy else (16, 64, 256)
 
@@ -392,27 +460,34 @@ def attention(*, toy: bool, rounds: int) -> list[Figure]:
         "single, cross": (rows(row, most=1, causal=False, cross=True), False),
         "single, bias, causal": (rows(row, most=1, causal=True), True),
     }
-    reasons = {
-        name: obstacle(segments, head_dim=head_dim, precision="bfloat16", relative=biased, dropout=False)
+    return {
+        name: AttentionCase(
+            segments=segments,
+            biased=biased,
+            reason=obstacle(segments, head_dim=head_dim, precision="bfloat16", relative=biased, dropout=False),
+            heads=heads,
+            head_dim=head_dim,
+        )
         for name, (segments, biased) in cases.items()
     }
+
+
+def attention(*, toy: bool, rounds: int) -> list[Figure]:
+    """Whether fused attention agrees with the mask, gradients too, and no segment sees another.
+
+    Where there is no GPU, the mask's own form takes the kernel's place: then only the check itself is tried.
+
+    Raises:
+        ArithmeticError: it does not agree, or leaks.
+    """
+    cases = attention_cases(toy=toy)
     # Most of the time is compilation, of programs that do not depend on each other.
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        running = {
-            name: pool.submit(
-                compare_attention,
-                masked_attention if reasons[name] else fused_attention,
-                segments,
-                heads=heads,
-                head_dim=head_dim,
-                biased=biased,
-            )
-            for name, (segments, biased) in cases.items()
-        }
+        running = {name: pool.submit(compare_attention, case) for name, case in cases.items()}
         compared = {name: each.result() for name, each in running.items()}
     figures, wrong = [], []
     for name, (largest, leak) in compared.items():
-        reason = reasons[name]
+        reason = cases[name].reason
         differences = ", ".join(f"{what} {value:.1e}" for what, value in largest.items())
         figures.append(
             Figure(
@@ -432,53 +507,16 @@ def attention(*, toy: bool, rounds: int) -> list[Figure]:
     return figures
 
 
-def compare_attention(
-    attend: Callable[..., Array], segments: Segments, *, heads: int, head_dim: int, biased: bool
-) -> tuple[dict[str, float], bool]:
+def compare_attention(case: AttentionCase) -> tuple[dict[str, float], bool]:
     """Differences from the mask, over the largest value, of values and gradients; and whether segments see others."""
-    random = np.random.default_rng(0)
-
-    def normal(*shape: int, dtype: Any = jnp.bfloat16) -> Array:
-        return jnp.array(random.normal(size=shape), dtype)
-
-    query_shape, key_shape = ((*ids.shape, heads, head_dim) for ids in (segments.queries, segments.keys))
-    inputs = [normal(*query_shape), normal(*key_shape), normal(*key_shape)]
-    if biased:
-        inputs.append(normal(1, heads, query_shape[1], key_shape[1]).astype(jnp.float32))
-    weights = normal(*query_shape, dtype=jnp.float32)
-
-    def graded(attend):
-        def total(*inputs):
-            context = attend(*inputs[:3], segments, bias=inputs[3] if biased else None).astype(jnp.float32)
-            return jnp.sum(context * weights), context
-
-        gradients, context = jax.jit(jax.grad(total, argnums=tuple(range(len(inputs))), has_aux=True))(*inputs)
-        return context, *gradients
-
+    inputs = case.inputs()
     names = ("values", "queries' gradient", "keys' gradient", "values' gradient", "bias's gradient")
-    ours, masks = graded(attend), graded(masked_attention)
+    ours, masks = (jax.jit(case.graded(attend))(*inputs) for attend in (case.attend, masked_attention))
     largest = {}
     for name, our, mask in zip(names, ours, masks, strict=False):
         our, mask = np.asarray(our, np.float32), np.asarray(mask, np.float32)
         largest[name] = float(np.max(np.abs(our - mask)) / np.max(np.abs(mask)))
-
-    @jax.jit
-    def sees_another(queries, keys, values):
-        """Whether any value changes when keys and values of another segment do."""
-
-        def forward(keys, values):
-            return attend(queries, keys, values, segments, bias=inputs[3] if biased else None)
-
-        before = forward(keys, values)
-
-        def changes(chosen):
-            own = (segments.keys == chosen)[:, :, None, None]
-            after = forward(jnp.where(own, keys + 1, keys), jnp.where(own, values + 1, values))
-            return jnp.any((after != before) & (segments.queries != chosen)[:, :, None, None])
-
-        return jnp.any(jax.lax.map(changes, jnp.arange(1, 1 + max(map(len, KEYS_OF)))))
-
-    return largest, bool(sees_another(*inputs[:3]))
+    return largest, bool(jax.jit(case.sees_another)(*inputs))
 
 
 STEPS: dict[str, Callable[..., TrainingSteps]] = {
@@ -490,25 +528,65 @@ STEPS: dict[str, Callable[..., TrainingSteps]] = {
 """Of the parts that time training steps."""
 
 
-def compile_part(part: str, topology: Topology, *, toy: bool) -> list[Figure]:
-    """Memory of a part's training steps on one GPU, as its compiler reports it, and the seconds of compilation.
+def compile_part(part: PartName, topology: Topology, *, toy: bool) -> list[Figure]:
+    """Memory of a part's programs on one GPU, as its compiler reports it, and the seconds of compilation."""
+    with topology.target():
+        devices = topology.devices()[:1]
+        programs = (
+            attention_programs(devices, toy=toy) if part == "attention" else step_programs(part, devices, toy=toy)
+        )
+        figures = []
+        for name, lower in programs.items():
+            started = time.perf_counter()
+            memory = MemoryUse.of(lower().compile())
+            verdict = "fits" if memory.peak < topology.chip.memory else "DOES NOT FIT"
+            seconds = time.perf_counter() - started
+            note = f"compiled in {seconds:.0f} s, nothing measured; {verdict} on {topology.chip.name}"
+            figures.append(Figure(name=f"{name}: memory", value=memory.peak / 1e9, unit="GB", note=note))
+    return figures
+
+
+Programs = dict[str, Callable[[], jax.stages.Lowered]]
+"""By name, what lowers each."""
+
+
+def step_programs(part: PartName, devices: list[Any], *, toy: bool) -> Programs:
+    """The training steps that a part times."""
+
+    def lower(experiment: Experiment, batch: Batch) -> jax.stages.Lowered:
+        system = system_without_data(experiment, devices)
+        return system.build_update().lower(system.layout, jax.eval_shape(lambda batch: batch, batch))
+
+    return {name: functools.partial(lower, *step) for name, step in STEPS[part](toy=toy).items()}
+
+
+def attention_programs(devices: list[Any], *, toy: bool) -> Programs:
+    """What fused attention is checked with, of each case.
 
     Raises:
-        ValueError: the part times no training steps.
+        ValueError: the kernel cannot be tried on a case.
     """
-    if part not in STEPS:
-        raise ValueError(f"--topology is for the parts {', '.join(STEPS)}, not {part}.")
-    figures = []
-    for name, (experiment, batch) in STEPS[part](toy=toy).items():
-        started = time.perf_counter()
-        with topology.target():
-            system = system_without_data(experiment, topology.devices()[:1])
-            compiled = system.build_update().lower(system.layout, jax.eval_shape(lambda batch: batch, batch)).compile()
-        memory = MemoryUse.of(compiled)
-        verdict = "fits" if memory.peak < topology.chip.memory else "DOES NOT FIT"
-        note = f"compiled in {time.perf_counter() - started:.0f} s, nothing measured; {verdict} on {topology.chip.name}"
-        figures.append(Figure(name=f"{name}: memory", value=memory.peak / 1e9, unit="GB", note=note))
-    return figures
+    mesh = MeshConfig().build(devices)
+    with jax.set_mesh(mesh):
+        cases = attention_cases(toy=toy)
+    programs = {}
+    for name, case in cases.items():
+        if case.reason is not None:
+            raise ValueError(f"{name}: the kernel cannot be tried: {case.reason}.")
+        functions = {
+            "": case.graded(case.attend),
+            ", by the mask": case.graded(masked_attention),
+            ", leaks": case.sees_another,
+        }
+        for kind, function in functions.items():
+            jitted = JittedOnMesh(function, mesh)
+            programs[name + kind] = functools.partial(_lower_on, jitted, case, NamedSharding(mesh, PartitionSpec()))
+    return programs
+
+
+def _lower_on(jitted: JittedOnMesh, case: AttentionCase, sharding: NamedSharding) -> jax.stages.Lowered:
+    shapes = jax.eval_shape(case.inputs)
+    return jitted.lower(*(jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=sharding) for each in shapes))
 
 
 PARTS: dict[str, Callable[..., list[Figure]]] = {

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first
-from seq2seq_jax.commands.generate import max_line_bytes, read_sources
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs, refuse_unwritable_directory
+from seq2seq_jax.commands.sources import max_line_bytes, read_sources
 from seq2seq_jax.data.lines import open_input
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.overrides import override, values_of_option
@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> None:
             keep_compiled_programs()
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
         with open_input(chosen.input, max_bytes=max_line_bytes(run)) as given:
-            sources = list(read_sources(given, chosen.field, run))
+            sources = [each.text for each in read_sources(given, chosen.field, run)]
         if not sources:
             raise ValueError(f"{given.name} has no lines. Give one source per line.")
         targets = None

@@ -1,49 +1,73 @@
 """`seq2seq generate`: a line out for a line in."""
 
 import dataclasses
+import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first
-from seq2seq_jax.commands.outputs import OutputFile, open_outputs
-from seq2seq_jax.data.lines import Input, is_blank, open_input
+from seq2seq_jax.commands.conversation import converse
+from seq2seq_jax.commands.ensemble import EnsembleArguments, open_run
+from seq2seq_jax.commands.outputs import STANDARD_OUTPUT, OutputFile, open_outputs
+from seq2seq_jax.commands.sources import Source, grouped, max_line_bytes, read_sources
+from seq2seq_jax.data.lines import is_unicode, open_input
+from seq2seq_jax.data.splitting import TooLong
 from seq2seq_jax.generation.methods import BeamSearch, Method
-from seq2seq_jax.overrides import override, values_of_option
+from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
-    import seq2seq_jax.generation.generator
-    import seq2seq_jax.run.inference
+    from seq2seq_jax.generation.generator import Generator, Hypothesis
+    from seq2seq_jax.generation.sources import FittedSources
 
 PROGRAM = "seq2seq generate RUN"
 DESCRIPTION = """\
 Lines of standard input (or --input) in, as many lines on standard output (or --output) out, in the same order, UTF-8,
 by the model of RUN, the directory of a run. They are read, generated from and written in batches, so that a file may be
 of any length, and what comes through a pipe is answered as it comes. A blank line in is a blank line out. A line break
-within a generated text becomes a space; --json keeps it.
+within a generated text becomes a space; --json keeps it. In a terminal, each line is answered before the next.
 """
-FIRST_GROUP_BATCHES, LAST_GROUP_BATCHES = 16, 512
-"""Characters of the first and of the largest group of sources, for each token of a batch. Groups grow, so that the
-first results come soon, and few batches have the rest of a group in them."""
+NAMED_LINES = 10
+"""Lines that are too long and described, each on a line; those after them are counted."""
+OWN_FIELDS = {"source", "parts", "hypotheses"}
+"""Of a record of --json."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerateArguments:
+class GenerateArguments(EnsembleArguments):
     """Command line of `seq2seq generate`."""
 
     input: str | None = None
     """File or pipe with sources, one per line, plain or gzipped; None or - = standard input."""
     field: str | None = None
     """The input has named fields, and this one holds the source: JSON lines (an object per line), or tab-separated with
-    the names in line 1 (.tsv). "" = every line is a source, whatever it looks like."""
+    the names in line 1 (.tsv); or a text with the names of several in braces. "" = every line is a source, whatever it
+    looks like."""
+    line_field: str | None = None
+    """Field with the number of each source's line, from 1, which what is drawn for it depends on, so that lines of
+    another file get the samples that they had there; None = the lines are counted."""
     output: str | None = None
-    """File for the generated lines; None = standard output."""
+    """File for the generated lines; None or - = standard output."""
     json: str | None = None
-    """File for JSON lines: source, and the n best texts with scores, log-probabilities (nats) and token counts."""
+    """File for JSON lines: the other fields of the input, source, parts (that it was split in), and hypotheses: the n
+    best texts with scores, log-probabilities (nats) and token counts. - = standard output, in place of the lines."""
+    n: int | None = None
+    """Texts for each source, written on as many lines one after the other, blank ones where there are fewer; sets
+    generation.n_best or generation.samples. None = the first."""
+    too_long: TooLong | None = None
+    """What happens to a source that is longer than the model takes. split: at the ends of sentences, or else of
+    clauses, words or pieces of words; the parts' texts are joined, and their log-probabilities added. truncate: it is
+    cut, at the end that training cuts. refuse: it is an error. None = split, or truncate if training truncates."""
+    max_source_length: int | None = None
+    """Tokens of the longest source that is taken as a whole (EOS token included). More than in training is possible
+    where positions come from no table, takes memory with the square of the length, and may give worse texts. None =
+    data.max_source_length."""
+    interactive: bool | None = None
+    """Each line that is typed is answered before the next. None = where standard input is a terminal."""
     checkpoint: str = "best"
     """best, latest, or a step."""
     compilation_cache: bool = True
@@ -57,208 +81,300 @@ class GenerateArguments:
     """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
     all."""
 
+    def __post_init__(self):
+        if self.n is not None and self.n < 1:
+            raise ValueError(f"--n must be at least 1, not {self.n}.")
+        if self.line_field is not None and not self.field:
+            raise ValueError("--line-field has no effect without --field: lines as they are have no fields.")
+        if self.interactive:
+            if self.input is not None or self.field:
+                raise ValueError(
+                    "--interactive reads sources from the terminal, and has no effect with --input or --field."
+                )
+            if not _stdin_is_terminal():
+                raise ValueError(
+                    "--interactive needs a terminal as standard input. Leave it out: lines of a pipe are answered as "
+                    "they come."
+                )
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether lines are typed and answered one by one."""
+        if self.interactive is None:
+            return self.input is None and not self.field and _stdin_is_terminal()
+        return self.interactive
+
+
+def _stdin_is_terminal() -> bool:
+    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+
 
 def run(arguments: list[str]) -> None:
     """Parse the command line, generate, write."""
     directory, rest = split_first(arguments, name="the directory of a RUN", command="generate")
     if directory is None:
         override(GenerateArguments(), rest, program=PROGRAM, description=DESCRIPTION)
-    from seq2seq_jax.run.inference import Inference
-
     with Display() as display:
-        run = Inference.open(directory, progress=display.progress, trust_code=values_of_option("trust_code", rest))
+        run = open_run(directory, rest, display=display, program=PROGRAM)
         chosen = override(
             GenerateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
-            rest,
+            _with_flag(rest, "--interactive"),
             program=PROGRAM,
             description=DESCRIPTION,
         )
         if chosen.compilation_cache:
             keep_compiled_programs()
-        run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
-        outputs = [("--output", chosen.output or "-"), ("--json", chosen.json)]
+        method = chosen.generation if chosen.n is None else chosen.generation.with_num_texts(chosen.n)
+        run = run.with_parts(generation=method, mesh=chosen.mesh)
+        generator = run.system.generator_by(method, max_source_length=chosen.max_source_length)
+        json_is_output = chosen.json in STANDARD_OUTPUT
+        outputs = [("--output", chosen.output or (None if json_is_output else "-")), ("--json", chosen.json)]
         with open_outputs(*outputs, inputs=[chosen.input]) as (text_file, json_file):
-            if chosen.generation.num_texts > 1 and chosen.json is None:
+            if json_is_output and text_file is not None and text_file.is_standard_output:
+                raise ValueError("--output and --json are both standard output. Name a file for one of them.")
+            if method.num_texts > 1 and chosen.n is None and chosen.json is None:
                 display.line(
-                    f"the first of {chosen.generation.num_texts} texts for each line is written; "
-                    "--json FILE has all of them"
+                    f"the first of {method.num_texts} texts for each line is written; --n {method.num_texts} writes "
+                    "all of them, --json FILE with their scores"
                 )
-            with open_input(chosen.input, max_bytes=max_line_bytes(run)) as given:
-                num_sources = None if given.may_wait else check_sources(given, chosen.field, run)
-                params, _ = run.parameters(chosen.checkpoint)
-                if given.may_wait and chosen.input in (None, "-") and sys.stdin.isatty():
-                    display.line("reading sources from the terminal, one per line; end with Ctrl-D")
-                if text_file.is_terminal:
-                    display.end_bars()
-                groups = grouped(
-                    read_sources(given, chosen.field, run),
-                    given.more_has_come,
-                    target_tokens_per_batch=chosen.generation.source_tokens_per_batch,
-                )
-                _generate(run.system.generator, params, groups, num_sources, text_file, json_file, display)
-
-
-def _generate(
-    generator: "seq2seq_jax.generation.generator.Generator",
-    params: Any,
-    groups: Iterator[list[str]],
-    num_sources: int | None,
-    text_file: OutputFile,
-    json_file: OutputFile | None,
-    display: Display,
-) -> None:
-    """Generate from group after group and write each.
-
-    Args:
-        num_sources: of all groups; None = not known before the end.
-
-    Whatever ends it early has a note of what is written.
-
-    Raises:
-        ValueError: a source is longer than the model takes.
-    """
-    files = [file for file in (text_file, json_file) if file is not None]
-    num_done = num_blank = num_cut = 0
-
-    def progress(done: int, total: int) -> None:
-        # While more may come, nothing is complete.
-        if not text_file.is_terminal and (num_sources is not None or done < total):
-            display.progress("generating", num_done + done, num_sources or num_done + total)
-
-    try:
-        for sources in groups:
-            generator.encode(sources, first_line=num_done + 1)
-            results = generator.generate(params, sources, first_line=num_done + 1, progress=progress)
-            text_file.write("".join(f"{as_line(hypotheses[0].text)}\n" for hypotheses in results))
-            if json_file is not None:
-                json_file.write("".join(map(_record, sources, results)))
-            if all(file.failure for file in files):
+            results = _Results(text_file, json_file, num_texts=chosen.n or 1)
+            work = _Work(generator, chosen.too_long, results, display)
+            if chosen.is_interactive:
+                work.params = run.parameters(chosen.checkpoint)[0]
+                display.end_bars()
+                converse(work.answer, say=display.line)
+                results.end()
                 return
-            num_done += len(sources)
-            num_blank += sum(map(is_blank, sources))
-            num_cut += len(generator.too_long(sources)) if generator.truncate else 0
-    except BaseException as error:
-        error.add_note(_written(num_done))
-        raise
-    # What an older file held is not the result of no lines.
-    for file in files:
-        file.write("")
-    if num_sources is None and num_done and not text_file.is_terminal:
-        display.progress("generating", num_done, num_done)
-    if num_cut:
-        longest = generator.max_source_length
-        display.line(f"cut {num_cut:,} of {num_done:,} lines to the {longest} tokens that the model takes")
-    if num_blank:
-        verb, outputs = ("is", "is its output") if num_blank == 1 else ("are", "are their outputs")
-        display.line(f"{num_blank:,} of {num_done:,} sources {verb} blank, and so {outputs}")
+            max_bytes = max_line_bytes(run, chosen.max_source_length)
+            with open_input(chosen.input, max_bytes=max_bytes) as given:
+
+                def sources() -> Iterator[Source]:
+                    found = read_sources(given, chosen.field, run, line_field=chosen.line_field)
+                    return found if chosen.json is None else map(_checked_names, found)
+
+                num_sources = None if given.may_wait else work.check(sources())
+                work.params = run.parameters(chosen.checkpoint)[0]
+                if results.is_terminal:
+                    display.end_bars()
+                groups = grouped(sources(), given.more_has_come, target_tokens_per_batch=method.source_tokens_per_batch)
+                work.generate(groups, num_sources)
+
+
+def _with_flag(arguments: list[str], option: str) -> list[str]:
+    """The same arguments, with True behind an option that is given alone."""
+    given = []
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+        given += [argument, "True"] if argument == option and following.startswith("--") else [argument]
+    return given
+
+
+class _Results:
+    """Files that results are written to, in the order of their sources."""
+
+    def __init__(self, text_file: OutputFile | None, json_file: OutputFile | None, *, num_texts: int):
+        """Args:
+        num_texts: lines of `text_file` for each source.
+        """
+        self.num_written = 0
+        self._text_file = text_file
+        self._json_file = json_file
+        self._files = [file for file in (text_file, json_file) if file is not None]
+        self._num_texts = num_texts
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person reads along."""
+        return any(file.is_terminal for file in self._files)
+
+    @property
+    def have_failed(self) -> bool:
+        """Whether no file takes anything more."""
+        return all(file.failure for file in self._files)
+
+    def write(
+        self, sources: list[Source], fitted: "FittedSources", results: "dict[int, list[Hypothesis]]", start: int
+    ) -> int:
+        """Write results of sources, from the one at `start` on as far as they are there, and return the next index.
+
+        Args:
+            results: by the index of the source; what is written is removed.
+        """
+        end = start
+        while end in results:
+            end += 1
+        if end > start:
+            found = [results.pop(index) for index in range(start, end)]
+            if self._text_file is not None:
+                self._text_file.write("".join(map(self._lines, found)))
+            if self._json_file is not None:
+                parts = (len(fitted.parts[index]) for index in range(start, end))
+                self._json_file.write("".join(map(_record, sources[start:end], parts, found)))
+            self.num_written += end - start
+        return end
+
+    def end(self) -> None:
+        """What an older file held is not the result of no lines."""
+        for file in self._files:
+            file.write("")
+
+    def _lines(self, hypotheses: "list[Hypothesis]") -> str:
+        texts = [as_line(each.text) for each in hypotheses[: self._num_texts]]
+        return "".join(f"{text}\n" for text in [*texts, *[""] * (self._num_texts - len(texts))])
+
+
+class _Work:
+    """Generates from sources and writes what comes of it.
+
+    Attributes:
+        params: of the model.
+    """
+
+    params: Any
+
+    def __init__(self, generator: "Generator", too_long: TooLong | None, results: _Results, display: Display):
+        self._generator = generator
+        self._too_long: TooLong | None = too_long
+        self._results = results
+        self._display = display
+        self._num_long = self._num_parts = self._num_blank = 0
+
+    def check(self, sources: Iterator[Source]) -> int:
+        """Read sources to their end, before anything is made of them, and return how many there are.
+
+        Raises:
+            ValueError: as `read_sources` does; or one is longer than the model takes, where that is refused.
+        """
+        num_sources = 0
+        for group in grouped(
+            sources, lambda: True, target_tokens_per_batch=self._generator.method.source_tokens_per_batch
+        ):
+            if self._too_long == "refuse":
+                try:
+                    self._fit(group, num_sources)
+                except ValueError as error:
+                    error.add_note(_written(0))
+                    raise
+            num_sources += len(group)
+        return num_sources
+
+    def generate(self, groups: Iterator[list[Source]], num_sources: int | None) -> None:
+        """Generate from group after group and write each line as soon as all before it are there.
+
+        Args:
+            num_sources: of all groups; None = not known before the end.
+
+        Whatever ends it early has a note of what is written.
+
+        Raises:
+            ValueError: a source is longer than the model takes, where that is refused.
+        """
+        results, shows = self._results, not self._results.is_terminal
+        num_done = 0
+        try:
+            for sources in groups:
+                for done in self._generate(sources, num_done):
+                    # While more may come, nothing is complete.
+                    if shows and (num_sources is not None or done < len(sources)):
+                        self._display.progress("generating", num_done + done, num_sources or num_done + len(sources))
+                if results.have_failed:
+                    return
+                num_done += len(sources)
+        except BaseException as error:
+            error.add_note(_written(results.num_written))
+            raise
+        results.end()
+        if num_sources is None and num_done and shows:
+            self._display.progress("generating", num_done, num_done)
+        self._describe(num_done)
+
+    def answer(self, text: str, number: int) -> None:
+        """Generate from one source and write what comes of it.
+
+        Args:
+            number: of its line.
+        """
+        for _ in self._generate([Source(text)], number - 1):
+            pass
+
+    def _generate(self, sources: list[Source], num_before: int) -> Iterator[int]:
+        """Generate from a group, and write; after each batch the number of its sources that are done."""
+        from seq2seq_jax.generation.sources import describe_long
+
+        fitted = self._fit(sources, num_before)
+        for each in fitted.long:
+            self._num_long += 1
+            self._num_parts += each.num_parts
+            if self._num_long <= NAMED_LINES:
+                self._display.line(describe_long(each, self._generator.max_source_length))
+            elif self._num_long == NAMED_LINES + 1:
+                self._display.line("further lines that are too long are counted, and not named")
+        self._num_blank += sum(not parts for parts in fitted.parts)
+        waiting: dict[int, list[Hypothesis]] = {}
+        start = done = 0
+        for batch in self._generator.generate_batches(self.params, fitted):
+            waiting |= batch
+            done += len(batch)
+            start = self._results.write(sources, fitted, waiting, start)
+            if self._results.have_failed:
+                return
+            yield done
+
+    def _fit(self, sources: list[Source], num_before: int) -> "FittedSources":
+        numbers = [each.number for each in sources if each.number is not None]
+        return self._generator.sources.fit(
+            [each.text for each in sources],
+            too_long=self._too_long,
+            first_line=num_before + 1,
+            lines=numbers or None,
+        )
+
+    def _describe(self, num_sources: int) -> None:
+        """Say how many sources were not as the model takes them."""
+        if self._num_long:
+            longest = self._generator.max_source_length
+            if self._num_parts > self._num_long:
+                self._display.line(
+                    f"split {self._num_long:,} of {num_sources:,} lines in {self._num_parts:,} parts of at most "
+                    f"{longest:,} tokens, which the model takes, and joined their outputs"
+                )
+            else:
+                self._display.line(
+                    f"cut {self._num_long:,} of {num_sources:,} lines to the {longest:,} tokens that the model takes"
+                )
+        if self._num_blank:
+            verb, outputs = ("is", "is its output") if self._num_blank == 1 else ("are", "are their outputs")
+            self._display.line(f"{self._num_blank:,} of {num_sources:,} sources {verb} blank, and so {outputs}")
 
 
 def _written(num_done: int) -> str:
     return "Nothing was generated." if num_done == 0 else f"The outputs of the first {num_done:,} sources are written."
 
 
-def _record(source: str, hypotheses: "list[seq2seq_jax.generation.generator.Hypothesis]") -> str:
-    record = {"source": source, "hypotheses": [dataclasses.asdict(each) for each in hypotheses]}
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def _checked_names(source: Source) -> Source:
+    """The source, whose other fields a record has beside its own.
+
+    Raises:
+        ValueError: two of them have the same name.
+    """
+    if taken := OWN_FIELDS & (source.fields or {}).keys():
+        raise ValueError(
+            f"the input has a field {min(taken)!r} beside the source, and --json writes one of that name. Rename it."
+        )
+    return source
+
+
+def _record(source: Source, num_parts: int, hypotheses: "list[Hypothesis]") -> str:
+    own = {
+        "source": source.text,
+        "parts": max(1, num_parts),
+        "hypotheses": [dataclasses.asdict(each) for each in hypotheses],
+    }
+    record = (source.fields or {}) | own
+    line = json.dumps(record, ensure_ascii=False)
+    # Other fields may hold what only JSON's escapes can say: half of a surrogate pair.
+    return (line if is_unicode(line) else json.dumps(record)) + "\n"
 
 
 def as_line(text: str) -> str:
     """A generated text as one line: a model whose tokens are bytes can write line breaks, which become spaces."""
     return re.sub("\r\n|\r|\n", " ", text)
-
-
-def max_line_bytes(run: "seq2seq_jax.run.inference.Inference") -> int:
-    """Bytes of the longest line that is read as a source: more than fit the tokens that the model takes."""
-    return max(2**20, 64 * run.experiment.max_source_length)
-
-
-def read_sources(given: Input, field: str | None, run: "seq2seq_jax.run.inference.Inference") -> Iterator[str]:
-    """The sources of an input: its lines, or a field of the examples that its lines hold.
-
-    Args:
-        field: name of the field; "" = lines as they are; None = lines, unless they look like a table.
-        run: the field that it was trained on is suggested.
-
-    Raises:
-        ValueError: the input looks like a table and no field is named, or it is none and one is; and as the lines do.
-    """
-    from seq2seq_jax.data.tables import READERS
-
-    lines = given.lines()
-    if field == "":
-        return lines
-    first = next(lines, None)
-    if first is None:
-        return iter(())
-    kind, names = _kind(given.name, first)
-    lines = _with_first(first, lines)
-    if field is None:
-        if kind is not None:
-            data = run.experiment.data
-            likely = [name for name in names if name == data.field_of(run.experiment.task.source_column)]
-            name = (likely or names or ["NAME"])[0]
-            raise ValueError(
-                f"{given.name} looks like {'JSON lines' if kind == '.jsonl' else 'a table'}"
-                f"{' with the fields ' + ', '.join(names) if names else ''}. Say which field holds the source, as in "
-                f"--field {name}, or --field '' if every line is a source as it is."
-            )
-        return lines
-    return (source for (source,) in READERS[kind or ".tsv"](lines, given.name, (field,)))
-
-
-def _with_first(first: str, lines: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from lines
-
-
-def _kind(name: str, first: str) -> tuple[str | None, list[str]]:
-    """What kind of table an input is by its name and its first line, and the names of the fields; None = none."""
-    from seq2seq_jax.data.tables import fields_of, suffix_of
-
-    if suffix_of(name) == ".jsonl" or fields_of(first):
-        return ".jsonl", fields_of(first)
-    if suffix_of(name) == ".tsv" and "\t" in first:
-        return ".tsv", first.split("\t")
-    return None, []
-
-
-def check_sources(given: Input, field: str | None, run: "seq2seq_jax.run.inference.Inference") -> int:
-    """Read an input to its end, before anything is made of it, and return how many sources it has.
-
-    Raises:
-        ValueError: as `read_sources` does, or a source is longer than the model takes.
-    """
-    num_sources = 0
-    sources = read_sources(given, field, run)
-    for group in grouped(
-        sources, given.more_has_come, target_tokens_per_batch=run.experiment.generation.source_tokens_per_batch
-    ):
-        try:
-            run.system.generator.encode(group, first_line=num_sources + 1)
-        except ValueError as error:
-            error.add_note(_written(0))
-            raise
-        num_sources += len(group)
-    return num_sources
-
-
-def grouped(
-    sources: Iterator[str], more_has_come: Callable[[], bool], *, target_tokens_per_batch: int
-) -> Iterator[list[str]]:
-    """Sources in groups that are generated from together, each as soon as it is full or nothing more has come.
-
-    Which group a source of a file is in depends on the text alone.
-
-    Args:
-        target_tokens_per_batch: of a batch, which groups hold several of.
-    """
-    room = FIRST_GROUP_BATCHES * target_tokens_per_batch
-    group, size = [], 0
-    for source in sources:
-        group.append(source)
-        size += len(source) + 1
-        if size >= room or not more_has_come():
-            yield group
-            group, size, room = [], 0, min(2 * room, LAST_GROUP_BATCHES * target_tokens_per_batch)
-    if group:
-        yield group

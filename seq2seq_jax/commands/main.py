@@ -22,7 +22,8 @@ USAGE = """\
 seq2seq: encoder-decoder training on JAX
 
   seq2seq train CONFIG [--run_dir D] [--part.field value ...]   train, or continue, a run
-  seq2seq evaluate RUN [--split test] [--json FILE]             loss and scores on a split
+  seq2seq data CONFIG [--plot FILE] [--part.field value ...]    what a training would see of its data
+  seq2seq evaluate RUN [RUN ...] [--split test] [--json FILE]   loss and scores on a split
   seq2seq generate RUN [--input FILE] [--output FILE]           a line out for a line in
   seq2seq score RUN --source FILE --target FILE                 log-probability and perplexity of given targets
   seq2seq align RUN [--input FILE] [--output DIRECTORY]         heat maps of attention, a picture a line
@@ -34,7 +35,7 @@ CONFIG is a Python file, or a name such as dates/transformer (see configs/). RUN
 Each command has --help; `seq2seq train CONFIG --help` lists every field of the experiment.
 """
 
-COMMANDS = ("train", "evaluate", "generate", "score", "align", "average", "benchmark", "compile")
+COMMANDS = ("train", "data", "evaluate", "generate", "score", "align", "average", "benchmark", "compile")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

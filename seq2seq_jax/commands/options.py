@@ -121,6 +121,26 @@ class CompileOptions(Options):
     """File for all measurements, as JSON."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions(Options):
+    """Options of `seq2seq data`."""
+
+    rows: int = 2
+    """Rows of the first training batch that are shown, as tokens with | between examples."""
+    batches: int = 20
+    """Training batches, from the first, in which padding is counted."""
+    plot: str | None = "lengths.png"
+    """File for the picture of the lengths, PNG; None = none."""
+    json: str | None = None
+    """File for the same as JSON."""
+
+    def __post_init__(self):
+        if self.rows < 0:
+            raise ValueError(f"--rows must be at least 0, not {self.rows}.")
+        if self.batches < 1:
+            raise ValueError(f"--batches must be at least 1, not {self.batches}.")
+
+
 class Command(NamedTuple):
     """A command that takes a CONFIG."""
 
@@ -137,6 +157,12 @@ COMMANDS = {
         TrainOptions,
         "Train the experiment of CONFIG, or continue it where its run directory ends. CONFIG is a Python file, or "
         "the name of one below configs/, such as dates/transformer.",
+    ),
+    "data": Command(
+        DataOptions,
+        "Show what a training of CONFIG sees of its data: lengths of its columns, what its limits leave out or cut, "
+        "padding, how much of the vocabulary occurs, and some rows. The tokenizer is trained, and token ids are "
+        "stored, as a training does, which finds them there.",
     ),
     "benchmark": Command(
         BenchmarkOptions,

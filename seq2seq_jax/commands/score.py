@@ -5,10 +5,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first, table
-from seq2seq_jax.commands.generate import max_line_bytes
+from seq2seq_jax.commands.ensemble import EnsembleArguments, ensemble_figures, ensemble_rows, open_run
 from seq2seq_jax.commands.outputs import open_outputs
+from seq2seq_jax.commands.sources import max_line_bytes
 from seq2seq_jax.data.lines import open_input
-from seq2seq_jax.overrides import override, values_of_option
+from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
@@ -24,7 +25,7 @@ directory of a run. With --contrast, files of other targets for the same sources
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoreArguments:
+class ScoreArguments(EnsembleArguments):
     """Command line of `seq2seq score`."""
 
     source: str | None = None
@@ -54,10 +55,8 @@ def run(arguments: list[str]) -> None:
     directory, rest = split_first(arguments, name="the directory of a RUN", command="score")
     if directory is None:
         override(ScoreArguments(), rest, program=PROGRAM, description=DESCRIPTION)
-    from seq2seq_jax.run.inference import Inference
-
     with Display() as display:
-        run = Inference.open(directory, progress=display.progress, trust_code=values_of_option("trust_code", rest))
+        run = open_run(directory, rest, display=display, program=PROGRAM)
         chosen = override(ScoreArguments(mesh=run.experiment.mesh), rest, program=PROGRAM, description=DESCRIPTION)
         if chosen.compilation_cache:
             keep_compiled_programs()
@@ -91,7 +90,7 @@ def run(arguments: list[str]) -> None:
                 text_file.write("".join(map(_line, scored[0])))
             if json_file is not None:
                 json_file.write("".join(_record(each) for each in zip(*scored, strict=True)))
-        table(_rows(scored, step=step), title=str(run.directory.path))
+        table([*ensemble_rows(ensemble_figures(run)), *_rows(scored, step=step)], title=str(run.directory.path))
 
 
 def _lines(path: str, run: "seq2seq_jax.run.inference.Inference") -> list[str]:

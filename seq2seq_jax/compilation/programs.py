@@ -138,6 +138,7 @@ def _generation(system: System) -> StepProgram:
         ratio=generation.maximum_length_ratio,
         extra=generation.maximum_length_extra,
         position_limit=experiment.model.decoder.position_limit,
+        maximum=generation.controls.maximum_length,
     )
     player = system.layout.players[system.player]
     source = _rows(rows, length, max_segments=1)

@@ -4,7 +4,7 @@ All arrays are numpy int32, on the host.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +72,7 @@ class SourceBatch(NamedTuple):
 
 
 def source_batches(
-    sequences: list[list[int]], *, vocabulary: Vocabulary, source_tokens_per_batch: int, max_length: int
+    sequences: Sequence[Sequence[int]], *, vocabulary: Vocabulary, source_tokens_per_batch: int, max_length: int
 ) -> Iterator[SourceBatch]:
     """Batches to generate from, of like length and in few shapes, so that little is compiled.
 

@@ -31,6 +31,15 @@ def is_blank(text: str) -> bool:
     return not text or all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: it has no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def decode_lines(file: io.BufferedIOBase, name: str, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:
     """The lines of a file, without their ends and without byte order marks at their start.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq_jax.data.source import SPLITS, Corpus, PairSource, SplitFiles
+from seq2seq_jax.data.templates import Template
 from seq2seq_jax.data.text_files import find_file, read_lines
 from seq2seq_jax.data.texts import pairs
 from seq2seq_jax.effects import changes
@@ -23,9 +24,10 @@ class Table(SplitFiles, PairSource):
     directory: str = dataclasses.field(metadata=changes("nothing"))
     """Where the files are; "~" is the home directory."""
     source: str = dataclasses.field(metadata=changes("nothing"))
-    """Name of the source field."""
+    """Name of the source field, or a text with the names of several in braces:
+    "{service} [state] {state} [user] {turn}"."""
     target: str = dataclasses.field(metadata=changes("nothing"))
-    """Name of the target field."""
+    """Name of the target field, or a text with the names of several in braces."""
     train: str = dataclasses.field(default="train.jsonl", metadata=changes("nothing"))
     """Name of the training file; found with .gz behind it, too."""
     validation: str | None = dataclasses.field(default="validation.jsonl", metadata=changes("nothing"))
@@ -35,8 +37,18 @@ class Table(SplitFiles, PairSource):
     references: str | None = dataclasses.field(default=None, metadata=changes("nothing"))
     """Name of a field of the validation and test files with further references, a text or a list of texts, which
     outputs are scored with beside the target; None = there is none."""
+    separator: str = dataclasses.field(default=" ", metadata=changes("nothing"))
+    """Between the texts of a field that holds a list, where several fields make a text."""
     validation_sets: tuple[str, ...] = dataclasses.field(default=(), metadata=changes("nothing"))
     """Names of further validation files: each is a set of its own, which records, plots and training.select_by name."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("source", "target"):
+            try:
+                Template.parse(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"data.{name}: {error}.") from error
 
     def field_of(self, column: str) -> str | None:
         return {"source": self.source, "target": self.target, "references": self.references}.get(column)
@@ -63,6 +75,7 @@ class Table(SplitFiles, PairSource):
 
     def _read(self, read: "ReadFields", path: Path, *, is_scored: bool) -> Iterator[tuple[Any, ...]]:
         fields = (self.source, self.target)
+        read = functools.partial(read, separator=self.separator)
         if self.references is None:
             return read(read_lines(path), str(path), fields)
         if is_scored:
@@ -76,8 +89,9 @@ class Table(SplitFiles, PairSource):
 
 
 ReadFields = Callable[..., Iterator[tuple[Any, ...]]]
-"""Takes lines, the name of their file for messages, and names of fields, `several` being those that may hold a list of
-texts; gives the fields' texts of each example."""
+"""Takes lines, the name of their file for messages, and fields, each the name of one or a template of several (see
+`Template.parse`), `several` being those that may hold a list of texts; gives the fields' texts of each example, and
+with `whole` behind them a dictionary of all its fields."""
 
 
 def _reader(name: str) -> ReadFields:
@@ -96,26 +110,36 @@ def suffix_of(name: str) -> str:
 
 
 def read_tab_separated(
-    lines: Iterator[str], name: str, fields: tuple[str, ...], *, several: Collection[str] = ()
-) -> Iterator[tuple[str, ...]]:
+    lines: Iterator[str],
+    name: str,
+    fields: tuple[str, ...],
+    *,
+    several: Collection[str] = (),
+    separator: str = " ",
+    whole: bool = False,
+) -> Iterator[tuple[Any, ...]]:
     """Some fields of lines of which the first names the tab-separated fields; blank last lines are passed over.
 
     Args:
         name: of the file, for messages.
         several: makes no difference here.
+        separator: makes no difference here.
+        whole: see `ReadFields`.
 
     Raises:
         ValueError: as the lines do, or a field is missing, or a line has more or fewer fields than the first, or there
             is none below it.
     """
     header = next(lines, "").split("\t")
-    for field in fields:
+    templates = [Template.parse(field) for field in fields]
+    names = _names(templates)
+    for field in names:
         if header.count(field) != 1:
             raise ValueError(
                 f"expected the field {field!r} once in line 1 of {name}; that line names the fields "
                 f"{', '.join(header)}: name one of these"
             )
-    columns = [header.index(field) for field in fields]
+    columns = {field: header.index(field) for field in names}
     number = 1
     # Of a single field, a line without a character is an empty text.
     for number, line in enumerate(lines, start=2) if len(header) == 1 else _without_last_blanks(lines, first=2):
@@ -125,7 +149,9 @@ def read_tab_separated(
                 f"expected {len(header)} tab-separated fields in line {number} of {name}, as line 1 "
                 f"names; got {len(values)}: correct the line"
             )
-        yield tuple(values[column] for column in columns)
+        example = {field: values[column] for field, column in columns.items()}
+        filled = [template.fill(example) for template in templates]
+        yield (*filled, dict(zip(header, values, strict=True))) if whole else tuple(filled)
     if number == 1:
         raise ValueError(
             f"expected lines of text in {name} below the names of the fields; there are none: give a file with text"
@@ -133,20 +159,31 @@ def read_tab_separated(
 
 
 def read_json_lines(
-    lines: Iterator[str], name: str, fields: tuple[str, ...], *, several: Collection[str] = ()
+    lines: Iterator[str],
+    name: str,
+    fields: tuple[str, ...],
+    *,
+    several: Collection[str] = (),
+    separator: str = " ",
+    whole: bool = False,
 ) -> Iterator[tuple[Any, ...]]:
     """Some fields of lines with a JSON object each; blank last lines are passed over.
 
     Args:
         name: of the file, for messages.
-        several: fields that may hold a list of texts.
+        several: fields that may hold a list of texts, beside those of templates.
+        separator: between the texts of a list in a template.
+        whole: see `ReadFields`.
 
     Raises:
         ValueError: as the lines do, or a line is not an object that has the fields as strings.
     """
+    templates = [Template.parse(field) for field in fields]
+    names = _names(templates)
+    several = {*several, *(field for each in templates if each.literals is not None for field in each.names)}
     for number, line in _without_last_blanks(lines, first=1):
         example = _json_object(line, number, name)
-        for field in fields:
+        for field in names:
             if field not in example:
                 raise ValueError(
                     f"expected the field {field!r} in line {number} of {name}; it has "
@@ -157,7 +194,13 @@ def read_json_lines(
                 texts = example[field]
             for text in texts:
                 _check_text(text, field, number, name)
-        yield tuple(example[field] for field in fields)
+        filled = [template.fill(example, separator=separator) for template in templates]
+        yield (*filled, example) if whole else tuple(filled)
+
+
+def _names(templates: list[Template]) -> list[str]:
+    """Of all fields, each once."""
+    return list(dict.fromkeys(name for template in templates for name in template.names))
 
 
 def _check_text(text: Any, field: str, number: int, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Text to token ids and back: one SentencePiece model for both sides, or one a side."""
+"""Text to token ids and back: one SentencePiece model for both sides, or one per side."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import sentencepiece
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.files import write_whole
@@ -41,6 +41,15 @@ VOCABULARY_SIZES = (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
 MOST_COUNTED = 32_000_000
 """Characters of training text from which on the largest of them is chosen."""
 
+Kind = Literal["bpe", "unigram", "char", "words"]
+SENTENCEPIECE_KINDS = {"words": "word"}
+"""Kinds that SentencePiece calls otherwise."""
+BOUNDED_KINDS = ("char", "words")
+"""Kinds that have as many pieces as the text, of which vocabulary_size is an upper bound."""
+CONTROL_PIECES = ("<pad>", "<unk>", "<s>", "</s>")
+HELD = 8_000_000
+"""Characters of training text that are kept to train once more where a vocabulary was too large for it."""
+
 JOINT_FILE = "tokenizer.model"
 SOURCE_FILE = "tokenizer.source.model"
 TARGET_FILE = "tokenizer.target.model"
@@ -50,14 +59,21 @@ TARGET_FILE = "tokenizer.target.model"
 class TokenizerConfig:
     """How text is cut into tokens. Runs of spaces become one, and those at the ends are dropped."""
 
-    kind: Literal["bpe", "unigram", "char"] = "bpe"
-    """Byte-pair merges, a unigram language model's pieces, or single characters."""
+    kind: Kind = "bpe"
+    """Byte-pair merges, a unigram language model's pieces, single characters, or whole words, as spaces divide them
+    (phonemes, slots, digits)."""
     vocabulary_size: int | None = 8000
-    """Ids of each model, the four special ids and the 256 bytes counted. Exact for "bpe" and "unigram"; an upper
-    bound for "char", where the most frequent characters are kept. None = it follows the amount of training text, 500
-    to 32,000, and is as many as the text has pieces for where these are fewer."""
+    """Ids of each model, the four special ids and the 256 bytes counted; lowered, with a message, to as many as the
+    text has pieces for. An upper bound for "char" and "words", where the most frequent ones are kept. None = it follows
+    the amount of training text, 500 to 32,000."""
     joint: bool = True
     """One model, trained on both sides, so that source and target share their ids; otherwise one model per side."""
+    target_kind: Kind | None = None
+    """Kind of the target's own model, without joint; None = the same as the source's."""
+    target_vocabulary_size: int | None = None
+    """Ids of the target's own model, without joint; None = vocabulary_size."""
+    special_tokens: tuple[str, ...] = ()
+    """Pieces that text can spell and that are never divided, such as <user>, [state]; part of vocabulary_size."""
     byte_fallback: bool = True
     """A character without a piece becomes its UTF-8 bytes, so that any text survives. Otherwise it is unknown."""
     character_coverage: float = 1.0
@@ -76,6 +92,7 @@ class TokenizerConfig:
         if self.vocabulary_size is not None and self.vocabulary_size < smallest:
             bytes_counted = " and the 256 bytes of byte_fallback" if self.byte_fallback else ""
             bytes_counted += f" and {self.num_sentinels} sentinels" if self.num_sentinels else ""
+            bytes_counted += f" and {len(self.special_tokens)} special tokens" if self.special_tokens else ""
             raise ValueError(
                 f"vocabulary_size is {self.vocabulary_size}, which leaves no piece beside the four special ids"
                 f"{bytes_counted}: set it to at least {smallest}"
@@ -84,6 +101,16 @@ class TokenizerConfig:
             raise ValueError(
                 f"character_coverage is {self.character_coverage}: set it above 0 and to at most 1, such as 0.9995"
             )
+        if self.joint and (self.target_kind is not None or self.target_vocabulary_size is not None):
+            raise ValueError(
+                "target_kind and target_vocabulary_size are those of the target's own model, and joint is True: set "
+                "joint to False"
+            )
+        if self.target_vocabulary_size is not None and self.target_vocabulary_size < smallest:
+            raise ValueError(
+                f"target_vocabulary_size is {self.target_vocabulary_size}: set it to at least {smallest}, or to None"
+            )
+        _check_special_tokens(self.special_tokens)
         if self.num_sentinels < 0:
             raise ValueError(f"num_sentinels is {self.num_sentinels}: set it to 0 or more")
         if self.training_examples is not None and self.training_examples < 1:
@@ -92,7 +119,40 @@ class TokenizerConfig:
     @property
     def smallest(self) -> int:
         """The least ids that a model has: the special ones, bytes, sentinels, and one piece."""
-        return EOS_ID + 2 + NUM_BYTES * self.byte_fallback + self.num_sentinels
+        return EOS_ID + 2 + NUM_BYTES * self.byte_fallback + self.num_sentinels + len(self.special_tokens)
+
+    @property
+    def of_target(self) -> "TokenizerConfig":
+        """The settings of the target's own model."""
+        return dataclasses.replace(
+            self,
+            kind=self.target_kind or self.kind,
+            vocabulary_size=self.target_vocabulary_size or self.vocabulary_size,
+            target_kind=None,
+            target_vocabulary_size=None,
+        )
+
+
+def _check_special_tokens(tokens: Sequence[str]) -> None:
+    for token in tokens:
+        if re.search(r"\s", token) or SPACE in token or UNKNOWN in token:
+            raise ValueError(f"a special token has no spaces, and one is {token!r}: rename it")
+        if token in CONTROL_PIECES or re.fullmatch(r"<0x[0-9A-F]{2}>|<extra_id_\d+>", token):
+            raise ValueError(f"{token} is a piece of every tokenizer, and cannot be a special token: rename it")
+        if tokens.count(token) > 1:
+            raise ValueError(f"special_tokens has {token} {tokens.count(token)} times: give each once")
+
+
+class TooFewPieces(ValueError):
+    """A text has fewer pieces than a vocabulary has ids.
+
+    Attributes:
+        available: ids that it admits.
+    """
+
+    def __init__(self, message: str, *, available: int):
+        super().__init__(message)
+        self.available = available
 
 
 class TooManyCharacters(ValueError):
@@ -139,7 +199,7 @@ class Tokenizer:
         """
         examples = itertools.islice(examples, config.training_examples)
         if config.vocabulary_size is None:
-            examples, num_characters = _counted(examples)
+            examples, num_characters = _counted(examples, MOST_COUNTED)
             config = dataclasses.replace(config, vocabulary_size=size_for(num_characters, config))
             try:
                 tokenizer = cls._of_examples(examples, config, is_exact=False)
@@ -157,21 +217,24 @@ class Tokenizer:
                 f"{num_characters:,}" if num_characters < MOST_COUNTED else f"more than {MOST_COUNTED:,}",
             )
             return tokenizer
-        return cls._of_examples(examples, config, is_exact=config.kind != "char")
+        return cls._of_examples(examples, config, is_exact=True)
 
     @classmethod
     def _of_examples(
         cls, examples: Iterable[tuple[str, ...]], config: TokenizerConfig, *, is_exact: bool
     ) -> "Tokenizer":
         if config.joint:
-            return cls(_train(itertools.chain.from_iterable(examples), config, "text", is_exact=is_exact))
+            held, num_characters = _counted(examples, HELD)
+            if num_characters >= HELD:
+                return cls(_train(itertools.chain.from_iterable(held), config, "text", is_exact=is_exact))
+            return cls(_train_lowered(list(itertools.chain.from_iterable(held)), config, "text", is_exact=is_exact))
         sources, targets = [], []
         for source, target in examples:
             sources.append(source)
             targets.append(target)
         return cls(
-            _train(sources, config, "source text", is_exact=is_exact),
-            _train(targets, config, "target text", is_exact=is_exact),
+            _train_lowered(sources, config, "source text", is_exact=is_exact),
+            _train_lowered(targets, config.of_target, "target text", is_exact=is_exact),
         )
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -256,6 +319,11 @@ class Tokenizer:
         """What each source id stands for: "▁" is a space, <0xC3> a byte, </s> the EOS token."""
         return self._source.pieces(ids)
 
+    def target_id(self, piece: str) -> int | None:
+        """The id of a piece of targets, as `target_pieces` writes it; None = there is no such piece."""
+        found = self._target.piece_to_id(piece)
+        return None if self._target.pieces([found]) != [piece] else found
+
     def target_pieces(self, ids: Sequence[int]) -> list[str]:
         """What each target id stands for, as in `source_pieces`."""
         return self._target.pieces(ids)
@@ -275,14 +343,18 @@ class _Codec:
 
     def __init__(self, model: bytes):
         self._processor = _processor(model)
-        self._is_exact = ModelProto.FromString(model).normalizer_spec.name == "identity"
+        proto = ModelProto.FromString(model)
+        self._is_exact = proto.normalizer_spec.name == "identity"
         self._has_space = self._processor.piece_to_id(SPACE) != UNKNOWN_ID
+        self._has_words = proto.trainer_spec.model_type == TrainerSpec.WORD
         self.size = self._processor.get_piece_size()
         self.piece_to_id = self._processor.piece_to_id
 
     def encode(self, texts: list[str], *, add_eos: bool) -> list[list[int]]:
+        spelt, space = self._bytes(SPACE), self._bytes(" ")
         if not self._is_exact:
-            return self._processor.encode(texts, add_eos=add_eos)
+            encoded = self._processor.encode(texts, add_eos=add_eos)
+            return [_replaced(ids, spelt, space) for ids in encoded] if self._has_words else encoded
         stand_ins = {index: self._stand_in(text) for index, text in enumerate(texts) if SPACE in text}
         if stand_ins:
             texts = list(texts)
@@ -290,9 +362,10 @@ class _Codec:
                 texts[index] = texts[index].replace(SPACE, stand_in)
         encoded = self._processor.encode(texts, add_eos=add_eos)
         if not self._has_space:
-            spelt, space = self._bytes(SPACE), self._bytes(" ")
             encoded = [
-                _replaced(ids, spelt, space) if " " in text else ids for text, ids in zip(texts, encoded, strict=True)
+                # A word that has no piece is spelt with the space before it, at the beginning, too.
+                _replaced(ids, spelt, space) if self._has_words or " " in text else ids
+                for text, ids in zip(texts, encoded, strict=True)
             ]
         for index, stand_in in stand_ins.items():
             encoded[index] = _replaced(encoded[index], self._bytes(stand_in), self._bytes(SPACE))
@@ -312,7 +385,8 @@ class _Codec:
 
     def decode(self, ids: Sequence[int]) -> str:
         # SentencePiece itself gives padding and BOS tokens no text.
-        return self._processor.decode(list(itertools.takewhile(lambda token: token != EOS_ID, map(int, ids))))
+        text = self._processor.decode(list(itertools.takewhile(lambda token: token != EOS_ID, map(int, ids))))
+        return text.removeprefix(" ") if self._has_words else text
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._processor.id_to_piece(int(token)) for token in ids]
@@ -346,16 +420,14 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
     return processor
 
 
-def _counted(examples: Iterable[tuple[str, ...]]) -> tuple[Iterable[tuple[str, ...]], int]:
-    """The examples again, and their characters, counted up to MOST_COUNTED, from which the largest vocabulary is
-    chosen; what comes after that is not held in memory.
-    """
+def _counted(examples: Iterable[tuple[str, ...]], most: int) -> tuple[Iterable[tuple[str, ...]], int]:
+    """The examples again, and their characters, counted up to `most`; what comes after that is not held in memory."""
     remaining, held, count = iter(examples), [], 0
     for example in remaining:
         held.append(example)
         count += sum(map(len, example))
-        if count >= MOST_COUNTED:
-            return itertools.chain(held, remaining), MOST_COUNTED
+        if count >= most:
+            return itertools.chain(held, remaining), most
     return held, count
 
 
@@ -365,12 +437,26 @@ def size_for(num_characters: int, config: TokenizerConfig) -> int:
     That is 8,000 for Multi30k, 2,000 for 2,000 pairs of sentences, and 32,000 from some 270,000 pairs on. The bytes and
     sentinels come on top where there is little text.
     """
-    if config.kind == "char":
-        # An upper bound: as many as there are characters.
+    if config.kind in BOUNDED_KINDS:
+        # An upper bound: as many as there are characters or words.
         return VOCABULARY_SIZES[-1]
     wanted = max(1.0, 4.0 * math.sqrt(num_characters))
     nearest = min(VOCABULARY_SIZES, key=lambda size: abs(math.log(size / wanted)))
     return max(nearest, config.smallest + VOCABULARY_SIZES[0])
+
+
+def _train_lowered(texts: list[str], config: TokenizerConfig, what: str, *, is_exact: bool) -> bytes:
+    """Like `_train`; a vocabulary that is too large for the texts is made as large as they admit."""
+    try:
+        return _train(texts, config, what, is_exact=is_exact)
+    except TooFewPieces as error:
+        lowered = dataclasses.replace(config, vocabulary_size=error.available)
+        model = _train(texts, lowered, what, is_exact=is_exact)
+        logger.warning(
+            "The vocabulary has %s ids instead of the %s of tokenizer.vocabulary_size: the %s has no more pieces.",
+            f"{error.available:,}", f"{config.vocabulary_size:,}", what,
+        )  # fmt: skip
+        return model
 
 
 def _train(texts: Iterable[str], config: TokenizerConfig, what: str, *, is_exact: bool) -> bytes:
@@ -395,9 +481,9 @@ def _train(texts: Iterable[str], config: TokenizerConfig, what: str, *, is_exact
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=prepared(),
             model_writer=model,
-            model_type=config.kind,
+            model_type=SENTENCEPIECE_KINDS.get(config.kind, config.kind),
             vocab_size=config.vocabulary_size,
-            hard_vocab_limit=is_exact,
+            hard_vocab_limit=is_exact and config.kind not in BOUNDED_KINDS,
             byte_fallback=config.byte_fallback,
             character_coverage=config.character_coverage,
             # Never SentencePiece's own default, which is NFKC but also drops the joiners and direction marks that
@@ -414,7 +500,10 @@ def _train(texts: Iterable[str], config: TokenizerConfig, what: str, *, is_exact
             unk_id=UNKNOWN_ID,
             bos_id=BOS_ID,
             eos_id=EOS_ID,
-            user_defined_symbols=[SENTINEL.format(number) for number in range(config.num_sentinels)],
+            user_defined_symbols=[
+                *(SENTINEL.format(number) for number in range(config.num_sentinels)),
+                *config.special_tokens,
+            ],
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -442,8 +531,9 @@ def _training_error(message: str, config: TokenizerConfig, what: str) -> Excepti
             required=int(required[1]),
         )
     if largest := re.search(r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", message):
-        return ValueError(
+        return TooFewPieces(
             f"vocabulary_size is {config.vocabulary_size}, more than the {what} has pieces for: "
-            f"set it to at most {largest[1]}"
+            f"set it to at most {largest[1]}",
+            available=int(largest[1]),
         )
     return RuntimeError(f"SentencePiece failed on the {what}: {message}")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import DecodeState, Memory, TokenRows
-from seq2seq_jax.modules.attention import record
+from seq2seq_jax.modules.attention import record, record_step
 from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig, GlobalAttentionKind
 from seq2seq_jax.modules.global_attention.base import GlobalAttention, attend
@@ -449,13 +449,15 @@ class RecurrentDecoder(nn.Module):
         mask = shared.get("mask")
         if mask is not None:
             mask = jnp.repeat(mask, len(inputs) // len(mask), axis=0)
-        hidden, _, carry = self._advance(
+        hidden, weights, carry = self._advance(
             projection(kernels, precision=self.precision),
             constants,
             carry,
             DecoderInputs(embedded=embedded, gates=None, mask=mask, dropout=None),
             (None,) * len(self.layers),
         )
+        if weights is not None:
+            record_step(self.cross_attention, weights.reshape(len(shared["mask"]), 1, -1, weights.shape[-1]))
         return hidden.astype(embedded.dtype), state.replace(per_hypothesis=carry)
 
 

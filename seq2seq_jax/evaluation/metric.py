@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import importlib.util
+import itertools
 import traceback
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -13,8 +14,15 @@ from seq2seq_jax.values import check_values
 Example = Mapping[str, Any]
 """Name of a column -> its value: the source text in "source", the reference or a list of references in "target"."""
 
-OUTPUTS, LIKELIHOOD = "outputs", "likelihood"
-"""What a metric may need beside columns of the examples: the generated texts, and how probable the references are."""
+OUTPUTS, ALTERNATIVES, LIKELIHOOD = "outputs", "alternatives", "likelihood"
+"""What a metric may need beside columns of the examples: the text that was generated for each, several texts for each,
+and how probable the references are."""
+
+_REMEDIES = {
+    ALTERNATIVES: "Generation gives one text per source: have it give several, such as --generation.n_best 4, or "
+    "--generation sampling --generation.samples 8",
+}
+"""What a metric may need -> what to do where it is missing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +63,17 @@ class Likelihood(NamedTuple):
     """The target texts that these are the tokens of."""
 
 
+class Alternatives(NamedTuple):
+    """All texts that were generated for each example."""
+
+    texts: Sequence[Sequence[str]]
+    """Of each example, in the order of the examples; the method may have found fewer than were asked for."""
+    number: int
+    """Texts per example that were asked for."""
+    method: str
+    """How they were generated, as signatures say it."""
+
+
 class Evaluated(NamedTuple):
     """What is known of a model on a set of examples; None = it was not computed, as no metric needs it."""
 
@@ -62,6 +81,18 @@ class Evaluated(NamedTuple):
     """Generated texts, in the order of the examples."""
     examples: Sequence[Example] | None
     likelihood: Likelihood | None = None
+    alternatives: Alternatives | None = None
+
+    def part(self, members: Sequence[int]) -> "Evaluated":
+        """What is known of some of the examples, by their indices; their likelihood is not."""
+        alternatives = self.alternatives
+        if alternatives is not None:
+            alternatives = alternatives._replace(texts=[alternatives.texts[index] for index in members])
+        return Evaluated(
+            outputs=None if self.outputs is None else [self.outputs[index] for index in members],
+            examples=None if self.examples is None else [self.examples[index] for index in members],
+            alternatives=alternatives,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +100,7 @@ class Metric(abc.ABC):
     """Scores of a set of examples. A subclass is a frozen dataclass, whose fields say how they are computed."""
 
     needs: ClassVar[frozenset[str]] = frozenset({OUTPUTS, "target"})
-    """Columns of the examples that are read, and OUTPUTS and LIKELIHOOD where these are."""
+    """Columns of the examples that are read, and OUTPUTS, ALTERNATIVES and LIKELIHOOD where these are."""
     packages: ClassVar[Mapping[str, str]] = {}
     """Modules that are imported when it is computed -> what pip calls their packages."""
 
@@ -102,6 +133,12 @@ class Metric(abc.ABC):
     def scores(self, evaluated: Evaluated) -> dict[str, Score]:
         """The scores of what is known of a model: `corpus`, which a metric of something else than texts passes over."""
         return self.corpus(evaluated.outputs, evaluated.examples)
+
+    def sacrebleu(self, examples: Sequence[Example]) -> Any | None:
+        """The metric of sacreBLEU that gives the first score for texts of these examples, for tests of significance;
+        None = it is not sacreBLEU's.
+        """
+        return None
 
     def unsuited(self, references: Sequence[str]) -> str:
         """Why the scores hardly tell models apart on references like these; empty = they do."""
@@ -142,7 +179,7 @@ def check_metrics(metrics: Sequence[Metric], available: Collection[str], *, of: 
     """Return if metrics can be computed of a set, and their scores told apart.
 
     Args:
-        available: columns of the examples, and OUTPUTS and LIKELIHOOD where these can be had.
+        available: columns of the examples, and OUTPUTS, ALTERNATIVES and LIKELIHOOD where these can be had.
         of: what the set is of, for messages: "documents".
 
     Raises:
@@ -153,8 +190,12 @@ def check_metrics(metrics: Sequence[Metric], available: Collection[str], *, of: 
         missing = sorted(metric.needs - set(available))
         if missing:
             raise ValueError(
-                f"metric {metric} needs {' and '.join(missing)}, which {of} do not have. They have "
-                f"{', '.join(sorted(available))}: choose other metrics."
+                f"metric {metric} needs {' and '.join(missing)}, which {of} do not have. "
+                + (
+                    f"{_REMEDIES[missing[0]]}."
+                    if missing[0] in _REMEDIES and len(missing) == 1
+                    else f"They have {', '.join(sorted(available))}: choose other metrics."
+                )
             )
         for name in metric.names:
             if name in RESERVED or "/" in name:
@@ -207,13 +248,22 @@ def references_of(outputs: Sequence[str], examples: Sequence[Example]) -> list[l
         )
     if not outputs:
         raise ValueError("expected at least one hypothesis to score, got none: give a split that is not empty")
-    references = [
-        [example["target"]] if isinstance(example["target"], str) else list(example["target"]) for example in examples
-    ]
-    without = [index for index, each in enumerate(references) if not each]
+    found = [references(example) for example in examples]
+    without = [index for index, each in enumerate(found) if not each]
     if without:
         raise ValueError(f"expected a reference for each hypothesis; example {without[0]} has none: leave it out")
-    return references
+    return found
+
+
+def reference_streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """References as sacreBLEU takes them: the first of all texts, then the second ones and so on; None = no more."""
+    return [list(stream) for stream in itertools.zip_longest(*references)]
+
+
+def references(example: Example) -> list[str]:
+    """The references of an example: its target, or all of them where there are several."""
+    target = example["target"]
+    return [target] if isinstance(target, str) else list(target)
 
 
 def num_references(references: Sequence[Sequence[str]]) -> str:

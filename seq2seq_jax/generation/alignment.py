@@ -91,7 +91,7 @@ class Aligner:
         """
         self.layers_and_heads(params)
         tokenizer = self.generator.tokenizer
-        source_ids = self.generator.encode(sources)
+        source_ids = self.generator.sources.encode(sources)
         if targets is None:
             searched = None if progress is None else functools.partial(progress, "translating")
             target_ids = self.generator.best_tokens(params, sources, progress=searched)

@@ -3,12 +3,12 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import DecodeState
 from seq2seq_jax.generation.compaction import extend_until_done
 from seq2seq_jax.generation.context import GenerationContext, GenerationResult
-from seq2seq_jax.generation.search import Hypotheses, extended, pick, reordered, top_k
+from seq2seq_jax.generation.search import Hypotheses, Shared, extended, pick, reordered, step, top_k
 
 
 @flax.struct.dataclass
@@ -62,22 +62,24 @@ def diverse_beam_search(
         live = [jnp.any(group.live_log_probabilities > -jnp.inf, axis=1) for group in beams.groups]
         return jnp.any(jnp.stack(live), axis=0)
 
-    def extend(beams: GroupsState, shared: tuple[PyTree, Int[Array, "batch"]]) -> GroupsState:
-        per_source, limits = shared
+    def extend(beams: GroupsState, shared: Shared) -> GroupsState:
+        per_source, limits, processor = shared
         last_tokens = jnp.concatenate([group.last_tokens for group in beams.groups], axis=1)
-        logits, after = context.step(last_tokens.reshape(-1), beams.decoder.replace(per_source=per_source))
-        logits = logits.astype(jnp.float32).reshape(-1, groups, size, logits.shape[-1])
+        logits, attention, after = step(context, last_tokens, beams.decoder.replace(per_source=per_source))
         penalties: Float[Array, "batch vocab"] | None = None
         extended_groups, all_parents = [], []
         for index, group in enumerate(beams.groups):
+            of_group = slice(index * size, (index + 1) * size)
             hypotheses, parents = extended(
-                logits[:, index],
+                logits[:, of_group],
                 group,
                 position=beams.position,
                 limits=limits,
                 vocabulary=vocabulary,
                 length_penalty=length_penalty,
                 token_penalties=penalties,
+                processor=processor,
+                attention=None if attention is None else attention[:, of_group],
             )
             extended_groups.append(hypotheses)
             all_parents.append(index * size + parents)
@@ -93,13 +95,14 @@ def diverse_beam_search(
 
     beams = GroupsState(
         position=jnp.zeros((), dtype=jnp.int32),
-        groups=(Hypotheses.none_yet(batch_size, size, best_of_group, max_length, vocabulary),) * groups,
+        groups=(Hypotheses.none_yet(batch_size, size, best_of_group, max_length, vocabulary, context.processor),)
+        * groups,
         decoder=state.replace(per_source=None),
     )
     return extend_until_done(
         extend,
         beams,
-        (state.per_source, jnp.clip(context.limits, 1, max_length)),
+        (state.per_source, jnp.clip(context.limits, 1, max_length), context.processor),
         is_live=is_live,
         result=lambda beams: _in_turns([group.finished for group in beams.groups], n_best),
         max_compactions=max_compactions,

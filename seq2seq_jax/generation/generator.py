@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -14,10 +14,15 @@ from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.layout import source_batches
 from seq2seq_jax.data.lines import is_blank
+from seq2seq_jax.data.splitting import TooLong, join_texts
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.generation.context import GenerationContext, GenerationResult, length_limits
+from seq2seq_jax.generation.constraints import LineArrays, LineTokens, TokenControls
+from seq2seq_jax.generation.context import GenerationContext, GenerationResult, length_limits, output_limit
+from seq2seq_jax.generation.controls import LineControls
+from seq2seq_jax.generation.ensemble import Ensemble
 from seq2seq_jax.generation.method import GenerationMethod
-from seq2seq_jax.model import EncoderDecoder
+from seq2seq_jax.generation.sources import FittedSources, SourceEncoder
+from seq2seq_jax.model import EncoderDecoder, step_with_attention
 from seq2seq_jax.parallel.mesh import JittedOnMesh, batch_sharding, batch_shards, global_batch, replicated
 from seq2seq_jax.rewards.text import PieceTable
 
@@ -31,7 +36,8 @@ class Hypothesis:
 
     Attributes:
         text: detokenized text.
-        score: the score that the search maximises: log-probability over the length penalty.
+        score: the score that the search maximises: log-probability over the length penalty; of a text that was joined
+            its log-probability.
         log_probability: in nats, EOS token included.
         num_tokens: number of tokens, EOS token included.
     """
@@ -42,12 +48,16 @@ class Hypothesis:
     num_tokens: int
 
 
+EMPTY = Hypothesis(text="", score=0.0, log_probability=0.0, num_tokens=1)
+"""What a blank source gives."""
+
+
 class Generator:
-    """Generates with one model; compiled programs are reused between calls."""
+    """Generates with one model, or an ensemble; compiled programs are reused between calls."""
 
     def __init__(
         self,
-        model: EncoderDecoder,
+        model: EncoderDecoder | Ensemble,
         tokenizer: Tokenizer,
         method: GenerationMethod,
         *,
@@ -55,30 +65,30 @@ class Generator:
         mesh: Mesh,
     ):
         """Args:
-        source: the column of sources: its maximum length (tokens, EOS token included), and which end of a longer one is
-            cut off, with the EOS token as its last token; a longer one is refused where none is.
+        source: see `SourceEncoder`.
+
+        Raises:
+            ValueError: the method does not work with the model, or its controls with the tokenizer.
         """
+        method.check(num_experts=model.num_experts)
         self.model = model
         self.tokenizer = tokenizer
         self.method = method
-        self.source = source
+        self.sources = SourceEncoder(tokenizer, source)
         self.mesh = mesh
+        self._controls = TokenControls.of(method.controls, tokenizer, shortest_limit=self.output_limit(1))
+        self._compiled: set[tuple[tuple[int, ...], ...]] = set()
         self._program = JittedOnMesh(
             self._generate_batch,
             mesh,
-            in_shardings=(None, batch_sharding(mesh), batch_sharding(mesh)),
+            in_shardings=(None, *[batch_sharding(mesh)] * 3),
             out_shardings=replicated(mesh),
         )
 
     @property
     def max_source_length(self) -> int:
         """Tokens of the longest source, EOS token included."""
-        return self.source.max_length
-
-    @property
-    def truncate(self) -> bool:
-        """Whether longer sources are cut."""
-        return self.source.truncate is not None
+        return self.sources.max_length
 
     @functools.cached_property
     def _table(self) -> PieceTable:
@@ -86,19 +96,31 @@ class Generator:
 
     def lower(self, params: Any, source: TokenRows) -> jax.stages.Lowered:
         """The lowered program, for sources or their shapes."""
-        return self._program.lower(params, source, jax.ShapeDtypeStruct(source.tokens.shape[:1], np.int32))
+        return self._program.lower(params, source, jax.ShapeDtypeStruct(source.tokens.shape[:1], np.int32), None)
 
-    def too_long(self, texts: Iterable[str]) -> list[int]:
-        """Indices of the texts that are longer than max_source_length."""
-        encoded = self._encode(list(texts))
-        return [index for index, ids in enumerate(encoded) if len(ids) > self.max_source_length]
+    @property
+    def _limits(self) -> dict[str, Any]:
+        """What limits the length of outputs; see `length_limits`."""
+        method = self.method
+        return {
+            "ratio": method.maximum_length_ratio,
+            "extra": method.maximum_length_extra,
+            "position_limit": self.model.position_limit,
+            "maximum": method.controls.maximum_length,
+        }
+
+    def output_limit(self, source_length: int) -> int:
+        """Tokens of an output at most, EOS token included, for a source of that many tokens."""
+        return output_limit(source_length, **self._limits)
 
     def generate(
         self,
         params: Any,
         texts: list[str],
         *,
-        first_line: int = 1,
+        too_long: TooLong | None = None,
+        lines: Sequence[int] | None = None,
+        controls: Sequence[LineControls] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """The texts for each source, in order; for a blank source the empty text alone.
@@ -106,14 +128,51 @@ class Generator:
         Nothing is generated for a blank source: a model that never saw one makes something up.
 
         Args:
-            first_line: number of the first text in the whole input, which what is drawn for it depends on.
+            too_long: see `SourceEncoder.fit`.
+            lines: see `SourceEncoder.fit`.
+            controls: what is asked of the texts for each source; None = nothing.
             progress: called with (sources done, total sources) after each batch.
 
         Raises:
-            ValueError: a text is longer than the model takes; the message names its line, counted from 1.
+            ValueError: a text is longer than the model takes, with too_long refuse; or see `encode_controls`.
         """
-        encoded = self.encode(texts, first_line=first_line)
-        return self.generate_from_ids(params, encoded, blank=_blank(texts), first_line=first_line, progress=progress)
+        sources = self.sources.fit(texts, too_long=too_long, lines=lines)
+        return self.generate_fitted(params, sources, controls=controls, progress=progress)
+
+    def generate_fitted(
+        self,
+        params: Any,
+        sources: FittedSources,
+        *,
+        controls: Sequence[LineControls] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Like `generate`, for texts that are ids already."""
+        return self._in_order(self.generate_batches(params, sources, controls=controls), len(sources), progress)
+
+    def generate_batches(
+        self, params: Any, sources: FittedSources, *, controls: Sequence[LineControls] | None = None
+    ) -> Iterator[dict[int, list[Hypothesis]]]:
+        """After each batch the texts for every source that is complete with it, by its index.
+
+        Texts of the parts of a source are joined rank by rank; their log-probabilities are added.
+        """
+        asked = None if controls is None else self.encode_controls(controls, sources)
+        if blank := {index: [EMPTY] for index, parts in enumerate(sources.parts) if not parts}:
+            yield blank
+        rows = sources.rows
+        waiting: dict[int, dict[int, list[Hypothesis]]] = {}
+        ids = [sources.parts[text][part] for text, part in rows]
+        for indices, result in self._generate_all(params, ids, sources.drawn_lines, asked):
+            complete = {}
+            for row, index in enumerate(indices):
+                text, part = rows[index]
+                found = waiting.setdefault(text, {})
+                found[part] = self._hypotheses(result, row)
+                if len(found) == len(sources.parts[text]):
+                    complete[text] = _joined([found[each] for each in sorted(found)])
+                    del waiting[text]
+            yield complete
 
     def generate_from_ids(
         self,
@@ -121,17 +180,16 @@ class Generator:
         sources: list[list[int]],
         *,
         blank: Collection[int] = (),
-        first_line: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """Like `generate`, for source ids that end in the EOS token and are no longer than the model takes.
 
         Args:
             blank: indices of those of blank texts.
-            first_line: as for `generate`.
         """
-        empty = [Hypothesis(text="", score=0.0, log_probability=0.0, num_tokens=1)]
-        return self._each(params, sources, blank, self._hypotheses, empty, first_line=first_line, progress=progress)
+        parts: list[list[Sequence[int]]] = [[] if index in blank else [ids] for index, ids in enumerate(sources)]
+        fitted = FittedSources(parts, np.arange(1, len(sources) + 1), [])
+        return self.generate_fitted(params, fitted, progress=progress)
 
     def best_tokens(
         self, params: Any, texts: list[str], *, progress: Callable[[int, int], None] | None = None
@@ -140,8 +198,18 @@ class Generator:
 
         Encoding the decoded text again may give other ids.
         """
-        of_blank = [self.tokenizer.vocabulary.eos_id]
-        return self._each(params, self.encode(texts), _blank(texts), _best_tokens, of_blank, progress=progress)
+        blank = {index: [self.tokenizer.vocabulary.eos_id] for index, text in enumerate(texts) if is_blank(text)}
+        searched = [index for index in range(len(texts)) if index not in blank]
+        encoded = self.sources.encode(texts)
+
+        def batches() -> Iterator[dict[int, list[int]]]:
+            yield blank
+            for indices, result in self._generate_all(
+                params, [encoded[index] for index in searched], np.array(searched, np.int32)
+            ):
+                yield {searched[index]: _best_tokens(result, row) for row, index in enumerate(indices)}
+
+        return self._in_order(batches(), len(texts), progress)
 
     def best_tokens_of(self, params: Any, encoded: list[list[int]]) -> list[list[int]]:
         """Like `best_tokens`, for source ids that end in the EOS token."""
@@ -150,30 +218,27 @@ class Generator:
             taken |= {int(index): _best_tokens(result, row) for row, index in enumerate(indices)}
         return [taken[index] for index in range(len(encoded))]
 
-    def encode(self, texts: list[str], *, first_line: int = 1) -> list[list[int]]:
-        """Source ids of each text, EOS token included; those of the empty text for a blank one.
-
-        Args:
-            first_line: number of the first text, for the message.
+    def encode_controls(self, controls: Sequence[LineControls], sources: FittedSources) -> list[LineTokens]:
+        """Token ids of what is asked of each row of sources.
 
         Raises:
-            ValueError: a text is longer than the model takes; the message names its line.
+            ValueError: phrases that the method cannot take; something is asked of a blank source or one that was split;
+                or see `LineTokens.of`. The message names the line.
         """
-        encoded = self._encode(texts)
-        if self.truncate:
-            return list(map(self.cut, encoded))
-        for line, (text, ids) in enumerate(zip(texts, encoded, strict=True), first_line):
-            if len(ids) > self.max_source_length:
-                more = "more than " if len(text) > self._longest_text else ""
+        if any(line.phrases for line in controls):
+            self.method.check_phrases()
+        found = []
+        for line, parts, number in zip(controls, sources.parts, map(int, sources.lines), strict=True):
+            if len(parts) != 1 and (line.prefix or line.phrases):
+                reason = "is too long and was split" if parts else "is blank, so that nothing is generated for it"
                 raise ValueError(
-                    f"line {line} has {more}{len(ids)} tokens, and the model takes {self.max_source_length} "
-                    "(data.max_source_length, EOS token included). Split the line."
+                    f"line {number} {reason}, and has a prefix or phrases: leave them out, or give "
+                    f"{'shorter text' if parts else 'a source'}"
                 )
-        return encoded
-
-    def cut(self, ids: list[int]) -> list[int]:
-        """As many of source ids as the model takes, with the EOS token as the last; see `Tokens.truncate`."""
-        return self.source.cut_ids(ids)
+            for part in parts:
+                limit = self.output_limit(len(part))
+                found.append(LineTokens.of(line, self._controls, self.tokenizer, limit=limit, number=number))
+        return found
 
     def encode_targets(self, targets: list[str], *, num_sources: int, max_length: int, work: str) -> list[list[int]]:
         """Target ids of given targets, EOS tokens included.
@@ -200,76 +265,59 @@ class Generator:
                 )
         return encoded
 
-    @property
-    def _longest_text(self) -> int:
-        """Characters of which a text is encoded in one go: far more than have ever fitted the model's tokens."""
-        return 64 * self.max_source_length
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        """Source ids of each text; of one far too long those of a part, since all take memory without bound."""
-        texts = ["" if is_blank(text) else text for text in texts]
-        # Of a text that is cut on the left, it is the end that counts.
-        part = slice(-self._longest_text, None) if self.source.truncate == "left" else slice(self._longest_text)
-        encoded = self.tokenizer.encode_source([text[part] for text in texts])
-        for index, text in enumerate(texts):
-            # Text that is mostly spaces may yet be short. The last tokens depend on where the text was cut.
-            if len(text) > self._longest_text and len(encoded[index]) <= self.max_source_length + 16:
-                [encoded[index]] = self.tokenizer.encode_source([text])
-        return encoded
-
-    def _each(
-        self,
-        params: Any,
-        sources: list[list[int]],
-        blank: Collection[int],
-        take: Callable[[GenerationResult, int], Result],
-        of_blank: Result,
-        *,
-        first_line: int = 1,
-        progress: Callable[[int, int], None] | None,
+    @staticmethod
+    def _in_order(
+        batches: Iterator[dict[int, Result]], number: int, progress: Callable[[int, int], None] | None
     ) -> list[Result]:
-        """`take(result, row)` of the result for each source, in order, and `of_blank` for a blank one."""
-        searched = [index for index in range(len(sources)) if index not in blank]
-        taken: dict[int, Result] = {}
-        lines = np.array(searched, np.int32) + first_line - 1
-        for indices, result in self._generate_all(params, [sources[index] for index in searched], lines):
-            taken |= {searched[index]: take(result, row) for row, index in enumerate(indices)}
-            if progress is not None:
-                progress(len(sources) - len(searched) + len(taken), len(sources))
-        return [taken.get(index, of_blank) for index in range(len(sources))]
+        """What batches give for each of a number of sources, in order."""
+        found: dict[int, Result] = {}
+        for batch in batches:
+            found |= batch
+            if progress is not None and batch:
+                progress(len(found), number)
+        return [found[index] for index in range(number)]
 
     def _generate_all(
-        self, params: Any, encoded: list[list[int]], lines: Int[np.ndarray, " texts"]
+        self,
+        params: Any,
+        encoded: Sequence[Sequence[int]],
+        lines: Int[np.ndarray, " texts"],
+        asked: list[LineTokens] | None = None,
     ) -> Iterator[tuple[np.ndarray, GenerationResult]]:
-        """Generate batch by batch; the next batch runs while the results of one are fetched."""
+        """Generate batch by batch; the next batch runs while the results of one are fetched.
+
+        Nothing waits for a program that must be compiled first.
+        """
         batches = source_batches(
             encoded,
             vocabulary=self.tokenizer.vocabulary,
             source_tokens_per_batch=self.method.source_tokens_per_batch,
             max_length=self.max_source_length,
         )
+        # Arrays of all texts, so that batches of one length have one shape.
+        of_texts = lines, None if asked is None else LineArrays.of(asked)
         running = None
         for batch in batches:
             rows = pad_rows(batch.source, batch_shards(self.mesh))
-            # Rows after those of texts are padding.
-            of_rows = np.pad(lines[batch.indices], (0, len(rows.tokens) - len(batch.indices)))
-            source, of_rows = global_batch((rows, of_rows), self.mesh, shard=(0, 1))
-            started = batch.indices, self._program(params, source, of_rows)
+            inputs = rows, *_with_padding(of_texts, batch.indices, len(rows.tokens))
+            shapes = tuple(leaf.shape for leaf in jax.tree.leaves(inputs))
+            if running is not None and shapes not in self._compiled:
+                yield running[0], jax.device_get(running[1])
+                running = None
+            started = batch.indices, self._program(params, *global_batch(inputs, self.mesh, shard=(0, 1)))
+            self._compiled.add(shapes)
             if running is not None:
                 yield running[0], jax.device_get(running[1])
             running = started
         if running is not None:
             yield running[0], jax.device_get(running[1])
 
-    def _generate_batch(self, params: Any, source: TokenRows, lines: Int[Array, "batch"]) -> GenerationResult:
+    def _generate_batch(
+        self, params: Any, source: TokenRows, lines: Int[Array, "batch"], controls: LineArrays | None
+    ) -> GenerationResult:
         method = self.method
         apply = functools.partial(self.model.apply, {"params": params})
-        limits, room = length_limits(
-            source,
-            ratio=method.maximum_length_ratio,
-            extra=method.maximum_length_extra,
-            position_limit=self.model.config.decoder.position_limit,
-        )
+        limits, room = length_limits(source, **self._limits)
         memory = apply(source, deterministic=True, method="encode")
         context = GenerationContext(
             step=lambda tokens, state: apply(tokens, state, method="step"),
@@ -279,6 +327,10 @@ class Generator:
             vocabulary=self.model.vocabulary,
             lines=lines,
             piece_table=lambda: self._table,
+            processor=self._controls.processor(source, limits, controls),
+            attending_step=functools.partial(step_with_attention, self.model, params)
+            if method.controls.coverage_penalty
+            else None,
         )
         return method.generate(context)
 
@@ -295,13 +347,35 @@ class Generator:
         ]
 
 
-def _blank(texts: list[str]) -> set[int]:
-    """Indices of the texts of which nothing can be seen."""
-    return {index for index, text in enumerate(texts) if is_blank(text)}
+def _joined(parts: list[list[Hypothesis]]) -> list[Hypothesis]:
+    """The texts of a source from those of its parts: the best with the best, and so on, while all have one."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = []
+    for of_rank in zip(*parts, strict=False):
+        total = sum(each.log_probability for each in of_rank)
+        joined.append(
+            Hypothesis(
+                text=join_texts([each.text for each in of_rank]),
+                score=total,
+                log_probability=total,
+                num_tokens=sum(each.num_tokens for each in of_rank),
+            )
+        )
+    return joined
 
 
 def _best_tokens(result: GenerationResult, row: int) -> list[int]:
     return result.tokens[row, 0, : result.lengths[row, 0]].tolist()
+
+
+def _with_padding(arrays: Any, indices: Int[np.ndarray, " texts"], number: int) -> Any:
+    """Rows of a tree of arrays, then zeros up to a number of rows, which are those of no text."""
+
+    def of_leaf(leaf: np.ndarray) -> np.ndarray:
+        return np.pad(leaf[indices], [(0, number - len(indices)), *[(0, 0)] * (leaf.ndim - 1)])
+
+    return jax.tree.map(of_leaf, arrays)
 
 
 def pad_rows(rows: Rows, shards: int) -> Rows:

@@ -3,12 +3,17 @@
 import abc
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from seq2seq_jax.generation.controls import Controls
 from seq2seq_jax.values import check_values
 
 if TYPE_CHECKING:
     from seq2seq_jax.generation.context import GenerationContext, GenerationResult
+
+
+_WITHOUT_EFFECT = frozenset({"source_tokens_per_batch", "max_compactions"})
+"""Fields that change no text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,9 +26,19 @@ class GenerationMethod(abc.ABC):
     """... plus maximum_length_extra. A table of learned positions also limits the length."""
     source_tokens_per_batch: int = 8192
     """Source tokens per batch, padding included."""
+    controls: Controls = Controls()
+    """Rules for every text: no repetition, a length, tokens that are forbidden or come first."""
+
+    texts_field: ClassVar[str | None] = None
+    """Name of the field that says how many texts are returned for each source; None = always one."""
 
     def __post_init__(self):
         check_values(self, "generation")
+        if self.controls.coverage_penalty and not self.ranks_finished:
+            raise ValueError(
+                f"controls.coverage_penalty has no effect with {type(self).__name__}, which does not rank finished "
+                "hypotheses: choose beam_search or diverse_beam_search, or leave it out"
+            )
         self._check_counts("maximum_length_extra", "source_tokens_per_batch")
         self._check_amounts("maximum_length_ratio")
 
@@ -42,6 +57,26 @@ class GenerationMethod(abc.ABC):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}: set it to 0 or more")
 
+    def check(self, *, num_experts: int) -> None:  # noqa: B027
+        """Refuse a model that the method cannot generate with.
+
+        Args:
+            num_experts: of the model.
+
+        Raises:
+            ValueError: with what to change.
+        """
+
+    @property
+    def described(self) -> str:
+        """As signatures say it: its class, and the fields that are not at their defaults."""
+        settings = (
+            f"{field.name}={getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default and field.name not in _WITHOUT_EFFECT
+        )
+        return ",".join((type(self).__name__, *settings))
+
     @property
     @abc.abstractmethod
     def num_hypotheses(self) -> int:
@@ -51,6 +86,37 @@ class GenerationMethod(abc.ABC):
     @abc.abstractmethod
     def num_texts(self) -> int:
         """Texts that are returned for each source, at most."""
+
+    def with_num_texts(self, number: int) -> "GenerationMethod":
+        """The same method with that many texts returned for each source.
+
+        Raises:
+            ValueError: it cannot return so many.
+        """
+        if self.texts_field is None:
+            if number != self.num_texts:
+                raise ValueError(
+                    f"{type(self).__name__} gives one text for each source, not {number}: choose a method that gives "
+                    "several, as with --generation sampling or beam_search"
+                )
+            return self
+        return dataclasses.replace(self, **{self.texts_field: number})
+
+    @property
+    def ranks_finished(self) -> bool:
+        """Whether finished hypotheses compete by their scores."""
+        return False
+
+    def check_phrases(self) -> None:
+        """Return if the method can be told phrases that its texts must contain.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        raise ValueError(
+            f"phrases need beam search, and generation is {type(self).__name__}: choose --generation beam_search, or "
+            "leave the phrases out"
+        )
 
     @abc.abstractmethod
     def generate(self, context: "GenerationContext") -> "GenerationResult":

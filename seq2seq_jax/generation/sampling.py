@@ -116,7 +116,8 @@ def sample(
     """Independent samples of texts for every source, drawn token by token.
 
     A sample ends with the EOS token, or is truncated at its source's limit; no token is forced, so that the probability
-    of a sample is the product of its tokens' probabilities under the policy.
+    of a sample is the product of its tokens' probabilities under the policy. That is the distribution over what the
+    context's controls allow: a token of a prefix has probability 1.
 
     Pure, and compatible with `jax.jit`. The samples depend on the draws, and not on the mesh.
 
@@ -140,6 +141,7 @@ def sample(
 
     def extend(loop: _Sampling) -> _Sampling:
         logits, after = context.step(loop.last_tokens.reshape(-1), loop.decoder.replace(per_source=state.per_source))
+        logits = context.controlled(logits, loop.samples.tokens, loop.position)
         log_probabilities = policy.log_probabilities(logits, jnp.broadcast_to(loop.position, logits.shape[:1]))
         uniforms = draws(loop.position).reshape(-1)
         drawn = draw(log_probabilities, uniforms)

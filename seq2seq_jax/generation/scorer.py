@@ -61,7 +61,7 @@ def perplexity(log_probability: float, number: int) -> float:
 
 
 class Scorer:
-    """Scores pairs with one model; compiled programs are kept from call to call."""
+    """Scores pairs with one model, or an ensemble; compiled programs are kept from call to call."""
 
     def __init__(self, generator: Generator, *, max_target_length: int):
         """Args:
@@ -93,7 +93,7 @@ class Scorer:
                 names its line, counted from 1.
         """
         tokenizer = self.generator.tokenizer
-        source_ids = self.generator.encode(sources)
+        source_ids = self.generator.sources.encode(sources)
         target_ids = self.generator.encode_targets(
             targets, num_sources=len(sources), max_length=self.max_target_length, work="scored"
         )
@@ -119,7 +119,7 @@ class Scorer:
         apply = functools.partial(self.generator.model.apply, {"params": params})
         memory = apply(batch.source, deterministic=True, method="encode")
         hidden = apply(batch.target, memory, deterministic=True, method="decode")
-        rows, length, dim = hidden.shape
+        rows, length = batch.target.tokens.shape
         chunk = math.gcd(length, CHUNK)
 
         def score(part):
@@ -127,8 +127,9 @@ class Scorer:
             logits = apply(hidden, method="logits").astype(jnp.float32)
             return gather_scores(jax.nn.log_softmax(logits, axis=-1), tokens)
 
-        parts = (
-            jnp.swapaxes(hidden.reshape(rows, -1, chunk, dim), 0, 1),
-            jnp.swapaxes(batch.target.tokens.reshape(rows, -1, chunk), 0, 1),
-        )
+        def divided(array):
+            return jnp.swapaxes(array.reshape(rows, -1, chunk, *array.shape[2:]), 0, 1)
+
+        # The hidden states of an ensemble are a tuple.
+        parts = jax.tree.map(divided, (hidden, batch.target.tokens))
         return jnp.swapaxes(jax.lax.map(score, parts), 0, 1).reshape(rows, length)

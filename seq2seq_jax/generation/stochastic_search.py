@@ -80,6 +80,7 @@ def stochastic_beam_search(
         logits, after = context.step(
             state.last_tokens.reshape(-1), state.decoder.replace(per_source=decoder.per_source)
         )
+        logits = context.controlled(logits, state.tokens, state.position)
         positions = jnp.broadcast_to(state.position, logits.shape[:1])
         of_tokens = policy.log_probabilities(logits, positions).reshape(batch_size, beam, -1)
         vocab = of_tokens.shape[-1]

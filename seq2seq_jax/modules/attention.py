@@ -17,7 +17,8 @@ from seq2seq_jax.modules.segments import Segments
 from seq2seq_jax.parallel.mesh import gather_length, shard_length
 
 WEIGHTS = "attention_weights"
-"""Collection that attention weights are recorded in, as [layers, batch, heads, target, source], when it is mutable."""
+"""Collection that attention weights are recorded in, as [layers, batch, heads, target, source], when it is mutable;
+those of a step as [batch, heads, beam, source], once for each layer."""
 
 AttentionKernel = Literal["auto", "fused", "blocked", "plain"]
 """How attention is computed: "plain" on all scores at once, "blocked" on those of a block of queries at a time, "fused"
@@ -46,6 +47,11 @@ class StepKeysValues:
 def record(module: nn.Module, weights: Float[Array, "... target source"]) -> None:
     """Keep the weights where `WEIGHTS` is mutable; elsewhere this costs nothing."""
     module.sow(WEIGHTS, "weights", weights, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+
+
+def record_step(module: nn.Module, weights: Float[Array, "batch heads beam source"]) -> None:
+    """The same for a step of a module that several layers share, which all are kept of."""
+    module.sow(WEIGHTS, "weights", weights)
 
 
 class MultiHeadAttention(nn.Module):
@@ -172,6 +178,7 @@ class MultiHeadAttention(nn.Module):
         queries = self._step_queries(self.query(x))
         scores = self._step_scores(queries, memory.keys, mask)
         weights = jax.nn.softmax(scores, axis=-1)
+        record_step(self, weights.reshape(len(x), self.num_heads, x.shape[1], -1))
         return self._step_output(self._step_context(weights.astype(x.dtype), memory.values))
 
     def step_with_own(

@@ -147,7 +147,8 @@ class MaximumLikelihood(Objective):
             self.model.apply, variables, deterministic=rng is None, rngs=None if rng is None else {"dropout": rng}
         )
         memory = apply(batch.source, method="encode")
-        hidden = apply(batch.target, memory, inputs=self._inputs(variables, batch, memory, step, rng), method="decode")
+        inputs, logged = self._inputs(variables, batch, memory, step, rng)
+        hidden = apply(batch.target, memory, inputs=inputs, method="decode")
 
         target = batch.target
         loss, nll = _vocabulary_loss(
@@ -159,7 +160,7 @@ class MaximumLikelihood(Objective):
             target.mask,
         )
         weight = jnp.sum(target.mask).astype(jnp.float32)
-        return WeightedSum(loss, weight), {"nll": WeightedSum(nll, weight)}
+        return WeightedSum(loss, weight), {"nll": WeightedSum(nll, weight), **logged}
 
     def turn_flops(self, turn: Turn, prepared: Prepared) -> Float[Array, ""]:
         """See Objective.turn_flops."""
@@ -187,10 +188,10 @@ class MaximumLikelihood(Objective):
         return TRAINING * forward + predictions
 
     def _inputs(self, variables, batch, memory, step, rng):
-        """Decoder inputs for scheduled sampling; None = the labels."""
+        """Decoder inputs, for scheduled sampling; None = the labels. And metrics to log."""
         if rng is None or self.config.sampling_schedule == "none":
-            return None
-        return self.model.apply(
+            return None, {}
+        inputs = self.model.apply(
             jax.lax.stop_gradient(variables),
             batch.target,
             jax.lax.stop_gradient(memory),
@@ -199,6 +200,7 @@ class MaximumLikelihood(Objective):
             rngs={"sampling": rng},
             method="scheduled_inputs",
         )
+        return inputs, {}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -249,6 +251,25 @@ def _vocabulary_loss_backward(config, precision, gradients, cotangents):
 
 
 _vocabulary_loss.defvjp(_vocabulary_loss_forward, _vocabulary_loss_backward)
+
+
+def negative_log_likelihoods(
+    config: MaximumLikelihoodConfig,
+    precision: Precision,
+    table: Float[Array, "vocab model"],
+    hidden: Float[Array, "batch target model"],
+    labels: Int[Array, "batch target"],
+) -> Float[Array, "batch target"]:
+    """Negative log-likelihood of each label (nats), in chunks of positions; not to be differentiated, which would keep
+    the logits of all of them.
+    """
+
+    def of_chunk(nothing, chunk):
+        hidden, labels = chunk
+        scores = Embedding.scores(table, hidden, precision=precision)
+        return nothing, cross_entropy(scores, labels, label_smoothing=0.0, z_loss=0.0)[1]
+
+    return _over_chunks(config, of_chunk, (), (hidden, labels))[1]
 
 
 def _masked_sums(config, scores, labels, mask):

@@ -254,6 +254,8 @@ class ObjectiveConfig(abc.ABC):
 
     requires_unpacked_rows: ClassVar[bool] = False
     """Whether every row must hold a single example."""
+    trains_experts: ClassVar[bool] = False
+    """Whether all experts of a model are trained, and not expert 0 alone."""
 
     @property
     def foreign_code(self) -> str | None:

@@ -48,16 +48,19 @@ def _of_another_model(old: Experiment, new: Experiment) -> dict[str, dict[str, t
     return {what: fields for what, fields in found.items() if fields}
 
 
-def refuse_another_model(old: Experiment, new: Experiment, origin: str) -> None:
+def refuse_another_model(old: Experiment, new: Experiment, origin: str, *, may_add_experts: bool = False) -> None:
     """Refuse to use the parameters of a run with another architecture or tokenizer.
 
     Args:
         origin: what the old run is called in the message.
+        may_add_experts: whether the new one may be a mixture where the old one has a single expert.
 
     Raises:
         ValueError: with the fields that differ.
     """
     for what, fields in _of_another_model(old, new).items():
+        if may_add_experts and list(fields) == ["model.num_experts"] and old.model.num_experts == 1:
+            continue
         raise ValueError(
             f"{origin} has another {what}: {describe_changes(fields)}. Use the same values, or another run."
         )

@@ -2,20 +2,24 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterable
+import logging
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from seq2seq_jax.data.pipeline import evaluation_batches
+from seq2seq_jax.data.splitting import TooLong
 from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.evaluation.metric import LIKELIHOOD, Metric
 from seq2seq_jax.evaluation.metrics import load_metrics
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Alignment
+from seq2seq_jax.generation.controls import line_controls
 from seq2seq_jax.generation.generator import Hypothesis
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.scorer import PairScore
+from seq2seq_jax.generation.sources import describe_long
 from seq2seq_jax.outside import ALL, Trust
 from seq2seq_jax.paths import unicode_path
 from seq2seq_jax.run.data import DIRECTORIES, PROGRESS, RunData, no_progress
@@ -23,6 +27,8 @@ from seq2seq_jax.run.description import read_experiment
 from seq2seq_jax.run.directory import RunDirectory
 from seq2seq_jax.run.system import System, build_mesh
 from seq2seq_jax.training.validation import Sources, Validation
+
+logger = logging.getLogger(__name__)
 
 
 class Inference:
@@ -91,18 +97,19 @@ class Inference:
             written: fields of the data (cache_directory, directory) whose directories may be written to after all.
         """
         experiment = dataclasses.replace(self.experiment, **parts)
-        return Inference(
-            self.directory,
-            experiment,
-            data=RunData(
-                experiment.data,
-                experiment.task,
-                splits=self.data.splits if splits is None else splits,
-                read_only=[name for name in self.data.read_only if name not in written],
-                progress=self._progress,
-            ),
+        data = RunData(
+            experiment.data,
+            experiment.task,
+            splits=self.data.splits if splits is None else splits,
+            read_only=[name for name in self.data.read_only if name not in written],
             progress=self._progress,
-            trust=self._trust,
+        )
+        return self._with(experiment, data)
+
+    def _with(self, experiment: Experiment, data: RunData, *, system: System | None = None) -> "Inference":
+        """The same checkpoints, used by another experiment on other data."""
+        return Inference(
+            self.directory, experiment, data=data, progress=self._progress, system=system, trust=self._trust
         )
 
     @property
@@ -199,7 +206,16 @@ class Inference:
         return self.parameters()[0]
 
     def hypotheses(
-        self, texts: str | Iterable[str], *, method: GenerationMethod | None = None, **settings: Any
+        self,
+        texts: str | Iterable[str],
+        *,
+        method: GenerationMethod | None = None,
+        too_long: TooLong | None = None,
+        max_source_length: int | None = None,
+        lines: Sequence[int] | None = None,
+        prefixes: Sequence[str | None] | None = None,
+        phrases: Sequence[Sequence[str]] | None = None,
+        **settings: Any,
     ) -> list[list[Hypothesis]]:
         """The texts that a method gives for each text (as many as it says), with the best checkpoint.
 
@@ -207,21 +223,40 @@ class Inference:
             texts: a list, tuple, array or other iterable of strings; one string is a list of one.
             method: how they are generated, such as `seq2seq_jax.generation.methods.Sampling(samples=4)`; None = as the
                 run does.
+            too_long: what happens to texts that are longer than the model takes, which a warning counts: split (the
+                parts' texts are joined), truncate or refuse; None = split, or truncate if training truncates.
+            max_source_length: tokens of the longest text that is taken as a whole; None = as in training.
+            lines: numbers of the texts, from 1, which what is drawn for them depends on; None = their order.
+            prefixes: what the texts for each text begin with; None or "" = anything.
+            phrases: those that the texts for each text contain, with beam search.
             settings: fields of the method that are otherwise, such as beam_size=8.
 
         Raises:
-            ValueError: a text is longer than the model takes, or a setting does not fit.
+            ValueError: a text is longer than the model takes and is refused, a setting does not fit, or no text can
+                have a prefix or a phrase.
             TypeError: there is something else than strings, or the method has no such setting.
         """
         chosen = self.experiment.generation if method is None else method
-        generator = self.system.generator_by(dataclasses.replace(chosen, **settings))
-        return generator.generate(self._best_parameters, list_of_texts(texts, "texts"))
+        generator = self.system.generator_by(
+            dataclasses.replace(chosen, **settings), max_source_length=max_source_length
+        )
+        sources = generator.sources.fit(list_of_texts(texts, "texts"), too_long=too_long, lines=lines)
+        controls = line_controls(len(sources), prefixes=prefixes, phrases=phrases)
+        if sources.long:
+            logger.warning(
+                "%d of %d texts are longer than the model takes; the first: %s.",
+                len(sources.long), len(sources), describe_long(sources.long[0], generator.max_source_length),
+            )  # fmt: skip
+        return generator.generate_fitted(self._best_parameters, sources, controls=controls)
 
-    def generate(
-        self, texts: str | Iterable[str], *, method: GenerationMethod | None = None, **settings: Any
-    ) -> list[str]:
-        """The first text for each text, with the best checkpoint. See `hypotheses`."""
-        return [best[0].text for best in self.hypotheses(texts, method=method, **settings)]
+    def generate(self, texts: str | Iterable[str], **options: Any) -> list[str]:
+        """The first text for each text, with the best checkpoint.
+
+        Args:
+            texts: see `hypotheses`.
+            options: see `hypotheses`.
+        """
+        return [best[0].text for best in self.hypotheses(texts, **options)]
 
     def evaluate(self, split: str = "test", *, checkpoint: str = "best") -> dict[str, Any]:
         """Loss and scores on a split of the run's data: what `seq2seq evaluate --json` writes, without the tokenizer.

@@ -1,5 +1,6 @@
 """What computes: mesh, model, objective and update of an experiment, with or without data."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import flax.linen as nn
 import jax
 
 from seq2seq_jax.batch import Batch
+from seq2seq_jax.data.source import LONGEST_ROW
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Aligner
@@ -41,7 +43,7 @@ class System:
         self.experiment = experiment
         self.tokenizer = tokenizer
         self.mesh = mesh
-        self._generators: dict[GenerationMethod, Generator] = {}
+        self._generators: dict[tuple[GenerationMethod, int], Generator] = {}
         self._trust = trust
 
     def peak_flops(self, reached: float = 0.0) -> float | None:
@@ -142,7 +144,7 @@ class System:
 
     def build_loss(self) -> Any:
         """The jitted loss of evaluation, see `seq2seq_jax.training.step.build_loss`."""
-        return build_loss(self.evaluation_objective, mesh=self.mesh, layouts=self.parameter_layouts)
+        return build_loss(self.evaluation_objective.evaluate, mesh=self.mesh, layouts=self.parameter_layouts)
 
     def place(self, batch: Batch) -> Batch:
         """A process's rows of a host batch, as part of the global batch on the devices."""
@@ -158,12 +160,29 @@ class System:
         """What generates with the model by the experiment's method."""
         return self.generator_by(self.experiment.generation)
 
-    def generator_by(self, method: GenerationMethod) -> Generator:
-        """What generates with the model by a method; its compiled programs are kept."""
-        if method not in self._generators:
-            source = self.experiment.task.source(self.experiment.data)
-            self._generators[method] = Generator(self.model, self.tokenizer, method, source=source, mesh=self.mesh)
-        return self._generators[method]
+    def generator_by(self, method: GenerationMethod, *, max_source_length: int | None = None) -> Generator:
+        """What generates with the model by a method; its compiled programs are kept.
+
+        Args:
+            max_source_length: tokens of the longest source that is taken as a whole; None = as in training.
+
+        Raises:
+            ValueError: the encoder has positions for no such source.
+        """
+        source = self.experiment.task.source(self.experiment.data)
+        if max_source_length is not None:
+            limit = self.experiment.model.encoder.position_limit
+            longest = LONGEST_ROW if limit is None else limit
+            if not 1 <= max_source_length <= longest:
+                raise ValueError(
+                    f"max_source_length must be 1 to {longest:,} tokens, "
+                    f"{'the positions that the encoder has' if limit else 'the longest row'}, not {max_source_length}."
+                )
+            source = dataclasses.replace(source, max_length=max_source_length)
+        key = method, source.max_length
+        if key not in self._generators:
+            self._generators[key] = Generator(self.model, self.tokenizer, method, source=source, mesh=self.mesh)
+        return self._generators[key]
 
     @functools.cached_property
     def scorer(self) -> Scorer:
@@ -206,6 +225,15 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
             f"training.target_tokens_per_batch to a multiple of {shards * row * experiment.training.accumulation}, or "
             "change the mesh."
         )
+    check_mesh_of_model(experiment, mesh)
+
+
+def check_mesh_of_model(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Refuse a mesh that the model cannot be divided by.
+
+    Raises:
+        ValueError: with the field to change.
+    """
     for side, stack in (("encoder", experiment.model.encoder), ("decoder", experiment.model.decoder)):
         for name, (logical_axis, size) in stack.sharded_sizes.items():
             axis = dict(RULES)[logical_axis]

@@ -15,6 +15,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.effects import effects
 from seq2seq_jax.evaluation.metric import Metric
 from seq2seq_jax.experiment import Experiment, differences, flatten, to_json
+from seq2seq_jax.model import START_OFFSETS
 from seq2seq_jax.outside import ALL, Trust, classes_of, refuse_unnamed
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.paths import user_path
@@ -65,9 +66,10 @@ class TrainingRun:
 
         Raises:
             ValueError: the directory holds a run of another experiment, other data or another tokenizer; or the
-                processes differ in what they would train.
+                processes differ in what they would train; or the method of generation does not work with the model.
         """
         refuse_unnamed(self.experiment)
+        self.experiment.generation.check(num_experts=self.experiment.model.num_experts)
         used, commit = versions(), commit_of_code()
         # Before anything that takes long.
         self.metrics  # noqa: B018
@@ -112,7 +114,7 @@ class TrainingRun:
             self.directory.tokenizer_fingerprint = fingerprints["tokenizer"]
             self.directory.remove_unfinished()
         else:
-            tokenizer = self._train_tokenizer() if self.origin is None else self.origin[0].tokenizer
+            tokenizer = self.new_tokenizer()
             path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(path)
         facts["tokenizer"] = self.tokenizer.fingerprint
@@ -136,7 +138,10 @@ class TrainingRun:
         examples = self.data.scored("validation") if "validation" in self.data.corpus.splits else ()
         return self.experiment.task.select_by(self.metrics, itertools.islice(examples, REFERENCES_LOOKED_AT))
 
-    def _train_tokenizer(self) -> Tokenizer:
+    def new_tokenizer(self) -> Tokenizer:
+        """The tokenizer that a new run has: that of the run that it starts from, or one trained on its data."""
+        if self.origin is not None:
+            return self.origin[0].tokenizer
         self.progress("training the tokenizer", 0, 1)
         tokenizer = Tokenizer.train(self.data.tokenized("train"), self.experiment.tokenizer)
         self.progress("training the tokenizer", 1, 1)
@@ -172,7 +177,7 @@ class TrainingRun:
                 origin.directory.candidates(which, checkpoints)
         except ValueError as error:
             raise ValueError(f"--init-from {name}: {error}") from error
-        refuse_another_model(origin.experiment, self.experiment, f"--init-from {path}")
+        refuse_another_model(origin.experiment, self.experiment, f"--init-from {path}", may_add_experts=True)
         return origin, which
 
     @functools.cached_property
@@ -208,6 +213,10 @@ class TrainingRun:
             player: of the origin that generates; it becomes the one that generates here, whatever its name.
         """
         layouts = {name: state.params for name, state in self.system.layout.players.items()}
+        if self.origin[0].experiment.model.num_experts == 1:
+            # New experts have new start tokens.
+            own = layouts[self.system.player]
+            layouts[self.system.player] = {name: part for name, part in own.items() if name != START_OFFSETS}
         params = {self.system.player: used_params(checkpoints, step, player, layouts[self.system.player])}
         for name in (layouts.keys() - params.keys()) & (checkpoints.names(step, "players") - {player}):
             try:

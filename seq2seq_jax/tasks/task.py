@@ -10,7 +10,7 @@ from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.columns import Column, Tokens
 from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.data.tokenizer import TokenizerConfig
-from seq2seq_jax.evaluation.metric import Example, Metric
+from seq2seq_jax.evaluation.metric import Example, Metric, references
 from seq2seq_jax.values import check_values
 
 logger = logging.getLogger(__name__)
@@ -110,9 +110,3 @@ class Task(abc.ABC):
             example: what a line of input, or a row of a table, holds.
         """
         return example[self.source_column]
-
-
-def references(example: Example) -> list[str]:
-    """The references of an example: its target, or all of them where there are several."""
-    target = example["target"]
-    return [target] if isinstance(target, str) else list(target)

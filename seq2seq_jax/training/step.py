@@ -31,6 +31,9 @@ from seq2seq_jax.values import check_seed
 DROPOUT_STREAM, INITIALIZATION_STREAM, PREPARATION_STREAM = 0, 1, 2
 """What a run's key is folded with, so that each use draws its own random numbers."""
 
+Evaluate = Callable[[dict[str, Params], Batch], tuple[Logged, dict[str, Logged]]]
+"""(params by player, batch) -> loss, and what is logged beside it."""
+
 
 @flax.struct.dataclass
 class PlayerState:
@@ -152,7 +155,8 @@ def initial_state(
 
     Returns:
         A function that makes the state, laid out on the mesh, from new parameters or (`given`) with those of some
-        players; and the state's shapes, dtypes and shardings (ShapeDtypeStruct leaves), which cost nothing.
+        players, of which a dict may lack parts, which are new; and the state's shapes, dtypes and shardings
+        (ShapeDtypeStruct leaves), which cost nothing.
     """
 
     def boxed(given: dict[str, Params]) -> TrainState:
@@ -162,7 +166,9 @@ def initial_state(
             for index, player in enumerate(objective.players)
         }
         for name, values in given.items():
-            params[name] = meta.replace_boxed(params[name], jax.tree.map(jnp.copy, values))
+            own = params[name]
+            values = _unboxed(own) | values if isinstance(own, dict) else values
+            params[name] = meta.replace_boxed(own, jax.tree.map(jnp.copy, values))
         players = {
             name: PlayerState(
                 params=own,
@@ -422,15 +428,16 @@ def _zeros(shapes: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def build_loss(objective: Objective, *, mesh: Mesh, layouts: dict[str, Params]) -> JittedOnMesh:
-    """(params by player, batch) -> metrics of `Objective.evaluate`: the loss and what goes with it; jitted.
+def build_loss(evaluate: Evaluate, *, mesh: Mesh, layouts: dict[str, Params]) -> JittedOnMesh:
+    """(params by player, batch) -> metrics of evaluation: the loss and what goes with it; jitted.
 
     Args:
+        evaluate: see `Objective.evaluate`.
         layouts: shapes and shardings of the parameters, see `parameter_layouts`.
     """
 
     def metrics(params: dict[str, Params], batch: Batch) -> dict[str, Logged]:
-        loss, logged = objective.evaluate(params, batch)
+        loss, logged = evaluate(params, batch)
         return {"loss": loss, **logged}
 
     params_sharding = jax.tree.map(lambda leaf: leaf.sharding, layouts)

@@ -11,8 +11,10 @@ from seq2seq_jax.batch import Batch
 from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.pipeline import EvaluationBatches
 from seq2seq_jax.evaluation.metric import (
+    ALTERNATIVES,
     LIKELIHOOD,
     OUTPUTS,
+    Alternatives,
     Evaluated,
     Example,
     Likelihood,
@@ -35,6 +37,7 @@ class ValidationResult:
         examples: of the set.
         losses: `loss`, `nll` and what else the objective logs, nats per target token of the set.
         scores: of the metrics, by name.
+        evaluated: what the scores were computed from.
         hypotheses: n best for each source, in the set's order; none for a source that is too long; None = nothing was
             generated.
         skipped_losses: examples with a side longer than a row, which the losses leave out.
@@ -46,6 +49,7 @@ class ValidationResult:
     examples: int
     losses: dict[str, float]
     scores: dict[str, Score]
+    evaluated: Evaluated
     hypotheses: list[list[Hypothesis]] | None
     skipped_losses: int
     skipped_sources: int
@@ -56,7 +60,7 @@ class ValidationResult:
     @property
     def outputs(self) -> list[str]:
         """The best text for each source; empty where there is none."""
-        return [best[0].text if best else "" for best in self.hypotheses or []]
+        return list(self.evaluated.outputs or [])
 
     def record(self) -> dict[str, Any]:
         """What is kept of it in metrics.jsonl: values by name, and in `metrics` what the scores are."""
@@ -131,7 +135,7 @@ class Validation:
         self._needed = frozenset().union(*(metric.needs for metric in metrics))
         ids = [] if sources is None else sources.ids
         longer = {index for index, each in enumerate(ids) if len(each) > generator.max_source_length}
-        self._too_long, self._cut = (set(), longer) if generator.truncate else (longer, set())
+        self._too_long, self._cut = (set(), longer) if generator.sources.truncates else (longer, set())
         columns = [] if sources is None else [example.get("source") for example in sources.examples]
         self._blank = {index for index, text in enumerate(columns) if isinstance(text, str) and is_blank(text)}
         if self._too_long or len(batches.too_long):
@@ -162,13 +166,20 @@ class Validation:
             ValueError: a metric cannot score these.
         """
         hypotheses = None
-        if self.sources is not None and (generates or OUTPUTS in self._needed):
+        if self.sources is not None and (generates or {OUTPUTS, ALTERNATIVES} & self._needed):
             hypotheses = self._hypotheses(params[self.player], progress)
         sums = self._sums(params)
-        result = ValidationResult(
+        evaluated = Evaluated(
+            outputs=None if hypotheses is None else [best[0].text if best else "" for best in hypotheses],
+            examples=None if self.sources is None else self.sources.examples,
+            likelihood=self._likelihood(sums) if LIKELIHOOD in self._needed else None,
+            alternatives=self._alternatives(hypotheses) if ALTERNATIVES in self._needed else None,
+        )
+        return ValidationResult(
             examples=self.batches.num_examples,
             losses={name: total / weight for name, (total, weight) in sums.items() if weight},
-            scores={},
+            scores=compute_scores(self.metrics, evaluated),
+            evaluated=evaluated,
             hypotheses=hypotheses,
             skipped_losses=len(self.batches.too_long),
             skipped_sources=len(self._too_long),
@@ -176,18 +187,12 @@ class Validation:
             cut_sources=len(self._cut),
             blank_sources=len(self._blank),
         )
-        evaluated = Evaluated(
-            outputs=None if hypotheses is None else result.outputs,
-            examples=None if self.sources is None else self.sources.examples,
-            likelihood=self._likelihood(sums) if LIKELIHOOD in self._needed else None,
-        )
-        return dataclasses.replace(result, scores=compute_scores(self.metrics, evaluated))
 
     def _hypotheses(self, params: Any, progress: Callable[[int, int], None] | None) -> list[list[Hypothesis]]:
         accepted = [index for index in range(len(self.sources.ids)) if index not in self._too_long]
         found = self.generator.generate_from_ids(
             params,
-            [self.generator.cut(self.sources.ids[index]) for index in accepted],
+            [self.generator.sources.cut(self.sources.ids[index]) for index in accepted],
             blank={number for number, index in enumerate(accepted) if index in self._blank},
             progress=progress,
         )
@@ -195,6 +200,11 @@ class Validation:
         for index, best in zip(accepted, found, strict=True):
             hypotheses[index] = best
         return hypotheses
+
+    def _alternatives(self, hypotheses: list[list[Hypothesis]]) -> Alternatives:
+        method = self.generator.method
+        texts = [[each.text for each in of_source] for of_source in hypotheses]
+        return Alternatives(texts, number=method.num_texts, method=method.described)
 
     def _sums(self, params: dict[str, Any]) -> dict[str, tuple[float, float]]:
         """Sums over the set, and their weights: for losses target tokens, for counts 1."""

@@ -39,6 +39,7 @@ def measured(seq2seq, cache, tmp_path):
     return run
 
 
+@pytest.mark.long
 def test_every_part_is_measured_and_traced_and_what_moved_is_named(measured, tmp_path):
     outcome, found = measured("--profile", tmp_path / "trace")
     training = found["parts"]["training"]

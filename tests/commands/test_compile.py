@@ -50,6 +50,7 @@ def test_it_says_what_a_chip_holds_computes_and_exchanges(seq2seq, tmp_path):
     assert step["utilization"][0] == pytest.approx(step["model_flops"] / low / found["chip"]["flops"])
 
 
+@pytest.mark.long
 def test_all_three_steps_are_compiled(seq2seq, tmp_path):
     outcome = seq2seq(
         "compile", "tiny/policy", "--topology", "h100:1", "--steps", "train", "policy_gradient", "generation",
@@ -82,6 +83,7 @@ def test_a_sweep_that_is_interrupted_keeps_what_it_has_found(seq2seq, tmp_path, 
     }
 
 
+@pytest.mark.long
 def test_a_sweep_sorts_meshes_by_time_and_keeps_those_that_cannot_be(process, tmp_path):
     outcome = process(
         *COMPILE, "--topology", "h100:4", "--sweep", "4x1x1", "1x4x1", "1x1x4", "1x-1x2",

@@ -9,6 +9,7 @@ import jiwer
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
 
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.run.description import read_description, write_description
@@ -273,3 +274,89 @@ def test_a_metric_that_a_run_names_is_imported_only_if_it_is_trusted(seq2seq, co
     outcome = seq2seq("evaluate", copy_of_run, "--trust-code", "True")
     assert outcome.status == 0 and "longer texts" in outcome.output
     assert (tmp_path / "executed").exists()
+
+
+def test_several_texts_of_a_source_are_compared(seq2seq, trained, tmp_path):
+    settings = ["--generation", "sampling", "--generation.samples", "3", "--generation.temperature", "2"]
+    outcome = seq2seq("evaluate", trained, "--json", tmp_path / "figures", "--diversity", "True", *settings)
+    assert outcome.status == 0, outcome.errors
+    figures = json.loads((tmp_path / "figures").read_text())
+    assert {"bleu", "chrf", "exact_match", "pairwise_bleu", "distinct_2", "oracle_bleu"} <= figures.keys()
+    assert 0 < figures["pairwise_bleu"] < 100 and figures["oracle_bleu"] >= figures["mean_bleu"]
+    signature = figures["metrics"]["pairwise_bleu"]["signature"]
+    assert "|method:Sampling," in signature and "samples=3,temperature=2.0|n:3|" in signature
+    outcome = seq2seq("evaluate", trained, "--metrics", "diversity", "--generation", "greedy")
+    assert outcome.status == 2
+    assert "metric diversity needs alternatives" in outcome.error_line and "--generation.n_best 4" in outcome.error_line
+
+
+@pytest.fixture
+def short_run(copy_of_run):
+    """The trained run whose outputs end after four tokens."""
+    description = read_description(copy_of_run)
+    description["experiment"]["generation"] |= {"maximum_length_ratio": 0.0, "maximum_length_extra": 4}
+    write_description(copy_of_run, description)
+    return copy_of_run
+
+
+def test_runs_are_compared(seq2seq, trained, short_run, workplace, tmp_path):
+    outcome = seq2seq("evaluate", trained, short_run, "--json", tmp_path / "both", "--bounds", "2")
+    assert outcome.status == 2 and "no source has ≤ 2 words" in outcome.error_line
+    metrics = ["--metrics", "chrf", "bleu", "exact_match", "perplexity"]
+    outcome = seq2seq("evaluate", trained, short_run, "--json", tmp_path / "both", *metrics)
+    assert outcome.status == 0, outcome.errors
+    both = json.loads((tmp_path / "both").read_text())
+    texts = {}
+    for run, figures in zip((trained, short_run), both["runs"], strict=True):
+        alone = seq2seq("evaluate", run, "--json", tmp_path / "one", "--output", tmp_path / "texts", *metrics)
+        assert alone.status == 0
+        generation = figures.pop("generation")
+        assert generation.startswith("BeamSearch,") and figures == json.loads((tmp_path / "one").read_text())
+        texts[figures["run"]] = (tmp_path / "texts").read_text(encoding="utf-8").splitlines()
+    first, second = texts
+    references = (workplace / "text" / "test.de").read_text(encoding="utf-8").splitlines()
+    signatures, expected = PairedTest(
+        list(texts.items()), {"BLEU": BLEU(), "chrF2": CHRF()}, [references], test_type="bs", n_samples=1000
+    )()
+    for name, library in (("bleu", "BLEU"), ("chrf", "chrF2")):
+        assert both["bootstrap"][name]["signature"] == str(signatures[library]) and "|bs:1000|" in str(
+            signatures[library]
+        )
+        found = both["bootstrap"][name]["systems"]
+        assert found[first]["p_value"] is None and found[second]["p_value"] == expected[library][1].p_value < 0.05
+        assert found[second]["confidence"] == pytest.approx(expected[library][1].ci)
+        assert found[second]["score"] == expected[library][1].score < found[first]["score"]
+    assert both["bootstrap"].keys() == {"bleu", "chrf"} and "|bs:1000|" in str(signatures["BLEU"])
+    # All sources have three words.
+    [group] = both["by_source_length"]
+    assert (group["words"], group["examples"]) == ("all", 12)
+    assert group["scores"].keys() == {"chrf", "bleu", "exact_match"}
+    assert group["scores"]["bleu"] == {each["run"]: each["bleu"] for each in both["runs"]}
+    assert "p = 0.001" in outcome.output and "BLEU, all words (12)" in outcome.output
+
+
+def test_a_run_and_its_copy_do_not_differ(seq2seq, trained, copy_of_run, tmp_path):
+    outcome = seq2seq("evaluate", trained, copy_of_run, "--json", tmp_path / "both", "--metrics", "bleu")
+    assert outcome.status == 0
+    [first, second] = json.loads((tmp_path / "both").read_text())["bootstrap"]["bleu"]["systems"].values()
+    assert second["p_value"] == 1.0 and second["score"] == first["score"]
+
+
+def test_runs_that_cannot_be_compared(seq2seq, trained, copy_of_run, denoised, workplace, tmp_path):
+    description = read_description(copy_of_run)
+    text = only_test_files(workplace, tmp_path / "text", ["three red cows"] * 12)
+    description["experiment"]["data"]["directory"] = str(text)
+    write_description(copy_of_run, description)
+    for arguments, said in {
+        (trained, copy_of_run): f"{copy_of_run} has other data than {trained}: example 1 of test differs.",
+        (trained, denoised): "metric bleu needs outputs and target, which documents do not have",
+        (trained, trained): f"{trained} is named twice",
+        (trained, workplace / "none"): "none",
+        (trained, "--bounds", "2"): "--bounds has no effect with one RUN",
+    }.items():
+        outcome = seq2seq("evaluate", *arguments)
+        assert outcome.status == 2 and said in outcome.error_line
+    outcome = seq2seq(
+        "evaluate", trained, copy_of_run, "--data.directory", workplace / "text", "--output", tmp_path / "texts"
+    )
+    assert outcome.status == 2 and "--output takes the texts of one RUN" in outcome.error_line

@@ -17,7 +17,7 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 def test_help_names_every_command(seq2seq, arguments):
     outcome = seq2seq(*arguments)
     assert (outcome.status, outcome.errors) == (0, "")
-    for command in ("train", "evaluate", "generate", "align", "average", "benchmark", "compile"):
+    for command in ("train", "data", "evaluate", "generate", "align", "average", "benchmark", "compile"):
         assert f"seq2seq {command} " in outcome.output
 
 
@@ -86,7 +86,7 @@ def test_no_command_shows_the_usage_and_is_a_mistake(seq2seq):
     assert "seq2seq train CONFIG" in outcome.output
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "align", "average", "benchmark", "compile"])
+@pytest.mark.parametrize("command", ["train", "data", "evaluate", "generate", "align", "average", "benchmark", "compile"])
 def test_a_command_without_its_first_argument_is_a_mistake(seq2seq, command):
     outcome = seq2seq(command)
     assert outcome.status == 2

@@ -82,6 +82,7 @@ def test_an_interrupt_says_what_is_true_of_the_command(monkeypatch, capsys, comm
     assert shown.startswith("seq2seq: interrupted.") and ("continues from the last checkpoint" in shown) == continues
 
 
+@pytest.mark.long
 def test_an_interrupt_is_not_lost_where_it_cannot_be_raised(monkeypatch, capsys):
     """As when it comes in a callback of the garbage collector, where jax spends some time."""
 

@@ -232,13 +232,14 @@ def test_a_mistake_with_a_run(seq2seq, trained, workplace, unchanged, arguments,
 
 
 @pytest.mark.parametrize("where", ["pipe", "file"])
-def test_a_source_that_is_too_long_is_never_cut(seq2seq, trained, tmp_path, where):
+def test_a_source_that_is_too_long_is_refused_where_that_is_asked_for(seq2seq, trained, tmp_path, where):
     data = b"two red cows\n" * 2 + b"two red cows " * 20 + b"\nsix white dogs\n"
     (tmp_path / "sources").write_bytes(data)
     options = ("--input", tmp_path / "sources") if where == "file" else ()
     outcome = seq2seq(
-        "generate", trained, *options, "--output", tmp_path / "texts", "--json", tmp_path / "n_best", stdin=data
-    )
+        "generate", trained, *options, "--too-long", "refuse", "--output", tmp_path / "texts",
+        "--json", tmp_path / "n_best", stdin=data,
+    )  # fmt: skip
     assert outcome.status == 2
     assert "line 3 has" in outcome.error_line
     assert "the model takes 24" in outcome.error_line
@@ -343,6 +344,6 @@ def test_standard_error_of_a_process_is_one_line(process, arguments, said):
 
 
 def test_a_long_source_in_a_process_is_one_line(process, trained):
-    outcome = process("generate", trained, stdin=b"two red cows " * 20)
+    outcome = process("generate", trained, "--too-long", "refuse", stdin=b"two red cows " * 20)
     assert outcome.status == 2
     assert "line 1 has" in outcome.error_line

@@ -25,6 +25,8 @@ from seq2seq_jax.run.system import System
 from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.telemetry import read_records
 
+pytestmark = pytest.mark.long
+
 OUTSIDE = Path(__file__).parents[1] / "outside"
 CONFIG = OUTSIDE / "hide_length.py"
 CLASSES = {

@@ -11,6 +11,8 @@ import pytest
 from seq2seq_jax.run.description import read_description
 from seq2seq_jax.training.telemetry import read_records
 
+pytestmark = pytest.mark.long
+
 EXTENDING = Path(__file__).parents[2] / "docs" / "extending.md"
 OPTIONS = (
     "--metrics", "length_ratio:LengthDifference,words=False", "exact_match", "wer", "--data.validation_sets", "news",

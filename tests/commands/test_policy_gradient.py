@@ -11,6 +11,8 @@ from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.telemetry import read_records
 
+pytestmark = pytest.mark.long
+
 TRAIN = ("train", "tiny/policy")
 
 

@@ -144,6 +144,7 @@ def test_training_a_finished_run_changes_nothing(seq2seq, copy_of_run):
     assert "12 examples of test" in outcome.output and "BLEU" in outcome.output
 
 
+@pytest.mark.long
 def test_a_run_can_be_made_longer(seq2seq, trained, tmp_path):
     """With a schedule that does not look at the end, a run that is extended is the run that was longer at once."""
     run = tmp_path / "run"
@@ -292,6 +293,7 @@ def test_a_second_sigterm_does_not_end_what_the_first_has_started(seq2seq, tmp_p
     assert (run / "preempted").exists()
 
 
+@pytest.mark.long
 def test_patience_ends_a_run(seq2seq, tmp_path):
     run = tmp_path / "run"
     outcome = seq2seq(
@@ -337,6 +339,7 @@ def disk(tmp_path):
             subprocess.run(["umount", "-l", directory], check=True)
 
 
+@pytest.mark.long
 def test_a_full_disk_during_a_save_loses_nothing(seq2seq, process, disk):
     directory, full = disk
     run = directory / "run"

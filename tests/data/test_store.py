@@ -203,6 +203,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, tokenizer, small_chunks):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_several_may_build_at_the_same_time(tmp_path, tokenizer):
     together = threading.Barrier(4)
 

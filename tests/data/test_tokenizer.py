@@ -38,7 +38,7 @@ NORMALIZED = {"identity": lambda text: text, "nfkc": lambda text: unicodedata.no
 
 @pytest.mark.parametrize("joint", [True, False])
 @pytest.mark.parametrize("normalization", NORMALIZED)
-@pytest.mark.parametrize(("kind", "size"), [("bpe", 900), ("unigram", 800), ("char", 2000)])
+@pytest.mark.parametrize(("kind", "size"), [("bpe", 900), ("unigram", 800), ("char", 2000), ("words", 400)])
 def test_text_survives_the_round_trip_normalised_as_configured(kind, size, normalization, joint):
     pairs = [(source, source[::-1]) for source, _ in date_pairs()]
     config = TokenizerConfig(kind=kind, vocabulary_size=size, normalization=normalization, joint=joint)
@@ -163,16 +163,69 @@ def test_training_is_a_function_of_the_text():
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_an_impossible_size_is_refused_with_the_number_that_works(kind):
+def test_a_size_that_is_too_small_is_refused_with_the_number_that_works(kind):
     def train(size):
         return Tokenizer.train(date_pairs(), TokenizerConfig(kind=kind, vocabulary_size=size))
 
-    for size, pattern in ((300, "at least"), (200_000, "at most")):
-        with pytest.raises(ValueError, match=f"vocabulary_size is {size}.*{pattern}") as caught:
-            train(size)
-        assert "\n" not in str(caught.value)
-        suggested = int(str(caught.value).partition(pattern)[2].split()[0])
-        assert train(suggested).vocabulary.source_size == suggested
+    with pytest.raises(ValueError, match="vocabulary_size is 300.*at least") as caught:
+        train(300)
+    assert "\n" not in str(caught.value)
+    suggested = int(str(caught.value).partition("at least")[2].split()[0])
+    assert train(suggested).vocabulary.source_size == suggested
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_size_that_is_too_large_is_lowered_and_reported(kind, joint, caplog):
+    """The result is that of the size which the text admits, exactly."""
+    lowered = Tokenizer.train(
+        iter(date_pairs()), TokenizerConfig(kind=kind, vocabulary_size=200_000, joint=joint, special_tokens=("<a>",))
+    )
+    sizes = lowered.vocabulary
+    messages = [message for message in caplog.messages if "instead of the 200,000" in message]
+    assert len(messages) == (1 if joint else 2)
+    assert f"{sizes.source_size:,} ids" in messages[0] and f"{sizes.target_size:,} ids" in messages[-1]
+    config = TokenizerConfig(kind=kind, vocabulary_size=sizes.source_size, joint=True, special_tokens=("<a>",))
+    texts = date_pairs() if joint else [(source,) for source, _ in date_pairs()]
+    exact = Tokenizer.train(texts, config)
+    assert exact.encode_source(AWKWARD) == lowered.encode_source(AWKWARD)
+    assert exact.vocabulary.source_size == sizes.source_size
+
+
+def test_words_are_what_spaces_divide():
+    pairs = [("K AE1 T", "k a t"), ("D AO1 G K", "d o g")]
+    tokenizer = Tokenizer.train(pairs, TokenizerConfig(kind="words", joint=False))
+    assert tokenizer.vocabulary.source_size == 4 + 256 + 6, "K AE1 T D AO1 G"
+    [ids] = tokenizer.encode_source(["K AO1 T"])
+    assert tokenizer.source_pieces(ids) == ["▁K", "▁AO1", "▁T", "</s>"]
+    for text in ("K AO1 T", "ZZ9", "ZZ9 K", "K ZZ9", "ZZ9 ZZ8", "", "K <0x20> x▁y ▁"):
+        assert tokenizer.decode_source(tokenizer.encode_source([text])[0]) == text
+    some = Tokenizer.train(pairs, TokenizerConfig(kind="words", joint=False, vocabulary_size=262))
+    assert some.source_pieces(some.encode_source(["K D"])[0])[0] == "▁K", "the most frequent word"
+
+
+def test_a_side_can_have_settings_of_its_own():
+    """Letters to phonemes."""
+    pairs = [("cat", "K AE1 T"), ("dog", "D AO1 G"), ("toad", "T OW1 D")]
+    config = TokenizerConfig(
+        kind="char", target_kind="words", joint=False, vocabulary_size=265, target_vocabulary_size=267
+    )
+    tokenizer = Tokenizer.train(pairs, config)
+    assert tokenizer.source_pieces(tokenizer.encode_source(["cot"])[0]) == ["c", "o", "t", "</s>"]
+    assert tokenizer.target_pieces(tokenizer.encode_target(["T AO1 D"])[0]) == ["▁T", "▁AO1", "▁D", "</s>"]
+    assert (tokenizer.vocabulary.source_size, tokenizer.vocabulary.target_size) == (265, 267)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "char", "words"])
+def test_special_tokens_are_single_pieces(kind):
+    special = ("<user>", "[state]", "|")
+    config = TokenizerConfig(kind=kind, vocabulary_size=900, special_tokens=special)
+    tokenizer = Tokenizer.train(date_pairs(), config)
+    text = "<user> 2004 [state] | 05"
+    [ids] = tokenizer.encode_source([text])
+    pieces = [piece.removeprefix("▁") for piece in tokenizer.source_pieces(ids)]
+    assert all(pieces.count(token) == 1 for token in special)
+    assert tokenizer.decode_source(ids) == text
 
 
 def test_the_size_is_an_upper_bound_for_characters():
@@ -197,6 +250,15 @@ def test_training_without_text_is_refused():
         ({"vocabulary_size": 4, "byte_fallback": False}, "at least 5"),
         ({"character_coverage": 0.0}, "above 0"),
         ({"character_coverage": 1.1}, "at most 1"),
+        ({"target_kind": "words"}, "joint to False"),
+        ({"target_vocabulary_size": 300}, "joint to False"),
+        ({"joint": False, "target_vocabulary_size": 20}, "at least 261"),
+        ({"special_tokens": ("a b",)}, "no spaces, and one is 'a b'"),
+        ({"special_tokens": ("",)}, "is empty"),
+        ({"special_tokens": ("</s>",)}, "piece of every tokenizer"),
+        ({"special_tokens": ("<0x41>",)}, "piece of every tokenizer"),
+        ({"special_tokens": ("<a>", "<b>", "<a>")}, "has <a> 2 times"),
+        ({"special_tokens": ("<a>", "<b>"), "vocabulary_size": 262}, "2 special tokens.*263"),
     ],
 )
 def test_senseless_settings_are_refused(settings, message):

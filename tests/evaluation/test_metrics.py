@@ -11,6 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from seq2seq_jax.evaluation.metric import (
+    Alternatives,
     Evaluated,
     Likelihood,
     Metric,
@@ -213,7 +214,8 @@ def test_perplexity_by_hand():
 def test_a_metric_returns_the_scores_that_it_names(metric):
     outputs, examples = of(OUTPUTS, REFERENCES)
     likelihood = Likelihood(nll=12.0, tokens=6, texts=["a b", "c"])
-    found = compute_scores([metric], Evaluated(outputs, examples, likelihood))
+    alternatives = Alternatives([[output, output[:9]] for output in outputs], number=2, method="BeamSearch")
+    found = compute_scores([metric], Evaluated(outputs, examples, likelihood, alternatives))
     assert tuple(found) == metric.names
     for score in found.values():
         assert math.isfinite(score.value) and score.unit and score.signature and score.label
@@ -224,8 +226,10 @@ def test_a_metric_returns_the_scores_that_it_names(metric):
 @pytest.mark.parametrize(("outputs", "references"), [(["a"], []), (["a"], ["a", "b"]), ([], []), (["a"], [[]])])
 @pytest.mark.parametrize("metric", [kind() for kind in METRICS.values() if kind is not Perplexity], ids=str)
 def test_texts_without_a_partner_are_refused(metric, outputs, references):
+    alternatives = Alternatives([[output] for output in outputs], number=1, method="Greedy")
+    evaluated = Evaluated(*of(outputs, references), alternatives=alternatives)
     with pytest.raises(ValueError, match=r"^expected [^\n]*hypothes[^\n]*$"):
-        metric.corpus(*of(outputs, references))
+        metric.scores(evaluated)
 
 
 WRITING = {

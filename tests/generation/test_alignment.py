@@ -45,6 +45,7 @@ def forced():
     return align.align(params, SOURCES, TARGETS)
 
 
+@pytest.mark.long
 def test_the_weights_are_those_of_each_pair_alone():
     align, params = aligner()
     sources, targets = tokenizer().encode_source(SOURCES), tokenizer().encode_target(TARGETS)

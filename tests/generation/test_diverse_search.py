@@ -99,6 +99,7 @@ def test_groups_without_a_penalty_are_the_same_beam():
         assert [text for _, text in texts_of(found, source)] == [text for _, text in expected for _ in range(3)]
 
 
+@pytest.mark.long
 def test_penalised_groups_equal_a_plain_implementation_on_many_models():
     """200 tiny models: four sources of each of 50 seeds, of other limits, groups and strengths."""
     cases = [(4, 2, 0.7, 1.0), (6, 3, 2.0, 0.0), (3, 3, 0.3, 0.6)]

@@ -12,7 +12,9 @@ from batches import batch
 from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.generator import Generator, Hypothesis
+from seq2seq_jax.generation.methods import Sampling
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
+from seq2seq_jax.generation.sources import FittedSources
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 TEXTS = ["abc", "", "hgfedcbahgfedcbahgfedcba", "a", "cafebadfacebeef", "deadbeefdeadbeefdead", "b", "abcdefgh"]
@@ -83,7 +85,7 @@ def test_a_blank_source_has_the_empty_text_alone_and_changes_no_other():
     alone = generate.generate(params, texts[1::2])
     assert results[1::2] == alone
     assert generate.best_tokens(params, ["\u200b", "a"])[0] == [tokenizer().vocabulary.eos_id]
-    assert generate.too_long(blanks) == []
+    assert generate.sources.fit(blanks).long == []
 
 
 def test_the_n_best_are_different_and_the_best_comes_first():
@@ -129,10 +131,55 @@ def test_log_probabilities_are_those_of_teacher_forcing(monkeypatch):
 def test_a_text_that_is_too_long_is_refused_with_its_line():
     generate, params = generator()
     texts = ["abc", "a" * 31, "a" * 32, "b" * 50]
-    assert generate.too_long(texts) == [2, 3]
+    assert [(each.line, each.num_tokens) for each in generate.sources.fit(texts).long] == [(3, 33), (4, 51)]
     expected = re.escape("line 3 has 33 tokens, and the model takes 32 (data.max_source_length, EOS token included)")
     with pytest.raises(ValueError, match=rf"^{expected}[^\n]*$"):
-        generate.generate(params, texts)
+        generate.generate(params, texts, too_long="refuse")
+
+
+def test_parts_of_a_text_that_is_too_long_are_joined_and_others_stay_as_they_are():
+    generate, params = generator()
+    long = "abcdefgh" * 9
+    fitted = generate.sources.fit(["abc", long, "", "a"])
+    assert [len(parts) for parts in fitted.parts] == [1, 3, 0, 1] and max(map(len, fitted.parts[1])) <= 32
+    assert [len(parts) for parts in generate.sources.fit(["a" * 31, "a" * 32]).parts] == [1, 2]
+    results = generate.generate(params, ["abc", long, "", "a"])
+    assert [as_tuples(best) for best in results[::3]] == [as_tuples(generated()[index]) for index in (0, 3)]
+    of_parts = [generate.generate(params, [generate.tokenizer.decode_source(ids)])[0] for ids in fitted.parts[1]]
+    assert as_tuples(results[1]) == [
+        (" ".join(filter(None, (each.text for each in rank))), sum(each.num_tokens for each in rank))
+        for rank in zip(*of_parts, strict=True)
+    ]
+    for joined, rank in zip(results[1], zip(*of_parts, strict=True), strict=True):
+        assert joined.score == joined.log_probability
+        assert joined.log_probability == pytest.approx(sum(each.log_probability for each in rank), rel=1e-4)
+
+
+def test_batches_give_a_source_with_the_last_of_its_parts():
+    generate, params = generator()
+    texts = ["a" * 40, "", "b", "a"]
+    batches = list(generate.generate_batches(params, generate.sources.fit(texts)))
+    assert sorted(index for batch in batches for index in batch) == [0, 1, 2, 3]
+    assert list(batches[0]) == [1]
+    assert 0 in batches[-1], "its parts are the longest"
+
+
+def test_parts_of_a_line_are_drawn_differently_and_the_first_as_the_line():
+    generate, params = generator(Sampling(samples=2, source_tokens_per_batch=64))
+    fitted = FittedSources([[[5, 3]], [], [[5, 3]] * 3], np.array([7, 8, 9]), [])
+    assert fitted.drawn_lines.tolist()[:2] == [6, 8] and len(set(fitted.drawn_lines.tolist())) == 4
+    [[first]] = [generate.generate(params, ["abcdefgh"], lines=[5])]
+    parts = generate.generate_fitted(
+        params, FittedSources([generate.sources.encode(["abcdefgh"] * 2)], np.array([5]), [])
+    )
+    assert all(text.text.startswith(alone.text) for alone, text in zip(first, parts[0], strict=True))
+    assert any(text.text != f"{alone.text} {alone.text}" for alone, text in zip(first, parts[0], strict=True))
+
+
+@pytest.mark.parametrize("lines", [[1], [0, 1], [1, 2**31]])
+def test_numbers_of_lines_that_are_none_are_refused(lines):
+    with pytest.raises(ValueError, match="expected a line number, 1 or more, for each of 2 texts"):
+        generator()[0].sources.fit(["a", "b"], lines=lines)
 
 
 def test_a_text_that_is_too_long_is_cut_where_training_cuts():
@@ -140,9 +187,12 @@ def test_a_text_that_is_too_long_is_cut_where_training_cuts():
     generate = Generator(
         whole.model, tokenizer(), CONFIG, source=Tokens(max_length=8, truncate="right"), mesh=whole.mesh
     )
-    assert generate.too_long(TEXTS) == [2, 4, 5, 7]
-    assert [len(ids) for ids in generate.encode(TEXTS)] == [4, 1, 8, 2, 8, 8, 2, 8]
-    assert generate.encode(["abcdefgh"]) == whole.encode(["abcdefg"])
+    assert [each.line for each in generate.sources.fit(TEXTS).long] == [3, 5, 6, 8]
+    assert [len(ids) for ids, *_ in filter(None, whole.sources.fit(TEXTS, too_long="truncate").parts)] == [
+        4, 25, 2, 16, 21, 2, 9,
+    ]  # fmt: skip
+    assert [len(ids) for ids in generate.sources.encode(TEXTS)] == [4, 1, 8, 2, 8, 8, 2, 8]
+    assert generate.sources.encode(["abcdefgh"]) == whole.sources.encode(["abcdefg"])
     [cut], [same] = generate.generate(params, ["abcdefgh"]), whole.generate(params, ["abcdefg"])
     assert as_tuples(cut) == as_tuples(same)
 
@@ -155,10 +205,10 @@ def test_a_text_without_end_is_refused_by_its_beginning(monkeypatch):
         Tokenizer, "encode_source", lambda self, texts: lengths.extend(map(len, texts)) or encode(self, texts)
     )
     with pytest.raises(ValueError, match="line 2 has more than 2049 tokens, and the model takes 32 "):
-        generate.encode(["abc", "a" * 5_000_000])
+        generate.sources.encode(["abc", "a" * 5_000_000])
     assert max(lengths) == 64 * 32
     # Spaces are no tokens, so that a long text may be short.
-    assert generate.encode(["a" + " " * 100_000 + "b"]) == generate.encode(["a b"])
+    assert generate.sources.encode(["a" + " " * 100_000 + "b"]) == generate.sources.encode(["a b"])
 
 
 def test_progress_counts_the_sources():

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from seq2seq_jax.benchmark.gpu import compile_part
+from seq2seq_jax.benchmark.gpu import attention_programs, compile_part
 from seq2seq_jax.compilation import gpu_targets
 from seq2seq_jax.compilation.topology import Topology
 
@@ -58,9 +58,14 @@ def test_a_part_compiles_for_a_gpu_that_is_not_here(part):
     assert all(0 < figure.value < 1 and "fits on h100" in figure.note for figure in figures)
 
 
-def test_a_part_without_training_steps_has_nothing_to_compile():
-    with pytest.raises(ValueError, match="for the parts t5_large, transformer_big, packing, policy_gradient, not att"):
-        compile_part("attention", Topology.parse("h100:1"), toy=True)
+@pytest.mark.skipif(gpu_targets.installed_plugin() is None, reason="XLA's GPU compiler is not installed")
+def test_the_attention_of_every_case_is_the_kernel_s_on_a_gpu_that_is_not_here():
+    topology = Topology.parse("h100:1")
+    with topology.target():
+        programs = attention_programs(topology.devices(), toy=True)
+        assert len(programs) == 3 * 8
+        for name, lower in programs.items():
+            assert ("__cudnn$fmha" in lower().as_text()) == ("by the mask" not in name)
 
 
 @pytest.mark.long

@@ -74,6 +74,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("name", ["transformer", "recurrent"])
 def test_policy_gradient(name, settings):

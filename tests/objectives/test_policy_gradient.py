@@ -201,6 +201,7 @@ UNBIASED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", UNBIASED)
 def test_an_unbiased_estimator_has_the_exact_gradient_as_its_mean(name):
     estimator, samples, settings = UNBIASED[name]
@@ -264,6 +265,7 @@ def test_the_clipped_ratio_by_hand():
     np.testing.assert_allclose(gradient[0, :, 0], -np.array([0.0, -2 * 1.5, 2 * 0.5, 0.0]) / 4, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.long
 def test_the_first_update_of_a_clipped_group_is_that_without_ratio():
     """At a ratio of 1 the gradient of ρ A is A ∇log π."""
     gradients = []
@@ -339,6 +341,7 @@ def test_teacher_forcing_gives_the_log_probabilities_of_sampling(name):
     assert (entropies[prepared.mask] > 0).all() and (entropies <= np.log(27) + 1e-5).all()
 
 
+@pytest.mark.long
 def test_dropout_differs_between_the_samples_of_a_source_and_is_off_without_a_key():
     objective, params, (prepared, _) = prepared_of(transformer())
     alike = prepared.replace(
@@ -356,6 +359,7 @@ def test_dropout_differs_between_the_samples_of_a_source_and_is_off_without_a_ke
     np.testing.assert_allclose(losses[3:], losses[3], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_samples_drawn_with_the_encoders_dropout_are_learned_from_with_the_same_masks():
     """The loss of leave-one-out is -1/K Σ A log π, so that with one A alone it is the log-probability of one sample."""
     model = transformer(encoder={"dropout": 0.4})
@@ -372,6 +376,7 @@ def test_samples_drawn_with_the_encoders_dropout_are_learned_from_with_the_same_
         assert (jnp.abs(other_masks - losses)[:4] > 1e-3).any()
 
 
+@pytest.mark.long
 def test_what_is_added_to_the_estimator_is_added_to_its_loss():
     """Entropy, divergence from the frozen model, and the likelihood of the reference: sums over tokens, a source."""
     settings = {"entropy_weight": 0.3, "kl_weight": 0.5, "likelihood_weight": 0.7, "label_smoothing": 0.1}
@@ -419,6 +424,7 @@ def mean_of(state):
     return float(average["sum"] / average["weight"])
 
 
+@pytest.mark.long
 def test_the_moving_average_is_that_of_earlier_batches():
     objective, params, (first, state) = prepared_of(transformer(), estimator=Reinforce(baseline_decay=0.75))
     np.testing.assert_array_equal(first.advantages, first.returns)
@@ -490,6 +496,7 @@ def compiled_text(**reward) -> str:
 CALLS_TO_THE_HOST = ("callback", "infeed", "outfeed", "host_")
 
 
+@pytest.mark.long
 def test_the_step_is_one_program_that_never_calls_the_host():
     """All metrics at once; a Python function as the reward is found by the same search."""
     text = compiled_text(bleu=1.0, chrf=1.0, rouge_l=1.0, character_error_rate=1.0)

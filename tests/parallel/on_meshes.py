@@ -11,20 +11,21 @@ import sys
 import jax
 import numpy as np
 import optax
-from architectures import parameters, transformer
+from architectures import parameters, recurrent, transformer
 from batches import batch, random_pairs
 
 from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+from seq2seq_jax.generation.ensemble import Ensemble
 from seq2seq_jax.generation.generator import Generator
-from seq2seq_jax.generation.methods.beam_search import BeamSearch
+from seq2seq_jax.generation.methods import BeamSearch, DiverseBeamSearch, Sampling
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig, batch_sharding, batch_shards, bytes_per_device
 from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.optimizer import AdamWConfig
 from seq2seq_jax.training.progress import Progress
-from seq2seq_jax.training.step import build_update, initial_state
+from seq2seq_jax.training.step import build_update, initial_state, parameter_layouts
 
 MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "fsdp": (1, 8, 1), "all": (2, 2, 2)}
 CONTINUED = (("data", "all"), ("all", "fsdp"), ("fsdp", "one"))
@@ -45,6 +46,13 @@ def training_batch(number: int):
         for count in rng.integers(1, 4, ROWS)
     ]
     return batch(rows, LENGTH, LENGTH, TOKENIZER.vocabulary)
+
+
+METHODS = {
+    "beam": BeamSearch(beam_size=3, n_best=2),
+    "sampling": Sampling(samples=2),
+    "diverse": DiverseBeamSearch(beam_size=4, groups=2, n_best=2),
+}
 
 
 class Trainer:
@@ -85,16 +93,31 @@ class Trainer:
             losses.append(float(metrics["loss"].mean))
         return state, losses
 
-    def generated(self):
-        """Texts and log-probabilities; three sources of 16 places per batch, which four shards do not divide evenly."""
+    def generated(self, method):
+        """Texts and log-probabilities by a method; three sources of 16 places per batch, which four shards do not
+        divide evenly.
+        """
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.layout.players["model"].params)
         params = jax.device_put(parameters(self.model, seed=2), shardings)
-        config = BeamSearch(
-            beam_size=3, n_best=2, maximum_length_ratio=1.0, maximum_length_extra=4, source_tokens_per_batch=48
-        )
-        generator = Generator(self.model, TOKENIZER, config, source=Tokens(max_length=32), mesh=self.mesh)
+        limits = {"maximum_length_ratio": 1.0, "maximum_length_extra": 4, "source_tokens_per_batch": 48}
+        method = dataclasses.replace(method, **limits)
+        generator = Generator(self.model, TOKENIZER, method, source=Tokens(max_length=32), mesh=self.mesh)
         hypotheses = generator.generate(params, TEXTS)
         return [[(each.text, each.log_probability) for each in best] for best in hypotheses]
+
+    def generated_together(self):
+        """Texts and log-probabilities of an ensemble of the model with a recurrent one, both sharded over the mesh."""
+        models = self.model, recurrent().build(TOKENIZER.vocabulary)
+        drawn = [parameters(model, seed=seed) for seed, model in enumerate(models)]
+        layouts = [
+            parameter_layouts(MaximumLikelihoodConfig().build(model), mesh=self.mesh)["model"] for model in models
+        ]
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, layouts)
+        generator = Generator(
+            Ensemble(models), TOKENIZER, BeamSearch(beam_size=3), source=Tokens(max_length=32), mesh=self.mesh
+        )
+        params = Ensemble.parameters(jax.device_put(drawn, shardings))
+        return [[(each.text, each.log_probability) for each in best] for best in generator.generate(params, TEXTS)]
 
 
 def share_of_a_device(tree) -> float:
@@ -151,7 +174,13 @@ def main() -> None:
         "losses": losses,
         "continued": continued,
         "shares": shares,
-        "generated": {name: trainers[name].generated() for name in ("one", "all")},
+        "generated": {
+            name: {
+                **{kind: trainers[name].generated(method) for kind, method in METHODS.items()},
+                "together": trainers[name].generated_together(),
+            }
+            for name in ("one", "all")
+        },
         "layouts": layouts(),
         "meshes": rest,
         "batch_shards": {name: batch_shards(trainer.mesh) for name, trainer in trainers.items()},

@@ -140,9 +140,11 @@ def test_the_rest_of_the_devices_goes_where_the_size_is_open(found):
 
 
 @pytest.mark.long
-def test_generation_on_a_mesh_equals_that_on_one_device(found):
-    on_one, on_all = found["generated"]["one"], found["generated"]["all"]
-    assert [len(best) for best in on_one] == [2] * 5
+@pytest.mark.parametrize(("what", "num_texts"), [("beam", 2), ("sampling", 2), ("diverse", 2), ("together", 1)])
+def test_generation_on_a_mesh_equals_that_on_one_device(found, what, num_texts):
+    """By several methods, and by an ensemble."""
+    on_one, on_all = (found["generated"][mesh][what] for mesh in ("one", "all"))
+    assert [len(best) for best in on_one] == [num_texts] * 5
     assert len({text for best in on_one for text, _ in best}) > 3
     for expected, best in zip(on_one, on_all, strict=True):
         assert [text for text, _ in best] == [text for text, _ in expected]

@@ -14,13 +14,25 @@ from seq2seq_jax.run.inference import Inference
 class Echo:
     """In place of a generator: each text as its own best."""
 
-    def generate(self, params, texts):
-        return [[Hypothesis(text=text, score=0.0, log_probability=0.0, num_tokens=1)] for text in texts]
+    def __init__(self):
+        self.sources = self
+        self.texts = []
+        self.long = []
+
+    def __len__(self):
+        return len(self.texts)
+
+    def fit(self, texts, **options):
+        self.texts = texts
+        return self
+
+    def generate_fitted(self, params, fitted):
+        return [[Hypothesis(text=text, score=0.0, log_probability=0.0, num_tokens=1)] for text in fitted.texts]
 
 
 @pytest.fixture
 def echo(monkeypatch):
-    monkeypatch.setattr(Inference, "system", SimpleNamespace(generator_by=lambda method: Echo()))
+    monkeypatch.setattr(Inference, "system", SimpleNamespace(generator_by=lambda method, **options: Echo()))
     monkeypatch.setattr(Inference, "parameters", lambda run: (None, 0))
     run = Inference.__new__(Inference)
     run.experiment = SimpleNamespace(generation=Greedy())

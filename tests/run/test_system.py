@@ -1,4 +1,4 @@
-"""Which meshes a system refuses."""
+"""What a system refuses."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from devices import hosts
 
 from seq2seq_jax.experiment import load_config_by_name
 from seq2seq_jax.parallel.mesh import MeshConfig
-from seq2seq_jax.run.system import check_mesh
+from seq2seq_jax.run.system import System, check_mesh
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,17 @@ def test_a_mesh_that_the_batch_or_the_model_cannot_be_divided_by_is_refused(
     )
     with pytest.raises(ValueError, match=said):
         check_mesh(experiment, MeshConfig(**mesh).build(hosts(1, num_devices)))
+
+
+def test_a_longer_source_needs_positions(monkeypatch):
+    experiment = load_config_by_name("dates/transformer")
+    table = {"positions": "learned", "max_positions": 120}
+    model = dataclasses.replace(experiment.model, encoder=dataclasses.replace(experiment.model.encoder, **table))
+    system = System(dataclasses.replace(experiment, model=model), None, None)
+    monkeypatch.setattr("seq2seq_jax.run.system.Generator", lambda *_, source, **options: source.max_length)
+    monkeypatch.setattr(System, "model", None)
+    method = experiment.generation
+    assert system.generator_by(method) == experiment.max_source_length
+    assert system.generator_by(method, max_source_length=120) == 120
+    with pytest.raises(ValueError, match="max_source_length must be 1 to 120 tokens, the positions that the encoder"):
+        system.generator_by(method, max_source_length=121)

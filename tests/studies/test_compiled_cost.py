@@ -10,6 +10,8 @@ from compiling import compiling_as_usual
 
 from studies.compiled_cost import main
 
+pytestmark = pytest.mark.long
+
 
 def test_prediction_and_measurement_lie_close(tmp_path):
     """In a process of its own, which has eight devices."""

@@ -6,6 +6,8 @@ import pytest
 
 from studies.loop_overhead import main
 
+pytestmark = pytest.mark.long
+
 TOY = (
     "--data.train_examples 300 --data.validation_examples 10 --data.test_examples 10 --tokenizer.vocabulary_size 800 "
     "--model.encoder.num_layers 1 --model.decoder.num_layers 1 --training.target_tokens_per_batch 288"

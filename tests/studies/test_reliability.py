@@ -10,6 +10,8 @@ from studies.reliability import damage, kills, server, writers
 from studies.reliability.damage import DAMAGES, classify, commands_that_read, damage_file
 from studies.reliability.workplace import Outcome, Server, different, has_traceback, is_one_line, left_behind
 
+pytestmark = pytest.mark.long
+
 TRACEBACK = 'Traceback (most recent call last):\n  File "x"\nTypeError: 1\n'
 LINE = "seq2seq: expected a run.\n"
 

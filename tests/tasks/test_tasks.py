@@ -11,12 +11,12 @@ from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.data.transforms.span_corruption import SpanCorruption
+from seq2seq_jax.evaluation.metric import references
 from seq2seq_jax.evaluation.metrics import DEFAULT_METRICS
 from seq2seq_jax.experiment import Experiment, find_config, from_json, load_config, to_json
 from seq2seq_jax.overrides import override
 from seq2seq_jax.run.data import RunData
 from seq2seq_jax.tasks.denoising import Denoising
-from seq2seq_jax.tasks.task import references
 from seq2seq_jax.tasks.translation import Translation
 
 

@@ -68,6 +68,7 @@ def pairs_of(batch):
             yield int(np.sum(sources == segment)), int(np.sum(targets == segment))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "buckets"])
 def test_the_update_is_compiled_once_a_shape_and_records_tell_its_flops(tmp_path, packing, caplog):
     run = TrainingRun(tmp_path / "run", small(tmp_path / "cache", steps=1, packing=packing))

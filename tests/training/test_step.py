@@ -508,7 +508,7 @@ def test_initial_parameters_follow_from_the_seed_and_differ_between_players():
 
 def test_the_loss_without_training_has_no_dropout():
     _, _, layout, objective = model_training(dropout=0.5)
-    compute_loss = build_loss(objective, mesh=one_device(), layouts={"model": layout.players["model"].params})
+    compute_loss = build_loss(objective.evaluate, mesh=one_device(), layouts={"model": layout.players["model"].params})
     params = parameters(objective.model)
     totals, again = (compute_loss({"model": params}, MODEL_ROWS) for _ in range(2))
     assert float(totals["loss"].sum) == float(again["loss"].sum)

@@ -5,7 +5,7 @@ import pytest
 
 from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.pipeline import EvaluationBatches
-from seq2seq_jax.evaluation.metric import Score
+from seq2seq_jax.evaluation.metric import Evaluated, Score
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.generation.generator import Generator, Hypothesis
@@ -120,8 +120,8 @@ def result(loss, **scores):
         for name, value in scores.items()
     }
     return ValidationResult(
-        examples=1, losses={"loss": loss}, scores=described, hypotheses=[], skipped_losses=0, skipped_sources=0,
-        cut_losses=0, cut_sources=0, blank_sources=0,
+        examples=1, losses={"loss": loss}, scores=described, evaluated=Evaluated(None, None), hypotheses=[],
+        skipped_losses=0, skipped_sources=0, cut_losses=0, cut_sources=0, blank_sources=0,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from seq2seq_jax.evaluation.metric import Metric, metric_name
 from seq2seq_jax.evaluation.metrics.bleu import Bleu
 from seq2seq_jax.evaluation.metrics.chrf import ChrF
+from seq2seq_jax.evaluation.metrics.diversity import Diversity
 from seq2seq_jax.evaluation.metrics.error_rate import CharacterErrorRate, WordErrorRate
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
@@ -19,7 +20,8 @@ from seq2seq_jax.outside import Trust, is_ours, load, name_of_class
 from seq2seq_jax.values import check_value, options
 
 METRICS: dict[str, type[Metric]] = {
-    kind.name: kind for kind in (Bleu, ChrF, ExactMatch, Rouge, WordErrorRate, CharacterErrorRate, Perplexity)
+    kind.name: kind
+    for kind in (Bleu, ChrF, ExactMatch, Rouge, WordErrorRate, CharacterErrorRate, Perplexity, Diversity)
 }
 """Those of this package, by the name that a command line gives."""
 

@@ -1,13 +1,19 @@
 """BLEU, by sacreBLEU."""
 
 import dataclasses
-import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from seq2seq_jax.evaluation.metric import Example, Metric, Score, references_of
+from seq2seq_jax.evaluation.metric import (
+    Example,
+    Metric,
+    Score,
+    reference_streams,
+    references,
+    references_of,
+)
 
 if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
@@ -41,10 +47,10 @@ class Bleu(Metric):
         return ("bleu",)
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, Score]:
-        references = references_of(outputs, examples)
-        texts = [text for each in references for text in each]
-        bleu = self._library(self.tokenizer or bleu_tokenizer(texts))
-        value = bleu.corpus_score(list(outputs), reference_streams(references)).score
+        of_each = references_of(outputs, examples)
+        texts = [text for each in of_each for text in each]
+        bleu = self.sacrebleu(examples)
+        value = bleu.corpus_score(list(outputs), reference_streams(of_each)).score
         length = sum(len(bleu.tokenizer(text).split()) for text in texts) / len(texts)
         note = f"BLEU says next to nothing of references of {length:.1f} words: look at chrF or loss"
         score = Score(
@@ -56,6 +62,10 @@ class Bleu(Metric):
             note=note if length < WORDS_OF_BLEU else "",
         )
         return {"bleu": score}
+
+    def sacrebleu(self, examples: Sequence[Example]) -> "BLEU":
+        texts = (text for example in examples for text in references(example))
+        return self._library(self.tokenizer or bleu_tokenizer(texts))
 
     def unsuited(self, references: Sequence[str]) -> str:
         words = words_per_text(list(references))
@@ -83,11 +93,6 @@ class Bleu(Metric):
                 else f"a model that cannot be loaded ({' '.join(str(error).split())}): connect to the internet once"
             )
             raise ValueError(f"metric {self} needs {remedy}, or choose another tokenizer.") from error
-
-
-def reference_streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
-    """References as sacreBLEU takes them: the first of all texts, then the second ones and so on; None = no more."""
-    return [list(stream) for stream in itertools.zip_longest(*references)]
 
 
 def bleu_tokenizer(texts: Iterable[str]) -> Literal["13a", "zh", "char"]:

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from seq2seq_jax.evaluation.metric import Example, Metric, Score, references_of
-from seq2seq_jax.evaluation.metrics.bleu import reference_streams
+from seq2seq_jax.evaluation.metric import Example, Metric, Score, reference_streams, references_of
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics import CHRF
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,10 +34,8 @@ class ChrF(Metric):
         return ("chrf",)
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, Score]:
-        from sacrebleu.metrics import CHRF
-
         references = references_of(outputs, examples)
-        chrf = CHRF(word_order=self.word_order, lowercase=self.lowercase)
+        chrf = self.sacrebleu(examples)
         score = Score(
             value=chrf.corpus_score(list(outputs), reference_streams(references)).score,
             unit="percent",
@@ -44,3 +44,8 @@ class ChrF(Metric):
             label="chrF" + "+" * min(self.word_order, 2),
         )
         return {"chrf": score}
+
+    def sacrebleu(self, examples: Sequence[Example]) -> "CHRF":
+        from sacrebleu.metrics import CHRF
+
+        return CHRF(word_order=self.word_order, lowercase=self.lowercase)

@@ -21,6 +21,14 @@ class BeamSearch(Beams):
         super().__post_init__()
         self._check_amounts("sibling_penalty")
 
+    def check_phrases(self) -> None:
+        if self.beam_size == 1 or self.sibling_penalty:
+            name = "beam_size = 1" if self.beam_size == 1 else f"sibling_penalty = {self.sibling_penalty}"
+            raise ValueError(
+                f"phrases need a beam of 2 hypotheses or more without a sibling penalty, and generation.{name}: set "
+                "beam_size to 2 or more and sibling_penalty to 0, or leave the phrases out"
+            )
+
     def generate(self, context: "GenerationContext") -> "GenerationResult":
         from seq2seq_jax.generation.search import beam_search
 

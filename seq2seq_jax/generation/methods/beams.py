@@ -1,6 +1,7 @@
 """What methods that search with a beam have in common."""
 
 import dataclasses
+from typing import ClassVar
 
 from seq2seq_jax.generation.method import GenerationMethod
 
@@ -18,6 +19,8 @@ class Beams(GenerationMethod):
     max_compactions: int = 0
     """Maximum number of batch compactions, each of which halves the batch when half of its sources are finished, and
     compiles the step once more."""
+
+    texts_field: ClassVar[str | None] = "n_best"
 
     def __post_init__(self):
         super().__post_init__()
@@ -37,3 +40,7 @@ class Beams(GenerationMethod):
     @property
     def num_texts(self) -> int:
         return self.n_best
+
+    @property
+    def ranks_finished(self) -> bool:
+        return True

@@ -1,7 +1,7 @@
 """Minimum Bayes risk decoding."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.methods.sampling import Sampling
@@ -31,6 +31,8 @@ class MinimumBayesRisk(GenerationMethod):
     seed: int = 0
     """Of the draws."""
 
+    texts_field: ClassVar[str | None] = "n_best"
+
     def __post_init__(self):
         super().__post_init__()
         self._check_counts("n_best")
@@ -57,6 +59,7 @@ class MinimumBayesRisk(GenerationMethod):
         from seq2seq_jax.generation.minimum_bayes_risk import expected_utilities
         from seq2seq_jax.generation.search import pick, top_k
 
+        # Controls are those of the context.
         drawn = Sampling(samples=self.samples, temperature=self.temperature, epsilon=self.epsilon, seed=self.seed).draw(
             context
         )

@@ -1,7 +1,7 @@
 """Ancestral sampling."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from seq2seq_jax.generation.method import GenerationMethod
 
@@ -39,6 +39,8 @@ class Sampling(GenerationMethod):
     """Draw from tokens of at least this probability, or less where the entropy is high; None = all."""
     seed: int = 0
     """Of the draws."""
+
+    texts_field: ClassVar[str | None] = "samples"
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,7 +1,7 @@
 """Stochastic beam search."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from seq2seq_jax.generation.method import GenerationMethod
 
@@ -19,6 +19,8 @@ class StochasticBeamSearch(GenerationMethod):
     """Divides the logits: lower values favour probable tokens."""
     seed: int = 0
     """Of the noise."""
+
+    texts_field: ClassVar[str | None] = "samples"
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,0 +1,29 @@
+"""Multi30k English to German: a mixture of three experts that share the small Transformer, trained on from it.
+
+    seq2seq train multi30k/mixture_of_experts --data.directory DIR --init-from RUN    # of multi30k/transformer_small
+    seq2seq generate RUN2 --input sources.txt --json three_texts.jsonl
+
+Not measured yet.
+"""
+
+import dataclasses
+
+from seq2seq_jax.experiment import Experiment, load_config_by_name
+from seq2seq_jax.generation.methods.mixture_of_experts import MixtureOfExperts
+from seq2seq_jax.objectives.mixture_of_experts import MixtureOfExpertsConfig
+from seq2seq_jax.training.optimizer import AdamWConfig
+
+
+def experiment() -> Experiment:
+    """The experiment."""
+    base = load_config_by_name("multi30k/transformer_small")
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, num_experts=3),
+        objective=MixtureOfExpertsConfig(label_smoothing=0.1),
+        optimizer=AdamWConfig(
+            learning_rate=1e-3, schedule="cosine", warmup_steps=200, final_fraction=0.02, ema_decay=0.998
+        ),
+        training=dataclasses.replace(base.training, steps=2_400, checkpoint_every=400, evaluate_every=400),
+        generation=MixtureOfExperts(experts=3, maximum_length_ratio=1.2, source_tokens_per_batch=2_048),
+    )
