@@ -86,7 +86,9 @@ def test_no_command_shows_the_usage_and_is_a_mistake(seq2seq):
     assert "seq2seq train CONFIG" in outcome.output
 
 
-@pytest.mark.parametrize("command", ["train", "data", "evaluate", "generate", "align", "average", "benchmark", "compile"])
+@pytest.mark.parametrize(
+    "command", ["train", "data", "evaluate", "generate", "align", "average", "benchmark", "compile"]
+)
 def test_a_command_without_its_first_argument_is_a_mistake(seq2seq, command):
     outcome = seq2seq(command)
     assert outcome.status == 2
