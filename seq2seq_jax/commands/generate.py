@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.conversation import converse
 from seq2seq_jax.commands.ensemble import EnsembleArguments, open_run
+from seq2seq_jax.commands.line_controls import open_line_controls
 from seq2seq_jax.commands.outputs import STANDARD_OUTPUT, OutputFile, open_outputs
 from seq2seq_jax.commands.sources import Source, grouped, max_line_bytes, read_sources
 from seq2seq_jax.data.lines import is_unicode, open_input
@@ -21,6 +22,7 @@ from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
+    from seq2seq_jax.generation.controls import LineControls
     from seq2seq_jax.generation.generator import Generator, Hypothesis
     from seq2seq_jax.generation.sources import FittedSources
 
@@ -50,6 +52,15 @@ class GenerateArguments(EnsembleArguments):
     line_field: str | None = None
     """Field with the number of each source's line, from 1, which what is drawn for it depends on, so that lines of
     another file get the samples that they had there; None = the lines are counted."""
+    prefixes: str | None = None
+    """File with what the texts of each source begin with, a line per source; an empty one asks for nothing."""
+    phrases: str | None = None
+    """File with phrases that the texts of each source contain, a line per source, separated by tabs; with beam
+    search."""
+    prefix_field: str | None = None
+    """Field of the input that holds prefixes instead, with --field."""
+    phrases_field: str | None = None
+    """Field of the input that holds phrases instead: a text, or in JSON lines a list of texts."""
     output: str | None = None
     """File for the generated lines; None or - = standard output."""
     json: str | None = None
@@ -84,12 +95,19 @@ class GenerateArguments(EnsembleArguments):
     def __post_init__(self):
         if self.n is not None and self.n < 1:
             raise ValueError(f"--n must be at least 1, not {self.n}.")
-        if self.line_field is not None and not self.field:
-            raise ValueError("--line-field has no effect without --field: lines as they are have no fields.")
+        for name in ("line_field", "prefix_field", "phrases_field"):
+            if getattr(self, name) is not None and not self.field:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} has no effect without --field: lines as they are have no fields.")
+        if self.has_line_files and (self.prefix_field or self.phrases_field):
+            raise ValueError("give prefixes and phrases as files (--prefixes, --phrases) or as fields, not as both.")
+        if (self.input or "-", self.prefixes, self.phrases).count("-") > 1:
+            raise ValueError("standard input is read once: name files for all but one of the inputs.")
         if self.interactive:
-            if self.input is not None or self.field:
+            if self.input is not None or self.field or self.has_line_files:
                 raise ValueError(
-                    "--interactive reads sources from the terminal, and has no effect with --input or --field."
+                    "--interactive reads sources from the terminal, and has no effect with --input, --field, "
+                    "--prefixes or --phrases."
                 )
             if not _stdin_is_terminal():
                 raise ValueError(
@@ -101,8 +119,13 @@ class GenerateArguments(EnsembleArguments):
     def is_interactive(self) -> bool:
         """Whether lines are typed and answered one by one."""
         if self.interactive is None:
-            return self.input is None and not self.field and _stdin_is_terminal()
+            return self.input is None and not self.field and not self.has_line_files and _stdin_is_terminal()
         return self.interactive
+
+    @property
+    def has_line_files(self) -> bool:
+        """Whether prefixes or phrases are read from files beside the sources."""
+        return self.prefixes is not None or self.phrases is not None
 
 
 def _stdin_is_terminal() -> bool:
@@ -129,7 +152,8 @@ def run(arguments: list[str]) -> None:
         generator = run.system.generator_by(method, max_source_length=chosen.max_source_length)
         json_is_output = chosen.json in STANDARD_OUTPUT
         outputs = [("--output", chosen.output or (None if json_is_output else "-")), ("--json", chosen.json)]
-        with open_outputs(*outputs, inputs=[chosen.input]) as (text_file, json_file):
+        inputs = [chosen.input, chosen.prefixes, chosen.phrases]
+        with open_outputs(*outputs, inputs=inputs) as (text_file, json_file):
             if json_is_output and text_file is not None and text_file.is_standard_output:
                 raise ValueError("--output and --json are both standard output. Name a file for one of them.")
             if method.num_texts > 1 and chosen.n is None and chosen.json is None:
@@ -146,13 +170,24 @@ def run(arguments: list[str]) -> None:
                 results.end()
                 return
             max_bytes = max_line_bytes(run, chosen.max_source_length)
-            with open_input(chosen.input, max_bytes=max_bytes) as given:
+            with (
+                open_input(chosen.input, max_bytes=max_bytes) as given,
+                open_line_controls(
+                    prefixes=chosen.prefixes,
+                    phrases=chosen.phrases,
+                    prefix_field=chosen.prefix_field,
+                    phrases_field=chosen.phrases_field,
+                    max_bytes=max_bytes,
+                ) as asked,
+            ):
 
                 def sources() -> Iterator[Source]:
                     found = read_sources(given, chosen.field, run, line_field=chosen.line_field)
+                    found = found if asked is None else asked.attach(found)
                     return found if chosen.json is None else map(_checked_names, found)
 
-                num_sources = None if given.may_wait else work.check(sources())
+                may_wait = given.may_wait or (asked is not None and asked.may_wait)
+                num_sources = None if may_wait else work.check(sources())
                 work.params = run.parameters(chosen.checkpoint)[0]
                 if results.is_terminal:
                     display.end_bars()
@@ -242,15 +277,19 @@ class _Work:
         """Read sources to their end, before anything is made of them, and return how many there are.
 
         Raises:
-            ValueError: as `read_sources` does; or one is longer than the model takes, where that is refused.
+            ValueError: as `read_sources` does; or one is longer than the model takes, where that is refused; or what is
+                asked of its texts cannot be.
         """
         num_sources = 0
         for group in grouped(
             sources, lambda: True, target_tokens_per_batch=self._generator.method.source_tokens_per_batch
         ):
-            if self._too_long == "refuse":
+            controls = _controls(group)
+            if self._too_long == "refuse" or controls is not None:
                 try:
-                    self._fit(group, num_sources)
+                    fitted = self._fit(group, num_sources)
+                    if controls is not None:
+                        self._generator.encode_controls(controls, fitted)
                 except ValueError as error:
                     error.add_note(_written(0))
                     raise
@@ -311,7 +350,7 @@ class _Work:
         self._num_blank += sum(not parts for parts in fitted.parts)
         waiting: dict[int, list[Hypothesis]] = {}
         start = done = 0
-        for batch in self._generator.generate_batches(self.params, fitted):
+        for batch in self._generator.generate_batches(self.params, fitted, controls=_controls(sources)):
             waiting |= batch
             done += len(batch)
             start = self._results.write(sources, fitted, waiting, start)
@@ -344,6 +383,12 @@ class _Work:
         if self._num_blank:
             verb, outputs = ("is", "is its output") if self._num_blank == 1 else ("are", "are their outputs")
             self._display.line(f"{self._num_blank:,} of {num_sources:,} sources {verb} blank, and so {outputs}")
+
+
+def _controls(sources: list[Source]) -> "list[LineControls] | None":
+    """What is asked of each source; None = nothing of any."""
+    found = [source.controls for source in sources if source.controls is not None]
+    return found or None
 
 
 def _written(num_done: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.data.lines import Input
+from seq2seq_jax.generation.controls import LineControls
 
 if TYPE_CHECKING:
     import seq2seq_jax.run.inference
@@ -23,11 +24,13 @@ class Source:
         text: a text.
         number: of its line, which what is drawn for it depends on; None = as it comes.
         fields: other fields of the example that it stands in, if it stands in one.
+        controls: what is asked of its texts; None = nothing is asked of any source.
     """
 
     text: str
     number: int | None = None
     fields: dict[str, Any] | None = None
+    controls: LineControls | None = None
 
 
 def max_line_bytes(run: "seq2seq_jax.run.inference.Inference", max_source_length: int | None = None) -> int:
