@@ -136,6 +136,11 @@ class EncoderDecoder(nn.Module):
         """Target tokens that the decoder has positions for; None = unbounded."""
         return self.config.decoder.position_limit
 
+    @property
+    def source_position_limit(self) -> int | None:
+        """Source tokens that the encoder has positions for; None = unbounded."""
+        return self.config.encoder.position_limit
+
     def encode(self, source: TokenRows, *, deterministic: bool) -> Memory:
         """The encoded source.
 

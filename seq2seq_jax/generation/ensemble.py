@@ -1,7 +1,7 @@
 """Several models that read one source and predict one token together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -51,8 +51,12 @@ class Ensemble(nn.Module):
     @property
     def position_limit(self) -> int | None:
         """Target tokens that all members have positions for; None = unbounded."""
-        limits = [member.position_limit for member in self.members]
-        return min((limit for limit in limits if limit is not None), default=None)
+        return _least(member.position_limit for member in self.members)
+
+    @property
+    def source_position_limit(self) -> int | None:
+        """Source tokens that all members have positions for; None = unbounded."""
+        return _least(member.source_position_limit for member in self.members)
 
     def encode(self, source: TokenRows, *, deterministic: bool) -> tuple[Memory, ...]:
         """The source as each member encodes it."""
@@ -121,3 +125,8 @@ def check_combination(mean: str, weights: Sequence[float], *, num_members: int) 
             f"weights of an ensemble must be above 0, and are {' '.join(map(str, weights))}: leave out the run that "
             "has no weight."
         )
+
+
+def _least(limits: Iterable[int | None]) -> int | None:
+    """The lowest of limits, of which None is none."""
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -171,7 +171,7 @@ class System:
         """
         source = self.experiment.task.source(self.experiment.data)
         if max_source_length is not None:
-            limit = self.experiment.model.encoder.position_limit
+            limit = self.model.source_position_limit
             longest = LONGEST_ROW if limit is None else limit
             if not 1 <= max_source_length <= longest:
                 raise ValueError(

@@ -1,11 +1,13 @@
 """What a system refuses."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from devices import hosts
 
 from seq2seq_jax.experiment import load_config_by_name
+from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.parallel.mesh import MeshConfig
 from seq2seq_jax.run.system import System, check_mesh
 
@@ -41,15 +43,21 @@ def test_a_mesh_that_the_batch_or_the_model_cannot_be_divided_by_is_refused(
         check_mesh(experiment, MeshConfig(**mesh).build(hosts(1, num_devices)))
 
 
+class Longest(Generator):
+    """A generator that knows how long its sources may be."""
+
+    def __init__(self, *_, source, **options):
+        self.sources = source
+
+
 def test_a_longer_source_needs_positions(monkeypatch):
     experiment = load_config_by_name("dates/transformer")
-    table = {"positions": "learned", "max_positions": 120}
-    model = dataclasses.replace(experiment.model, encoder=dataclasses.replace(experiment.model.encoder, **table))
-    system = System(dataclasses.replace(experiment, model=model), None, None)
-    monkeypatch.setattr("seq2seq_jax.run.system.Generator", lambda *_, source, **options: source.max_length)
-    monkeypatch.setattr(System, "model", None)
+    monkeypatch.setattr("seq2seq_jax.run.system.Generator", Longest)
+    monkeypatch.setattr(System, "model", SimpleNamespace(source_position_limit=120))
+    system = object.__new__(System)
+    system.__dict__ |= {"experiment": experiment, "tokenizer": None, "mesh": None, "_generators": {}}
     method = experiment.generation
-    assert system.generator_by(method) == experiment.max_source_length
-    assert system.generator_by(method, max_source_length=120) == 120
+    assert system.generator_by(method).max_source_length == experiment.max_source_length
+    assert system.generator_by(method, max_source_length=120).max_source_length == 120
     with pytest.raises(ValueError, match="max_source_length must be 1 to 120 tokens, the positions that the encoder"):
         system.generator_by(method, max_source_length=121)

@@ -52,7 +52,7 @@ def test_texts_are_the_same_however_sources_come(name):
 
 def test_what_differs_is_counted():
     def texts(*names):
-        return [[Hypothesis(text=name, score=0.0, log_probability=-len(name), num_tokens=1)] for name in names]
+        return [[Hypothesis(text=name, score=0.0, log_probability=-float(len(name)), num_tokens=1)] for name in names]
 
     compared = compare(texts("a", "bb", "c"), [*texts("a", "x"), [*texts("c")[0], *texts("d")[0]]])
     assert (compared.num_sources, compared.different, compared.largest_difference) == (3, [1], 0.0)
