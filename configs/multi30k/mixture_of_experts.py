@@ -22,8 +22,10 @@ def experiment() -> Experiment:
         model=dataclasses.replace(base.model, num_experts=3),
         objective=MixtureOfExpertsConfig(label_smoothing=0.1),
         optimizer=AdamWConfig(
-            learning_rate=1e-3, schedule="cosine", warmup_steps=200, final_fraction=0.02, ema_decay=0.998
+            learning_rate=1e-3, schedule="cosine", warmup_steps=50, final_fraction=0.02, ema_decay=0.998
         ),
-        training=dataclasses.replace(base.training, steps=2_400, checkpoint_every=400, evaluate_every=400),
+        training=dataclasses.replace(
+            base.training, steps=1_000, log_every=25, checkpoint_every=100, evaluate_every=250
+        ),
         generation=MixtureOfExperts(experts=3, maximum_length_ratio=1.2, source_tokens_per_batch=2_048),
     )

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product
+from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product, operand_dtype
 
 
 def gather_scores(scores: Float[Array, "*dims vocab"], tokens: Int[Array, "*dims"]) -> Float[Array, "*dims"]:
@@ -53,3 +53,16 @@ class Embedding(nn.Module):
         precision = "float32" if precision == "float32" else "bfloat16_products"
         logits = matrix_product(rows, table, precision=precision, transposed=True)
         return logits.reshape(*hidden.shape[:-1], len(table)).astype(jnp.float32)
+
+    @staticmethod
+    def scores_of_rows(
+        rows: Float[Array, "batch tokens model"], hidden: Float[Array, "batch length model"], *, precision: Precision
+    ) -> Float[Array, "batch length tokens"]:
+        """What `scores` gives for some tokens of each row of a batch, up to rounding, from the rows of the table that
+        belong to them.
+        """
+        dtype = operand_dtype(precision)
+        products = jnp.einsum(
+            "bld,btd->blt", hidden.astype(dtype), rows.astype(dtype), preferred_element_type=jnp.float32
+        )
+        return products.astype(jnp.float32)

@@ -1,20 +1,21 @@
-"""Maximum likelihood: cross-entropy of the target tokens, with label smoothing and z-loss."""
+"""Maximum likelihood: cross-entropy of the target tokens, with label smoothing, z-loss and unlikelihood."""
 
 import dataclasses
 import functools
 from typing import Literal
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seq2seq_jax.batch import Batch, one_token_batch
+from seq2seq_jax.batch import Batch, TokenRows, one_token_batch
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.modules.embedding import Embedding, gather_scores
-from seq2seq_jax.modules.flops import TRAINING, Amount
+from seq2seq_jax.modules.flops import TRAINING, Amount, causal_pairs, product_flops
 from seq2seq_jax.modules.precision import Precision
-from seq2seq_jax.modules.segments import lengths_of_pairs
+from seq2seq_jax.modules.segments import lengths_of_pairs, segment_mask
 from seq2seq_jax.objectives.objective import (
     Objective,
     ObjectiveConfig,
@@ -51,6 +52,9 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
     loss_chunk: int | None = None
     """Target positions of a row whose logits are computed at a time, so that those of all positions never exist at
     once; None = all. Must divide data.max_target_length."""
+    unlikelihood_weight: float = 0.0
+    """Weight of the unlikelihood of repetition: -log(1 - p(c)), summed over the tokens c that stand before a position
+    in its target and are not its label; 0 = none."""
     sampling_schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
     """Scheduled sampling: schedule of the probability that a decoder input is a model prediction instead of the label.
     After i updates it is sampling_limit times min(i / steps, 1), 1 - exp(-i / steps) or
@@ -68,6 +72,8 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
             raise ValueError(f"objective.label_smoothing must lie in [0, 1), not {self.label_smoothing}.")
         if self.z_loss < 0.0:
             raise ValueError(f"objective.z_loss must not be negative, and is {self.z_loss}.")
+        if self.unlikelihood_weight < 0.0:
+            raise ValueError(f"objective.unlikelihood_weight must not be negative, and is {self.unlikelihood_weight}.")
         if self.loss_chunk is not None and self.loss_chunk < 1:
             raise ValueError(f"objective.loss_chunk must be at least 1 position, not {self.loss_chunk}.")
 
@@ -122,6 +128,55 @@ def cross_entropy(
     return loss + z_loss * jnp.square(log_normalizer), negative_log_likelihood
 
 
+LEAST_COMPLEMENT = 1e-5
+"""What 1 - p counts as in the unlikelihood of a token where it is less, as in the code of Welleck et al. 2020: no loss
+is infinite, and a candidate that is as good as certain has no gradient."""
+
+
+@flax.struct.dataclass
+class Negatives:
+    """The negative candidates of rows of a target, for unlikelihood.
+
+    Attributes:
+        rows: rows of the output table of the tokens of the target.
+        allowed: at [b, t, c], whether the token at place c of the row is a candidate at place t.
+    """
+
+    rows: Float[Array, "batch candidates model"]
+    allowed: Bool[Array, "batch target candidates"]
+
+
+def negative_candidates(target: TokenRows) -> Bool[Array, "batch target target"]:
+    """At [b, t, c], whether the token at place c of a row is a negative candidate at place t: it stands before t in the
+    same segment, for the first time there, and is not the label of t.
+
+    Source: Welleck et al. 2020, equation 5 (previous context tokens).
+    """
+    places = jnp.arange(target.tokens.shape[1])
+    earlier = segment_mask(target.segment_ids, target.segment_ids) & (places < places[:, None])
+    is_same = target.tokens[:, :, None] == target.tokens[:, None, :]
+    is_repeated = jnp.any(earlier & is_same, axis=-1)
+    return earlier & ~is_same & ~is_repeated[:, None, :]
+
+
+def unlikelihood(
+    scores: Float[Array, "*dims vocab"],
+    candidate_scores: Float[Array, "*dims candidates"],
+    allowed: Bool[Array, "*dims candidates"],
+) -> Float[Array, "*dims"]:
+    """-Σ log(1 - p(c)) over the allowed candidates of each position (nats).
+
+    Args:
+        scores: logits of all tokens.
+        candidate_scores: those of the candidates.
+
+    Source: Welleck et al. 2020, equation 4 (without its weight).
+    """
+    probabilities = jnp.exp(candidate_scores - jax.nn.logsumexp(scores, axis=-1, keepdims=True))
+    losses = -jnp.log(jnp.maximum(1.0 - probabilities, LEAST_COMPLEMENT))
+    return jnp.sum(losses, axis=-1, where=allowed)
+
+
 class MaximumLikelihood(Objective):
     """The objective. Its loss is the mean over target tokens, EOS tokens included, of the global batch."""
 
@@ -139,7 +194,8 @@ class MaximumLikelihood(Objective):
     ) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """See Objective.loss; without an rng, dropout and scheduled sampling are off.
 
-        Logs `nll`, the negative log-likelihood without label smoothing (nats per target token).
+        Logs `nll`, the negative log-likelihood without label smoothing, and with an unlikelihood_weight `unlikelihood`
+        (both in nats per target token).
         """
         batch: Batch = prepared.rows
         variables = {"params": params[turn.player]}
@@ -150,17 +206,15 @@ class MaximumLikelihood(Objective):
         inputs, logged = self._inputs(variables, batch, memory, step, rng)
         hidden = apply(batch.target, memory, inputs=inputs, method="decode")
 
-        target = batch.target
-        loss, nll = _vocabulary_loss(
-            self.config,
-            self.model.config.precision,
-            self.model.apply(variables, method="output_table"),
-            hidden,
-            target.tokens,
-            target.mask,
+        target, table = batch.target, self.model.apply(variables, method="output_table")
+        negatives = None
+        if self.config.unlikelihood_weight > 0.0:
+            negatives = Negatives(rows=table[target.tokens], allowed=negative_candidates(target))
+        loss, sums = _vocabulary_loss(
+            self.config, self.model.config.precision, table, negatives, hidden, target.tokens, target.mask
         )
         weight = jnp.sum(target.mask).astype(jnp.float32)
-        return WeightedSum(loss, weight), {"nll": WeightedSum(nll, weight), **logged}
+        return WeightedSum(loss, weight), {name: WeightedSum(total, weight) for name, total in sums.items()} | logged
 
     def turn_flops(self, turn: Turn, prepared: Prepared) -> Float[Array, ""]:
         """See Objective.turn_flops."""
@@ -178,13 +232,16 @@ class MaximumLikelihood(Objective):
     def pair_flops(self, source: Amount, target: Amount) -> Amount:
         """Model FLOPs of a step on a pair of these lengths (tokens).
 
-        With scheduled sampling the decoder's forward pass that predicts its inputs counts too.
+        With scheduled sampling the decoder's forward pass that predicts its inputs counts too, and with unlikelihood
+        the scores of earlier tokens.
         """
         config = self.model.config
         forward = config.forward_flops(source, target, vocabulary=self.model.vocabulary)
         predictions = 0.0
         if self.config.sampling_schedule != "none":
             predictions = forward - config.encoder.forward_flops(source)
+        if self.config.unlikelihood_weight > 0.0:
+            forward += product_flops(causal_pairs(target), config.decoder.model_dim, 1)
         return TRAINING * forward + predictions
 
     def _inputs(self, variables, batch, memory, step, rng):
@@ -208,49 +265,72 @@ def _vocabulary_loss(
     config: MaximumLikelihoodConfig,
     precision: Precision,
     table: Float[Array, "vocab model"],
+    negatives: Negatives | None,
     hidden: Float[Array, "batch target model"],
     labels: Int[Array, "batch target"],
     mask: Bool[Array, "batch target"],
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Loss and negative log-likelihood, summed over the target; only the loss is differentiable.
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Loss, and what is logged beside it, summed over the target; only the loss is differentiable.
 
     The loss is a sum, so the gradient of a chunk follows from its logits alone. The forward pass computes it right
-    away: logits are neither saved for the backward pass nor recomputed.
+    away: logits are neither saved for the backward pass nor recomputed. Those of negative candidates are products with
+    their rows of the table, [target, candidates] in each row of the batch.
 
     Source: Hsu et al. 2024, section 3.2 (fused linear cross-entropy).
     """
+    rows, allowed = (None, None) if negatives is None else (negatives.rows, negatives.allowed)
 
     def add(sums, chunk):
-        hidden, labels, mask = chunk
-        scores = Embedding.scores(table, hidden, precision=precision)
-        return jax.tree.map(jnp.add, sums, _masked_sums(config, scores, labels, mask)), None
+        hidden, *rest = chunk
+        return jax.tree.map(jnp.add, sums, _masked_sums(config, *_scores(precision, table, rows, hidden), *rest)), None
 
-    return _over_chunks(config, add, (jnp.zeros(()), jnp.zeros(())), (hidden, labels, mask))[0]
+    return _over_chunks(config, add, _no_sums(negatives), (hidden, labels, mask, allowed))[0]
 
 
-def _vocabulary_loss_forward(config, precision, table, hidden, labels, mask):
-    scores_of = functools.partial(Embedding.scores, precision=precision)
+def _vocabulary_loss_forward(config, precision, table, negatives, hidden, labels, mask):
+    rows, allowed = (None, None) if negatives is None else (negatives.rows, negatives.allowed)
 
     def add(carry, chunk):
-        sums, table_gradient = carry
-        hidden, labels, mask = chunk
-        scores, to_operands = jax.vjp(scores_of, table, hidden)
-        loss, to_scores, nll = jax.vjp(lambda scores: _masked_sums(config, scores, labels, mask), scores, has_aux=True)
-        of_table, of_hidden = to_operands(*to_scores(jnp.ones_like(loss)))
-        return jax.tree.map(jnp.add, (sums, table_gradient), ((loss, nll), of_table)), of_hidden
+        sums, operand_gradients = carry
+        hidden, *rest = chunk
+        scores, to_operands = jax.vjp(functools.partial(_scores, precision), table, rows, hidden)
+        loss, to_scores, logged = jax.vjp(lambda *scores: _masked_sums(config, *scores, *rest), *scores, has_aux=True)
+        *of_operands, of_hidden = to_operands(to_scores(jnp.ones_like(loss)))
+        return jax.tree.map(jnp.add, (sums, operand_gradients), ((loss, logged), of_operands)), of_hidden
 
-    zeros = (jnp.zeros(()), jnp.zeros(())), jnp.zeros_like(table)
-    (sums, table_gradient), hidden_gradient = _over_chunks(config, add, zeros, (hidden, labels, mask))
-    return sums, (table_gradient, hidden_gradient)
+    carry = _no_sums(negatives), jax.tree.map(jnp.zeros_like, [table, rows])
+    (sums, operand_gradients), hidden_gradient = _over_chunks(config, add, carry, (hidden, labels, mask, allowed))
+    return sums, (*operand_gradients, hidden_gradient)
 
 
 def _vocabulary_loss_backward(config, precision, gradients, cotangents):
-    table_gradient, hidden_gradient = gradients
+    table_gradient, rows_gradient, hidden_gradient = gradients
     of_loss, _ = cotangents
-    return table_gradient * of_loss, hidden_gradient * of_loss.astype(hidden_gradient.dtype), None, None
+    negatives = None if rows_gradient is None else Negatives(rows=rows_gradient * of_loss, allowed=None)
+    return table_gradient * of_loss, negatives, hidden_gradient * of_loss.astype(hidden_gradient.dtype), None, None
 
 
 _vocabulary_loss.defvjp(_vocabulary_loss_forward, _vocabulary_loss_backward)
+
+
+def _scores(precision, table, rows, hidden):
+    """Scores of all tokens, and of the candidates with these rows of the table, if there are any."""
+    of_candidates = None if rows is None else Embedding.scores_of_rows(rows, hidden, precision=precision)
+    return Embedding.scores(table, hidden, precision=precision), of_candidates
+
+
+def _no_sums(negatives):
+    """What `_masked_sums` adds to."""
+    return jnp.zeros(()), {"nll": jnp.zeros(())} | ({} if negatives is None else {"unlikelihood": jnp.zeros(())})
+
+
+def _masked_sums(config, scores, candidate_scores, labels, mask, allowed):
+    loss, nll = cross_entropy(scores, labels, label_smoothing=config.label_smoothing, z_loss=config.z_loss)
+    logged = {"nll": nll}
+    if candidate_scores is not None:
+        logged["unlikelihood"] = unlikelihood(scores, candidate_scores, allowed)
+        loss += config.unlikelihood_weight * logged["unlikelihood"]
+    return jax.tree.map(lambda each: jnp.sum(jnp.where(mask, each, 0.0)), (loss, logged))
 
 
 def negative_log_likelihoods(
@@ -270,12 +350,6 @@ def negative_log_likelihoods(
         return nothing, cross_entropy(scores, labels, label_smoothing=0.0, z_loss=0.0)[1]
 
     return _over_chunks(config, of_chunk, (), (hidden, labels))[1]
-
-
-def _masked_sums(config, scores, labels, mask):
-    losses = cross_entropy(scores, labels, label_smoothing=config.label_smoothing, z_loss=config.z_loss)
-    loss, nll = (jnp.sum(jnp.where(mask, each, 0.0)) for each in losses)
-    return loss, nll
 
 
 def _over_chunks(config, add, carry, arrays):

@@ -136,10 +136,10 @@ def test_a_chunk_that_does_not_divide_the_row_is_refused():
         compute(ROWS, loss_chunk=5)
 
 
-def elements_with_vocabulary(vocab, rows, chunk):
+def elements_with_vocabulary(vocab, rows, chunk, **settings):
     """The largest number of elements of an array with a dim of `vocab` in the program and in what XLA makes of it."""
     model = transformer().build(dataclasses.replace(VOCABULARY, source_size=vocab, target_size=vocab))
-    objective = MaximumLikelihoodConfig(loss_chunk=chunk, z_loss=1e-4).build(model)
+    objective = MaximumLikelihoodConfig(loss_chunk=chunk, z_loss=1e-4, **settings).build(model)
 
     @jax.jit
     def update(params, rows):
@@ -160,6 +160,7 @@ def test_the_logits_of_all_tokens_never_exist_at_once():
     is 3,376 of them."""
     assert elements_with_vocabulary(211, ROWS, None) == [3 * 12 * 211] * 2
     assert elements_with_vocabulary(211, ROWS, 1) == [16 * 211] * 2
+    assert elements_with_vocabulary(211, ROWS, 1, unlikelihood_weight=0.5) == [16 * 211] * 2
 
 
 def test_dropout_is_on_with_a_key_alone():
