@@ -94,9 +94,11 @@ class Generator:
     def _table(self) -> PieceTable:
         return PieceTable.of(self.tokenizer)
 
-    def lower(self, params: Any, source: TokenRows) -> jax.stages.Lowered:
-        """The lowered program, for sources or their shapes."""
-        return self._program.lower(params, source, jax.ShapeDtypeStruct(source.tokens.shape[:1], np.int32), None)
+    def lower(self, params: Any, source: TokenRows, controls: LineArrays | None = None) -> jax.stages.Lowered:
+        """The lowered program, for sources (and controls of their lines) or their shapes; its inputs are parameters,
+        sources, numbers of their lines from 0, and controls.
+        """
+        return self._program.lower(params, source, jax.ShapeDtypeStruct(source.tokens.shape[:1], np.int32), controls)
 
     @property
     def _limits(self) -> dict[str, Any]:
