@@ -1,11 +1,16 @@
 """Controls against the enumeration of all texts of small models, by definitions in NumPy."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+import textwrap
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import flags_for_devices
 from table_model import END, NUM_STATES, PADDING, START, VOCABULARY, TableModel, random_model
 
 from seq2seq_jax.generation.controls import Controls
@@ -361,3 +366,82 @@ def test_the_coverage_penalty_is_that_of_the_definition():
         found = texts_of(result, source)
         assert list(found) == sorted(expected, key=lambda text: -expected[text][0])
         np.testing.assert_allclose([found[text] for text in found], [expected[text] for text in found], rtol=1e-4)
+
+
+def test_controls_of_a_sharded_batch_need_no_exchange():
+    """On two devices: the same texts, and nothing crosses between them but whether to go on."""
+    program = textwrap.dedent("""
+        import re
+        import jax, jax.numpy as jnp, numpy as np
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec
+        from seq2seq_jax.batch import DecodeState, Vocabulary
+        from seq2seq_jax.generation.context import GenerationContext
+        from seq2seq_jax.generation.controls import Controls
+        from seq2seq_jax.generation.phrases import Phrases
+        from seq2seq_jax.generation.processor import Processor
+        from seq2seq_jax.generation.sampling import Policy, draws_by_line, sample
+        from seq2seq_jax.generation.search import beam_search
+
+        batch, beam, model, vocab, length = 16, 3, 8, 24, 10
+        keys = jax.random.split(jax.random.key(0), 3)
+        embedding, output = jax.random.normal(keys[0], (vocab, model)), jax.random.normal(keys[1], (model, vocab))
+        state = DecodeState(
+            per_source=jax.random.normal(keys[2], (batch, model)),
+            per_hypothesis=jnp.zeros((batch * beam, model)),
+        )
+
+        def step(tokens, state):
+            hidden = state.per_hypothesis * 0.5 + embedding[tokens]
+            hidden = jnp.tanh(hidden.reshape(-1, beam, model) + state.per_source[:, None]).reshape(hidden.shape)
+            return hidden @ output, state.replace(per_hypothesis=hidden)
+
+        vocabulary = Vocabulary(source_size=vocab, target_size=vocab, joint=True, pad_id=0, bos_id=1, eos_id=2)
+        rows = np.arange(batch)
+        phrases = Phrases.of([[(5, 6), (7,)] if row % 2 else [] for row in rows], number=2, length=4)
+        processor = Processor(
+            controls=Controls(repetition_penalty=1.3, no_repeat_ngram=2),
+            vocabulary=vocabulary,
+            forbidden=(9, 10),
+            minimum_lengths=jnp.asarray(rows % 5),
+            prefix=jnp.asarray(rows[:, None] % 20 + np.array([3, 4])),
+            prefix_lengths=jnp.asarray(rows % 3),
+        )
+
+        def search(state, limits, processor):
+            context = GenerationContext(
+                step=step, start=lambda number: state, limits=limits, max_length=length, vocabulary=vocabulary,
+                processor=processor,
+            )
+            return beam_search(context, beam_size=beam, n_best=beam, length_penalty=1.0, max_compactions=1).tokens
+
+        def draw(state, limits, processor):
+            context = GenerationContext(
+                step=step, start=lambda number: state, limits=limits, max_length=length, vocabulary=vocabulary,
+                processor=processor,
+            )
+            draws = draws_by_line(jnp.arange(batch), num_samples=beam, seed=0)
+            return sample(context, policy=Policy(vocabulary=vocabulary), draws=draws, num_samples=beam).tokens
+
+        limits = 7 + jnp.arange(batch) % 4
+        mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+        shard = lambda tree: jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
+        asked = processor.replace(phrases=jax.tree.map(jnp.asarray, phrases))
+        for method, processor in ((search, asked), (draw, processor)):
+            expected = jax.jit(method)(state, limits, processor)
+            arguments = shard((state, limits, processor))
+            with jax.set_mesh(mesh):
+                compiled = jax.jit(method).lower(*arguments).compile()
+            np.testing.assert_array_equal(compiled(*arguments), expected)
+            kinds = "all-gather|all-to-all|collective-permute|all-reduce|reduce-scatter"
+            exchanged = re.findall(rf"= (\\S+) ((?:{kinds})(?:-start)?)\\(", compiled.as_text())
+            assert {(shape.split("{")[0], kind) for shape, kind in exchanged} <= {("pred[]", "all-reduce")}, exchanged
+    """)
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": flags_for_devices(2),
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path])),
+    }
+    finished = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
