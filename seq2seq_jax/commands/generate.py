@@ -178,15 +178,15 @@ def run(arguments: list[str]) -> None:
                     prefix_field=chosen.prefix_field,
                     phrases_field=chosen.phrases_field,
                     max_bytes=max_bytes,
-                ) as asked,
+                ) as line_controls,
             ):
 
                 def sources() -> Iterator[Source]:
                     found = read_sources(given, chosen.field, run, line_field=chosen.line_field)
-                    found = found if asked is None else asked.attach(found)
+                    found = found if line_controls is None else line_controls.attach(found)
                     return found if chosen.json is None else map(_checked_names, found)
 
-                may_wait = given.may_wait or (asked is not None and asked.may_wait)
+                may_wait = given.may_wait or (line_controls is not None and line_controls.may_wait)
                 num_sources = None if may_wait else work.check(sources())
                 work.params = run.parameters(chosen.checkpoint)[0]
                 if results.is_terminal:
@@ -277,8 +277,8 @@ class _Work:
         """Read sources to their end, before anything is made of them, and return how many there are.
 
         Raises:
-            ValueError: as `read_sources` does; or one is longer than the model takes, where that is refused; or what is
-                asked of its texts cannot be.
+            ValueError: as `read_sources` does; or one is longer than the model takes, where that is refused; or the
+                controls of a line cannot be met.
         """
         num_sources = 0
         for group in grouped(
@@ -386,7 +386,7 @@ class _Work:
 
 
 def _controls(sources: list[Source]) -> "list[LineControls] | None":
-    """What is asked of each source; None = nothing of any."""
+    """The controls of each source; None = there are none."""
     found = [source.controls for source in sources if source.controls is not None]
     return found or None
 

@@ -1,4 +1,4 @@
-"""What is asked of the texts of single lines: prefixes and phrases, from files or from fields of the input."""
+"""Controls of single lines: prefixes and phrases, from files or from fields of the input."""
 
 import contextlib
 import dataclasses
@@ -10,11 +10,11 @@ from seq2seq_jax.data.lines import Input, open_input
 from seq2seq_jax.generation.controls import LineControls
 
 
-class Asked(NamedTuple):
+class LineControlsInput(NamedTuple):
     """Where prefixes and phrases come from."""
 
     attach: Callable[[Iterator[Source]], Iterator[Source]]
-    """Gives sources with what is asked of their texts; what is read from a pipe once."""
+    """Gives sources with their controls; from a pipe once."""
     may_wait: bool
     """Whether a file is a pipe."""
 
@@ -22,8 +22,8 @@ class Asked(NamedTuple):
 @contextlib.contextmanager
 def open_line_controls(
     *, prefixes: str | None, phrases: str | None, prefix_field: str | None, phrases_field: str | None, max_bytes: int
-) -> Iterator[Asked | None]:
-    """Open the files that prefixes and phrases are read from; None = nothing is asked of any line.
+) -> Iterator[LineControlsInput | None]:
+    """Open the files that prefixes and phrases are read from; None = no line has any.
 
     Args:
         prefixes: file with a line per source.
@@ -44,9 +44,11 @@ def open_line_controls(
         }
         fields = {name: field for name, field in (("prefix", prefix_field), ("phrases", phrases_field)) if field}
         if files:
-            yield Asked(lambda sources: _from_files(sources, files), any(file.may_wait for file in files.values()))
+            yield LineControlsInput(
+                lambda sources: _from_files(sources, files), any(file.may_wait for file in files.values())
+            )
         elif fields:
-            yield Asked(lambda sources: _from_fields(sources, fields), may_wait=False)
+            yield LineControlsInput(lambda sources: _from_fields(sources, fields), may_wait=False)
         else:
             yield None
 
@@ -61,7 +63,7 @@ def _from_files(sources: Iterator[Source], files: dict[str, Input]) -> Iterator[
             if line is None:
                 raise ValueError(
                     f"--{name} {files[name].name} has {number - 1} lines, and there are more sources: give a line for "
-                    "each source, an empty one where nothing is asked."
+                    "each source, an empty one where there is none."
                 )
         phrases = found.get("phrases") or None
         yield _with(source, number, found.get("prefixes") or "", () if phrases is None else phrases.split("\t"))
@@ -75,7 +77,7 @@ def _from_files(sources: Iterator[Source], files: dict[str, Input]) -> Iterator[
 def _from_fields(sources: Iterator[Source], fields: dict[str, str]) -> Iterator[Source]:
     """Raises: ValueError: an example lacks a field, or it holds something else than text, or a phrase is blank."""
     for number, source in enumerate(sources, 1):
-        found: dict[str, Any] = {}
+        found: dict[str, list[str]] = {}
         for name, field in fields.items():
             if field not in source.fields:
                 raise ValueError(
@@ -88,7 +90,7 @@ def _from_fields(sources: Iterator[Source], fields: dict[str, str]) -> Iterator[
                 raise ValueError(
                     f"expected text as {field!r} (--{name}-field) in line {number}, and got {value!r}: correct it."
                 )
-            found[name] = [text for text in texts if text]
+            found[name] = [str(text) for text in texts if text]
         yield _with(source, number, "".join(found.get("prefix", ())), found.get("phrases", ()))
 
 

@@ -24,7 +24,7 @@ class Source:
         text: a text.
         number: of its line, which what is drawn for it depends on; None = as it comes.
         fields: other fields of the example that it stands in, if it stands in one.
-        controls: what is asked of its texts; None = nothing is asked of any source.
+        controls: requirements for its texts; None = no source has any.
     """
 
     text: str

@@ -199,7 +199,7 @@ class LineArrays:
 
     @classmethod
     def of(cls, lines: Sequence[LineTokens]) -> "LineArrays | None":
-        """Arrays on the host; None where nothing is asked of any line. Sizes depend on the largest alone."""
+        """Arrays on the host; None where no line has any. Sizes depend on the largest alone."""
         prefix = prefix_lengths = phrases = None
         if longest := max((len(line.prefix) for line in lines), default=0):
             prefix = np.zeros((len(lines), _room(longest, SHORTEST_PREFIX)), np.int32)

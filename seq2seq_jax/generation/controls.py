@@ -68,7 +68,7 @@ class Controls:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LineControls:
-    """What is asked of the texts of one line of the input."""
+    """Requirements for the texts of one line of the input."""
 
     prefix: str = ""
     """What they begin with; "" = anything."""
@@ -87,7 +87,7 @@ def line_controls(
     prefixes: Sequence[str | None] | None = None,
     phrases: Sequence[Sequence[str]] | None = None,
 ) -> list[LineControls] | None:
-    """What is asked of each of a number of texts; None where nothing is asked of any.
+    """The requirements for each of a number of texts; None where there are none.
 
     Args:
         prefixes: one per text; None or "" = no prefix.

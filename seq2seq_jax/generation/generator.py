@@ -132,7 +132,7 @@ class Generator:
         Args:
             too_long: see `SourceEncoder.fit`.
             lines: see `SourceEncoder.fit`.
-            controls: what is asked of the texts for each source; None = nothing.
+            controls: requirements for the texts of each source; None = none.
             progress: called with (sources done, total sources) after each batch.
 
         Raises:
@@ -159,13 +159,13 @@ class Generator:
 
         Texts of the parts of a source are joined rank by rank; their log-probabilities are added.
         """
-        asked = None if controls is None else self.encode_controls(controls, sources)
+        line_tokens = None if controls is None else self.encode_controls(controls, sources)
         if blank := {index: [EMPTY] for index, parts in enumerate(sources.parts) if not parts}:
             yield blank
         rows = sources.rows
         waiting: dict[int, dict[int, list[Hypothesis]]] = {}
         ids = [sources.parts[text][part] for text, part in rows]
-        for indices, result in self._generate_all(params, ids, sources.drawn_lines, asked):
+        for indices, result in self._generate_all(params, ids, sources.drawn_lines, line_tokens):
             complete = {}
             for row, index in enumerate(indices):
                 text, part = rows[index]
@@ -221,10 +221,10 @@ class Generator:
         return [taken[index] for index in range(len(encoded))]
 
     def encode_controls(self, controls: Sequence[LineControls], sources: FittedSources) -> list[LineTokens]:
-        """Token ids of what is asked of each row of sources.
+        """Token ids of the requirements for each row of sources.
 
         Raises:
-            ValueError: phrases that the method cannot take; something is asked of a blank source or one that was split;
+            ValueError: phrases that the method cannot take; requirements for a blank source or one that was split;
                 or see `LineTokens.of`. The message names the line.
         """
         if any(line.phrases for line in controls):
@@ -284,7 +284,7 @@ class Generator:
         params: Any,
         encoded: Sequence[Sequence[int]],
         lines: Int[np.ndarray, " texts"],
-        asked: list[LineTokens] | None = None,
+        line_tokens: list[LineTokens] | None = None,
     ) -> Iterator[tuple[np.ndarray, GenerationResult]]:
         """Generate batch by batch; the next batch runs while the results of one are fetched.
 
@@ -297,7 +297,7 @@ class Generator:
             max_length=self.max_source_length,
         )
         # Arrays of all texts, so that batches of one length have one shape.
-        of_texts = lines, None if asked is None else LineArrays.of(asked)
+        of_texts = lines, None if line_tokens is None else LineArrays.of(line_tokens)
         running = None
         for batch in batches:
             rows = pad_rows(batch.source, batch_shards(self.mesh))

@@ -108,7 +108,7 @@ class GenerationMethod(abc.ABC):
         return False
 
     def check_phrases(self) -> None:
-        """Return if the method can be told phrases that its texts must contain.
+        """Return if the method can generate texts that contain given phrases.
 
         Raises:
             ValueError: it cannot.

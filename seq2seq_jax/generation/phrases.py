@@ -1,5 +1,5 @@
-"""Lexical constraints: phrases that a text must contain, and a beam whose places are shared out by how much of them its
-hypotheses have.
+"""Lexical constraints: phrases that a text must contain, and a beam that keeps hypotheses with more and with fewer of
+their tokens.
 
 A hypothesis knows of each phrase how many of its first tokens the text ends in, until it has them all. From that
 follows an upper bound on the tokens that are still needed, which some next token always lowers: where no more than
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 PAD = -1
-"""In place of tokens that a phrase does not have; no token has this id."""
+"""After the last token of a phrase; no token has this id."""
 
 
 @flax.struct.dataclass
@@ -117,19 +117,19 @@ def marked(
 
     def of_text(ids, on):
         # Negative ids would count from the end.
-        places = jnp.where(on & (ids >= 0), ids, vocab_size)
-        return jnp.zeros(vocab_size, bool).at[places].set(True, mode="drop")
+        inside = jnp.where(on & (ids >= 0), ids, vocab_size)
+        return jnp.zeros(vocab_size, bool).at[inside].set(True, mode="drop")
 
     return jax.vmap(jax.vmap(of_text))(ids, on)
 
 
-def shared_out(
+def allocated(
     scores: Float[Array, "batch candidates"], needed: Int[Array, "batch candidates"], number: int
 ) -> Int[Array, "batch number"]:
     """Indices of the candidates that stay in a beam: the best of every bank, then the second best of every bank, and so
     on, where a bank is those that need the same number of tokens.
 
-    Where the places of a beam do not suffice for all banks, the outer ones come first: that which needs fewest, that
+    Where there are more banks than hypotheses in a beam, the outer ones come first: that which needs fewest, that
     which needs most, that which needs second fewest, ... Of one bank alone they are the best. Candidates with score
     -inf are last.
 

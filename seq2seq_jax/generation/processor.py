@@ -154,7 +154,7 @@ def _repeating(
     starts = jnp.arange(length - n + 1)
     same = starts + n - 1 < position[:, None, None]
     for offset in range(n - 1):
-        # Before there are n - 1 tokens, nothing stands before the place of the next one.
+        # Before there are n - 1 tokens, no start is before the position of the next one.
         last = jnp.maximum(position - (n - 1) + offset, 0)[:, None, None]
         of_end = jnp.take_along_axis(tokens, last, axis=-1)
         same &= tokens[..., offset : offset + length - n + 1] == of_end

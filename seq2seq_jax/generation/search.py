@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from seq2seq_jax.batch import DecodeState, Vocabulary
 from seq2seq_jax.generation.compaction import extend_until_done
 from seq2seq_jax.generation.context import GenerationContext, GenerationResult
-from seq2seq_jax.generation.phrases import PAD, Phrases, shared_out
+from seq2seq_jax.generation.phrases import PAD, Phrases, allocated
 from seq2seq_jax.generation.processor import Processor
 from seq2seq_jax.parallel.mesh import on_each_shard
 
@@ -279,7 +279,7 @@ def extended(
         of_live, survivors = top_k(going_on, beam_size)
     else:
         progress = processor.phrases.advanced(pick(hypotheses.progress, parents), last_tokens)
-        survivors = shared_out(going_on, processor.phrases.needed(progress), beam_size)
+        survivors = allocated(going_on, processor.phrases.needed(progress), beam_size)
         progress = pick(progress, survivors)
     is_sorted = hypotheses.progress is None and scores is found.ranked
     if not is_sorted:

@@ -8,7 +8,7 @@ from table_model import END, VOCABULARY, random_model
 
 from seq2seq_jax.generation.constraints import tokens_needed
 from seq2seq_jax.generation.controls import Controls
-from seq2seq_jax.generation.phrases import Phrases, shared_out
+from seq2seq_jax.generation.phrases import Phrases, allocated
 from seq2seq_jax.generation.processor import Processor
 from seq2seq_jax.generation.search import beam_search
 
@@ -188,13 +188,13 @@ def test_progress_is_how_much_of_each_phrase_a_text_ends_in():
                 assert progress[source, hypothesis, 3] == 0
 
 
-def test_places_are_shared_out_from_the_outer_banks_inward():
+def test_a_beam_is_allocated_from_the_outer_banks_inward():
     scores = jnp.array([[-1.0, -2.0, -3.0, -4.0, -5.0, -jnp.inf, -6.0]])
     banks = jnp.array([[9, 9, 5, 0, 7, 0, 0]])
     # The best of bank 0, of 9, of 5, of 7; then the second of bank 0, of 9.
-    assert shared_out(scores, banks, 6).tolist() == [[3, 0, 2, 4, 6, 1]]
+    assert allocated(scores, banks, 6).tolist() == [[3, 0, 2, 4, 6, 1]]
     one = jnp.zeros((1, 7), jnp.int32)
-    assert shared_out(scores, one, 3).tolist() == [[0, 1, 2]]
+    assert allocated(scores, one, 3).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("beam", [2, 5])
