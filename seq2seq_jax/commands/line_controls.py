@@ -91,7 +91,7 @@ def _from_fields(sources: Iterator[Source], fields: dict[str, str]) -> Iterator[
                     f"expected text as {field!r} (--{name}-field) in line {number}, and got {value!r}: correct it."
                 )
             found[name] = [str(text) for text in texts if text]
-        yield _with(source, number, "".join(found.get("prefix", ())), found.get("phrases", ()))
+        yield _with(source, number, "".join(found.get("prefix", [])), found.get("phrases", []))
 
 
 def _with(source: Source, number: int, prefix: str, phrases: Any) -> Source:
