@@ -252,6 +252,15 @@ class _Results:
         for file in self._files:
             file.write("")
 
+    def finish(self) -> None:
+        """Say what failed.
+
+        Raises:
+            OSError: something could not be written.
+        """
+        for file in self._files:
+            file.finish()
+
     def _lines(self, hypotheses: "list[Hypothesis]") -> str:
         texts = [as_line(each.text) for each in hypotheses[: self._num_texts]]
         return "".join(f"{text}\n" for text in [*texts, *[""] * (self._num_texts - len(texts))])
@@ -331,9 +340,13 @@ class _Work:
 
         Args:
             number: of its line.
+
+        Raises:
+            OSError: it could not be written.
         """
         for _ in self._generate([Source(text)], number - 1):
             pass
+        self._results.finish()
 
     def _generate(self, sources: list[Source], num_before: int) -> Iterator[int]:
         """Generate from a group, and write; after each batch the number of its sources that are done."""

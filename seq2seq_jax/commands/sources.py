@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 FIRST_GROUP_BATCHES, LAST_GROUP_BATCHES = 4, 256
 """Characters of the first and of the largest group of sources, for each token of a batch. Groups grow, so that the
-first results come soon, and few batches have the rest of a group in them; a group is what memory is needed for."""
+first results come soon, and few batches have the rest of a group in them."""
+MOST_LINES_OF_GROUP = 2**15
+"""Of short lines, a group has no more than these: it is what memory is needed for."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def grouped(
     for source in sources:
         group.append(source)
         size += len(source.text) + 1
-        if size >= room or not more_has_come():
+        if size >= room or len(group) == MOST_LINES_OF_GROUP or not more_has_come():
             yield group
             group, size, room = [], 0, min(2 * room, LAST_GROUP_BATCHES * target_tokens_per_batch)
     if group:

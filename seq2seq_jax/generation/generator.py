@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 Rows = TypeVar("Rows", TokenRows, Batch)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Hypothesis:
     """One generated text.
 
