@@ -1,32 +1,36 @@
-"""Exact counts of the n-grams that every pair of a set of texts shares: one sort, and one matrix product an order."""
+"""Exact counts of the n-grams that every pair of a set of texts shares: one sort, and one matrix product per order."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
+import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from seq2seq_jax.rewards.ngrams import Overlap
+from seq2seq_jax.rewards.sizes import bucketed, sizes
 from seq2seq_jax.rewards.text import shift
 from seq2seq_jax.rewards.words import NO_SYMBOL, count
 
+Result = TypeVar("Result", bound=PyTree)
+
+Members = Float[Array, "order texts elements"]
+"""1 where a text has an element, else 0. An element is the k-th occurrence of an n-gram in its text, for every n-gram
+of an order and every k, so that the elements that two texts share are their matches."""
+
 
 def pairwise_overlap(texts: UInt32[Array, "texts planes size"], *, order: int) -> Overlap:
-    """Counts of the n-grams of 1 to `order` symbols, [hypothesis, reference, order], of every text with every text.
-
-    The n-grams of all texts are sorted once. The k-th occurrence of an n-gram in its text is one element, with a number
-    of its own below texts * size; the matches of two texts are the elements that both have, so that those of all pairs
-    are one product of the matrix [text, element] of zeros and ones with its transpose.
-    """
+    """Counts of the n-grams of 1 to `order` symbols, [hypothesis, reference, order], of every text with every text."""
     num_texts = texts.shape[0]
-    members = _members(texts, order=order)
-    # Zeros and ones, and sums below 2^24: exact in float32.
-    product = jax.vmap(lambda members: jnp.matmul(members, members.T, precision=jax.lax.Precision.HIGHEST))
-    matches = product(members.astype(jnp.float32)).astype(jnp.int32)
-    lengths = jnp.maximum(count(texts)[:, None] - jnp.arange(order), 0)
+    matches = with_members(texts, lambda members: shared(members, members), order=order)
+    lengths = num_ngrams(texts, order=order)
+    shape = (num_texts, num_texts, order)
     return Overlap(
-        matches=jnp.moveaxis(matches, 0, -1),
-        distinct=jnp.zeros((num_texts, num_texts, order), jnp.int32),
-        hypothesis=jnp.broadcast_to(lengths[:, None], (num_texts, num_texts, order)),
-        reference=jnp.broadcast_to(lengths[None], (num_texts, num_texts, order)),
+        matches=matches.astype(jnp.int32),
+        distinct=jnp.zeros(shape, jnp.int32),
+        hypothesis=jnp.broadcast_to(lengths[:, None], shape),
+        reference=jnp.broadcast_to(lengths[None], shape),
     )
 
 
@@ -43,58 +47,133 @@ def aggregated_overlap(
 
     Source: Vamvas and Sennrich 2024, arXiv:2402.04251, section 3.
     """
-    counts = _counts(texts, order=order)
-    mean = jnp.einsum("t,otg->og", weights, counts)
-    matches = jnp.sum(jnp.minimum(counts, mean[:, None]), axis=-1).T
-    lengths = jnp.maximum(count(texts)[:, None] - jnp.arange(order), 0)
-    return matches, lengths, weights @ lengths
+    num_texts = texts.shape[0]
+    lengths = num_ngrams(texts, order=order)
+
+    def of_order(found: Occurrences, places: int) -> Float[Array, " texts"]:
+        indices = jnp.arange(places)
+        mean = jnp.zeros(places).at[found.ngram].add(jnp.where(found.exists, weights[found.text], 0.0))[found.ngram]
+        # The k-th occurrence of an n-gram in a text matches what of the mean is left by those before it.
+        rank = indices - found.first
+        matched = jnp.where(found.exists, jnp.clip(mean - rank, 0.0, 1.0), 0.0)
+        return jnp.zeros(num_texts).at[found.text].add(matched)
+
+    matches = _with_occurrences(
+        texts, lambda found, places: jax.vmap(lambda each: of_order(each, places))(found), order=order
+    )
+    return matches.T, lengths, weights @ lengths
 
 
-def _groups(
-    texts: UInt32[Array, "texts planes size"], *, order: int
-) -> tuple[Int[Array, "order places"], Int[Array, " places"], Array]:
-    """For every place of every text, sorted by n-grams: where the group of equal n-grams of each order begins, the
-    text, and whether there is an n-gram of each order.
+def num_ngrams(texts: UInt32[Array, "texts planes size"], *, order: int) -> Int[Array, "texts order"]:
+    """N-grams of each text of 1 to `order` symbols."""
+    return jnp.maximum(count(texts)[:, None] - jnp.arange(order), 0)
+
+
+def shared(
+    hypotheses: Float[Array, "order hypotheses elements"], references: Float[Array, "order references elements"]
+) -> Float[Array, "hypotheses references order"]:
+    """Matches of every hypothesis with every reference."""
+    # Zeros and ones, and sums below 2^24: exact in every precision of the operands, with float32 sums.
+    found = jnp.einsum("ohe,ore->ohr", hypotheses, references, preferred_element_type=jnp.float32)
+    return jnp.moveaxis(found, 0, -1)
+
+
+def with_members(
+    texts: UInt32[Array, "texts planes size"], function: Callable[[Members], Result], *, order: int
+) -> Result:
+    """The result of a function of the members, whose number of elements is selected at run time by how much text there
+    is and how much of it is shared.
+
+    Args:
+        function: its result's shapes do not depend on the number of elements.
+    """
+    num_texts = texts.shape[0]
+
+    def of_occurrences(found: Occurrences, places: int) -> Result:
+        # An n-gram has as many elements as the text that has most of it, numbered from its first place.
+        sparse = jnp.where(found.exists, found.ngram + jnp.arange(places) - found.first, places)
+        used = jax.vmap(lambda elements: jnp.zeros(places, jnp.int32).at[elements].set(1, mode="drop"))(sparse)
+        before = jnp.cumsum(used, axis=-1)
+        dense = jnp.take_along_axis(before - used, jnp.minimum(sparse, places - 1), axis=-1)
+
+        def at(size: int) -> Result:
+            def of_order(text, element, exists):
+                element = jnp.where(exists, element, size)
+                return jnp.zeros((num_texts, size), jnp.float32).at[text, element].set(1.0, mode="drop")
+
+            return function(jax.vmap(of_order)(found.text, dense, found.exists))
+
+        return bucketed(at, jnp.max(before[:, -1]), sizes(places, ratio=4, count=3))
+
+    return _with_occurrences(texts, of_occurrences, order=order)
+
+
+@flax.struct.dataclass
+class Occurrences:
+    """The n-grams of all texts, for each order sorted by n-gram and then by text; places without one are last.
+
+    Attributes:
+        ngram: first place of its n-gram, which tells n-grams apart.
+        text: that it occurs in.
+        first: first place of the n-gram's occurrences in the same text.
+        exists: whether there is one.
+    """
+
+    ngram: Int[Array, "order places"]
+    text: Int[Array, "order places"]
+    first: Int[Array, "order places"]
+    exists: Bool[Array, "order places"]
+
+
+def _with_occurrences(
+    texts: UInt32[Array, "texts planes size"], function: Callable[[Occurrences, int], Result], *, order: int
+) -> Result:
+    """The result of a function of the occurrences and the number of their places, which is selected at run time by how
+    much text there is.
+    """
+    num_texts, _, size = texts.shape
+    worst = num_texts * size
+    if worst * (num_texts + 1) >= 2**31:
+        raise ValueError(
+            f"{num_texts:,} texts of up to {size:,} symbols are too many to be compared at a time: give fewer"
+        )
+    exists = texts[:, 0] != NO_SYMBOL
+    return bucketed(
+        lambda places: function(_occurrences(texts, exists, places, order=order), places),
+        jnp.sum(exists, dtype=jnp.int32),
+        sizes(worst, ratio=2, count=5),
+    )
+
+
+def _occurrences(
+    texts: UInt32[Array, "texts planes size"], exists: Bool[Array, "texts size"], places: int, *, order: int
+) -> Occurrences:
+    """See Occurrences.
+
+    The n-grams of the highest order are sorted by their symbols, first symbol first, so that equal n-grams of every
+    order are adjacent.
     """
     num_texts, num_planes, size = texts.shape
-    grams = [shift(texts, offset, NO_SYMBOL) for offset in range(order)]
-    keys = [gram[:, plane].reshape(-1) for gram in grams for plane in range(num_planes)]
-    owner = jnp.repeat(jnp.arange(num_texts, dtype=jnp.int32), size)
-    *keys, owner = jax.lax.sort((*keys, owner), num_keys=len(keys))
-    symbols = jnp.stack(keys).reshape(order, num_planes, -1)
-    exists = jax.lax.cumprod((symbols[:, 0] != NO_SYMBOL).astype(jnp.int32)).astype(bool)
+    [place] = jnp.nonzero(exists.reshape(-1), size=places, fill_value=num_texts * size)
+    grams = [jnp.moveaxis(shift(texts, offset, NO_SYMBOL), 1, 0) for offset in range(order)]
+    keys = [
+        jnp.take(gram[plane].reshape(-1), place, mode="fill", fill_value=NO_SYMBOL)
+        for gram in grams
+        for plane in range(num_planes)
+    ]
+    *keys, text = jax.lax.sort((*keys, (place // size).astype(jnp.int32)), num_keys=len(keys))
+    symbols = jnp.stack(keys).reshape(order, num_planes, places)
+    there = symbols[:, 0] != NO_SYMBOL
     differs = jnp.any(symbols != shift(symbols, -1, NO_SYMBOL), axis=1).at[:, 0].set(True)
-    begins = jax.lax.cummax(differs.astype(jnp.int32))
-    places = jnp.arange(begins.shape[1])
-    return jax.lax.cummax(jnp.where(begins == 1, places, 0), axis=1), owner, exists
-
-
-def _members(texts: UInt32[Array, "texts planes size"], *, order: int) -> Int[Array, "order texts elements"]:
-    """1 where a text has an element, see `pairwise_overlap`, else 0."""
-    num_texts, _, size = texts.shape
-    groups, owner, exists = _groups(texts, order=order)
-    total = num_texts * size
-
-    def of_order(groups, exists):
-        # Within a group by text, places without an n-gram last; a text's occurrences are then adjacent.
-        key = jnp.sort(jnp.where(exists, groups * num_texts + owner, total * num_texts))
-        places = jnp.arange(total)
-        first = jnp.concatenate([jnp.ones(1, bool), key[1:] != key[:-1]])
-        rank = places - jax.lax.cummax(jnp.where(first, places, 0))
-        # A text has no more of an n-gram than its group has places.
-        element = jnp.where(key < total * num_texts, key // num_texts + rank, total)
-        return jnp.zeros((num_texts, total), jnp.int8).at[key % num_texts, element].set(1, mode="drop")
-
-    return jax.vmap(of_order)(groups, exists)
-
-
-def _counts(texts: UInt32[Array, "texts planes size"], *, order: int) -> Float[Array, "order texts groups"]:
-    """How often each text has each n-gram."""
-    num_texts, _, size = texts.shape
-    groups, owner, exists = _groups(texts, order=order)
-
-    def of_order(groups, exists):
-        place = jnp.where(exists, groups, num_texts * size)
-        return jnp.zeros((num_texts, num_texts * size)).at[owner, place].add(1.0, mode="drop")
-
-    return jax.vmap(of_order)(groups, exists)
+    indices = jnp.arange(places)
+    ngram = jax.lax.cummax(jnp.where(jax.lax.cummax(differs.astype(jnp.int32)) == 1, indices, 0), axis=1)
+    # A second sort, by text within an n-gram.
+    last = places * num_texts
+    key = jnp.sort(jnp.where(there, ngram * num_texts + text, last), axis=-1)
+    begins = jnp.concatenate([jnp.ones((order, 1), bool), key[:, 1:] != key[:, :-1]], axis=1)
+    return Occurrences(
+        ngram=jnp.minimum(key // num_texts, places - 1),
+        text=key % num_texts,
+        first=jax.lax.cummax(jnp.where(begins, indices, 0), axis=1),
+        exists=key < last,
+    )

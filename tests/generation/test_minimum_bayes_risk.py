@@ -114,6 +114,41 @@ def test_the_aggregated_utility_is_chrf_with_the_mean_of_all_samples(tokenizer):
         np.testing.assert_allclose(found[source], aggregated_chrf(said), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("utility", METRICS)
+def test_pruning_leaves_out_texts_but_the_best(tokenizer, utility):
+    """40 samples: all are compared with 16, those that are left with 32, and those with all."""
+    texts = texts_of(3, sources=4, number=40)
+    samples, table = samples_of(tokenizer, texts), PieceTable.of(tokenizer)
+
+    def utilities(pruning):
+        run = jax.jit(lambda samples: expected_utilities(samples, table, utility=utility, pruning=pruning)[0])
+        return np.asarray(run(samples))
+
+    exact, pruned, cautious = utilities(None), utilities(0.9), utilities(1 - 1e-6)
+    kept = pruned > -np.inf
+    # What is left has the utility that it has without pruning; the worst texts, such as the empty one, are gone.
+    np.testing.assert_allclose(pruned[kept], exact[kept], rtol=1e-5)
+    assert (kept.sum(axis=1) < 40).all() and kept.sum() < 80 and not kept[:, -1].any()
+    assert (np.argmax(pruned, axis=1) == np.argmax(exact, axis=1)).all()
+    # Whatever won in a single resample is kept.
+    assert ((cautious > -np.inf) >= kept).all()
+
+
+def test_texts_are_left_out_that_win_in_few_resamples(tokenizer):
+    """The first step by its definition, with the resamples that all sources share."""
+    [texts] = texts_of(4, sources=1, number=20)
+    said = [tokenizer.decode_target(tokenizer.encode_target([text])[0]) for text in texts]
+    score = METRICS["chrf"].sentence_score
+    against_first = np.array([[score(text, [other]).score for other in said[:16]] for text in said])
+    resamples = np.random.default_rng(0).multinomial(16, np.full(16, 1 / 16), size=500)
+    means = against_first @ resamples.T
+    wins = np.mean(means >= means[np.argmax(against_first.mean(axis=1))] - 1e-9, axis=1)
+    table = PieceTable.of(tokenizer)
+    run = jax.jit(lambda samples: expected_utilities(samples, table, utility="chrf", pruning=0.95)[0])
+    kept = np.asarray(run(samples_of(tokenizer, [texts])))[0] > -np.inf
+    assert kept.tolist() == (wins > 0.05).tolist() and 1 < kept.sum() < 20
+
+
 def test_the_method_returns_texts_once_best_first(monkeypatch, tokenizer):
     """Over a tiny model whose ids are read as those of the tokenizer."""
     model = random_model(0, num_sources=3)
@@ -137,6 +172,9 @@ def test_the_method_returns_texts_once_best_first(monkeypatch, tokenizer):
         ({"samples": 1}, "samples must be at least 2, got 1"),
         ({"samples": 4, "n_best": 5}, "n_best must be at most samples"),
         ({"epsilon": 2.0}, "epsilon must lie above 0"),
+        ({"pruning": 1.0}, "pruning must lie between 0 and 1"),
+        ({"pruning": 0.9, "utility": "aggregated_chrf"}, "pruning has no effect with utility aggregated_chrf"),
+        ({"pruning": 0.9, "n_best": 2}, "pruning finds the best text alone, and n_best is 2"),
     ],
 )
 def test_what_makes_no_sense_is_refused(settings, said):

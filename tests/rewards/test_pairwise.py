@@ -45,6 +45,26 @@ def test_matches_of_all_pairs_are_those_of_each_pair(planes):
                 assert found.matches[i, j, n - 1] == (counts_of(hypothesis, n) & counts_of(reference, n)).total()
 
 
+@pytest.mark.parametrize("fill", [0.05, 0.3, 0.9])
+def test_matches_are_exact_however_much_text_there_is(fill):
+    """Little text, some and much of what would fit, so that every size of the work is chosen."""
+    rng = np.random.default_rng(0)
+    texts = np.full((12, 1, 60), NO_SYMBOL, np.uint32)
+    for text in texts:
+        length = rng.binomial(60, fill)
+        text[0, :length] = rng.integers(0, 4, length)
+    found = jax.jit(lambda texts: pairwise_overlap(texts, order=3).matches)(texts)
+    counts = [[counts_of(text, n) for text in texts] for n in (1, 2, 3)]
+    for n, of_order in enumerate(counts):
+        expected = [[(one & other).total() for other in of_order] for one in of_order]
+        np.testing.assert_array_equal(found[..., n], expected)
+
+
+def test_more_texts_than_can_be_told_apart_are_refused():
+    with pytest.raises(ValueError, match="50,000 texts of up to 2 symbols are too many to be compared at a time"):
+        jax.eval_shape(lambda texts: pairwise_overlap(texts, order=1), jax.ShapeDtypeStruct((50_000, 1, 2), np.uint32))
+
+
 def test_matches_with_the_mean_of_all_texts():
     texts = texts_of(1, planes=1)
     weights = np.random.default_rng(2).dirichlet(np.ones(len(texts))).astype(np.float32)

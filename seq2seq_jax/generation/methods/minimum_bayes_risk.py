@@ -22,6 +22,9 @@ class MinimumBayesRisk(GenerationMethod):
     """Texts drawn for each source."""
     utility: Literal["chrf", "bleu", "aggregated_chrf"] = "chrf"
     """Sentence chrF or BLEU of a text with each sample; or chrF with the mean of all samples, which is cheaper."""
+    pruning: float | None = None
+    """Confidence, such as 0.99, with which a text must be worse than the best one, by the samples that it has been
+    compared with so far, to be compared with no more of them; None = all are compared with all."""
     n_best: int = 1
     """Texts returned for each source, best first."""
     epsilon: float | None = 0.02
@@ -40,6 +43,17 @@ class MinimumBayesRisk(GenerationMethod):
             raise ValueError(f"samples must be at least 2, got {self.samples}: of one there is nothing to choose")
         if self.n_best > self.samples:
             raise ValueError(f"n_best must be at most samples, got {self.n_best} of {self.samples}: change either")
+        if self.pruning is not None:
+            if not 0 < self.pruning < 1:
+                raise ValueError(f"pruning must lie between 0 and 1, not at {self.pruning}: give a confidence, or None")
+            if self.utility == "aggregated_chrf":
+                raise ValueError(
+                    "pruning has no effect with utility aggregated_chrf, which compares no pairs: leave one of them out"
+                )
+            if self.n_best > 1:
+                raise ValueError(
+                    f"pruning finds the best text alone, and n_best is {self.n_best}: set either to its default"
+                )
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}: raise it")
         if self.epsilon is not None and not 0 < self.epsilon <= 1:
@@ -63,7 +77,9 @@ class MinimumBayesRisk(GenerationMethod):
         drawn = Sampling(samples=self.samples, temperature=self.temperature, epsilon=self.epsilon, seed=self.seed).draw(
             context
         )
-        utilities, is_first = expected_utilities(drawn, context.piece_table(), utility=self.utility)
+        utilities, is_first = expected_utilities(
+            drawn, context.piece_table(), utility=self.utility, pruning=self.pruning
+        )
         scores, places = top_k(jnp.where(is_first, utilities, -jnp.inf), self.n_best)
         result = pick(drawn.as_result(), places)
         # Where there are fewer texts than are asked for, the rest is none.
