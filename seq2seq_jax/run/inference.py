@@ -95,8 +95,12 @@ class Inference:
         Args:
             splits: the only ones of the data that are used; None = as before.
             written: fields of the data (cache_directory, directory) whose directories may be written to after all.
+
+        Raises:
+            ValueError: the parts do not fit together.
         """
         experiment = dataclasses.replace(self.experiment, **parts)
+        experiment.generation.check(num_experts=experiment.model.num_experts)
         data = RunData(
             experiment.data,
             experiment.task,

@@ -46,3 +46,16 @@ def test_a_model_of_the_same_parameters_can_be_started_from():
     with pytest.raises(ValueError, match=r"another architecture: model\.encoder\.num_layers is \d there and 9 here"):
         deeper = dataclasses.replace(new.model, encoder=dataclasses.replace(encoder, num_layers=9))
         refuse_another_model(changed(), dataclasses.replace(new, model=deeper), "--init-from x")
+
+
+def test_a_mixture_may_start_from_a_model_with_one_expert():
+    one, three, two = (
+        changed(model={"num_experts": number}, objective={"class": "MixtureOfExpertsConfig"}) for number in (1, 3, 2)
+    )
+    refuse_another_model(one, three, "--init-from x", may_add_experts=True)
+    message = r"x has another architecture: model\.num_experts is \d there and \d here"
+    for old, new in ((two, three), (three, one)):
+        with pytest.raises(ValueError, match=message):
+            refuse_another_model(old, new, "x", may_add_experts=True)
+    with pytest.raises(ValueError, match=message):
+        refuse_another_model(one, three, "x")
