@@ -1,6 +1,7 @@
 """python -m seq2seq_jax.benchmark.gpu: what launch/gpu_benchmark.sh measures of this project alone, and its summary."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import json
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
@@ -435,9 +436,11 @@ class AttentionCase:
         return jnp.any(jax.lax.map(changes, jnp.arange(1, 1 + max(map(len, KEYS_OF)))))
 
 
-def attention_cases(*, toy: bool) -> dict[str, AttentionCase]:
-    """The rows on which fused attention is compared with the mask, by name. Whether the kernel is tried on them depends
-    on the devices of the mesh in use, or of the process.
+def attention_cases(*, toy: bool, mesh: Mesh | None = None) -> dict[str, AttentionCase]:
+    """The rows on which fused attention is compared with the mask, by name.
+
+    Args:
+        mesh: of devices that need not be here, on which the kernel would be tried; None = on the process's own.
     """
     heads, head_dim, row = (2, 16, 64) if toy else (16, 64, 256)
 
@@ -460,16 +463,17 @@ def attention_cases(*, toy: bool) -> dict[str, AttentionCase]:
         "single, cross": (rows(row, most=1, causal=False, cross=True), False),
         "single, bias, causal": (rows(row, most=1, causal=True), True),
     }
-    return {
-        name: AttentionCase(
-            segments=segments,
-            biased=biased,
-            reason=obstacle(segments, head_dim=head_dim, precision="bfloat16", relative=biased, dropout=False),
-            heads=heads,
-            head_dim=head_dim,
-        )
-        for name, (segments, biased) in cases.items()
-    }
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        return {
+            name: AttentionCase(
+                segments=segments,
+                biased=biased,
+                reason=obstacle(segments, head_dim=head_dim, precision="bfloat16", relative=biased, dropout=False),
+                heads=heads,
+                head_dim=head_dim,
+            )
+            for name, (segments, biased) in cases.items()
+        }
 
 
 def attention(*, toy: bool, rounds: int) -> list[Figure]:
@@ -567,10 +571,8 @@ def attention_programs(devices: list[Any], *, toy: bool) -> Programs:
         ValueError: the kernel cannot be tried on a case.
     """
     mesh = MeshConfig().build(devices)
-    with jax.set_mesh(mesh):
-        cases = attention_cases(toy=toy)
     programs = {}
-    for name, case in cases.items():
+    for name, case in attention_cases(toy=toy, mesh=mesh).items():
         if case.reason is not None:
             raise ValueError(f"{name}: the kernel cannot be tried: {case.reason}.")
         functions = {

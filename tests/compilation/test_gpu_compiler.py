@@ -21,6 +21,7 @@ from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
+from seq2seq_jax.rewards.reward import RewardConfig
 from seq2seq_jax.tasks.denoising import Denoising
 from seq2seq_jax.tasks.translation import Translation
 from seq2seq_jax.training.config import TrainingConfig
@@ -87,9 +88,12 @@ def with_denoising(chosen: Experiment) -> tuple[Experiment, int]:
 
 
 def with_policy_gradients(chosen: Experiment) -> tuple[Experiment, int]:
-    """The experiment with sampled texts, and their tokens."""
+    """The experiment with sampled texts, and their tokens; the reward is BLEU for the Transformer, else a cheap one."""
     policy = PolicyGradientConfig(
-        samples_per_source=SAMPLES, maximum_length_ratio=1.0, maximum_length_extra=SAMPLED_LENGTH - LENGTH
+        reward=RewardConfig(bleu=1.0) if chosen.model == MODELS["transformer"] else RewardConfig(exact_match=1.0),
+        samples_per_source=SAMPLES,
+        maximum_length_ratio=1.0,
+        maximum_length_extra=SAMPLED_LENGTH - LENGTH,
     )
     data = dataclasses.replace(chosen.data, packing=False, max_examples_per_row=None)
     return dataclasses.replace(chosen, data=data, objective=policy), ROWS * SAMPLES * SAMPLED_LENGTH
