@@ -6,6 +6,7 @@ import shutil
 import pytest
 from compiling import flags_for_devices
 
+from seq2seq_jax.commands.main import COMMANDS
 from seq2seq_jax.experiment import load_config
 from seq2seq_jax.run.training import TrainingRun
 
@@ -17,7 +18,7 @@ TRAIN = ("train", "tiny/transformer")
     [
         (
             ["trian", "tiny/transformer"],
-            ["no command 'trian'", "train, evaluate, generate, score, align, average, benchmark"],
+            ["no command 'trian'", ", ".join(COMMANDS)],
         ),
         (["train", "tiny/transformr"], ["no config 'tiny/transformr'", "Did you mean tiny/transformer?"]),
         (["train", "text/train.en"], ["no config 'text/train.en'", "Give a Python file"]),
@@ -62,7 +63,7 @@ def test_a_mistake_in_training(seq2seq, workplace, tmp_path, unchanged, argument
     ("arguments", "said"),
     [
         (["--data.bucket_lengths", "12", "24"], "bucket_lengths have no effect with packing"),
-        (["--tokenizer.vocabulary_size", "99999"], "vocabulary_size is 99999, more than the text has pieces for: set"),
+        (["--tokenizer.vocabulary_size", "280"], "vocabulary_size is 280, too small for the characters of the text"),
         (["--tokenizer.joint", "False", "--tokenizer.vocabulary_size", "300"], "= all needs a joint tokenizer"),
         (["--data.max_source_length", "2"], "all 96 examples are longer than max_source_length 2"),
         (["--objective.loss_chunk", "5"], "loss_chunk must divide the target row of 24 tokens, and 5 does not"),
