@@ -37,7 +37,7 @@ def answer_by(monkeypatch, answer):
         kept.append(texts)
         return fit(self, texts, **options)
 
-    def generate_batches(self, params, sources):
+    def generate_batches(self, params, sources, *, controls=None):
         answered = enumerate(answer(kept[-1]))
         yield {
             index: [Hypothesis(text=text, score=-1.0, log_probability=-1.0, num_tokens=2)] for index, text in answered
@@ -491,7 +491,7 @@ def test_n_texts_are_written_below_each_other(seq2seq, trained, tmp_path):
         (["--output", "-", "--json", "-"], "--output and --json are both standard output"),
         (["--line-field", "id"], "--line-field has no effect without --field"),
         (["--interactive"], "--interactive needs a terminal as standard input"),
-        (["--interactive", "--input", "-"], "has no effect with --input or --field"),
+        (["--interactive", "--input", "-"], "has no effect with --input, --field"),
         (["--too-long", "drop"], "Expected one of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -26,7 +26,7 @@ class Echo:
         self.texts = texts
         return self
 
-    def generate_fitted(self, params, fitted):
+    def generate_fitted(self, params, fitted, *, controls=None):
         return [[Hypothesis(text=text, score=0.0, log_probability=0.0, num_tokens=1)] for text in fitted.texts]
 
 

@@ -9,6 +9,7 @@ from seq2seq_jax.evaluation.metric import Evaluated, Score
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.generation.generator import Generator, Hypothesis
+from seq2seq_jax.generation.sources import SourceEncoder
 from seq2seq_jax.objectives.objective import Count, WeightedSum
 from seq2seq_jax.training.validation import Sources, Validation, ValidationResult, validated
 
@@ -29,11 +30,18 @@ class Batches(EvaluationBatches):
         return iter([("first", None), ("second", None)])
 
 
+class IdsAlone(SourceEncoder):
+    """Cuts ids; there is no text to encode."""
+
+    def __init__(self, source):
+        self.source = source
+
+
 class Echo(Generator):
     """A generator whose text is the ids of a source; it takes three of them."""
 
     def __init__(self, *, truncate):
-        self.source = Tokens(max_length=3, truncate="right" if truncate else None)
+        self.sources = IdsAlone(Tokens(max_length=3, truncate="right" if truncate else None))
         self.calls = []
 
     def generate_from_ids(self, params, sources, *, blank, progress):
