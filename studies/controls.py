@@ -268,9 +268,10 @@ def _print(found: dict[str, Any]) -> None:
         ]
         for row in found["translations"]
     ]
-    header = ("beam", "control", "holds for", "without it for", "BLEU", "length ratio")
-    title = f"translations of {found['sources']:,} sources"
-    report.output().print(report.table(header, translations, title=title))
+    if translations:
+        header = ("beam", "control", "holds for", "without it for", "BLEU", "length ratio")
+        title = f"translations of {found['sources']:,} sources"
+        report.output().print(report.table(header, translations, title=title))
     speed = [[row["control"], f"{row['seconds']:.3f}", f"{row['ratio']:.2f}"] for row in found["speed"]]
     title = f"a search of {found['speed'][0]['steps']} steps with beam 4 for {found['speed'][0]['rows']} sources"
     report.output().print(report.table(("control", "seconds", "ratio"), speed, title=title))

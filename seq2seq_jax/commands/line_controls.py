@@ -82,7 +82,7 @@ def _from_fields(sources: Iterator[Source], fields: dict[str, str]) -> Iterator[
             if field not in source.fields:
                 raise ValueError(
                     f"expected the field {field!r} (--{name}-field) in line {number}; it has "
-                    f"{', '.join(source.fields) or 'no other field'}: name a field that every line has."
+                    f"{', '.join(list(source.fields)) or 'no other field'}: name a field that every line has."
                 )
             value = source.fields[field]
             texts = value if name == "phrases" and isinstance(value, list) else [value]

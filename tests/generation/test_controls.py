@@ -14,6 +14,7 @@ from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.constraints import TokenControls
 from seq2seq_jax.generation.controls import Controls, LineControls, line_controls
+from seq2seq_jax.generation.ensemble import Ensemble
 from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.generation.methods import (
     BeamSearch,
@@ -169,6 +170,26 @@ def test_attention_of_steps_is_that_of_teacher_forcing(build):
         logits, weights, state = step(params, jnp.full(4, token), state)
         assert logits.shape == (4, vocabulary.target_size)
         np.testing.assert_allclose(weights, np.repeat(expected[:, index], 2, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_attention_of_an_ensemble_is_the_mean_of_its_members():
+    """Of models with other numbers of layers and heads: every layer counts once."""
+    vocabulary = tokenizer().vocabulary
+    members = tuple(build().build(vocabulary) for build in (transformer, recurrent))
+    rows = jax.tree.map(
+        jnp.asarray, batch([[([6, 5, 7, vocabulary.eos_id], [5, vocabulary.eos_id])]], 8, 8, vocabulary)
+    )
+
+    def first_step(model, params):
+        memory = model.apply({"params": params}, rows.source, deterministic=True, method="encode")
+        state = model.apply({"params": params}, memory, max_length=8, beam_size=1, method="start")
+        return step_with_attention(model, params, jnp.full(1, vocabulary.bos_id), state)
+
+    of_members = [parameters(member, seed=index) for index, member in enumerate(members)]
+    weights = [first_step(*pair)[1] for pair in zip(members, of_members, strict=True)]
+    logits, found, _ = first_step(Ensemble(members), Ensemble.parameters(of_members))
+    np.testing.assert_allclose(found, (2 * weights[0] + weights[1]) / 3, rtol=1e-5)
+    assert logits.shape == (1, vocabulary.target_size)
 
 
 def test_coverage_changes_scores_and_needs_attention():
