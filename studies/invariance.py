@@ -47,7 +47,9 @@ class InvarianceArguments:
     """Others, from the first."""
     meshes: tuple[int, ...] = (1, 2, 4)
     """Devices of each mesh, simulated."""
-    methods: tuple[Literal["beam", "sampling", "diverse"], ...] = ("beam", "sampling", "diverse")
+    methods: tuple[Literal["beam", "sampling", "restricted", "diverse"], ...] = (
+        "beam", "sampling", "restricted", "diverse",
+    )  # fmt: skip
     """Methods that are compared."""
     arrangements: tuple[Literal["reversed", "shuffled", "alone", "meshes", "samples"], ...] = (
         "reversed", "shuffled", "alone", "meshes", "samples",
@@ -114,6 +116,7 @@ def one_at_a_time(generate: Generate, sources: list[str]) -> list[list[Hypothesi
 METHODS: dict[str, GenerationMethod] = {
     "beam": BeamSearch(beam_size=4, n_best=4),
     "sampling": Sampling(samples=SAMPLES),
+    "restricted": Sampling(samples=SAMPLES, epsilon=0.02),
     "diverse": DiverseBeamSearch(beam_size=4, groups=2, n_best=4),
 }
 
@@ -174,7 +177,8 @@ def main(arguments: list[str]) -> None:
             compared = compare(expected, found, seconds=time.perf_counter() - start)
             figures.setdefault(arrangement, {})[name] = dataclasses.asdict(compared)
             report.output().print(
-                f"{name}, {arrangement}: {len(compared.different)} of {len(sources)} differ, {compared.seconds:.0f} s"
+                f"{name}, {arrangement}: {len(compared.different)} of {len(sources)} differ; log-probabilities of the "
+                f"others by at most {compared.largest_difference:.1e}; {compared.seconds:.0f} s"
             )
     rows = [[arrangement, *(_cell(of.get(name)) for name in chosen.methods)] for arrangement, of in figures.items()]
     title = f"sources of {len(sources):,} with other texts than in one file (largest difference, nats, of equal texts)"
