@@ -19,9 +19,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PICTURE = REPOSITORY / "docs" / "pictures" / "architecture.png"
 
 PURPOSES = {
-    "commands": "train, evaluate, generate, align, average, benchmark, compile",
+    "commands": "train, evaluate, generate, score, rerank, align, average, benchmark, compile",
     "benchmark": "timing and profiling of a config",
-    "compilation": "memory and cost of a step on chips that are not here",
+    "compilation": "a step on chips that are not here",
+    "reranking": "n-best lists ordered anew by features",
     "run": "directory, system, data; training and use",
     "overrides": "options over configs",
     "experiment": "everything that a run is, as one frozen dataclass",

@@ -26,6 +26,7 @@ seq2seq: encoder-decoder training on JAX
   seq2seq evaluate RUN [RUN ...] [--split test] [--json FILE]   loss and scores on a split
   seq2seq generate RUN [--input FILE] [--output FILE]           a line out for a line in
   seq2seq score RUN --source FILE --target FILE                 log-probability and perplexity of given targets
+  seq2seq rerank RUN --input LISTS --features F [--tune FILE]   order n-best lists anew; tune the weights of features
   seq2seq align RUN [--input FILE] [--output DIRECTORY]         heat maps of attention, a picture a line
   seq2seq average RUN [RUN ...] --output RUN2 [--last N]        average checkpoints, of one run or several
   seq2seq benchmark CONFIG [--sweep FIELD=V,V,...] [--peers]     how fast it trains, generates and reads its data here
@@ -35,7 +36,7 @@ CONFIG is a Python file, or a name such as dates/transformer (see configs/). RUN
 Each command has --help; `seq2seq train CONFIG --help` lists every field of the experiment.
 """
 
-COMMANDS = ("train", "data", "evaluate", "generate", "score", "align", "average", "benchmark", "compile")
+COMMANDS = ("train", "data", "evaluate", "generate", "score", "rerank", "align", "average", "benchmark", "compile")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

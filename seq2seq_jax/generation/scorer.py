@@ -114,6 +114,14 @@ class Scorer:
                 progress(len(scored), len(sources))
         return [scored[index] for index in range(len(sources))]
 
+    def too_long(self, sources: list[str], targets: list[str]) -> set[int]:
+        """Indices of the pairs of which a side is longer than the model takes, so that `score` would refuse them."""
+        encoder = self.generator.sources
+        long = [] if encoder.truncates else encoder.fit(sources, too_long="truncate").long
+        longer = {each.line - 1 for each in long}
+        encoded = self.generator.tokenizer.encode_target(targets)
+        return longer | {index for index, ids in enumerate(encoded) if len(ids) > self.max_target_length}
+
     def _token_log_probabilities(self, params: Any, batch: Batch) -> Float[Array, "batch target"]:
         """Natural logarithm of the probability of every token of the target; of padding it means nothing."""
         apply = functools.partial(self.generator.model.apply, {"params": params})

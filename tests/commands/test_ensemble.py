@@ -79,6 +79,12 @@ def test_what_is_generated_and_evaluated_has_the_scores_of_the_ensemble(seq2seq,
         ensemble.align(SOURCES)
 
 
+def test_an_ensemble_is_evaluated_by_itself(seq2seq, trained, earlier):
+    outcome = seq2seq("evaluate", trained, "elsewhere", "--ensemble", earlier)
+    assert outcome.status == 2
+    assert "--ensemble takes the runs beside one RUN, not several" in outcome.error_line
+
+
 def test_runs_with_other_tokens_are_refused_in_one_line(seq2seq, trained, denoised, pairs):
     for command in (["generate", trained], ["evaluate", trained], ["score", trained, *pairs]):
         outcome = seq2seq(*command, "--ensemble", denoised)
