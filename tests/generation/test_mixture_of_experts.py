@@ -81,3 +81,5 @@ def test_a_model_without_experts_is_refused_in_one_line():
     with pytest.raises(ValueError, match="^generation.experts must be at most model.num_experts = 2, got 3: lower it$"):
         method.check(num_experts=2)
     method.check(num_experts=3)
+    with pytest.raises(ValueError, match="^generation.experts must be at most model.num_experts = 3, got 4: lower it$"):
+        method.with_num_texts(4).check(num_experts=3)

@@ -1,7 +1,7 @@
 """One text from each expert of a mixture."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from seq2seq_jax.generation.method import GenerationMethod
 
@@ -24,6 +24,8 @@ class MixtureOfExperts(GenerationMethod):
     max_compactions: int = 0
     """Maximum number of batch compactions, each of which halves the batch when half of its sources are finished, and
     compiles the step once more."""
+
+    texts_field: ClassVar[str | None] = "experts"
 
     def __post_init__(self):
         super().__post_init__()
