@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import Segments, segment_mask
-from seq2seq_jax.parallel.mesh import length_shards
+from seq2seq_jax.parallel.mesh import length_shards, shards_of_rows
 
 OUTPUT_NAME, STATISTICS_NAME = SAVED_NAMES = ("attention_output", "attention_statistics")
 """What the kernel's backward pass needs of its forward pass, as names for a policy of `jax.checkpoint`."""
@@ -336,8 +336,16 @@ def _call(primitive, **attributes):
                 each if own else jnp.broadcast_to(each, (size, *each.shape))
                 for each, own in zip(operands, batched, strict=True)
             ]
+            # Samples and rows become one dim. Where rows are sharded they are its outer part: as the inner one they
+            # would be gathered, and every device would attend for all. (On one device that order would only copy.)
+            are_sharded = shards_of_rows(rows[0].shape[1]) > 1
+            if are_sharded:
+                rows = [each.swapaxes(0, 1) for each in rows]
             results = call(*(each.reshape(-1, *each.shape[2:]) for each in rows))
-            results = tuple(each.reshape(size, -1, *each.shape[1:]) for each in results)
+            if are_sharded:
+                results = tuple(each.reshape(-1, size, *each.shape[1:]).swapaxes(0, 1) for each in results)
+            else:
+                results = tuple(each.reshape(size, -1, *each.shape[1:]) for each in results)
         return results, tuple(True for _ in results)
 
     return call

@@ -8,8 +8,11 @@ import functools
 import math
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 from architectures import RELATIVE, convolutional, recurrent, transformer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from seq2seq_jax.compilation import gpu_targets
 from seq2seq_jax.compilation.programs import build_step
@@ -19,8 +22,12 @@ from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
+from seq2seq_jax.modules.fused_attention import fused_attention
+from seq2seq_jax.modules.segments import Segments
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
+from seq2seq_jax.parallel.mesh import JittedOnMesh
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.rewards.reward import RewardConfig
 from seq2seq_jax.tasks.denoising import Denoising
 from seq2seq_jax.tasks.translation import Translation
@@ -209,6 +216,37 @@ def test_predicted_memory_is_that_of_the_compilers_buffers(model, step):
     predicted = found.report.memory.peak - found.report.memory.program
     assert predicted == pytest.approx(allocated, rel=0.05)
     assert in_use <= 1.05 * predicted
+
+
+@pytest.mark.long
+def test_samples_of_sharded_rows_are_attended_to_where_they_are():
+    """Each of 8 GPUs calls the kernel for its own rows, and sends nothing."""
+    samples, rows, heads, head_dim = 5, 16, 2, 32
+    topology = Topology.parse("h100:8")
+    mesh = MeshConfig(data=8).build(topology.devices())
+
+    def loss(queries, keys, ids, key_ids):
+        def attend(queries, ids):
+            given = Segments(queries=ids, keys=key_ids, max_segments=1, causal=False)
+            return fused_attention(queries, keys, keys, given, bias=None)
+
+        return jax.vmap(attend)(queries, ids).astype(jnp.float32).sum()
+
+    def array(*shape, dtype=jnp.int32):
+        spec = PartitionSpec(*("data" if size == rows else None for size in shape))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    arrays = (
+        array(samples, rows, SAMPLED_LENGTH, heads, head_dim, dtype=jnp.bfloat16),
+        array(rows, LENGTH, heads, head_dim, dtype=jnp.bfloat16),
+        array(samples, rows, SAMPLED_LENGTH),
+        array(rows, LENGTH),
+    )
+    with topology.target():
+        text = JittedOnMesh(jax.grad(loss, argnums=(0, 1)), mesh).lower(*arrays).compile().as_text()
+    kernels = re.findall(r"\(bf16\[(\d+),.*__cudnn\$fmhaSoftmax", text)
+    assert kernels == [str(samples * rows // 8)] * 2
+    assert not re.findall(r"(all-gather|all-to-all|collective-permute)(?:-start)?\(", text)
 
 
 @pytest.mark.long

@@ -333,8 +333,10 @@ class PlainKernel:
 
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_samples_that_attend_to_the_same_source_are_one_call(with_bias, axis):
-    """Queries of several samples, keys and lengths of one source."""
+@pytest.mark.parametrize("shards", [1, 2])
+def test_samples_that_attend_to_the_same_source_are_one_call(with_bias, axis, shards, monkeypatch):
+    """Queries of several samples, keys and lengths of one source; in the order that the mesh calls for."""
+    monkeypatch.setattr("seq2seq_jax.modules.fused_attention.shards_of_rows", lambda rows: shards)
     generator = np.random.default_rng(0)
     queries = jnp.array(generator.normal(size=(5, 2, 6, HEADS, HEAD_DIM)))
     keys, values = (jnp.array(generator.normal(size=(2, 4, HEADS, HEAD_DIM))) for _ in range(2))
