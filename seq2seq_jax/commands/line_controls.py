@@ -79,10 +79,10 @@ def _from_fields(sources: Iterator[Source], fields: dict[str, str]) -> Iterator[
     for number, source in enumerate(sources, 1):
         found: dict[str, list[str]] = {}
         for name, field in fields.items():
-            if field not in source.fields:
+            if source.fields is None or field not in source.fields:
                 raise ValueError(
                     f"expected the field {field!r} (--{name}-field) in line {number}; it has "
-                    f"{', '.join(list(source.fields)) or 'no other field'}: name a field that every line has."
+                    f"{', '.join(source.fields or ()) or 'no other field'}: name a field that every line has."
                 )
             value = source.fields[field]
             texts = value if name == "phrases" and isinstance(value, list) else [value]
