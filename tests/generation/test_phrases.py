@@ -1,5 +1,7 @@
 """Phrases that a text must contain: enumeration, an independent search on lists, and 200 small models."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,13 +174,13 @@ def test_progress_is_how_much_of_each_phrase_a_text_ends_in():
     rng = np.random.default_rng(0)
     phrases = [[tuple(rng.choice(WORDS[:2], rng.integers(1, 5)).tolist()) for _ in range(3)] for _ in range(20)]
     arrays = Phrases.of(phrases, number=4, length=4)
-    progress, texts = arrays.nothing_yet(5), [[() for _ in range(5)] for _ in range(20)]
+    progress, texts = arrays.nothing_yet(5), dict.fromkeys(itertools.product(range(20), range(5)), ())
     for _ in range(8):
         tokens = rng.choice(WORDS[:2], (20, 5))
         progress = arrays.advanced(progress, jnp.asarray(tokens))
         for source in range(20):
             for hypothesis in range(5):
-                text = texts[source][hypothesis] = (*texts[source][hypothesis], int(tokens[source, hypothesis]))
+                text = texts[source, hypothesis] = (*texts[source, hypothesis], int(tokens[source, hypothesis]))
                 for index, phrase in enumerate(phrases[source]):
                     sizes = [s for s in range(len(phrase) + 1) if text[len(text) - s :] == phrase[:s]]
                     expected = len(phrase) if contains(text, phrase) else max(sizes)
