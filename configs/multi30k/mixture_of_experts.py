@@ -1,9 +1,13 @@
 """Multi30k English to German: a mixture of three experts that share the small Transformer, trained on from it.
 
     seq2seq train multi30k/mixture_of_experts --data.directory DIR --init-from RUN    # of multi30k/transformer_small
-    seq2seq generate RUN2 --input sources.txt --json three_texts.jsonl
+    seq2seq generate RUN2 --input sources.txt --n 3
 
-Not measured yet.
+Measured at step 700 of 1,000, from a run with 39.56 BLEU (beam 5), float32, on 2 shared CPU cores:
+
+    test_2016_flickr, greedy    BLEU 38.65 of expert 0, 38.04 of the three texts, 43.00 of the best of them
+                                nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0
+                                pairwise BLEU 74.42
 """
 
 import dataclasses
