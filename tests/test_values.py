@@ -44,6 +44,7 @@ def replaced(config, name, value):
     return new
 
 
+@pytest.mark.long
 def test_any_value_of_any_field_fits_or_is_one_line():
     tried, refused = set(), 0
     for experiment in map(load_config_by_name, CONFIGS):

@@ -46,6 +46,7 @@ def installed(tmp_path_factory):
     return site
 
 
+@pytest.mark.long
 def test_every_config_is_found_away_from_the_repository(installed, tmp_path):
     used = subprocess.run(
         [sys.executable, "-c", USE, *CONFIGS],

@@ -53,6 +53,7 @@ def test_scores_are_those_of_the_mean(seq2seq, trained, earlier, pairs, tmp_path
     np.testing.assert_allclose(found, np.log(0.75 * np.exp(first) + 0.25 * np.exp(second)), atol=1e-5)
 
 
+@pytest.mark.long
 def test_what_is_generated_and_evaluated_has_the_scores_of_the_ensemble(seq2seq, trained, earlier, tmp_path):
     ensemble = seq2seq_jax.load(str(trained), str(earlier), mean="log_probabilities")
     options = ["--ensemble", earlier, "--ensemble-mean", "log_probabilities", "--json", tmp_path / "json"]

@@ -299,6 +299,7 @@ def short_run(copy_of_run):
     return copy_of_run
 
 
+@pytest.mark.long
 def test_runs_are_compared(seq2seq, trained, short_run, workplace, tmp_path):
     outcome = seq2seq("evaluate", trained, short_run, "--json", tmp_path / "both", "--bounds", "2")
     assert outcome.status == 2 and "no source has ≤ 2 words" in outcome.error_line

@@ -83,6 +83,7 @@ def test_a_value_of_another_type_is_refused_with_the_file(seq2seq, copy_of_run, 
     assert "Traceback" not in outcome.errors
 
 
+@pytest.mark.long
 def test_no_flipped_bit_of_an_experiment_is_believed_without_a_word(copy_of_run, caplog):
     """One bit of each fifth byte: refused, said, or nothing that the run is has changed."""
     path = copy_of_run / "experiment.json"

@@ -96,6 +96,7 @@ def test_only_a_newline_ends_a_line(seq2seq, trained, tmp_path, monkeypatch, dat
     assert [record["source"] for record in records] == sources
 
 
+@pytest.mark.long
 def test_samples_of_a_line_are_the_same_wherever_it_stands_and_however_many_are_drawn(seq2seq, trained, tmp_path):
     """A draw depends on the seed, the line, the sample and the position alone; lines are counted over all batches."""
 
@@ -575,6 +576,7 @@ def typing(*arguments):
         os.close(typed)
 
 
+@pytest.mark.long
 def test_a_terminal_is_a_conversation(trained):
     """Each line is answered before the next is typed; Ctrl-C cancels a line, and Ctrl-D ends."""
     with typing("generate", trained, "--n", "2") as (write, wait_for, output):
@@ -598,6 +600,7 @@ def test_a_terminal_is_a_conversation(trained):
         assert output.read() == ""
 
 
+@pytest.mark.long
 def test_a_terminal_can_be_read_as_a_pipe_is(trained):
     with typing("generate", trained, "--interactive", "False") as (write, _, output):
         write(b"two red cows\n")

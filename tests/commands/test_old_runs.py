@@ -62,6 +62,7 @@ def test_an_old_run_generates(here, seq2seq):
     assert outcome.output.splitlines() == ["714", "009", "256"]
 
 
+@pytest.mark.long
 def test_an_old_run_continues(here, seq2seq):
     before = records(here / "counting")
     outcome = seq2seq("train", "counting.py", "--run-dir", "counting", "--training.steps", "304")
@@ -72,6 +73,7 @@ def test_an_old_run_continues(here, seq2seq):
     assert not set(METRICS) & set().union(*after), "old records are kept under current names"
 
 
+@pytest.mark.long
 def test_training_starts_from_an_old_run(here, seq2seq):
     outcome = seq2seq(
         "train", "counting.py", "--run-dir", "new", "--init-from", "counting", "--training.steps", "2",

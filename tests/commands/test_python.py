@@ -34,6 +34,7 @@ def test_a_run_is_used_as_by_the_commands(seq2seq, trained, tmp_path):
         run.generate(SOURCES, method=Sampling(), beam_size=2)
 
 
+@pytest.mark.long
 def test_an_experiment_is_trained_as_by_the_command(seq2seq, workplace, tmp_path, monkeypatch):
     monkeypatch.chdir(workplace)
     experiment = load_config_by_name("tiny/transformer")

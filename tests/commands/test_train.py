@@ -169,6 +169,7 @@ def test_a_run_can_be_made_longer(seq2seq, trained, tmp_path):
     assert Inference.open(run).parameters("best")[1] == 120, "the newest, where none has a score"
 
 
+@pytest.mark.long
 def test_training_goes_on_from_the_newest_good_checkpoint(seq2seq, trained, copy_of_run):
     flip(array_file(copy_of_run, 120))
     with (copy_of_run / "metrics.jsonl").open("a") as file:
@@ -256,6 +257,7 @@ LONG_WORK = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", LONG_WORK)
 @pytest.mark.parametrize("continued", [False, True])
 def test_sigterm_with_nothing_to_save_leaves_what_a_launcher_looks_for(

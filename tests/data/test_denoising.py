@@ -263,6 +263,7 @@ def test_evaluation_holds_every_chunk_once_always_corrupted_alike(store):
         assert examples.tolist() == [*first.examples, *second.examples]
 
 
+@pytest.mark.long
 def test_workers_change_nothing(store, tmp_path):
     script = tmp_path / "digests.py"
     script.write_text(

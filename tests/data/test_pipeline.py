@@ -258,6 +258,7 @@ def test_the_shares_of_any_number_of_processes_make_the_same_batches(tmp_path, p
         some_batches(store, config, process_count=3)
 
 
+@pytest.mark.long
 def test_workers_and_new_processes_change_no_batch(tmp_path):
     store = make_store(tmp_path, many_lengths())
     script = tmp_path / "digests.py"

@@ -27,6 +27,7 @@ def test_keys_give_other_orders():
     assert max(agreements) <= 8 and 0.7 < np.mean(agreements) < 1.3
 
 
+@pytest.mark.long
 def test_all_orders_of_a_few_are_equally_likely():
     draws = 12_000
     orders = collections.Counter(tuple(shuffled(np.arange(4), 4, key=np.uint64(key)).tolist()) for key in range(draws))

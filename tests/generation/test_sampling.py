@@ -152,6 +152,7 @@ def test_draws_by_line_follow_the_weights_and_are_uncorrelated():
         assert abs(np.corrcoef(pairs[:-1].ravel(), pairs[1:].ravel())[0, 1]) < 0.05
 
 
+@pytest.mark.long
 def test_rounding_of_the_weights_hardly_ever_changes_a_draw():
     """Errors of 1e-6, as between two shapes of a batch, in 20,000 draws from 8,000 ids."""
     rng = np.random.default_rng(0)

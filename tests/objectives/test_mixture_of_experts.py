@@ -150,6 +150,7 @@ def _shared_keys(config):
     return (EXPERTS - 1) * once
 
 
+@pytest.mark.long
 def test_two_modes_are_learned_by_two_experts():
     """A source is translated in one of two ways, in other tokens. A single expert cannot know which; of two, each takes
     one way of each source, and both know their texts.

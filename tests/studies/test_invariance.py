@@ -33,6 +33,7 @@ def generator(method, num_devices=1):
     return lambda texts, lines: generate.generate(params, texts, lines=lines)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
 def test_texts_are_the_same_however_sources_come(name):
     method = METHODS[name]

@@ -71,6 +71,7 @@ def test_speed_by_hand():
     assert (found["padded"].first_calls, found["padded"].shapes, found["padded"].fill) == (11.0, 2, 0.7)
 
 
+@pytest.mark.long
 def test_the_comparison_on_a_few_dates(tmp_path, capsys):
     main(
         [

@@ -447,6 +447,7 @@ def cut(data):
     return data[: len(data) // 2]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("late_reads_are_quiet")
 @pytest.mark.parametrize("damage", [flip_first, flip_middle, flip_last, cut, None])
 def test_damage_to_any_file_is_found_or_without_effect(two_steps, tmp_path, damage, caplog):
