@@ -67,7 +67,7 @@ def _of_rows(tokens: Int[Array, "batch samples length"], table: PieceTable, util
             return _aggregated_chrf(texts)
         if pruning is None:
             order, of_pairs = _PAIRWISE[utility]
-            return jnp.mean(of_pairs(pairwise_overlap(texts, order=order)), axis=1)
+            return _means(of_pairs(pairwise_overlap(texts, order=order)))
         return _pruned(texts, utility, pruning)
 
     # One source after the other: the matrices of one are large enough to keep a device busy.
@@ -75,6 +75,13 @@ def _of_rows(tokens: Int[Array, "batch samples length"], table: PieceTable, util
     same = jnp.all(tokens[:, :, None] == tokens[:, None], axis=-1)
     earlier = jnp.tril(jnp.ones(same.shape[1:], bool), -1)
     return scores, ~jnp.any(same & earlier, axis=-1)
+
+
+def _means(utilities: Float[Array, "samples references"]) -> Float[Array, " samples"]:
+    """The mean of each row. Sums of the same values in another order may be rounded otherwise: sorted, texts that tie
+    do so exactly, and the one drawn earlier is chosen.
+    """
+    return jnp.mean(jnp.sort(utilities, axis=1), axis=1)
 
 
 def _aggregated_chrf(texts: Symbols) -> Float[Array, " samples"]:
@@ -135,7 +142,7 @@ def _pruned(texts: Symbols, utility: Utility, confidence: float) -> Float[Array,
 
         kept, found = jnp.ones(number, bool), jnp.zeros((number, number))
         kept, found = jax.lax.fori_loop(0, num_blocks, extend, (kept, found))
-        return jnp.where(kept, jnp.mean(found, axis=1), -jnp.inf)
+        return jnp.where(kept, _means(found), -jnp.inf)
 
     return with_members(texts, of_members, order=order)
 

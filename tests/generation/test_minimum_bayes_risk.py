@@ -81,6 +81,16 @@ def test_expected_utilities_are_those_of_sacrebleu(tokenizer, utility):
         assert int(np.argmax(found[source])) == int(np.argmax(expected))
 
 
+def test_texts_that_tie_have_the_same_utility(tokenizer):
+    """Each has one word that no other has: their utilities with the samples are the same numbers, in another order."""
+    words = ["cat", "dog", "mat", "was", "fun", "saw", "sat", "big"]
+    texts = [[f"the {word} with two red dogs, and it was 3 cats; not 4!" for word in words] + ["A dog saw a cat."] * 3]
+    run = jax.jit(lambda samples: expected_utilities(samples, PieceTable.of(tokenizer), utility="bleu")[0])
+    [found] = np.asarray(run(samples_of(tokenizer, texts)))
+    tied = [index for index, word in enumerate(words) if word not in ("dog", "was", "saw", "cat")]
+    assert len({found[index] for index in tied}) == 1
+
+
 def aggregated_chrf(texts):
     """chrF2 of each text with a reference whose n-grams have the mean counts of all texts, by its definition."""
     counts = [
