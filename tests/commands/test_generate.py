@@ -540,8 +540,10 @@ def test_lines_have_the_samples_of_the_numbers_that_a_field_gives(seq2seq, train
 
 
 IN_ITS_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+# Tests that a shell runs in the background begin with interrupts ignored.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.executable, [sys.executable, "-m", "seq2seq_jax", *sys.argv[1:]])
 """
 """A program whose terminal sends it signals."""
