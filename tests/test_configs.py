@@ -71,6 +71,7 @@ def test_the_parts_of_a_config_fit(loaded):
     assert 0 <= rates[2] <= rates[1]
 
 
+@pytest.mark.long
 def test_the_model_of_a_config_can_be_built(loaded):
     """By shapes alone, which costs nothing however large it is."""
     experiment, _, _ = loaded

@@ -20,6 +20,8 @@ from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.progress import Progress
 
+pytestmark = pytest.mark.long
+
 SOURCES = ["two red cows", "", "seven black birds", "two red cows", "three Ω cats"]
 TARGETS = ["zwei rote Kühe", "es sind", "", "Hunde im Haus", "drei Ω"]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -180,7 +182,6 @@ def test_a_model_without_attention_is_one_line(seq2seq, workplace, tmp_path, unc
     assert "the model's decoder has no attention" in outcome.error_line
 
 
-@pytest.mark.long
 def test_rows_are_divided_over_devices(process, seq2seq, trained, tmp_path, drawn):
     """Three lines, which two devices do not share evenly, in a process that says nothing but where the pictures are."""
     lines = as_lines(["two red cows", "seven black birds", "six Ω cats"])

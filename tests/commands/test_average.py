@@ -7,6 +7,8 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 
+pytestmark = pytest.mark.long
+
 
 def averages(run, step):
     """The averaged parameters of a checkpoint, read without this project."""
@@ -35,7 +37,6 @@ def test_the_mean_of_the_checkpoints(seq2seq, trained, tmp_path, unchanged, last
     assert json.loads((output / "experiment.json").read_text())["averaged"] == [{"run": str(trained), "steps": steps}]
 
 
-@pytest.mark.long
 def test_an_average_is_used_like_a_run(seq2seq, trained, tmp_path):
     assert seq2seq("average", trained, "--output", tmp_path / "averaged").status == 0
     assert seq2seq("average", trained, "--output", tmp_path / "last", "--last", "1").status == 0
@@ -62,7 +63,6 @@ def test_an_average_that_cannot_be_written_leaves_nothing(seq2seq, trained, tmp_
     assert seq2seq("average", trained, "--output", tmp_path / "averaged").status == 0
 
 
-@pytest.mark.long
 def test_the_mean_of_several_runs(seq2seq, trained, tmp_path):
     assert seq2seq("average", trained, "--output", tmp_path / "all").status == 0
     both = seq2seq("average", trained, tmp_path / "all", "--checkpoint", "latest", "--output", tmp_path / "both")

@@ -7,6 +7,8 @@ import pytest
 import seq2seq_jax
 from seq2seq_jax.commands.options import with_profile_directory
 
+pytestmark = pytest.mark.long
+
 DATES = (
     "benchmark", "dates/transformer", "--data.train_examples", "400", "--data.validation_examples", "40",
     "--data.test_examples", "40",
@@ -39,7 +41,6 @@ def measured(seq2seq, cache, tmp_path):
     return run
 
 
-@pytest.mark.long
 def test_every_part_is_measured_and_traced_and_what_moved_is_named(measured, tmp_path):
     outcome, found = measured("--profile", tmp_path / "trace")
     training = found["parts"]["training"]
@@ -92,7 +93,6 @@ def test_every_part_is_measured_and_traced_and_what_moved_is_named(measured, tmp
     assert "differs: cpu was 'another'" in outcome.output
 
 
-@pytest.mark.long
 def test_a_sweep_goes_on_where_a_value_does_not_fit_and_draws_the_others(measured, tmp_path):
     outcome, found = measured("--sweep", "training.target_tokens_per_batch=100,72", "--plot", tmp_path / "sweep.png")
     rows, refused = found["sweep"]["rows"], found["sweep"]["refused"]
@@ -106,7 +106,6 @@ def test_a_sweep_goes_on_where_a_value_does_not_fit_and_draws_the_others(measure
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.long
 def test_policy_gradients_count_what_they_sample(seq2seq, tmp_path):
     outcome = seq2seq("benchmark", "tiny/policy", "--parts", "training", *SMALL[:4], "--json", tmp_path / "found.json")
     assert outcome.status == 0, outcome.errors

@@ -27,6 +27,7 @@ def flags(request):
         yield
 
 
+@pytest.mark.long
 def test_it_says_what_a_chip_holds_computes_and_exchanges(seq2seq, tmp_path):
     outcome = seq2seq(*COMPILE, "--topology", "h100:1", "--json", tmp_path / "found.json")
     assert outcome.status == 0
@@ -101,6 +102,7 @@ def test_a_sweep_sorts_meshes_by_time_and_keeps_those_that_cannot_be(process, tm
     assert "fsdp" in axes[4] and not {"data", "tensor"} & axes[4]
 
 
+@pytest.mark.long
 def test_what_does_not_fit_is_said_with_what_takes_the_memory(seq2seq, tmp_path):
     outcome = seq2seq(
         *COMPILE, "--topology", "h100:1", "--training.target_tokens_per_batch", "480000",

@@ -10,6 +10,8 @@ import pytest
 
 from seq2seq_jax.training.telemetry import read_records
 
+pytestmark = pytest.mark.long
+
 TRAIN = ("train", "tiny/denoising")
 
 
@@ -27,7 +29,6 @@ def test_a_run_learns_and_is_validated_by_its_loss(denoised):
     assert not (denoised / "samples").exists()
 
 
-@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(seq2seq, denoised, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(denoised, run)

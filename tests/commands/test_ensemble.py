@@ -41,6 +41,7 @@ def token_scores(seq2seq, tmp_path, run, *arguments):
     return outcome, np.concatenate([[score for _, score in record["tokens"]] for record in records])
 
 
+@pytest.mark.long
 def test_scores_are_those_of_the_mean(seq2seq, trained, earlier, pairs, tmp_path):
     _, first = token_scores(seq2seq, tmp_path, trained, *pairs)
     _, second = token_scores(seq2seq, tmp_path, earlier, *pairs)

@@ -110,6 +110,7 @@ def only_test_files(workplace, directory, sources=None):
     return directory
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("names", [[], ["--data.train", "None", "--data.validation", "None"]])
 def test_the_files_of_the_split_are_enough(seq2seq, trained, workplace, tmp_path, names):
     whole = seq2seq("evaluate", trained, "--json", tmp_path / "whole")
@@ -255,6 +256,7 @@ def test_a_package_that_a_metric_needs_is_named(seq2seq, trained, monkeypatch):
     assert "metric cer needs jiwer, which is not installed: pip install jiwer" in outcome.error_line
 
 
+@pytest.mark.long
 def test_a_metric_that_a_run_names_is_imported_only_if_it_is_trusted(seq2seq, copy_of_run, tmp_path, monkeypatch):
     """With or without an option that names others: it stands in the default of --metrics."""
     (tmp_path / "planted.py").write_text(OWN + f"\nopen({str(tmp_path / 'executed')!r}, 'w').close()\n")

@@ -15,6 +15,8 @@ from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.long
+
 TEXT = b"two red cows\nsix white dogs\n"
 TRAIN = ("train", "tiny/transformer", "--training.seed", "3")
 
@@ -83,7 +85,6 @@ def test_a_value_of_another_type_is_refused_with_the_file(seq2seq, copy_of_run, 
     assert "Traceback" not in outcome.errors
 
 
-@pytest.mark.long
 def test_no_flipped_bit_of_an_experiment_is_believed_without_a_word(copy_of_run, caplog):
     """One bit of each fifth byte: refused, said, or nothing that the run is has changed."""
     path = copy_of_run / "experiment.json"

@@ -161,6 +161,7 @@ def test_a_newline_in_a_generated_text_ends_no_line(seq2seq, trained, tmp_path, 
     assert [record["hypotheses"][0]["text"] for record in records] == texts, "JSON can hold a newline"
 
 
+@pytest.mark.long
 def test_a_chosen_checkpoint_is_used(seq2seq, trained, tmp_path):
     run = Inference.open(trained)
     best = Checkpoints(trained / "checkpoints", read_only=True).best_first()[0]
@@ -175,6 +176,7 @@ def test_a_chosen_checkpoint_is_used(seq2seq, trained, tmp_path):
     assert hypothesis.score == scores["90"] != scores["120"]
 
 
+@pytest.mark.long
 def test_a_process_writes_lines_and_progress_and_nothing_else(process, trained):
     outcome = process("generate", trained, stdin=b"two red cows\n")
     assert outcome.status == 0
@@ -182,6 +184,7 @@ def test_a_process_writes_lines_and_progress_and_nothing_else(process, trained):
     assert [line for line in outcome.errors.splitlines() if not line.startswith("generating: ")] == []
 
 
+@pytest.mark.long
 def test_output_is_utf8_in_any_locale(process, trained):
     outcome = process("generate", trained, stdin=b"two red cows\n", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert (outcome.status, outcome.output) == (0, "es sind zwei rote Kühe im Haus\n")
@@ -424,6 +427,7 @@ def test_a_source_that_is_too_long_is_split_and_its_outputs_joined(seq2seq, trai
     assert seq2seq_jax.load(str(trained)).generate([LONG]) == outcome.output.splitlines()[1:2]
 
 
+@pytest.mark.long
 def test_a_source_that_is_too_long_is_cut_where_that_is_asked_for(seq2seq, trained, copy_of_run):
     stdin = f"{LONG}\ntwo red cows\n".encode()
     outcome = seq2seq("generate", trained, "--too-long", "truncate", stdin=stdin)
@@ -462,6 +466,7 @@ def test_a_longer_source_is_taken_as_a_whole_where_that_is_asked_for(seq2seq, tr
     assert "max_source_length must be 1 to 1,048,576 tokens" in outcome.error_line
 
 
+@pytest.mark.long
 def test_n_texts_are_written_below_each_other(seq2seq, trained, tmp_path):
     stdin = b"two red cows\n\nsix white dogs\n"
     path = tmp_path / "n_best"
@@ -522,6 +527,7 @@ def test_json_lines_are_written_to_standard_output(seq2seq, trained, tmp_path, m
     assert seq2seq("generate", trained, "--field", "body", stdin=stdin).status == 0
 
 
+@pytest.mark.long
 def test_lines_have_the_samples_of_the_numbers_that_a_field_gives(seq2seq, trained):
     sampling = ["--generation", "sampling", "--n", "3"]
     texts = ["two red cows", "six white dogs", "four grey cats"]

@@ -10,6 +10,8 @@ from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.run.training import TrainingRun
 from seq2seq_jax.training.telemetry import read_records
 
+pytestmark = pytest.mark.long
+
 MIXTURE = ("--model.num_experts", "3", "--objective", "mixture_of_experts", "--generation", "mixture_of_experts")
 TRAIN = ("train", "tiny/transformer", *MIXTURE, "--training.evaluate_every", "6", "--training.log_every", "3")
 

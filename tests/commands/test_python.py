@@ -12,6 +12,7 @@ from seq2seq_jax.generation.methods import Sampling
 SOURCES = ["two red cows", "one cow"]
 
 
+@pytest.mark.long
 def test_a_run_is_used_as_by_the_commands(seq2seq, trained, tmp_path):
     run = seq2seq_jax.load(str(trained))
     assert seq2seq("evaluate", trained, "--json", tmp_path / "figures").status == 0

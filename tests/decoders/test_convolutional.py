@@ -96,6 +96,7 @@ def test_a_step_keeps_the_window_alone_and_equals_teacher_forcing(memory_dim, ke
         )
 
 
+@pytest.mark.long
 def test_dropout_falls_on_the_output_too():
     config = ConvolutionalDecoderConfig(**SETTINGS | {"dropout": 0.5})
     decoder = config.build(memory_dim=6, summary_dim=1, precision="float32")

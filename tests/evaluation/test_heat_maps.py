@@ -90,6 +90,7 @@ def test_short_source_tokens_stand_upright_and_long_ones_slant():
     assert {label.get_rotation() for label in of_size(3, 5, word="animals").axes[0].get_xticklabels()} == {45}
 
 
+@pytest.mark.long
 def test_very_many_tokens_do_not_make_an_endless_picture():
     figure = of_size(600, 900)
     assert max(figure.get_size_inches()) < 65

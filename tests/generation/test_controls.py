@@ -94,6 +94,7 @@ def test_every_method_keeps_to_controls(method):
             assert each.num_tokens - len(each.text) in (0, 1)
 
 
+@pytest.mark.long
 def test_phrases_are_in_every_text_and_nothing_is_compiled_for_others_of_their_size():
     method = dataclasses.replace(METHODS[0], maximum_length_extra=14)
     phrases = [["hh", "ha"], [], ["abab"], ["cc", "ccd", "de"], [], ["a"]]
@@ -172,6 +173,7 @@ def test_attention_of_steps_is_that_of_teacher_forcing(build):
         np.testing.assert_allclose(weights, np.repeat(expected[:, index], 2, axis=0), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_attention_of_an_ensemble_is_the_mean_of_its_members():
     """Of models with other numbers of layers and heads: every layer counts once."""
     vocabulary = tokenizer().vocabulary

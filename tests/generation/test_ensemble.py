@@ -100,6 +100,7 @@ CASES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("families", "mean", "weights"), CASES)
 def test_a_beam_that_loses_nothing_finds_the_averaged_probabilities(monkeypatch, families, mean, weights):
     monkeypatch.setattr(tokenizer(), "decode_target", lambda ids: " ".join(map(str, ids)))
@@ -147,6 +148,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_an_ensemble_of_one_is_the_model_bit_for_bit(method):
     model, params = member("recurrent", 1)

@@ -100,6 +100,7 @@ def test_the_n_best_are_different_and_the_best_comes_first():
             assert each.score == pytest.approx(each.log_probability / normalizer, rel=1e-5)
 
 
+@pytest.mark.long
 def test_the_limit_of_tokens_follows_from_the_source():
     generate, params = generator(BeamSearch(maximum_length_ratio=0.0, maximum_length_extra=1, n_best=4))
     # Only the EOS token is allowed, so there is one hypothesis, however many are asked for.

@@ -81,6 +81,7 @@ def test_expected_utilities_are_those_of_sacrebleu(tokenizer, utility):
         assert int(np.argmax(found[source])) == int(np.argmax(expected))
 
 
+@pytest.mark.long
 def test_texts_that_tie_have_the_same_utility(tokenizer):
     """Each has one word that no other has: their utilities with the samples are the same numbers, in another order."""
     words = ["cat", "dog", "mat", "was", "fun", "saw", "sat", "big"]
@@ -124,6 +125,7 @@ def test_the_aggregated_utility_is_chrf_with_the_mean_of_all_samples(tokenizer):
         np.testing.assert_allclose(found[source], aggregated_chrf(said), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("utility", METRICS)
 def test_pruning_leaves_out_texts_but_the_best(tokenizer, utility):
     """40 samples: all are compared with 16, those that are left with 32, and those with all."""
@@ -144,6 +146,7 @@ def test_pruning_leaves_out_texts_but_the_best(tokenizer, utility):
     assert ((cautious > -np.inf) >= kept).all()
 
 
+@pytest.mark.long
 def test_texts_are_left_out_that_win_in_few_resamples(tokenizer):
     """The first step by its definition, with the resamples that all sources share."""
     [texts] = texts_of(4, sources=1, number=20)

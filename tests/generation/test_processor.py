@@ -180,6 +180,7 @@ def test_samples_come_as_often_as_the_policy_under_controls_says(name):
         assert total == pytest.approx(np.log(expected[text]), rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["repetition", "bigrams", "all"])
 def test_stochastic_beam_search_finds_all_texts_under_controls_and_no_other(name):
     controls, model = CASES[name], random_model(5)
@@ -284,6 +285,7 @@ def nothing_asked(sources):
     )
 
 
+@pytest.mark.long
 def test_controls_that_bind_nothing_change_no_bit():
     model, limits = random_model(10, num_sources=6), [3, 5, 7, 9, 9, 2]
     policy = Policy(vocabulary=VOCABULARY, temperature=0.8)
@@ -315,6 +317,7 @@ def test_a_line_without_phrases_fares_as_if_there_were_none():
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[others], b[others]), free, asked)
 
 
+@pytest.mark.long
 def test_sources_that_are_done_leave_the_batch_with_their_controls():
     rng = np.random.default_rng(0)
     model, limits = random_model(12, num_sources=40), [4 + index % 9 for index in range(40)]
@@ -368,6 +371,7 @@ def test_the_coverage_penalty_is_that_of_the_definition():
         np.testing.assert_allclose([found[text] for text in found], [expected[text] for text in found], rtol=1e-4)
 
 
+@pytest.mark.long
 def test_controls_of_a_sharded_batch_need_no_exchange():
     """On two devices: the same texts, and nothing crosses between them but whether to go on."""
     program = textwrap.dedent("""

@@ -73,6 +73,7 @@ while true; do sleep 0.05; done
 """
 
 
+@pytest.mark.long
 def test_a_worker_starts_one_training_and_stops_it(project):
     (project.directory / ".venv" / "bin").mkdir(parents=True)
     (project.directory / ".venv" / "bin" / "activate").write_text("")

@@ -65,6 +65,7 @@ def by_brute_force(name):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
 def test_each_pair_goes_to_the_expert_under_which_it_is_most_probable(name):
     objective, params = mixture(name, label_smoothing=0.0)
@@ -89,6 +90,7 @@ def test_each_pair_goes_to_the_expert_under_which_it_is_most_probable(name):
             assert found[f"expert_{expert}_fraction"] == pytest.approx((chosen == expert).mean())
 
 
+@pytest.mark.long
 def test_packed_rows_and_micro_batches_change_no_gradient_and_an_expert_that_is_not_chosen_has_none():
     objective, params = mixture("transformer")
 
@@ -107,6 +109,7 @@ def test_packed_rows_and_micro_batches_change_no_gradient_and_an_expert_that_is_
         assert learns == [expert == chosen for expert in range(1, EXPERTS)]
 
 
+@pytest.mark.long
 def test_responsibilities_are_computed_without_dropout_and_the_loss_with_it():
     objective, params = mixture("transformer")
     off, one, other = (loss_and_metrics(objective, params, PACKED, rng) for rng in (None, *map(jax.random.key, (1, 2))))
@@ -114,6 +117,7 @@ def test_responsibilities_are_computed_without_dropout_and_the_loss_with_it():
     assert off == pytest.approx(one, rel=1e-6) and one == other
 
 
+@pytest.mark.long
 def test_one_expert_is_maximum_likelihood_bit_for_bit():
     model = transformer().build(VOCABULARY)
     settings = {"label_smoothing": 0.1, "loss_chunk": 4}

@@ -120,6 +120,7 @@ def test_other_decoders_predict_in_a_first_pass_over_the_labels(name):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [RECURRENT[1], IN_TWO_PASSES[0]])
 def test_samples_follow_the_model_and_replace_with_the_probability(name):
     rows = 4_000
@@ -138,6 +139,7 @@ def test_samples_follow_the_model_and_replace_with_the_probability(name):
     assert kept == pytest.approx(0.7 + 0.3 * expected[label], abs=0.03)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [RECURRENT[0], IN_TWO_PASSES[0]])
 def test_the_loss_is_that_of_the_chosen_inputs(name):
     model, params = built(name)

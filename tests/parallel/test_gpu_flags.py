@@ -15,6 +15,7 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(gpu_flags, "is_for_gpu", lambda environment: True)
 
 
+@pytest.mark.long
 def test_an_unknown_flag_is_left_out_and_the_rest_is_accepted(on_gpu):
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     added = set_flags(environment, wanted={"xla_gpu_no_such_flag": "true", **FLAGS})

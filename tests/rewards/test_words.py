@@ -47,6 +47,7 @@ def test_words_of_13a_by_hand(text, words):
     np.testing.assert_array_equal(found, words_between_blanks(characters([" ".join(words)])))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("cut", "library"),
     [

@@ -104,6 +104,7 @@ def test_parts_of_the_benchmark_are_compiled_as_the_script_starts_them(directory
     ]
 
 
+@pytest.mark.long
 def test_only_what_has_no_file_is_compiled_and_what_takes_too_long_is_recorded(tmp_path):
     program = "import sys, time; time.sleep(float(sys.argv[2])); open(sys.argv[1], 'a').write('{}')"
     commands = {

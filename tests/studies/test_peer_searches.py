@@ -12,6 +12,8 @@ from seq2seq_jax.run.inference import Inference
 from studies.peers import __main__ as peers
 from studies.peers.generation import compare_outputs, token_log_probabilities
 
+pytestmark = pytest.mark.long
+
 needs_peers = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "ctranslate2")),
     reason="PyTorch, transformers or ctranslate2 is not installed (the extra `peers`)",
