@@ -24,7 +24,7 @@ class Texts:
     method: str
     """How signatures say it."""
     n: int
-    """Texts per source that were asked for."""
+    """Requested texts per source."""
     texts: list[list[str]]
     """Of each source in the order of the split, the preferred one first."""
     examples: int

@@ -160,7 +160,7 @@ def main(arguments: list[str]) -> None:
     chosen = override(InvarianceArguments(), rest, program=f"{PROGRAM} RUN", description=DESCRIPTION)
     if len(directories) != 1:
         raise ValueError(f"{PROGRAM} needs the directory of a RUN. See {PROGRAM} --help.")
-    # Read when the first device is asked for.
+    # Read when the first device is requested.
     flag = f"--xla_force_host_platform_device_count={max(chosen.meshes)}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
     keep_compiled_programs()
@@ -191,7 +191,7 @@ def _cell(figures: dict[str, Any] | None) -> str:
 
 
 def build_generator(directory: str, method: GenerationMethod, num_devices: int) -> Generate:
-    """What generates by a method with the best checkpoint of a run in float32, on a mesh of so many devices."""
+    """What generates by a method with the best checkpoint of a run in float32, on a mesh of n devices."""
     run = Inference.open(directory)
     run = run.with_parts(model=dataclasses.replace(run.experiment.model, precision="float32"), generation=method)
     mesh = MeshConfig(data=num_devices).build(jax.devices()[:num_devices])

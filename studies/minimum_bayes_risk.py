@@ -51,7 +51,7 @@ class MinimumBayesRiskArguments:
     texts: str = "samples.json"
     """File of the samples, which are drawn where it does not exist."""
     sentences: int | None = None
-    """The first so many sources of the split; None = all."""
+    """The first n sources of the split; None = all."""
     timed: int = 16
     """Sources of them that are timed in a turn."""
     rounds: int = 5

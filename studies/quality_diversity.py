@@ -70,7 +70,7 @@ class QualityDiversityArguments:
     split: str = "test"
     """Split that is generated for: validation for choosing settings, test for reporting them."""
     sentences: int | None = None
-    """The first so many sources of the split; None = all."""
+    """The first n sources of the split; None = all."""
     precision: Precision | None = None
     """Of the model; None = the run's."""
     directory: str | None = None

@@ -54,7 +54,7 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
             plot_lengths(
                 {
                     split: {
-                        column: lengths_of(kind, kind.examples(store.columns[column]))
+                        column: lengths_of(kind.examples(store.columns[column]))
                         for column, kind in batch_format.columns.items()
                     }
                     for split, store in stores.items()

@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _evaluate(directories: list[str], rest: list[str], outputs: contextlib.ExitStack) -> dict[str, Any]:
-    """Evaluate, write the files that are asked for, and give the figures: of one run, or of the comparison of several.
+    """Evaluate, write the requested files, and return the metrics: of one run, or of the comparison of several.
 
     Args:
         outputs: closes the files, and fails if one could not be written.
@@ -114,7 +114,7 @@ def _evaluate(directories: list[str], rest: list[str], outputs: contextlib.ExitS
             raise ValueError("--output has no effect: documents have no sources to generate from. Leave it out.")
         text_file, json_file = outputs.enter_context(open_outputs(("--output", chosen.output), ("--json", chosen.json)))
         for each in runs:
-            each.metrics  # noqa: B018  (a mistake there is told before anything that takes long)
+            each.metrics  # noqa: B018  (a mistake there is reported before anything that takes long)
         groups = _groups(run, chosen) if len(runs) > 1 else []
         found, results = [], {}
         for each in runs:

@@ -86,8 +86,7 @@ def read_sources(
             )
         return map(Source, lines)
     read, names = READERS[kind or ".tsv"], Template.parse(field).names
-    separator = getattr(run.experiment.data, "separator", " ")
-    examples = read(lines, given.name, (field,), whole=True, separator=separator)
+    examples = read(lines, given.name, (field,), whole=True, separator=run.experiment.data.list_separator)
     return (_of_example(text, example, names, line_field) for text, example in examples)
 
 

@@ -59,6 +59,11 @@ class DataSource(abc.ABC):
         return None
 
     @property
+    def list_separator(self) -> str:
+        """What stands between the texts of a field that holds a list, where several fields make a text."""
+        return " "
+
+    @property
     def all_splits(self) -> tuple[str, ...]:
         """Names of all splits that there may be."""
         return SPLITS

@@ -1,7 +1,6 @@
 """What a run sees of its data: lengths, limits, padding, and how much of the vocabulary is used."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.batch_maker import SelectionCounts, selection_of
 from seq2seq_jax.data.columns import Chunks, Column, Ragged, Tokens
 from seq2seq_jax.data.store import Store
-from seq2seq_jax.data.tokenizer import UNKNOWN_ID, Tokenizer
+from seq2seq_jax.data.tokenizer import BYTE_PIECE, UNKNOWN_ID, Tokenizer
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 """Of the lengths of a column."""
@@ -21,7 +20,6 @@ MOST_COUNTED = 50_000_000
 """Tokens of a column, from the first, in which ids are counted."""
 NOTICEABLE_PADDING = 0.5
 """Share of the positions of a side: if padding has more, a person should know."""
-BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +67,7 @@ def summary_of(store: Store, batch_format: BatchFormat, tokenizer: Tokenizer) ->
     )
 
 
-def lengths_of(column: Column, examples: Ragged | Chunks) -> Int[np.ndarray, " examples"]:
+def lengths_of(examples: Ragged | Chunks) -> Int[np.ndarray, " examples"]:
     """Length of every example of a column."""
     if isinstance(examples, Chunks):
         return examples.bounds(np.arange(len(examples)))[1]
@@ -77,7 +75,7 @@ def lengths_of(column: Column, examples: Ragged | Chunks) -> Int[np.ndarray, " e
 
 
 def _column(column: Column, examples: Ragged | Chunks, tokenizer: Tokenizer) -> ColumnSummary:
-    lengths = lengths_of(column, examples)
+    lengths = lengths_of(examples)
     of_ids = _ids(column, examples.values[:MOST_COUNTED], tokenizer) if isinstance(column, Tokens) else {}
     return ColumnSummary(
         examples=len(lengths),
@@ -98,7 +96,7 @@ def _ids(column: Tokens, values: np.ndarray, tokenizer: Tokenizer) -> dict[str, 
     size = vocabulary.source_size if is_source else vocabulary.target_size
     pieces = (tokenizer.source_pieces if is_source else tokenizer.target_pieces)(range(size))
     counts = np.bincount(values, minlength=size)
-    is_byte = np.array([BYTE.fullmatch(piece) is not None for piece in pieces])
+    is_byte = np.array([BYTE_PIECE.fullmatch(piece) is not None for piece in pieces])
     total = max(1, int(counts.sum()))
     return {
         "ids_used": int((counts > 0).sum()),

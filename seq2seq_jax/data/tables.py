@@ -50,6 +50,10 @@ class Table(SplitFiles, PairSource):
             except ValueError as error:
                 raise ValueError(f"data.{name}: {error}.") from error
 
+    @property
+    def list_separator(self) -> str:
+        return self.separator
+
     def field_of(self, column: str) -> str | None:
         return {"source": self.source, "target": self.target, "references": self.references}.get(column)
 
@@ -75,7 +79,7 @@ class Table(SplitFiles, PairSource):
 
     def _read(self, read: "ReadFields", path: Path, *, is_scored: bool) -> Iterator[tuple[Any, ...]]:
         fields = (self.source, self.target)
-        read = functools.partial(read, separator=self.separator)
+        read = functools.partial(read, separator=self.list_separator)
         if self.references is None:
             return read(read_lines(path), str(path), fields)
         if is_scored:

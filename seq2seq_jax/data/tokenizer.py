@@ -46,6 +46,8 @@ SENTENCEPIECE_KINDS = {"words": "word"}
 """Kinds that SentencePiece calls otherwise."""
 BOUNDED_KINDS = ("char", "words")
 """Kinds that have as many pieces as the text, of which vocabulary_size is an upper bound."""
+BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+"""A piece that stands for a byte."""
 CONTROL_PIECES = ("<pad>", "<unk>", "<s>", "</s>")
 HELD = 8_000_000
 """Characters of training text that are kept to train once more where a vocabulary was too large for it."""
@@ -137,7 +139,7 @@ def _check_special_tokens(tokens: Sequence[str]) -> None:
     for token in tokens:
         if re.search(r"\s", token) or SPACE in token or UNKNOWN in token:
             raise ValueError(f"a special token has no spaces, and one is {token!r}: rename it")
-        if token in CONTROL_PIECES or re.fullmatch(r"<0x[0-9A-F]{2}>|<extra_id_\d+>", token):
+        if token in CONTROL_PIECES or BYTE_PIECE.fullmatch(token) or re.fullmatch(r"<extra_id_\d+>", token):
             raise ValueError(f"{token} is a piece of every tokenizer, and cannot be a special token: rename it")
         if tokens.count(token) > 1:
             raise ValueError(f"special_tokens has {token} {tokens.count(token)} times: give each once")

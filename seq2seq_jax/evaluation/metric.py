@@ -67,9 +67,9 @@ class Alternatives(NamedTuple):
     """All texts that were generated for each example."""
 
     texts: Sequence[Sequence[str]]
-    """Of each example, in the order of the examples; the method may have found fewer than were asked for."""
+    """Of each example, in the order of the examples; the method may have found fewer than requested."""
     number: int
-    """Texts per example that were asked for."""
+    """Requested texts per example."""
     method: str
     """How they were generated, as signatures say it."""
 

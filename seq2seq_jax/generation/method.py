@@ -91,7 +91,7 @@ class GenerationMethod(abc.ABC):
         """The same method with that many texts returned for each source.
 
         Raises:
-            ValueError: it cannot return so many.
+            ValueError: it cannot return this number.
         """
         if self.texts_field is None:
             if number != self.num_texts:

@@ -1,7 +1,6 @@
 """Decoding of token ids to characters on the device, with exactly the result of the tokenizer."""
 
 import dataclasses
-import re
 
 import flax.struct
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Int, Shaped
 
-from seq2seq_jax.data.tokenizer import UNKNOWN_ID, Tokenizer
+from seq2seq_jax.data.tokenizer import BYTE_PIECE, UNKNOWN_ID, Tokenizer
 
 NO_CHARACTER = -1
 """The value at positions after the end of a text."""
@@ -20,7 +19,6 @@ NO_BYTE = -1
 Characters = Int[Array, "*rows size"]
 """Unicode code points of texts, NO_CHARACTER after the end of each."""
 
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 # All characters that str.isspace and str.split treat as whitespace.
 _WHITESPACE_RANGES = (
@@ -139,7 +137,7 @@ class PieceTable:
         for token, name in zip(ids, tokenizer.target_pieces(ids), strict=True):
             first, later = tokenizer.decode_target([token]), tokenizer.decode_target([UNKNOWN_ID, token])
             piece = later.removeprefix(prefix)
-            byte = _BYTE_PIECE.fullmatch(name)
+            byte = BYTE_PIECE.fullmatch(name)
             is_byte = byte is not None and piece != name
             values.append(int(byte[1], 16) if is_byte else NO_BYTE)
             pieces.append("" if is_byte else piece)

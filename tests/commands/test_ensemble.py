@@ -1,4 +1,4 @@
-"""`--ensemble` of several runs, against the figures of each of them."""
+"""`--ensemble` of several runs, against the metrics of each of them."""
 
 import json
 import shutil

@@ -223,7 +223,7 @@ def test_an_input_is_not_overwritten_while_it_is_read(seq2seq, trained, tmp_path
 
 
 def numbered(monkeypatch, *, until=None, error=None):
-    """In place of the model: each source in brackets; after so many groups an error instead."""
+    """In place of the model: each source in brackets; after `until` groups an error instead."""
     groups = []
 
     def answer(texts):
@@ -435,7 +435,7 @@ def test_a_source_that_is_too_long_is_cut_where_that_is_asked_for(seq2seq, train
     first, *_, last = outcome.errors.splitlines()
     assert first.endswith(", and the model takes 24: cut")
     assert last == "cut 1 of 2 lines to the 24 tokens that the model takes"
-    # A run that cut in training does so unless it is told otherwise.
+    # A run that cut in training does so unless the command line says otherwise.
     path = copy_of_run / "experiment.json"
     path.write_text(path.read_text().replace('"too_long": "drop"', '"too_long": "truncate"'))
     assert seq2seq("generate", copy_of_run, stdin=stdin).output == outcome.output

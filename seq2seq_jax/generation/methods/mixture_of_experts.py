@@ -3,35 +3,28 @@
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from seq2seq_jax.generation.method import GenerationMethod
+from seq2seq_jax.generation.methods.beams import Searching
 
 if TYPE_CHECKING:
     from seq2seq_jax.generation.context import GenerationContext, GenerationResult
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MixtureOfExperts(GenerationMethod):
+class MixtureOfExperts(Searching):
     """One text from each expert of a model that is trained as a mixture of experts."""
 
     experts: int = 3
     """Experts that generate, one text each: the first of the model's, of which there are model.num_experts."""
     beam_size: int = 1
     """Hypotheses kept for each source and expert; 1 = greedy decoding."""
-    length_penalty: float = 1.0
-    """Exponent alpha of the length normalisation, score = log p / ((5 + length) / 6) ^ alpha; 0 = none."""
     order: Literal["expert", "score"] = "expert"
     """Order of the texts of a source: by the number of the expert, for all sources alike; or by score, best first."""
-    max_compactions: int = 0
-    """Maximum number of batch compactions, each of which halves the batch when half of its sources are finished, and
-    compiles the step once more."""
 
     texts_field: ClassVar[str | None] = "experts"
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_counts("experts", "beam_size")
-        self._check_amounts("length_penalty")
-        self._check_not_negative("max_compactions")
+        self._check_counts("experts")
 
     def check(self, *, num_experts: int) -> None:
         """See GenerationMethod.check."""
