@@ -114,18 +114,18 @@ else
 fi
 
 # Whether the kernels are right does not depend on which of XLA's are fastest here, whose search takes most of the time.
-XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_autotune_level=0" part attention 70 "${own[@]}" --part attention ||
+XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_autotune_level=0" part attention 50 "${own[@]}" --part attention ||
     echo "fused attention is not to be trusted here: train with --model.encoder.attention_kernel plain, the decoder's too."
-part t5_large 70 "${own[@]}" --part t5_large
+part t5_large 60 "${own[@]}" --part t5_large
 part transformer_big 105 "${own[@]}" --part transformer_big
 # Of ratios, both sides by cuBLAS: without a search among XLA's own products, which an H100 has within 6% of these.
 by_library="${XLA_FLAGS:-} --xla_gpu_enable_triton_gemm=false"
-XLA_FLAGS=$by_library part packing 60 "${own[@]}" --part packing
-XLA_FLAGS=$by_library part policy_gradient 90 "${own[@]}" --part policy_gradient
+XLA_FLAGS=$by_library part packing 50 "${own[@]}" --part packing
+XLA_FLAGS=$by_library part policy_gradient 80 "${own[@]}" --part policy_gradient
 if [ -n "$dry_run" ] || has torch transformers; then
     export XLA_PYTHON_CLIENT_MEM_FRACTION="${peer_memory:-$XLA_PYTHON_CLIENT_MEM_FRACTION}"
-    part peer_t5 60 "${peers[@]}" --models t5 "${t5[@]}"
-    part peer_transformer 80 "${peers[@]}" --models transformer "${big[@]}"
+    part peer_t5 75 "${peers[@]}" --models t5 "${t5[@]}"
+    part peer_transformer 115 "${peers[@]}" --models transformer "${big[@]}"
     has ctranslate2 || [ -n "$dry_run" ] || search+=(--peers hugging_face)
     part training_for_search 75 "${trained[@]}" && part peer_search 70 "${search[@]}"
 else
