@@ -1,6 +1,7 @@
 """Dataclasses overridden on the command line. Imports nothing heavy, so that a mistake is reported at once."""
 
 import contextlib
+import copy
 import dataclasses
 import io
 import itertools
@@ -135,13 +136,17 @@ def _converted(part: Any, kind: type, option: str) -> Any:
 
 
 def _replaced(config: Any, path: Sequence[str], part: Any) -> Any:
-    """The config with another part at a path of field names."""
+    """The config with another part at a path of field names.
+
+    Whether the parts fit each other is checked when the values that follow are known too, which may be what makes them
+    fit.
+    """
     if not path:
         return part
-    if hasattr(config, path[0]):
-        return dataclasses.replace(config, **{path[0]: _replaced(getattr(config, path[0]), path[1:], part)})
-    [name] = _unnamed(config)
-    return dataclasses.replace(config, **{name: _replaced(getattr(config, name), path, part)})
+    name, rest = (path[0], path[1:]) if hasattr(config, path[0]) else (_unnamed(config)[0], path)
+    changed = copy.copy(config)
+    object.__setattr__(changed, name, _replaced(getattr(config, name), rest, part))
+    return changed
 
 
 def _named_values(refuse: Callable[[str], None]) -> Any:

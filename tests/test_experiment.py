@@ -31,6 +31,7 @@ from seq2seq_jax.experiment import (
 from seq2seq_jax.generation.methods import Greedy, Sampling
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.overrides import is_given, override
 from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.optimizer import AdafactorConfig, AdamWConfig
@@ -470,6 +471,17 @@ def test_a_command_line_chooses_the_class_of_a_part():
     )
     assert override(config, ["--generation", "beam-search"], program="p") == config
     assert from_json(Experiment, to_json(dataclasses.replace(config, generation=chosen))).generation == chosen
+
+
+def test_parts_have_to_fit_when_all_values_are_known():
+    config = load_config_by_name("multi30k/transformer_small")
+    arguments = ["--objective", "policy_gradient", "--data.packing", "False"]
+    chosen = override(config, arguments, program="p")
+    assert isinstance(chosen.objective, PolicyGradientConfig) and not chosen.data.packing and config.data.packing
+    assert override(config, arguments[2:] + arguments[:2], program="p") == chosen
+    for short in (arguments[:2], ["--objective=policy_gradient"]):
+        with pytest.raises(ValueError, match=r"Set data\.packing to False"):
+            override(config, short, program="p")
 
 
 METHODS = (
