@@ -25,6 +25,7 @@ seq2seq: encoder-decoder training on JAX
   seq2seq data CONFIG [--plot FILE] [--part.field value ...]    what a training would see of its data
   seq2seq evaluate RUN [RUN ...] [--split test] [--json FILE]   loss and scores on a split
   seq2seq generate RUN [--input FILE] [--output FILE]           a line out for a line in
+  seq2seq translate-corpus RUN --input FILE --output DIR        a corpus of generated texts, in shards; continues
   seq2seq score RUN --source FILE --target FILE                 log-probability and perplexity of given targets
   seq2seq rerank RUN --input LISTS --features F [--tune FILE]   order n-best lists anew; tune the weights of features
   seq2seq align RUN [--input FILE] [--output DIRECTORY]         heat maps of attention, a picture a line
@@ -36,7 +37,10 @@ CONFIG is a Python file, or a name such as dates/transformer (see configs/). RUN
 Each command has --help; `seq2seq train CONFIG --help` lists every field of the experiment.
 """
 
-COMMANDS = ("train", "data", "evaluate", "generate", "score", "rerank", "align", "average", "benchmark", "compile")
+COMMANDS = (
+    "train", "data", "evaluate", "generate", "translate-corpus", "score", "rerank", "align", "average", "benchmark",
+    "compile",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -129,7 +133,7 @@ def _run_command(name: str, arguments: list[str]) -> None:
     if parsed or name == "peers" or (arguments and not arguments[0].startswith("-")):
         set_flags()
         keep_memory_between_steps()
-    importlib.import_module(f"seq2seq_jax.commands.{name}").run(arguments, *parsed)
+    importlib.import_module(f"seq2seq_jax.commands.{name.replace('-', '_')}").run(arguments, *parsed)
 
 
 def _with_notes(message: str, error: BaseException) -> str:
