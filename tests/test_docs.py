@@ -74,10 +74,11 @@ def _classes(hint):
 
 def options_of(command):
     """All options that a sub-command has with some config."""
-    arguments = getattr(options, f"{command.capitalize()}Options", None)
+    name = command.title().replace("-", "")
+    arguments = getattr(options, f"{name}Options", None)
     if arguments is None:
-        module = importlib.import_module(f"seq2seq_jax.commands.{command}")
-        arguments = getattr(module, f"{command.capitalize()}Arguments")
+        module = importlib.import_module(f"seq2seq_jax.commands.{command.replace('-', '_')}")
+        arguments = getattr(module, f"{name}Arguments")
     return set(fields(arguments)) | set(fields(Experiment))
 
 
