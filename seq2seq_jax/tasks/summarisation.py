@@ -1,0 +1,27 @@
+"""Summaries: a short text of a long one. Sources that are too long are truncated, and outputs scored by ROUGE."""
+
+import dataclasses
+from typing import ClassVar
+
+from seq2seq_jax.data.source import PairSource
+from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.evaluation.metric import Metric
+from seq2seq_jax.evaluation.metrics.rouge import Rouge
+from seq2seq_jax.evaluation.metrics.summary import SummaryStatistics
+from seq2seq_jax.tasks.translation import Translation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summarisation(Translation):
+    """A summary for each source, of which no more than data.max_source_length tokens are read."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = (Rouge(), SummaryStatistics())
+
+    def check(self, data: PairSource, tokenizer: TokenizerConfig) -> None:
+        super().check(data, tokenizer)
+        if data.too_long != "truncate":
+            raise ValueError(
+                f"task Summarisation needs a limit for its sources, and data.too_long = {data.too_long} leaves long "
+                "ones out, of training and of the scores. Set data.too_long to truncate, and data.max_source_length to "
+                "the tokens that are read of a source."
+            )
