@@ -51,7 +51,7 @@ def experiment() -> Experiment:
             learning_rate=1e-3, schedule="cosine", warmup_steps=400, final_fraction=0.02, ema_decay=0.998
         ),
         training=TrainingConfig(
-            steps=4_000, target_tokens_per_batch=32 * 24, log_every=50, checkpoint_every=1_000, evaluate_every=1_000
+            steps=3_600, target_tokens_per_batch=32 * 24, log_every=50, checkpoint_every=900, evaluate_every=900
         ),
         generation=BeamSearch(
             beam_size=5,
