@@ -17,7 +17,6 @@ from seq2seq_jax.experiment import Experiment, find_config, from_json, load_conf
 from seq2seq_jax.overrides import override
 from seq2seq_jax.run.data import RunData
 from seq2seq_jax.tasks.denoising import Denoising
-from seq2seq_jax.tasks.summarisation import Summarisation
 from seq2seq_jax.tasks.translation import Translation
 
 
@@ -116,14 +115,6 @@ def test_a_reference_that_is_no_text_is_one_line(table, tmp_path):
     with pytest.raises(ValueError, match=r"a string as 'title' in line 1 of .*; got a list"):
         write_table(tmp_path, validation=[{"body": "d", "title": ["D"], "more": []}])
         dataclasses.replace(table, references="more").open(("validation",))
-
-
-def test_a_summary_task_needs_a_limit_for_its_sources(table):
-    tokenizer = config("dates/transformer").tokenizer
-    with pytest.raises(ValueError, match="task Summarisation needs a limit for its sources, and data.too_long = drop"):
-        Summarisation().check(table, tokenizer)
-    Summarisation().check(dataclasses.replace(table, too_long="truncate"), tokenizer)
-    assert [name for metric in Summarisation().metrics for name in metric.names][:2] == ["rouge1", "rouge2"]
 
 
 def test_cutting_off_the_left_needs_cutting(table):
