@@ -110,12 +110,14 @@ class Memory:
         summary: one vector per segment, that of segment s at index s - 1; a decoder without attention reads nothing
             else.
         segment_ids: segment ids of the source tokens.
+        tokens: ids of the source tokens, for a model that copies them; None = it does not.
     """
 
     states: Float[Array, "batch source memory"]
     values: Float[Array, "batch source memory"]
     summary: Float[Array, "batch segments summary"]
     segment_ids: Int[Array, "batch source"]
+    tokens: Int[Array, "batch source"] | None = None
 
 
 @flax.struct.dataclass

@@ -35,6 +35,7 @@ from seq2seq_jax.overrides import dataclasses_of, override
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
 from seq2seq_jax.tasks.denoising import Denoising
+from seq2seq_jax.tasks.summarisation import Summarisation
 from seq2seq_jax.tasks.task import Task
 from seq2seq_jax.tasks.translation import Translation
 from seq2seq_jax.training.config import TrainingConfig, check_select_by
@@ -47,7 +48,7 @@ class Experiment:
 
     data: Dates | ParallelText | Table | Catalogue | DocumentFiles | CatalogueDocuments
     """Where the text comes from and how it becomes rows."""
-    task: Translation | Denoising = None  # pyright: ignore
+    task: Translation | Summarisation | Denoising = None  # pyright: ignore
     """What the columns of the data mean; left out, it is the task for which the data has them."""
     tokenizer: TokenizerConfig = dataclasses.field(metadata=changes("parameters"))
     """How text becomes tokens."""
@@ -65,9 +66,10 @@ class Experiment:
     """How text is generated, in validation and afterwards; --generation NAME chooses another method (beam_search,
     greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk, mixture_of_experts)."""
     metrics: tuple[Metric, ...] | None = None
-    """What validation and evaluation compute beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity,
-    diversity (of several texts per source), with settings after commas (bleu,tokenizer=zh), or a class as module:Class;
-    empty = nothing. None = BLEU, chrF and exact match where there are references."""
+    """What validation and evaluation compute beside the loss: bleu, chrf, exact_match, rouge, summary (length ratio,
+    what is taken from the source), wer, cer, perplexity, diversity (of several texts per source), with settings after
+    commas (bleu,tokenizer=zh), or a class as module:Class; empty = nothing. None = those of the task: BLEU, chrF and
+    exact match, or ROUGE and summary."""
     init_from: str | None = None
     """RUN, RUN:best or RUN:STEP: the directory of a run whose parameters (its best, unless a step is given) and
     tokenizer training starts with; its model must be the same, or have one expert for several. None = new

@@ -20,6 +20,7 @@ from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS
 from seq2seq_jax.modules.embedding import Embedding
 from seq2seq_jax.modules.flops import Amount, product_flops
+from seq2seq_jax.modules.pointer import Pointed, Pointer, PointerSource, mixed
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.recurrence import replicate
 from seq2seq_jax.values import check_values
@@ -44,6 +45,10 @@ class ModelConfig:
     tied_embeddings: Literal["all", "decoder", "none"] = "all"
     """Which embedding tables are shared: source, target and output; target and output; or none. "all" needs a joint
     tokenizer and the same model_dim on both sides."""
+    copying: bool = False
+    """Whether a token is copied from the source with a probability that the model learns (pointer-generator), so that
+    names and numbers that were never a label can be generated. Needs a joint tokenizer, and a decoder with attention.
+    """
     num_experts: int = 1
     """Experts of a mixture, which differ in their start token alone; expert 0 starts with the BOS token, and is what
     all that knows no experts works with. Above 1 only for objective mixture_of_experts."""
@@ -60,6 +65,11 @@ class ModelConfig:
                 f"model.tied_embeddings = all needs one model_dim on both sides, not {self.encoder.model_dim} and "
                 f"{self.decoder.model_dim}. Change either, or set tied_embeddings to decoder."
             )
+        if self.copying and isinstance(self.decoder, RecurrentDecoderConfig) and self.decoder.attention is None:
+            raise ValueError(
+                "model.copying needs a decoder with attention, and model.decoder.attention is None. Choose one, or set "
+                "copying to False."
+            )
 
     def forward_flops(self, source: Amount, target: Amount, *, vocabulary: Vocabulary, hypotheses: int = 1) -> Amount:
         """Model FLOPs of a forward pass over a pair; see `seq2seq_jax.modules.flops`.
@@ -71,18 +81,32 @@ class ModelConfig:
         """
         decoder = self.decoder.forward_flops(source, target, memory_dim=self.encoder.memory_dim, hypotheses=hypotheses)
         logits = product_flops(target, self.decoder.model_dim, vocabulary.target_size)
-        return self.encoder.forward_flops(source) + decoder + hypotheses * logits
+        forward = self.encoder.forward_flops(source) + decoder + hypotheses * logits
+        if not self.copying:
+            return forward
+        return forward + Pointer.flops(
+            source,
+            target,
+            model_dim=self.decoder.model_dim,
+            memory_dim=self.encoder.memory_dim,
+            hypotheses=hypotheses,
+        )
 
     def build(self, vocabulary: Vocabulary) -> "EncoderDecoder":
         """The module.
 
         Raises:
-            ValueError: tied_embeddings = all, and each side has its own tokenizer.
+            ValueError: tied_embeddings = all, or copying, and each side has its own tokenizer.
         """
         if self.tied_embeddings == "all" and not vocabulary.joint:
             raise ValueError(
                 "model.tied_embeddings = all needs a joint tokenizer, and tokenizer.joint is False. "
                 "Set tokenizer.joint to True, or tied_embeddings to decoder."
+            )
+        if self.copying and not vocabulary.joint:
+            raise ValueError(
+                "model.copying needs a joint tokenizer, since source tokens become target tokens, and tokenizer.joint "
+                "is False. Set tokenizer.joint to True, or copying to False."
             )
         return EncoderDecoder(self, vocabulary)
 
@@ -125,6 +149,8 @@ class EncoderDecoder(nn.Module):
             summary_dim=config.encoder.summary_dim,
             precision=config.precision,
         )
+        if config.copying:
+            self.pointer = Pointer(config.decoder.model_dim, config.encoder.memory_dim, config.precision)
 
     @property
     def num_experts(self) -> int:
@@ -147,7 +173,8 @@ class EncoderDecoder(nn.Module):
         Args:
             deterministic: disables dropout; otherwise the rng stream "dropout" is used.
         """
-        return self.encoder(self.source_embedding(source.tokens), source, deterministic=deterministic)
+        memory = self.encoder(self.source_embedding(source.tokens), source, deterministic=deterministic)
+        return memory.replace(tokens=source.tokens) if self.config.copying else memory
 
     def decode(
         self,
@@ -221,17 +248,44 @@ class EncoderDecoder(nn.Module):
         return jnp.where(replaced, predictions.tokens, labels.tokens)
 
     def output_table(self) -> Float[Array, "vocab model"]:
-        """The table of the output projection: `Embedding.scores` of it, in the config's precision, are the logits."""
+        """The table of the output projection: `Embedding.scores` of it, in the config's precision, are the scores of
+        the vocabulary, and without copying the logits.
+        """
         return self.output.table
 
-    def logits(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims vocab"]:
-        """Unnormalised log-probabilities of the next token, float32."""
-        return self.output.logits(hidden)
+    def point(
+        self, hidden: Float[Array, "batch target model"], segment_ids: Int[Array, "batch target"], memory: Memory
+    ) -> Pointed:
+        """Which source tokens are copied with which probability, with copying.
+
+        Args:
+            hidden: result of `decode`.
+            segment_ids: of its positions.
+            memory: what `decode` read.
+        """
+        return self.pointer(hidden, segment_ids, self.pointer.source(memory))
+
+    def logits(
+        self, hidden: Float[Array, "batch target model"], segment_ids: Int[Array, "batch target"], memory: Memory
+    ) -> Float[Array, "batch target vocab"]:
+        """Unnormalised log-probabilities of the next token, float32; with copying, log-probabilities.
+
+        Args:
+            hidden: result of `decode`, for all target positions or some of them.
+            segment_ids: of these positions.
+            memory: what `decode` read; it makes no difference without copying, as do segment_ids.
+        """
+        return self._logits(hidden, segment_ids, self.pointer.source(memory) if self.config.copying else None)
+
+    def _logits(self, hidden, segment_ids, source: PointerSource | None):
+        logits = self.output.logits(hidden)
+        return logits if source is None else mixed(logits, self.pointer(hidden, segment_ids, source), source.tokens)
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, "batch target vocab"]:
         """Logits of every label of the batch, with teacher forcing."""
         memory = self.encode(batch.source, deterministic=deterministic)
-        return self.logits(self.decode(batch.target, memory, deterministic=deterministic))
+        hidden = self.decode(batch.target, memory, deterministic=deterministic)
+        return self.logits(hidden, batch.target.segment_ids, memory)
 
     def start(self, memory: Memory, *, max_length: int, beam_size: int) -> DecodeState:
         """The state before the first token.
@@ -241,7 +295,10 @@ class EncoderDecoder(nn.Module):
             max_length: upper bound on the tokens to decode, EOS token included.
             beam_size: hypotheses per source.
         """
-        return self.decoder.start(memory, max_length=max_length, beam_size=beam_size)
+        state = self.decoder.start(memory, max_length=max_length, beam_size=beam_size)
+        if not self.config.copying:
+            return state
+        return state.replace(per_source=(state.per_source, self.pointer.source(memory)))
 
     def step(
         self, tokens: Int[Array, "hypotheses"], state: DecodeState
@@ -251,8 +308,15 @@ class EncoderDecoder(nn.Module):
         Args:
             tokens: the last token of every hypothesis; at first the BOS token, or the start token of an expert.
         """
-        hidden, state = self.decoder.step(self.embed_inputs(tokens), state)
-        return self.logits(hidden), state
+        inputs = self.embed_inputs(tokens)
+        if not self.config.copying:
+            hidden, state = self.decoder.step(inputs, state)
+            return self.output.logits(hidden), state
+        of_decoder, source = state.per_source
+        hidden, after = self.decoder.step(inputs, state.replace(per_source=of_decoder))
+        by_source = hidden.reshape(len(source.tokens), -1, hidden.shape[-1])
+        logits = self._logits(by_source, jnp.ones(by_source.shape[:2], jnp.int32), source)
+        return logits.reshape(len(tokens), -1), after.replace(per_source=state.per_source)
 
 
 def attention_weights(

@@ -252,6 +252,19 @@ ARCHITECTURES |= {
 """Any encoder with any decoder and any attention, beside the variants of each family above."""
 
 
+COPYING = {
+    "copying_transformer": transformer(num_layers=1),
+    "copying_recurrent": recurrent(
+        decoder={"attention": AdditiveAttentionConfig(coverage=True), "input_feeding": True}
+    ),
+    "copying_convolutional": convolutional(num_layers=1, tied_embeddings="decoder", encoder={"model_dim": 20}),
+}
+ARCHITECTURES |= {
+    name: Architecture(config=dataclasses.replace(config, copying=True)) for name, config in COPYING.items()
+}
+"""The same, with copies of source tokens."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Side:
     """An encoder, or a decoder, by itself.

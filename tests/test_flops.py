@@ -1,5 +1,7 @@
 """Model FLOPs against the products that the compiler finds in small models."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,7 @@ OTHERS = {
     ),
     "convolutional": convolutional(num_layers=3, model_dim=48, hidden_dim=64, max_positions=64, dropout=0.0),
 }
+OTHERS["copying"] = dataclasses.replace(OTHERS["convolutional"], copying=True)
 
 
 def compiled_flops(config, *, training):

@@ -38,6 +38,9 @@ PAIRED = (
     "recurrent-transformer",
     "convolutional-convolutional",
     "transformer-recurrent_none",
+    "copying_transformer",
+    "copying_recurrent",
+    "copying_convolutional",
 )
 """An encoder and a decoder each keep their contracts by themselves (tests/encoders, tests/decoders); that they fit
 together is seen in these pairs, and in all others when they, or the search, have changed."""
@@ -359,8 +362,9 @@ def test_tied_embeddings_are_one_table(tied_embeddings, tables):
     model = transformer(tied_embeddings=tied_embeddings).build(vocabulary)
     params = parameters(model)
     assert set(params) - {"encoder", "decoder"} == tables
-    hidden = jnp.asarray(np.random.default_rng(3).normal(size=(5, 16)), jnp.float32)
-    logits = model.apply({"params": params}, hidden, method="logits")
+    hidden = jnp.asarray(np.random.default_rng(3).normal(size=(len(PAIRS), 5, 16)), jnp.float32)
+    memory = model.apply({"params": params}, ALONE.source, deterministic=True, method="encode")
+    logits = model.apply({"params": params}, hidden, ALONE.target.segment_ids[:, :5], memory, method="logits")
     output = params["output" if tied_embeddings == "none" else "target_embedding"]["table"]
     np.testing.assert_allclose(logits, hidden @ output.T, rtol=1e-5, atol=1e-5)
     source = params["target_embedding" if tied_embeddings == "all" else "source_embedding"]["table"]

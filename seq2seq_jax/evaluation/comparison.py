@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seq2seq_jax.evaluation.lengths import Group
-from seq2seq_jax.evaluation.metric import LIKELIHOOD, Evaluated, Metric, compute_scores
-from seq2seq_jax.evaluation.significance import paired_bootstrap
+from seq2seq_jax.evaluation.metric import LIKELIHOOD, Evaluated, Example, Metric, compute_scores
+from seq2seq_jax.evaluation.significance import Bootstrap, paired_bootstrap, paired_bootstrap_of_means
 
 
 def compare(systems: Mapping[str, Evaluated], metrics: Sequence[Metric], groups: Sequence[Group]) -> dict[str, Any]:
@@ -14,7 +14,8 @@ def compare(systems: Mapping[str, Evaluated], metrics: Sequence[Metric], groups:
 
     Args:
         systems: what is known of each on the same examples, by name; the first is what the others are compared with.
-        metrics: of which those of sacreBLEU are tested, and all but those of likelihoods are computed of groups.
+        metrics: of which those of sacreBLEU, and means over the examples, are tested, and all but those of likelihoods
+            are computed of groups.
         groups: of the examples.
 
     Returns:
@@ -25,14 +26,32 @@ def compare(systems: Mapping[str, Evaluated], metrics: Sequence[Metric], groups:
     first = next(iter(systems.values()))
     bootstrap = {}
     of_texts = [metric for metric in metrics if LIKELIHOOD not in metric.needs]
+    outputs = {name: evaluated.outputs for name, evaluated in systems.items()}
     for metric in of_texts:
-        outputs = {name: evaluated.outputs for name, evaluated in systems.items()}
-        found = paired_bootstrap(outputs, first.examples, metric)
-        if found is not None:
+        for score, found in _tested(outputs, first.examples, metric).items():
             values = {name: dataclasses.asdict(each) for name, each in found.items()}
             [signature] = {each.pop("signature") for each in values.values()}
-            bootstrap[metric.names[0]] = {"signature": signature, "systems": values}
+            bootstrap[score] = {"signature": signature, "systems": values}
     return {"bootstrap": bootstrap, "by_source_length": [_of_group(group, systems, of_texts) for group in groups]}
+
+
+def _tested(
+    outputs: Mapping[str, Sequence[str]], examples: Sequence[Example], metric: Metric
+) -> dict[str, dict[str, Bootstrap]]:
+    """Name of a score -> name of a system -> what the bootstrap says of it."""
+    found = paired_bootstrap(outputs, examples, metric)
+    if found is not None:
+        return {metric.names[0]: found}
+    of_examples = {name: metric.of_examples(texts, examples) for name, texts in outputs.items()}
+    if None in of_examples.values():
+        return {}
+    signature = metric.corpus(next(iter(outputs.values())), examples)[metric.names[0]].signature
+    return {
+        score: paired_bootstrap_of_means(
+            {name: values[score] for name, values in of_examples.items()}, signature=signature
+        )
+        for score in metric.names
+    }
 
 
 def _of_group(group: Group, systems: Mapping[str, Evaluated], metrics: Sequence[Metric]) -> dict[str, Any]:

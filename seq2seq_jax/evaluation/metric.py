@@ -140,6 +140,12 @@ class Metric(abc.ABC):
         """
         return None
 
+    def of_examples(self, outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, list[float]] | None:
+        """The value of each example by the name of the score, where scores are means over the examples, for tests of
+        significance; None = they are not.
+        """
+        return None
+
     def unsuited(self, references: Sequence[str]) -> str:
         """Why the scores hardly tell models apart on references like these; empty = they do."""
         return ""

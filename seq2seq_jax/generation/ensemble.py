@@ -69,10 +69,17 @@ class Ensemble(nn.Module):
         pairs = zip(self.members, memory, strict=True)
         return tuple(member.decode(target, each, deterministic=deterministic) for member, each in pairs)
 
-    def logits(self, hidden: tuple[Float[Array, "..."], ...]) -> Float[Array, "*dims vocab"]:
-        """Unnormalised log-probabilities of the next token by all members together, float32."""
-        pairs = zip(self.members, hidden, strict=True)
-        return self._combined([member.logits(each) for member, each in pairs])
+    def logits(
+        self,
+        hidden: tuple[Float[Array, "batch target _"], ...],
+        segment_ids: Int[Array, "batch target"],
+        memory: tuple[Memory, ...],
+    ) -> Float[Array, "batch target vocab"]:
+        """Unnormalised log-probabilities of the next token by all members together, float32. See
+        `EncoderDecoder.logits`.
+        """
+        members = zip(self.members, hidden, memory, strict=True)
+        return self._combined([member.logits(each, segment_ids, read) for member, each, read in members])
 
     def start(self, memory: tuple[Memory, ...], *, max_length: int, beam_size: int) -> DecodeState:
         """The members' states before the first token. See `EncoderDecoder.start`."""

@@ -131,13 +131,13 @@ class Scorer:
         chunk = math.gcd(length, CHUNK)
 
         def score(part):
-            hidden, tokens = part
-            logits = apply(hidden, method="logits").astype(jnp.float32)
+            hidden, segment_ids, tokens = part
+            logits = apply(hidden, segment_ids, memory, method="logits").astype(jnp.float32)
             return gather_scores(jax.nn.log_softmax(logits, axis=-1), tokens)
 
         def divided(array):
             return jnp.swapaxes(array.reshape(rows, -1, chunk, *array.shape[2:]), 0, 1)
 
         # The hidden states of an ensemble are a tuple.
-        parts = jax.tree.map(divided, (hidden, batch.target.tokens))
+        parts = jax.tree.map(divided, (hidden, batch.target.segment_ids, batch.target.tokens))
         return jnp.swapaxes(jax.lax.map(score, parts), 0, 1).reshape(rows, length)

@@ -35,12 +35,12 @@ def ensemble_loss(
             return jnp.moveaxis(array.reshape(rows, -1, chunk, *array.shape[2:]), 1, 0)
 
         def sums(part):
-            hidden, labels, mask = part
-            logits = apply(hidden, method="logits")
+            hidden, segment_ids, labels, mask = part
+            logits = apply(hidden, segment_ids, memory, method="logits")
             losses = cross_entropy(logits, labels, label_smoothing=config.label_smoothing, z_loss=config.z_loss)
             return tuple(jnp.sum(jnp.where(mask, each, 0.0)) for each in losses)
 
-        whole = hidden, target.tokens, target.mask
+        whole = hidden, target.segment_ids, target.tokens, target.mask
         if chunk == length:
             loss, nll = sums(whole)
         else:

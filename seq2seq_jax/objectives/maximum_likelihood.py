@@ -1,4 +1,4 @@
-"""Maximum likelihood: cross-entropy of the target tokens, with label smoothing, z-loss and unlikelihood."""
+"""Maximum likelihood: cross-entropy of the target tokens, with label smoothing, z-loss, unlikelihood and coverage."""
 
 import dataclasses
 import functools
@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seq2seq_jax.batch import Batch, TokenRows, one_token_batch
+from seq2seq_jax.batch import Batch, Memory, TokenRows, one_token_batch
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.model import EncoderDecoder
+from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.embedding import Embedding, gather_scores
 from seq2seq_jax.modules.flops import TRAINING, Amount, causal_pairs, product_flops
+from seq2seq_jax.modules.pointer import Pointed, coverage_losses
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import lengths_of_pairs, segment_mask
 from seq2seq_jax.objectives.objective import (
@@ -46,7 +47,8 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
     """Config of maximum likelihood."""
 
     label_smoothing: float = 0.1
-    """Probability mass of the label that is spread uniformly over the vocabulary."""
+    """Probability mass of the label that is spread uniformly over the vocabulary; with model.copying over its own
+    distribution, before copies."""
     z_loss: float = 0.0
     """Weight of the squared log of the softmax normaliser (T5 and PaLM: 1e-4)."""
     loss_chunk: int | None = None
@@ -55,6 +57,9 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
     unlikelihood_weight: float = 0.0
     """Weight of the unlikelihood of repetition: -log(1 - p(c)), summed over the tokens c that stand before a position
     in its target and are not its label; 0 = none."""
+    coverage_weight: float = 0.0
+    """Weight of the coverage loss, the weight that a token's copying gives to source tokens as far as earlier tokens of
+    its target have given it to them already; only for model.copying. 0 = none."""
     sampling_schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
     """Scheduled sampling: schedule of the probability that a decoder input is a model prediction instead of the label.
     After i updates it is sampling_limit times min(i / steps, 1), 1 - exp(-i / steps) or
@@ -74,6 +79,8 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
             raise ValueError(f"objective.z_loss must not be negative, and is {self.z_loss}.")
         if self.unlikelihood_weight < 0.0:
             raise ValueError(f"objective.unlikelihood_weight must not be negative, and is {self.unlikelihood_weight}.")
+        if self.coverage_weight < 0.0:
+            raise ValueError(f"objective.coverage_weight must not be negative, and is {self.coverage_weight}.")
         if self.loss_chunk is not None and self.loss_chunk < 1:
             raise ValueError(f"objective.loss_chunk must be at least 1 position, not {self.loss_chunk}.")
 
@@ -88,6 +95,21 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
             raise ValueError(f"objective.sampling_limit must lie in (0, 1], not {self.sampling_limit}.")
         if self.sampling_steps is not None and self.sampling_steps < 1:
             raise ValueError(f"objective.sampling_steps must be at least 1 update, not {self.sampling_steps}.")
+
+    def check(self, model: ModelConfig, *, accumulation: int) -> None:
+        """See ObjectiveConfig.check."""
+        if self.coverage_weight > 0.0 and not model.copying:
+            raise ValueError(
+                f"objective.coverage_weight = {self.coverage_weight} has no effect without copying. Set model.copying "
+                "to True, or coverage_weight to 0."
+            )
+        for field, without in (("unlikelihood_weight", 0.0), ("sampling_schedule", "none")):
+            value = getattr(self, field)
+            if model.copying and value != without:
+                raise ValueError(
+                    f"objective.{field} = {value} is not supported with model.copying. Set it to {without}, or copying "
+                    "to False."
+                )
 
     def sampling_probability(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Probability that a decoder input is a model prediction, after `step` updates.
@@ -108,21 +130,47 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
         return MaximumLikelihood(self, model)
 
 
+@flax.struct.dataclass
+class Copied:
+    """What copying adds to the likelihood of labels.
+
+    Attributes:
+        log_generated: log p_gen, of the vocabulary's distribution.
+        log_copied: log (1 - p_gen) Σ weight, over the source tokens that are the label.
+    """
+
+    log_generated: Float[Array, "*dims"]
+    log_copied: Float[Array, "*dims"]
+
+    @classmethod
+    def of(cls, pointed: Pointed, labels: Int[Array, "batch target"], memory: Memory) -> "Copied":
+        """Of labels, where a model's pointer points."""
+        return cls(pointed.log_generated, pointed.log_copied(labels, memory.tokens[:, None]))
+
+
 def cross_entropy(
     logits: Float[Array, "*dims vocab"],
     labels: Int[Array, "*dims"],
     *,
     label_smoothing: float,
     z_loss: float,
+    copied: Copied | None = None,
 ) -> tuple[Float[Array, "*dims"], Float[Array, "*dims"]]:
     """Loss and negative log-likelihood (nats) of each token.
 
-    With q = (1 - ε) onehot(label) + ε / vocab, the loss is -Σ q log p + z (log Z)².
+    With q = (1 - ε) onehot(label) + ε / vocab, the loss is -Σ q log p + z (log Z)². With copying, -log p(label) is that
+    of the mixture, and the rest of the sum that of the vocabulary's distribution.
 
-    Source: Szegedy et al. 2016, section 7 (label smoothing); Chowdhery et al. 2022, section 5 (z-loss).
+    Args:
+        copied: what copying adds; None = nothing is copied.
+
+    Source: Szegedy et al. 2016, section 7 (label smoothing); Chowdhery et al. 2022, section 5 (z-loss); See et al.
+    2017, equation 9 (copying).
     """
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
     negative_log_likelihood = log_normalizer - gather_scores(logits, labels)
+    if copied is not None:
+        negative_log_likelihood = -jnp.logaddexp(copied.log_generated - negative_log_likelihood, copied.log_copied)
     uniform = log_normalizer - jnp.mean(logits, axis=-1)
     loss = (1.0 - label_smoothing) * negative_log_likelihood + label_smoothing * uniform
     return loss + z_loss * jnp.square(log_normalizer), negative_log_likelihood
@@ -194,8 +242,9 @@ class MaximumLikelihood(Objective):
     ) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """See Objective.loss; without an rng, dropout and scheduled sampling are off.
 
-        Logs `nll`, the negative log-likelihood without label smoothing, and with an unlikelihood_weight `unlikelihood`
-        (both in nats per target token).
+        Logs `nll`, the negative log-likelihood without label smoothing, with an unlikelihood_weight `unlikelihood`
+        (both in nats per target token), and with copying `copy_probability`, the mean of 1 - p_gen, and `coverage`, the
+        coverage loss (per target token).
         """
         batch: Batch = prepared.rows
         variables = {"params": params[turn.player]}
@@ -210,10 +259,19 @@ class MaximumLikelihood(Objective):
         negatives = None
         if self.config.unlikelihood_weight > 0.0:
             negatives = Negatives(rows=table[target.tokens], allowed=negative_candidates(target))
+        copied, of_copying = None, {}
+        if self.model.config.copying:
+            pointed = self.model.apply(variables, hidden, target.segment_ids, memory, method="point")
+            copied = Copied.of(pointed, target.tokens, memory)
+            values = {"copy_probability": jax.nn.sigmoid(-pointed.score), "coverage": coverage_losses(pointed)}
+            of_copying = {name: jnp.sum(value, where=target.mask) for name, value in values.items()}
         loss, sums = _vocabulary_loss(
-            self.config, self.model.config.precision, table, negatives, hidden, target.tokens, target.mask
+            self.config, self.model.config.precision, table, negatives, copied, hidden, target.tokens, target.mask
         )
+        if self.config.coverage_weight > 0.0:
+            loss += self.config.coverage_weight * of_copying["coverage"]
         weight = jnp.sum(target.mask).astype(jnp.float32)
+        sums |= of_copying
         return WeightedSum(loss, weight), {name: WeightedSum(total, weight) for name, total in sums.items()} | logged
 
     def turn_flops(self, turn: Turn, prepared: Prepared) -> Float[Array, ""]:
@@ -266,6 +324,7 @@ def _vocabulary_loss(
     precision: Precision,
     table: Float[Array, "vocab model"],
     negatives: Negatives | None,
+    copied: Copied | None,
     hidden: Float[Array, "batch target model"],
     labels: Int[Array, "batch target"],
     mask: Bool[Array, "batch target"],
@@ -274,7 +333,7 @@ def _vocabulary_loss(
 
     The loss is a sum, so the gradient of a chunk follows from its logits alone. The forward pass computes it right
     away: logits are neither saved for the backward pass nor recomputed. Those of negative candidates are products with
-    their rows of the table, [target, candidates] in each row of the batch.
+    their rows of the table, [target, candidates] in each row of the batch. Copying adds two numbers per label.
 
     Source: Hsu et al. 2024, section 3.2 (fused linear cross-entropy).
     """
@@ -284,30 +343,33 @@ def _vocabulary_loss(
         hidden, *rest = chunk
         return jax.tree.map(jnp.add, sums, _masked_sums(config, *_scores(precision, table, rows, hidden), *rest)), None
 
-    return _over_chunks(config, add, _no_sums(negatives), (hidden, labels, mask, allowed))[0]
+    return _over_chunks(config, add, _no_sums(negatives), (hidden, copied, labels, mask, allowed))[0]
 
 
-def _vocabulary_loss_forward(config, precision, table, negatives, hidden, labels, mask):
+def _vocabulary_loss_forward(config, precision, table, negatives, copied, hidden, labels, mask):
     rows, allowed = (None, None) if negatives is None else (negatives.rows, negatives.allowed)
 
     def add(carry, chunk):
         sums, operand_gradients = carry
-        hidden, *rest = chunk
+        hidden, copied, *rest = chunk
         scores, to_operands = jax.vjp(functools.partial(_scores, precision), table, rows, hidden)
-        loss, to_scores, logged = jax.vjp(lambda *scores: _masked_sums(config, *scores, *rest), *scores, has_aux=True)
-        *of_operands, of_hidden = to_operands(to_scores(jnp.ones_like(loss)))
-        return jax.tree.map(jnp.add, (sums, operand_gradients), ((loss, logged), of_operands)), of_hidden
+        loss, to_terms, logged = jax.vjp(
+            lambda *terms: _masked_sums(config, *terms, *rest), *scores, copied, has_aux=True
+        )
+        *of_scores, of_copied = to_terms(jnp.ones_like(loss))
+        *of_operands, of_hidden = to_operands(tuple(of_scores))
+        return jax.tree.map(jnp.add, (sums, operand_gradients), ((loss, logged), of_operands)), (of_copied, of_hidden)
 
     carry = _no_sums(negatives), jax.tree.map(jnp.zeros_like, [table, rows])
-    (sums, operand_gradients), hidden_gradient = _over_chunks(config, add, carry, (hidden, labels, mask, allowed))
-    return sums, (*operand_gradients, hidden_gradient)
+    arrays = hidden, copied, labels, mask, allowed
+    (sums, operand_gradients), of_positions = _over_chunks(config, add, carry, arrays)
+    return sums, (*operand_gradients, *of_positions)
 
 
 def _vocabulary_loss_backward(config, precision, gradients, cotangents):
-    table_gradient, rows_gradient, hidden_gradient = gradients
     of_loss, _ = cotangents
-    negatives = None if rows_gradient is None else Negatives(rows=rows_gradient * of_loss, allowed=None)
-    return table_gradient * of_loss, negatives, hidden_gradient * of_loss.astype(hidden_gradient.dtype), None, None
+    table, rows, copied, hidden = jax.tree.map(lambda gradient: gradient * of_loss.astype(gradient.dtype), gradients)
+    return table, None if rows is None else Negatives(rows=rows, allowed=None), copied, hidden, None, None
 
 
 _vocabulary_loss.defvjp(_vocabulary_loss_forward, _vocabulary_loss_backward)
@@ -324,8 +386,10 @@ def _no_sums(negatives):
     return jnp.zeros(()), {"nll": jnp.zeros(())} | ({} if negatives is None else {"unlikelihood": jnp.zeros(())})
 
 
-def _masked_sums(config, scores, candidate_scores, labels, mask, allowed):
-    loss, nll = cross_entropy(scores, labels, label_smoothing=config.label_smoothing, z_loss=config.z_loss)
+def _masked_sums(config, scores, candidate_scores, copied, labels, mask, allowed):
+    loss, nll = cross_entropy(
+        scores, labels, label_smoothing=config.label_smoothing, z_loss=config.z_loss, copied=copied
+    )
     logged = {"nll": nll}
     if candidate_scores is not None:
         logged["unlikelihood"] = unlikelihood(scores, candidate_scores, allowed)
@@ -337,6 +401,7 @@ def negative_log_likelihoods(
     config: MaximumLikelihoodConfig,
     precision: Precision,
     table: Float[Array, "vocab model"],
+    copied: Copied | None,
     hidden: Float[Array, "batch target model"],
     labels: Int[Array, "batch target"],
 ) -> Float[Array, "batch target"]:
@@ -345,11 +410,11 @@ def negative_log_likelihoods(
     """
 
     def of_chunk(nothing, chunk):
-        hidden, labels = chunk
+        hidden, copied, labels = chunk
         scores = Embedding.scores(table, hidden, precision=precision)
-        return nothing, cross_entropy(scores, labels, label_smoothing=0.0, z_loss=0.0)[1]
+        return nothing, cross_entropy(scores, labels, label_smoothing=0.0, z_loss=0.0, copied=copied)[1]
 
-    return _over_chunks(config, of_chunk, (), (hidden, labels))[1]
+    return _over_chunks(config, of_chunk, (), (hidden, copied, labels))[1]
 
 
 def _over_chunks(config, add, carry, arrays):

@@ -14,6 +14,7 @@ from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.segments import lengths_of_segments, sum_of_segments
 from seq2seq_jax.objectives.maximum_likelihood import (
+    Copied,
     MaximumLikelihood,
     MaximumLikelihoodConfig,
     negative_log_likelihoods,
@@ -82,7 +83,13 @@ class MixtureOfExperts(MaximumLikelihood):
             first = self.model.vocabulary.start_ids(expert)
             inputs = shift_right(target, first[None, None]).tokens
             hidden = apply(target, memory, deterministic=True, inputs=inputs, method="decode")
-            return negative_log_likelihoods(self.config, self.model.config.precision, table, hidden, target.tokens)
+            copied = None
+            if self.model.config.copying:
+                pointed = apply(hidden, target.segment_ids, memory, method="point")
+                copied = Copied.of(pointed, target.tokens, memory)
+            return negative_log_likelihoods(
+                self.config, self.model.config.precision, table, copied, hidden, target.tokens
+            )
 
         # One after the other, so that no more than one pass's activations exist at once.
         losses = jax.lax.map(of_expert, jnp.arange(self.num_experts))

@@ -365,7 +365,7 @@ class PolicyGradient(Objective):
         frozen = state["reference"]
         memory = self._apply(frozen, source, deterministic=True, method="encode")
         hidden = self._decode(frozen, memory, tokens, mask, dropout=None)
-        return self._scores(frozen, hidden, tokens)[0]
+        return self._scores(frozen, hidden, tokens, mask, memory)[0]
 
     def loss(
         self, turn: Turn, params: dict[str, Params], prepared: Prepared, *, step: Int[Array, ""], rng: jax.Array | None
@@ -420,7 +420,7 @@ class PolicyGradient(Objective):
             params, batch.source, key=keys[0] if encoder_key is None else encoder_key, method="encode"
         )
         hidden = self._decode(params, memory, experience.tokens, mask, dropout=keys[1])
-        log_probabilities, entropies = self._scores(params, hidden, experience.tokens)
+        log_probabilities, entropies = self._scores(params, hidden, experience.tokens, mask, memory)
         losses = config.estimator.losses(log_probabilities, experience)
 
         num_tokens = jnp.sum(mask).astype(jnp.float32)
@@ -439,7 +439,7 @@ class PolicyGradient(Objective):
             target = batch.target
             hidden = self._dropped_out(params, target, memory, key=keys[2], method="decode")
             loss, nll = cross_entropy(
-                self._apply(params, hidden, method="logits"),
+                self._apply(params, hidden, target.segment_ids, memory, method="logits"),
                 target.tokens,
                 label_smoothing=config.label_smoothing,
                 z_loss=0.0,
@@ -593,6 +593,8 @@ class PolicyGradient(Objective):
         params: Params,
         hidden: Float[Array, "batch samples length model"],
         tokens: Int[Array, "batch samples length"],
+        mask: Bool[Array, "batch samples length"],
+        memory: Memory,
     ) -> tuple[Float[Array, "batch samples length"], Float[Array, "batch samples length"]]:
         """Log-probability of each token, and entropy of its distribution under the policy (nats).
 
@@ -602,13 +604,13 @@ class PolicyGradient(Objective):
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[2]), (tokens.shape[0], tokens.shape[2]))
 
         @jax.checkpoint
-        def score(hidden, tokens):
-            logits = self._apply(params, hidden, method="logits")
+        def score(hidden, tokens, mask):
+            logits = self._apply(params, hidden, mask.astype(jnp.int32), memory, method="logits")
             log_probabilities = self.policy.log_probabilities(logits, positions)
             entropies = -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)
             return gather_scores(log_probabilities, tokens), entropies
 
-        by_sample = jnp.moveaxis(hidden, 1, 0), jnp.moveaxis(tokens, 1, 0)
+        by_sample = tuple(jnp.moveaxis(array, 1, 0) for array in (hidden, tokens, mask))
         scores = jax.lax.map(lambda each: score(*each), by_sample)
         return tuple(jnp.moveaxis(values, 0, 1) for values in scores)
 

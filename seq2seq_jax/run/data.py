@@ -53,8 +53,7 @@ class RunData:
 
     def scored(self, split: str) -> Iterator[Example]:
         """The examples of a split as metrics see them, in order."""
-        columns = self.corpus.columns
-        return (self.task.scored(columns, values) for values in self.corpus.examples(split))
+        return self.task.all_scored(self.corpus.columns, self.corpus.examples(split))
 
     def tokenized(self, split: str) -> Iterator[tuple[str, ...]]:
         """The texts of each example of a split that become tokens."""

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from seq2seq_jax.data.batch_format import BatchFormat
@@ -102,6 +102,14 @@ class Task(abc.ABC):
             values: of one example.
         """
         return dict(zip(columns, values, strict=True))
+
+    def all_scored(self, columns: Sequence[str], examples: Iterable[Sequence[Any]]) -> Iterator[Example]:
+        """`scored` of the examples of a split, in order.
+
+        Raises:
+            ValueError: they cannot be scored together.
+        """
+        return (self.scored(columns, values) for values in examples)
 
     def source_text(self, example: Example) -> str:
         """The text that an output is generated from.

@@ -1,5 +1,6 @@
 """Ensembles, against probabilities that are averaged by hand over all texts that there are."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -29,6 +30,7 @@ FAMILIES = {
     "transformer": lambda: transformer(num_layers=1, tied_embeddings="none"),
     "recurrent": lambda: recurrent(cell="gru"),
     "convolutional": lambda: convolutional(num_layers=1, tied_embeddings="decoder"),
+    "copying": lambda: dataclasses.replace(recurrent(), copying=True),
 }
 
 
@@ -94,6 +96,7 @@ def averaged(families, mean, weights):
 
 CASES = [
     ([("transformer", 0), ("recurrent", 1)], "probabilities", ()),
+    ([("copying", 0), ("transformer", 1)], "probabilities", ()),
     ([("transformer", 0), ("recurrent", 1), ("convolutional", 2)], "probabilities", (1.0, 5.0, 2.0)),
     ([("recurrent", 1), ("transformer", 0)], "log_probabilities", ()),
     ([("transformer", 0), ("transformer", 3)], "log_probabilities", (3.0, 1.0)),
@@ -118,7 +121,7 @@ def test_a_beam_that_loses_nothing_finds_the_averaged_probabilities(monkeypatch,
         assert np.abs(np.where(rows().target.mask, alone, 0.0).sum(axis=1) - expected).max() > 0.01
 
 
-@pytest.mark.parametrize(("families", "mean", "weights"), CASES[1:3])
+@pytest.mark.parametrize(("families", "mean", "weights"), CASES[1:4])
 def test_scores_and_loss_are_those_of_the_averaged_probabilities(families, mean, weights):
     model, params = ensemble(*(member(*each) for each in families), mean=mean, weights=weights)
     log_probabilities, mask = averaged(families, mean, weights), rows().target.mask

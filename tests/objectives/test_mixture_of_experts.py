@@ -25,7 +25,12 @@ PAIRS = random_pairs(np.random.default_rng(0), (5, 3, 4, 7, 2), TARGETS, VOCABUL
 PACKED = jax.tree.map(jnp.asarray, batch([PAIRS[:3], PAIRS[3:]], 14, 12, VOCABULARY))
 ALONE = jax.tree.map(jnp.asarray, batch([[pair] for pair in PAIRS], 14, 12, VOCABULARY))
 TURN = Turn(0, "model")
-FAMILIES = {"transformer": "transformer", "recurrent": "gru_additive_feeding", "convolutional": "convolutional_widths"}
+FAMILIES = {
+    "transformer": "transformer",
+    "recurrent": "gru_additive_feeding",
+    "convolutional": "convolutional_widths",
+    "copying": "copying_transformer",
+}
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 """Model FLOPs of a step of every objective, against loops over the pairs and texts of a batch."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ CONFIGS = {
     "a Transformer that an LSTM reads": ModelConfig(
         encoder=transformer().encoder, decoder=recurrent(decoder={"attention": GeneralAttentionConfig()}).decoder
     ),
+    "copying": dataclasses.replace(recurrent(), copying=True),
 }
 SOURCES, TARGETS = (5, 2, 7, 3, 4), (4, 6, 1, 3, 8)
 PAIRS = random_pairs(np.random.default_rng(0), SOURCES, TARGETS, VOCABULARY)

@@ -285,6 +285,7 @@ MODELS = {
     "lstm_coverage": ARCHITECTURES["lstm_coverage"].config,
     "gru_additive_feeding": ARCHITECTURES["gru_additive_feeding"].config,
     "convolutional": convolutional(),
+    "copying": ARCHITECTURES["copying_transformer"].config,
 }
 
 

@@ -16,12 +16,23 @@ from seq2seq_jax.evaluation.metrics.error_rate import CharacterErrorRate, WordEr
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.evaluation.metrics.rouge import Rouge
+from seq2seq_jax.evaluation.metrics.summary import SummaryStatistics
 from seq2seq_jax.outside import Trust, is_ours, load, name_of_class
 from seq2seq_jax.values import check_value, options
 
 METRICS: dict[str, type[Metric]] = {
     kind.name: kind
-    for kind in (Bleu, ChrF, ExactMatch, Rouge, WordErrorRate, CharacterErrorRate, Perplexity, Diversity)
+    for kind in (
+        Bleu,
+        ChrF,
+        ExactMatch,
+        Rouge,
+        SummaryStatistics,
+        WordErrorRate,
+        CharacterErrorRate,
+        Perplexity,
+        Diversity,
+    )
 }
 """Those of this package, by the name that a command line gives."""
 

@@ -30,7 +30,7 @@ class Rouge(Metric):
     def names(self) -> tuple[str, ...]:
         return tuple(TYPES)
 
-    def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, Score]:
+    def of_examples(self, outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, list[float]]:
         references = references_of(outputs, examples)
         self.check_installed()
         # Its stemmer's library takes two seconds to import.
@@ -38,13 +38,18 @@ class Rouge(Metric):
 
         scorer = RougeScorer(list(TYPES), use_stemmer=self.stemmer)
         found = [scorer.score_multi(each, output) for output, each in zip(outputs, references, strict=True)]
+        return {name: [100.0 * each[name].fmeasure for each in found] for name in TYPES}
+
+    def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, Score]:
+        references = references_of(outputs, examples)
+        found = self.of_examples(outputs, examples)
         signature = (
             f"nrefs:{num_references(references)}|stemmer:{'porter' if self.stemmer else 'no'}|measure:F1|"
             f"aggregation:mean|version:{importlib.metadata.version('rouge-score')}"
         )
         return {
             name: Score(
-                value=100.0 * sum(each[name].fmeasure for each in found) / len(found),
+                value=sum(found[name]) / len(outputs),
                 unit="percent",
                 higher_is_better=True,
                 signature=signature,
