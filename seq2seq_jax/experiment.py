@@ -16,6 +16,7 @@ from typing import Any
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
 from seq2seq_jax.data.dates import Dates
+from seq2seq_jax.data.dialogues import Dialogues
 from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
@@ -45,7 +46,7 @@ from seq2seq_jax.values import check_value, check_values, options
 class Experiment:
     """Everything that a run is."""
 
-    data: Dates | ParallelText | Table | Catalogue | DocumentFiles | CatalogueDocuments
+    data: Dates | ParallelText | Table | Catalogue | DocumentFiles | CatalogueDocuments | Dialogues
     """Where the text comes from and how it becomes rows."""
     task: Translation | Denoising = None  # pyright: ignore
     """What the columns of the data mean; left out, it is the task for which the data has them."""

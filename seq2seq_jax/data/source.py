@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
+from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.effects import changes
 from seq2seq_jax.values import check_values
 
@@ -125,6 +126,18 @@ class PairSource(DataSource):
     @property
     def columns(self) -> tuple[str, ...]:
         return ("source", "target")
+
+    def source_column(self) -> Tokens:
+        """What sources are stored as."""
+        return Tokens(side="source", max_length=self.max_source_length, truncate=self._truncated_end)
+
+    def target_column(self) -> Tokens:
+        """What targets are stored as."""
+        return Tokens(side="target", max_length=self.max_target_length, truncate=self._truncated_end)
+
+    @property
+    def _truncated_end(self) -> Literal["left", "right"] | None:
+        return self.truncate if self.too_long == "truncate" else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
