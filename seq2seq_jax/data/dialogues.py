@@ -7,8 +7,8 @@ or a list [speaker, text]:
     {"dialogue_id": "1", "turns": [{"speaker": "USER", "utterance": "A table for two."}, ...]}
     {"id": "2", "turns": [["A", "Hello!"], ["B", "Hi, how are you?"]]}
 
-As a text, turns stand one after the other, each behind the token of its speaker, which is a piece of its own where
-`tokenizer.special_tokens` has `speaker_tokens(speakers)`:
+As a text, turns stand one after the other, each behind the token of its speaker, which is a piece of its own in every
+tokenizer that is trained on dialogues:
 
     <user> a table for two.<system> in which city?<user> san jose.
 
@@ -17,9 +17,10 @@ No space stands before a token, as it would be a piece of its own.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from seq2seq_jax.data.columns import Ragged, Tokens, ragged
 from seq2seq_jax.data.source import SPLITS, Corpus, PairSource, SplitFiles
@@ -59,7 +60,7 @@ def speaker_token(speaker: str) -> str:
 
 
 def speaker_tokens(speakers: Sequence[str]) -> tuple[str, ...]:
-    """The tokens of speakers, for `tokenizer.special_tokens`."""
+    """The tokens of speakers."""
     return tuple(map(speaker_token, speakers))
 
 
@@ -140,15 +141,21 @@ class DialogueFiles(SplitFiles, PairSource):
     """Names that turns have as their speakers; as text, USER becomes <user>."""
     max_turns: int | None = None
     """Turns of the context, the last ones; None = all."""
+    fewest_turns: ClassVar[int] = 1
+    """That max_turns may be."""
     lowercase: bool = False
     """Whether sources and targets are made lower-case."""
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.speakers or len(set(self.speakers)) < len(self.speakers):
-            raise ValueError(f"data.speakers must be names that differ, not {self.speakers}.")
-        if self.max_turns is not None and self.max_turns < 1:
-            raise ValueError(f"data.max_turns must be at least 1, or None for all, not {self.max_turns}.")
+        if not self.speakers or len(set(speaker_tokens(self.speakers))) < len(self.speakers):
+            raise ValueError(f"data.speakers must be names that differ, whatever their case, not {self.speakers}.")
+        if any(re.search(r"[\s<>]", name) for name in self.speakers):
+            raise ValueError(f"data.speakers must be names without spaces and angle brackets, not {self.speakers}.")
+        if self.max_turns is not None and self.max_turns < self.fewest_turns:
+            raise ValueError(
+                f"data.max_turns must be at least {self.fewest_turns}, or None for all, not {self.max_turns}."
+            )
 
     def dialogues(self, split: str) -> Iterator[Dialogue]:
         """The dialogues of a split, in the order of its file.
@@ -161,9 +168,12 @@ class DialogueFiles(SplitFiles, PairSource):
             raise ValueError(f"expected a file of the kind .jsonl (or .jsonl.gz); got {name!r}: convert or rename it")
         return read_dialogues(find_file(self.directory, name, split=split), speakers=self.speakers)
 
+    def special_tokens(self) -> tuple[str, ...]:
+        return speaker_tokens(self.speakers)
+
     def context(self, turns: Sequence[Turn]) -> str:
         """The last of some turns as a text."""
-        return turns_as_text(turns if self.max_turns is None else turns[-self.max_turns :])
+        return turns_as_text(turns[0 if self.max_turns is None else max(0, len(turns) - self.max_turns) :])
 
     def source_column(self) -> "TurnTokens":
         return TurnTokens(

@@ -69,6 +69,10 @@ class DataSource(abc.ABC):
         """Names of all splits that there may be."""
         return SPLITS
 
+    def special_tokens(self) -> tuple[str, ...]:
+        """Pieces that a new tokenizer has for what marks the parts of texts, beside `tokenizer.special_tokens`."""
+        return ()
+
     @abc.abstractmethod
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> "Corpus":
         """Open the examples, which are prepared first where their source needs that.

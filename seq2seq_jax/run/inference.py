@@ -198,10 +198,12 @@ class Inference:
 
     def _sources(self, split: str, store: Store) -> Sources:
         experiment, tokenizer = self.experiment, self.tokenizer
+        examples = list(self.data.scored(split))
         sources, target = store.columns[experiment.task.source_column], experiment.batch_format.columns["target"]
         return Sources(
             ids=[sources[index].tolist() for index in range(len(store))],
-            examples=list(self.data.scored(split)),
+            examples=examples,
+            rollout=lambda: experiment.task.rollout(examples),
             counted_target=lambda index: tokenizer.decode_target(
                 target.cut_ids(store.columns["target"][index].tolist(), tokenizer)
             ),

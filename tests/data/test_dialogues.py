@@ -73,6 +73,8 @@ def test_a_line_that_is_no_dialogue_is_one_line(opened, tmp_path, line, message)
     ("fields", "message"),
     [
         ({"speakers": ("A", "A")}, "data.speakers must be names that differ"),
+        ({"speakers": ("a", "A")}, "data.speakers must be names that differ, whatever their case"),
+        ({"speakers": ("the user", "A")}, "data.speakers must be names without spaces and angle brackets"),
         ({"max_turns": 0}, "data.max_turns must be at least 1"),
         ({"answers": ("BOT",)}, r"data.answers must be of data.speakers \('USER', 'SYSTEM'\), and has 'BOT'"),
         ({"train": "train.tsv"}, "expected a file of the kind .jsonl"),
