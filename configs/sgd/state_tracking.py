@@ -27,7 +27,7 @@ def experiment() -> Experiment:
             max_turns=4,
             lowercase=True,
         ),
-        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=3_000),
+        tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=3_000),
         model=ModelConfig(
             encoder=TransformerEncoderConfig(num_layers=3, **stack),
             decoder=TransformerDecoderConfig(num_layers=2, **stack),
@@ -38,8 +38,8 @@ def experiment() -> Experiment:
             learning_rate=2e-3, schedule="cosine", warmup_steps=300, final_fraction=0.02, ema_decay=0.998
         ),
         training=TrainingConfig(
-            steps=3_000, target_tokens_per_batch=32 * 32, log_every=50, checkpoint_every=1_000, evaluate_every=1_000
+            steps=3_600, target_tokens_per_batch=32 * 32, log_every=100, checkpoint_every=1_800, evaluate_every=1_800
         ),
         metrics=(DialogueStateScores(),),
-        generation=Greedy(source_tokens_per_batch=16_384, maximum_length_ratio=0.0, maximum_length_extra=32),
+        generation=Greedy(source_tokens_per_batch=4_096, maximum_length_ratio=0.0, maximum_length_extra=32),
     )
