@@ -16,12 +16,14 @@ from typing import Any
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
 from seq2seq_jax.data.dates import Dates
+from seq2seq_jax.data.dialogues import Dialogues
+from seq2seq_jax.data.schema_dialogues import DialogueActs, DialogueStates
 from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.effects import changes, effects
-from seq2seq_jax.evaluation.metric import ALTERNATIVES, LIKELIHOOD, OUTPUTS, Metric, check_metrics
+from seq2seq_jax.evaluation.metric import ALTERNATIVES, LIKELIHOOD, OUTPUTS, ROLLED, Metric, check_metrics
 from seq2seq_jax.evaluation.metrics import OutsideMetric, metric_from_json, metric_to_json
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.model import ModelConfig
@@ -35,6 +37,8 @@ from seq2seq_jax.overrides import dataclasses_of, override
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
 from seq2seq_jax.tasks.denoising import Denoising
+from seq2seq_jax.tasks.dialogue_response import ResponseFromActs
+from seq2seq_jax.tasks.dialogue_state import DialogueState
 from seq2seq_jax.tasks.summarisation import Summarisation
 from seq2seq_jax.tasks.task import Task
 from seq2seq_jax.tasks.translation import Translation
@@ -46,9 +50,19 @@ from seq2seq_jax.values import check_value, check_values, options
 class Experiment:
     """Everything that a run is."""
 
-    data: Dates | ParallelText | Table | Catalogue | DocumentFiles | CatalogueDocuments
+    data: (
+        Dates
+        | ParallelText
+        | Table
+        | Catalogue
+        | DocumentFiles
+        | CatalogueDocuments
+        | Dialogues
+        | DialogueStates
+        | DialogueActs
+    )
     """Where the text comes from and how it becomes rows."""
-    task: Translation | Summarisation | Denoising = None  # pyright: ignore
+    task: Translation | Summarisation | Denoising | DialogueState | ResponseFromActs = None  # pyright: ignore
     """What the columns of the data mean; left out, it is the task for which the data has them."""
     tokenizer: TokenizerConfig = dataclasses.field(metadata=changes("parameters"))
     """How text becomes tokens."""
@@ -134,6 +148,7 @@ class Experiment:
         found = self.task.scored_columns | {LIKELIHOOD}
         if not self.task.generates:
             return found
+        found |= {ROLLED} if type(self.task).rollout is not Task.rollout else set()
         return found | ({OUTPUTS, ALTERNATIVES} if self.generation.num_texts > 1 else {OUTPUTS})
 
     @property
@@ -168,7 +183,7 @@ def default_task(data: DataSource) -> Task:
     Raises:
         ValueError: there is none.
     """
-    tasks = Translation, Denoising
+    tasks = DialogueState, ResponseFromActs, Translation, Denoising
     for task in tasks:
         if set(task.reads) <= set(data.columns):
             return task()

@@ -214,7 +214,9 @@ def test_an_override_that_does_not_fit_is_one_line(arguments, said, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-OF_DIRECTORY = "ParallelText, Table, Catalogue, DocumentFiles and CatalogueDocuments have"
+OF_DIRECTORY = (
+    "ParallelText, Table, Catalogue, DocumentFiles, CatalogueDocuments, Dialogues, DialogueStates and DialogueActs have"
+)
 
 
 @pytest.mark.parametrize(

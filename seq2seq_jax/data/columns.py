@@ -181,8 +181,13 @@ class Tokens(Column):
     def examples(self, stored: Ragged) -> Ragged | Chunks:
         return Chunks(stored.values, self.max_length) if self.concatenate else stored
 
-    def cut_ids(self, ids: list[int]) -> list[int]:
-        """Like `fetch`, for the ids of one example."""
+    def cut_ids(self, ids: list[int], tokenizer: Tokenizer) -> list[int]:
+        """Like `fetch`, for the ids of one example.
+
+        Args:
+            ids: of the whole text, by the tokenizer.
+            tokenizer: which tells what they stand for.
+        """
         longest = self.max_length
         if longest is None or self.truncate is None or len(ids) <= longest:
             return ids

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
+from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.effects import changes
 from seq2seq_jax.values import check_values
 
@@ -68,6 +69,10 @@ class DataSource(abc.ABC):
         """Names of all splits that there may be."""
         return SPLITS
 
+    def special_tokens(self) -> tuple[str, ...]:
+        """Pieces that a new tokenizer has for what marks the parts of texts, beside `tokenizer.special_tokens`."""
+        return ()
+
     @abc.abstractmethod
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> "Corpus":
         """Open the examples, which are prepared first where their source needs that.
@@ -125,6 +130,18 @@ class PairSource(DataSource):
     @property
     def columns(self) -> tuple[str, ...]:
         return ("source", "target")
+
+    def source_column(self) -> Tokens:
+        """What sources are stored as."""
+        return Tokens(side="source", max_length=self.max_source_length, truncate=self._truncated_end)
+
+    def target_column(self) -> Tokens:
+        """What targets are stored as."""
+        return Tokens(side="target", max_length=self.max_target_length, truncate=self._truncated_end)
+
+    @property
+    def _truncated_end(self) -> Literal["left", "right"] | None:
+        return self.truncate if self.too_long == "truncate" else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -185,8 +185,7 @@ def read_json_lines(
     templates = [Template.parse(field) for field in fields]
     names = _names(templates)
     several = {*several, *(field for each in templates if each.literals is not None for field in each.names)}
-    for number, line in _without_last_blanks(lines, first=1):
-        example = _json_object(line, number, name)
+    for number, example in json_lines(lines, name):
         for field in names:
             if field not in example:
                 raise ValueError(
@@ -200,6 +199,20 @@ def read_json_lines(
                 _check_text(text, field, number, name)
         filled = [template.fill(example, separator=separator) for template in templates]
         yield (*filled, example) if whole else tuple(filled)
+
+
+def json_lines(lines: Iterator[str], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of lines with a JSON object each, with their numbers from 1; blank last lines are passed over.
+
+    Args:
+        lines: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        ValueError: as the lines do, or a line is no JSON object.
+    """
+    for number, line in _without_last_blanks(lines, first=1):
+        yield number, _json_object(line, number, name)
 
 
 def _names(templates: list[Template]) -> list[str]:

@@ -321,10 +321,13 @@ class Tokenizer:
         """What each source id stands for: "▁" is a space, <0xC3> a byte, </s> the EOS token."""
         return self._source.pieces(ids)
 
+    def source_id(self, piece: str) -> int | None:
+        """The id of a piece of sources, as `source_pieces` writes it; None = there is no such piece."""
+        return self._source.id_of(piece)
+
     def target_id(self, piece: str) -> int | None:
         """The id of a piece of targets, as `target_pieces` writes it; None = there is no such piece."""
-        found = self._target.piece_to_id(piece)
-        return None if self._target.pieces([found]) != [piece] else found
+        return self._target.id_of(piece)
 
     def target_pieces(self, ids: Sequence[int]) -> list[str]:
         """What each target id stands for, as in `source_pieces`."""
@@ -389,6 +392,10 @@ class _Codec:
         # SentencePiece itself gives padding and BOS tokens no text.
         text = self._processor.decode(list(itertools.takewhile(lambda token: token != EOS_ID, map(int, ids))))
         return text.removeprefix(" ") if self._has_words else text
+
+    def id_of(self, piece: str) -> int | None:
+        found = self.piece_to_id(piece)
+        return found if self.pieces([found]) == [piece] else None
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._processor.id_to_piece(int(token)) for token in ids]

@@ -14,9 +14,10 @@ from seq2seq_jax.values import check_values
 Example = Mapping[str, Any]
 """Name of a column -> its value: the source text in "source", the reference or a list of references in "target"."""
 
-OUTPUTS, ALTERNATIVES, LIKELIHOOD = "outputs", "alternatives", "likelihood"
+OUTPUTS, ALTERNATIVES, LIKELIHOOD, ROLLED = "outputs", "alternatives", "likelihood", "rolled"
 """What a metric may need beside columns of the examples: the text that was generated for each, several texts for each,
-and how probable the references are."""
+how probable the references are, and what came of each where outputs are rolled through examples that follow each
+other."""
 
 _REMEDIES = {
     ALTERNATIVES: "Generation gives one text per source: have it give several, such as --generation.n_best 4, or "
@@ -82,6 +83,8 @@ class Evaluated(NamedTuple):
     examples: Sequence[Example] | None
     likelihood: Likelihood | None = None
     alternatives: Alternatives | None = None
+    rolled: Sequence[Any] | None = None
+    """Of each example, what a task's rollout gives."""
 
     def part(self, members: Sequence[int]) -> "Evaluated":
         """What is known of some of the examples, by their indices; their likelihood is not."""
@@ -92,6 +95,7 @@ class Evaluated(NamedTuple):
             outputs=None if self.outputs is None else [self.outputs[index] for index in members],
             examples=None if self.examples is None else [self.examples[index] for index in members],
             alternatives=alternatives,
+            rolled=None if self.rolled is None else [self.rolled[index] for index in members],
         )
 
 
@@ -100,7 +104,7 @@ class Metric(abc.ABC):
     """Scores of a set of examples. A subclass is a frozen dataclass, whose fields say how they are computed."""
 
     needs: ClassVar[frozenset[str]] = frozenset({OUTPUTS, "target"})
-    """Columns of the examples that are read, and OUTPUTS, ALTERNATIVES and LIKELIHOOD where these are."""
+    """Columns of the examples that are read, and OUTPUTS, ALTERNATIVES, LIKELIHOOD and ROLLED where these are."""
     packages: ClassVar[Mapping[str, str]] = {}
     """Modules that are imported when it is computed -> what pip calls their packages."""
 
@@ -185,7 +189,7 @@ def check_metrics(metrics: Sequence[Metric], available: Collection[str], *, of: 
     """Return if metrics can be computed of a set, and their scores told apart.
 
     Args:
-        available: columns of the examples, and OUTPUTS, ALTERNATIVES and LIKELIHOOD where these can be had.
+        available: columns of the examples, and OUTPUTS, ALTERNATIVES, LIKELIHOOD and ROLLED where these can be had.
         of: what the set is of, for messages: "documents".
 
     Raises:

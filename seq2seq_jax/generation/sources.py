@@ -153,7 +153,7 @@ class SourceEncoder:
     def cut(self, ids: list[int]) -> list[int]:
         """As many of source ids as the model takes, with the EOS token as the last; see `Tokens.truncate`."""
         source = self.source if self.truncates else dataclasses.replace(self.source, truncate="right")
-        return source.cut_ids(ids)
+        return source.cut_ids(ids, self.tokenizer)
 
     def _split(self, text: str) -> list[list[int]]:
         def count(texts: list[str]) -> list[int]:

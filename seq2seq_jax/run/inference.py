@@ -197,12 +197,16 @@ class Inference:
         return self.system.build_loss()
 
     def _sources(self, split: str, store: Store) -> Sources:
-        experiment, decode = self.experiment, self.tokenizer.decode_target
+        experiment, tokenizer = self.experiment, self.tokenizer
+        examples = list(self.data.scored(split))
         sources, target = store.columns[experiment.task.source_column], experiment.batch_format.columns["target"]
         return Sources(
             ids=[sources[index].tolist() for index in range(len(store))],
-            examples=list(self.data.scored(split)),
-            counted_target=lambda index: decode(target.cut_ids(store.columns["target"][index].tolist())),
+            examples=examples,
+            rollout=lambda: experiment.task.rollout(examples),
+            counted_target=lambda index: tokenizer.decode_target(
+                target.cut_ids(store.columns["target"][index].tolist(), tokenizer)
+            ),
         )
 
     @functools.cached_property

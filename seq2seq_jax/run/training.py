@@ -143,7 +143,10 @@ class TrainingRun:
         if self.origin is not None:
             return self.origin[0].tokenizer
         self.progress("training the tokenizer", 0, 1)
-        tokenizer = Tokenizer.train(self.data.tokenized("train"), self.experiment.tokenizer)
+        config = self.experiment.tokenizer
+        special_tokens = tuple(dict.fromkeys((*config.special_tokens, *self.data.source.special_tokens())))
+        config = dataclasses.replace(config, special_tokens=special_tokens)
+        tokenizer = Tokenizer.train(self.data.tokenized("train"), config)
         self.progress("training the tokenizer", 1, 1)
         return tokenizer
 

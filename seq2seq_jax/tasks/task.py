@@ -16,6 +16,23 @@ from seq2seq_jax.values import check_values
 logger = logging.getLogger(__name__)
 
 
+class Rollout(abc.ABC):
+    """Generation from sources that depend on what was generated for other examples, in rounds."""
+
+    @abc.abstractmethod
+    def next_sources(self) -> list[tuple[int, str]]:
+        """Index of an example and its source, of all that are generated from in this round; empty = all are done."""
+
+    @abc.abstractmethod
+    def take(self, outputs: Sequence[str]) -> None:
+        """Take the texts that were generated from these, in their order."""
+
+    @property
+    @abc.abstractmethod
+    def results(self) -> Sequence[Any]:
+        """What came of each example, in the order of the examples."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
     """What the columns of examples mean: how they become batches, and how outputs are scored."""
@@ -93,6 +110,10 @@ class Task(abc.ABC):
                 reasons[0], metrics[index].names[0],
             )  # fmt: skip
         return metrics[index].names[0]
+
+    def rollout(self, examples: Sequence[Example]) -> Rollout | None:
+        """What rolls outputs through examples that follow each other; None = each example stands alone."""
+        return None
 
     def scored(self, columns: Sequence[str], values: Sequence[Any]) -> Example:
         """An example as metrics see it.

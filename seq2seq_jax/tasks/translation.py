@@ -23,14 +23,10 @@ class Translation(Task):
     unit: ClassVar[str] = "pairs"
 
     def columns(self, data: PairSource) -> dict[str, Column]:
-        truncate = data.truncate if data.too_long == "truncate" else None
-        return {
-            "source": Tokens(side="source", max_length=data.max_source_length, truncate=truncate),
-            "target": Tokens(side="target", max_length=data.max_target_length, truncate=truncate),
-        }
+        return {"source": data.source_column(), "target": data.target_column()}
 
     def source(self, data: PairSource) -> Tokens:
-        return self.columns(data)["source"]
+        return data.source_column()
 
     def row_lengths(self, data: PairSource) -> tuple[int, int]:
         return data.max_source_length, data.max_target_length

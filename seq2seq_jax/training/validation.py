@@ -14,6 +14,7 @@ from seq2seq_jax.evaluation.metric import (
     ALTERNATIVES,
     LIKELIHOOD,
     OUTPUTS,
+    ROLLED,
     Alternatives,
     Evaluated,
     Example,
@@ -24,6 +25,7 @@ from seq2seq_jax.evaluation.metric import (
 )
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.objectives.objective import Count, Logged
+from seq2seq_jax.tasks.task import Rollout
 from seq2seq_jax.training.config import LOSS, SEPARATOR
 
 logger = logging.getLogger(__name__)
@@ -96,11 +98,13 @@ class Sources:
         ids: source ids of each example, EOS token included.
         examples: the columns of each.
         counted_target: index of an example that is cut -> the text of the target tokens that a row takes of it.
+        rollout: makes what rolls outputs through the examples.
     """
 
     ids: Sequence[list[int]]
     examples: Sequence[Example]
     counted_target: Callable[[int], str]
+    rollout: Callable[[], Rollout | None]
 
 
 class Validation:
@@ -168,12 +172,14 @@ class Validation:
         hypotheses = None
         if self.sources is not None and (generates or {OUTPUTS, ALTERNATIVES} & self._needed):
             hypotheses = self._hypotheses(params[self.player], progress)
+        rolled = self._rolled(params[self.player], progress) if ROLLED in self._needed else None
         sums = self._sums(params)
         evaluated = Evaluated(
             outputs=None if hypotheses is None else [best[0].text if best else "" for best in hypotheses],
             examples=None if self.sources is None else self.sources.examples,
             likelihood=self._likelihood(sums) if LIKELIHOOD in self._needed else None,
             alternatives=self._alternatives(hypotheses) if ALTERNATIVES in self._needed else None,
+            rolled=rolled,
         )
         return ValidationResult(
             examples=self.batches.num_examples,
@@ -200,6 +206,20 @@ class Validation:
         for index, best in zip(accepted, found, strict=True):
             hypotheses[index] = best
         return hypotheses
+
+    def _rolled(self, params: Any, progress: Callable[[int, int], None] | None) -> Sequence[Any]:
+        """What comes of each example where outputs are rolled through those that follow each other."""
+        rollout, num_done, total = self.sources.rollout(), 0, len(self.sources.examples)
+        while sources := rollout.next_sources():
+            # Draws depend on an example's place in the set, as when examples stand alone.
+            lines = [index + 1 for index, _ in sources]
+            fitted = self.generator.sources.fit([text for _, text in sources], too_long="truncate", lines=lines)
+            found = self.generator.generate_fitted(params, fitted)
+            rollout.take([best[0].text if best else "" for best in found])
+            num_done += len(sources)
+            if progress is not None:
+                progress(num_done, total)
+        return rollout.results
 
     def _alternatives(self, hypotheses: list[list[Hypothesis]]) -> Alternatives:
         method = self.generator.method

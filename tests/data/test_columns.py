@@ -106,11 +106,15 @@ def test_an_example_is_cut_at_the_end_that_the_column_says(truncate, expected):
     column = Tokens(max_length=3, truncate=truncate)
     found = column.fetch(ragged(IDS, np.uint16), np.array([3, 0, 2]), vocabulary=VOCABULARY)
     assert [found[index].tolist() for index in range(3)] == expected
-    assert [column.cut_ids(IDS[index]) for index in (3, 0, 2)] == expected, "what is generated from is cut alike"
+    assert [column.cut_ids(IDS[index], Numbers()) for index in (3, 0, 2)] == expected, (
+        "what is generated from is cut alike"
+    )
 
 
 def test_texts_without_an_eos_token_are_cut_without_one():
-    assert [Tokens(max_length=2, truncate=end, ends_in_eos=False).cut_ids([5, 6, 7]) for end in ("right", "left")] == [
+    assert [
+        Tokens(max_length=2, truncate=end, ends_in_eos=False).cut_ids([5, 6, 7], Numbers()) for end in ("right", "left")
+    ] == [
         [5, 6],
         [6, 7],
     ]

@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 from seq2seq_jax.evaluation.metric import Metric, metric_name
 from seq2seq_jax.evaluation.metrics.bleu import Bleu
 from seq2seq_jax.evaluation.metrics.chrf import ChrF
+from seq2seq_jax.evaluation.metrics.dialogue_state import DialogueStateScores, GoldDialogueStateScores
 from seq2seq_jax.evaluation.metrics.diversity import Diversity
 from seq2seq_jax.evaluation.metrics.error_rate import CharacterErrorRate, WordErrorRate
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.evaluation.metrics.rouge import Rouge
+from seq2seq_jax.evaluation.metrics.slot_errors import SlotErrors
 from seq2seq_jax.evaluation.metrics.summary import SummaryStatistics
 from seq2seq_jax.outside import Trust, is_ours, load, name_of_class
 from seq2seq_jax.values import check_value, options
@@ -32,6 +34,9 @@ METRICS: dict[str, type[Metric]] = {
         CharacterErrorRate,
         Perplexity,
         Diversity,
+        DialogueStateScores,
+        GoldDialogueStateScores,
+        SlotErrors,
     )
 }
 """Those of this package, by the name that a command line gives."""
