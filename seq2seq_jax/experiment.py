@@ -17,6 +17,7 @@ from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.dialogues import Dialogues
+from seq2seq_jax.data.pronunciations import Pronunciations
 from seq2seq_jax.data.schema_dialogues import DialogueActs, DialogueStates
 from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.data.tables import Table
@@ -59,6 +60,7 @@ class Experiment:
         | Dialogues
         | DialogueStates
         | DialogueActs
+        | Pronunciations
     )
     """Where the text comes from and how it becomes rows."""
     task: Translation | Denoising | DialogueState | ResponseFromActs = None  # pyright: ignore
@@ -80,8 +82,8 @@ class Experiment:
     greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk, mixture_of_experts)."""
     metrics: tuple[Metric, ...] | None = None
     """What validation and evaluation compute beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity,
-    diversity (of several texts per source), with settings after commas (bleu,tokenizer=zh), or a class as module:Class;
-    empty = nothing. None = BLEU, chrF and exact match where there are references."""
+    pronunciation, diversity (of several texts per source), with settings after commas (bleu,tokenizer=zh), or a class
+    as module:Class; empty = nothing. None = BLEU, chrF and exact match where there are references."""
     init_from: str | None = None
     """RUN, RUN:best or RUN:STEP: the directory of a run whose parameters (its best, unless a step is given) and
     tokenizer training starts with; its model must be the same, or have one expert for several. None = new

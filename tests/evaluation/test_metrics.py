@@ -6,6 +6,7 @@ import re
 import sys
 
 import jiwer
+import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
@@ -33,6 +34,7 @@ from seq2seq_jax.evaluation.metrics.chrf import ChrF
 from seq2seq_jax.evaluation.metrics.error_rate import CharacterErrorRate, WordErrorRate
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
+from seq2seq_jax.evaluation.metrics.pronunciation import PronunciationErrors
 from seq2seq_jax.evaluation.metrics.rouge import Rouge
 from seq2seq_jax.outside import Trust
 
@@ -194,6 +196,39 @@ def test_error_rates_name_their_normalisation_and_take_the_nearest_reference():
     # The second reference has 1 error in 4 words; the first 2 in 2.
     nearest = values(WordErrorRate(), ["a b c x"], [["y z", "a b c d"]])
     assert nearest["wer"] == pytest.approx(25)
+
+
+def test_errors_in_pronunciations_by_hand():
+    outputs = ["T AH M AA T OW", "W IH N", "R EH D", ""]
+    pronunciations = [["T AH M EY T OW", "T AH M AA T OW"], ["W AY N D Z", "W IH N D"], ["R IY D", "R EH T"], ["AH"]]
+    # One word of four is right; the others have 1 edit of 4, 1 of 3 (of equal ones the first) and 1 of 1.
+    found = PronunciationErrors().corpus(*of(outputs, pronunciations))
+    assert {name: score.value for name, score in found.items()} == {
+        "word_error": pytest.approx(75), "phoneme_error": pytest.approx(100 * 3 / (6 + 4 + 3 + 1)),
+    }  # fmt: skip
+    assert not any(score.higher_is_better for score in found.values())
+    # The nearest has the fewest edits, not the lowest rate: 1 of 1 rather than 2 of 6.
+    assert values(PronunciationErrors(), ["A B"], [["A B C D E F G", "A"]])["phoneme_error"] == pytest.approx(100)
+
+
+def test_errors_in_pronunciations_are_jiwer_s():
+    random = np.random.default_rng(0)
+
+    def drawn():
+        return " ".join(random.choice(["AH", "T", "K", "S", "IY"], size=random.integers(1, 9)))
+
+    outputs, pronunciations = [drawn() for _ in range(300)], [[drawn() for _ in range(3)] for _ in range(300)]
+    outputs[:60] = [each[1] for each in pronunciations[:60]]
+    nearest, wrong = [], 0
+    for output, each in zip(outputs, pronunciations, strict=True):
+        measures = [jiwer.process_words(reference, output) for reference in each]
+        edits = [found.insertions + found.deletions + found.substitutions for found in measures]
+        nearest.append(each[edits.index(min(edits))])
+        wrong += min(edits) > 0
+    assert values(PronunciationErrors(), outputs, pronunciations) == {
+        "word_error": pytest.approx(100 * wrong / 300),
+        "phoneme_error": pytest.approx(100 * jiwer.wer(nearest, outputs)),
+    }
 
 
 def test_perplexity_by_hand():
