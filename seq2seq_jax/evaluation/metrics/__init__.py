@@ -19,6 +19,7 @@ from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.evaluation.metrics.pronunciation import PronunciationErrors
 from seq2seq_jax.evaluation.metrics.rouge import Rouge
 from seq2seq_jax.evaluation.metrics.slot_errors import SlotErrors
+from seq2seq_jax.evaluation.metrics.variety import Variety
 from seq2seq_jax.outside import Trust, is_ours, load, name_of_class
 from seq2seq_jax.values import check_value, options
 
@@ -32,6 +33,8 @@ METRICS: dict[str, type[Metric]] = {
         WordErrorRate,
         CharacterErrorRate,
         Perplexity,
+        Variety,
+        PronunciationErrors,
         Diversity,
         DialogueStateScores,
         GoldDialogueStateScores,
