@@ -26,6 +26,7 @@ from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.effects import changes, effects
 from seq2seq_jax.evaluation.metric import ALTERNATIVES, LIKELIHOOD, OUTPUTS, ROLLED, Metric, check_metrics
+from seq2seq_jax.evaluation.metric import ALTERNATIVES, CANDIDATES, LIKELIHOOD, OUTPUTS, Metric, check_metrics
 from seq2seq_jax.evaluation.metrics import OutsideMetric, metric_from_json, metric_to_json
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.model import ModelConfig
@@ -153,6 +154,8 @@ class Experiment:
             return found
         found |= {ROLLED} if type(self.task).rollout is not Task.rollout else set()
         return found | ({OUTPUTS, ALTERNATIVES} if self.generation.num_texts > 1 else {OUTPUTS})
+        found |= {OUTPUTS, CANDIDATES}
+        return found | {ALTERNATIVES} if self.generation.num_texts > 1 else found
 
     @property
     def rows_per_batch(self) -> int:

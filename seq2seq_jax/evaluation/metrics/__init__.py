@@ -15,6 +15,7 @@ from seq2seq_jax.evaluation.metrics.dialogue_state import DialogueStateScores, G
 from seq2seq_jax.evaluation.metrics.diversity import Diversity
 from seq2seq_jax.evaluation.metrics.error_rate import CharacterErrorRate, WordErrorRate
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
+from seq2seq_jax.evaluation.metrics.hits import Hits
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.evaluation.metrics.pronunciation import PronunciationErrors
 from seq2seq_jax.evaluation.metrics.rouge import Rouge
@@ -34,6 +35,7 @@ METRICS: dict[str, type[Metric]] = {
         CharacterErrorRate,
         Perplexity,
         Variety,
+        Hits,
         PronunciationErrors,
         Diversity,
         DialogueStateScores,
