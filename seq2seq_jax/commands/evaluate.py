@@ -41,8 +41,9 @@ class EvaluateArguments(EnsembleArguments):
     """Split of the run's data: train, validation or test, or validation/SET, a further validation set."""
     metrics: tuple[Metric, ...] | None = None
     """What is computed beside the loss: bleu, chrf, exact_match, rouge, summary (length ratio, what is taken from the
-    source), wer, cer, perplexity, diversity (of several texts per source), with settings after commas
-    (bleu,tokenizer=zh), or a class as module:Class. None = as in training."""
+    source), wer, cer, perplexity, variety, hits, pronunciation, dialogue_state, dialogue_state_gold, slot_errors,
+    diversity (of several texts per source), with settings after commas (bleu,tokenizer=zh), or a class as module:Class.
+    None = as in training."""
     diversity: bool = False
     """The metric diversity beside the others: how much the texts of a source differ. Needs a method of generation that
     gives several, such as --generation sampling --generation.samples 8."""
