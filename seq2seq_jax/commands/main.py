@@ -39,9 +39,8 @@ Each command has --help; `seq2seq train CONFIG --help` lists every field of the 
 """
 
 COMMANDS = (
-    "train", "data", "evaluate", "generate", "translate-corpus", "score", "rerank", "align", "average", "benchmark",
-    "compile",
-    "train", "data", "evaluate", "generate", "chat", "score", "rerank", "align", "average", "benchmark", "compile",
+    "train", "data", "evaluate", "generate", "translate-corpus", "chat", "score", "rerank", "align", "average",
+    "benchmark", "compile",
 )  # fmt: skip
 
 
