@@ -15,6 +15,7 @@ from typing import Any
 
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
+from seq2seq_jax.data.conversations import Conversations
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.dialogues import Dialogues
 from seq2seq_jax.data.pronunciations import Pronunciations
@@ -24,7 +25,7 @@ from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.effects import changes, effects
-from seq2seq_jax.evaluation.metric import ALTERNATIVES, LIKELIHOOD, OUTPUTS, ROLLED, Metric, check_metrics
+from seq2seq_jax.evaluation.metric import ALTERNATIVES, CANDIDATES, LIKELIHOOD, OUTPUTS, ROLLED, Metric, check_metrics
 from seq2seq_jax.evaluation.metrics import OutsideMetric, metric_from_json, metric_to_json
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.model import ModelConfig
@@ -37,6 +38,7 @@ from seq2seq_jax.outside import NOTHING, Trust, load_config_class, name_of_class
 from seq2seq_jax.overrides import dataclasses_of, override
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
+from seq2seq_jax.tasks.conversation import Conversation
 from seq2seq_jax.tasks.denoising import Denoising
 from seq2seq_jax.tasks.dialogue_response import ResponseFromActs
 from seq2seq_jax.tasks.dialogue_state import DialogueState
@@ -61,9 +63,10 @@ class Experiment:
         | DialogueStates
         | DialogueActs
         | Pronunciations
+        | Conversations
     )
     """Where the text comes from and how it becomes rows."""
-    task: Translation | Denoising | DialogueState | ResponseFromActs = None  # pyright: ignore
+    task: Translation | Denoising | DialogueState | ResponseFromActs | Conversation = None  # pyright: ignore
     """What the columns of the data mean; left out, it is the task for which the data has them."""
     tokenizer: TokenizerConfig = dataclasses.field(metadata=changes("parameters"))
     """How text becomes tokens."""
@@ -82,8 +85,9 @@ class Experiment:
     greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk, mixture_of_experts)."""
     metrics: tuple[Metric, ...] | None = None
     """What validation and evaluation compute beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity,
-    pronunciation, diversity (of several texts per source), with settings after commas (bleu,tokenizer=zh), or a class
-    as module:Class; empty = nothing. None = BLEU, chrF and exact match where there are references."""
+    variety, hits, pronunciation, diversity (of several texts per source), with settings after commas
+    (bleu,tokenizer=zh), or a class as module:Class; empty = nothing. None = what the task has: BLEU, chrF and exact
+    match where nothing else is said."""
     init_from: str | None = None
     """RUN, RUN:best or RUN:STEP: the directory of a run whose parameters (its best, unless a step is given) and
     tokenizer training starts with; its model must be the same, or have one expert for several. None = new
@@ -149,7 +153,8 @@ class Experiment:
         if not self.task.generates:
             return found
         found |= {ROLLED} if type(self.task).rollout is not Task.rollout else set()
-        return found | ({OUTPUTS, ALTERNATIVES} if self.generation.num_texts > 1 else {OUTPUTS})
+        found |= {OUTPUTS, CANDIDATES}
+        return found | {ALTERNATIVES} if self.generation.num_texts > 1 else found
 
     @property
     def rows_per_batch(self) -> int:

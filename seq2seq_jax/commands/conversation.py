@@ -9,7 +9,12 @@ from collections.abc import Callable, Iterator
 PROMPT = "> "
 
 
-def converse(answer: Callable[[str, int], None], *, say: Callable[[str], None]) -> None:
+def converse(
+    answer: Callable[[str, int], None],
+    *,
+    say: Callable[[str], None],
+    greeting: str = "One source per line. Ctrl-C cancels a line, Ctrl-D ends.",
+) -> None:
     """Read lines from the terminal that is standard input, with editing and a history where Python has readline.
 
     Ctrl-C cancels a line, or what is being done with it, and Ctrl-D ends. The prompt goes to the terminal, also where
@@ -18,8 +23,9 @@ def converse(answer: Callable[[str, int], None], *, say: Callable[[str], None]) 
     Args:
         answer: takes a line and its number, from 1; a ValueError is said, and ends nothing.
         say: takes what a person should read, and what is no result.
+        greeting: is said first.
     """
-    say("One source per line. Ctrl-C cancels a line, Ctrl-D ends.")
+    say(greeting)
     with contextlib.suppress(ImportError):
         # Importing it is what changes `input`.
         import readline  # noqa: F401

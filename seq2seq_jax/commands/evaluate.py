@@ -40,9 +40,9 @@ class EvaluateArguments(EnsembleArguments):
     split: str = "test"
     """Split of the run's data: train, validation or test, or validation/SET, a further validation set."""
     metrics: tuple[Metric, ...] | None = None
-    """What is computed beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity, pronunciation, diversity
-    (of several texts per source), with settings after commas (bleu,tokenizer=zh), or a class as module:Class. None = as
-    in training."""
+    """What is computed beside the loss: bleu, chrf, exact_match, rouge, wer, cer, perplexity, variety, hits,
+    pronunciation, diversity (of several texts per source), with settings after commas (bleu,tokenizer=zh), or a class
+    as module:Class. None = as in training."""
     diversity: bool = False
     """The metric diversity beside the others: how much the texts of a source differ. Needs a method of generation that
     gives several, such as --generation sampling --generation.samples 8."""

@@ -26,6 +26,7 @@ seq2seq: encoder-decoder training on JAX
   seq2seq evaluate RUN [RUN ...] [--split test] [--json FILE]   loss and scores on a split
   seq2seq generate RUN [--input FILE] [--output FILE]           a line out for a line in
   seq2seq translate-corpus RUN --input FILE --output DIR        a corpus of generated texts, in shards; continues
+  seq2seq chat RUN [--transcript FILE]                          a conversation with a run that holds one
   seq2seq score RUN --source FILE --target FILE                 log-probability and perplexity of given targets
   seq2seq rerank RUN --input LISTS --features F [--tune FILE]   order n-best lists anew; tune the weights of features
   seq2seq align RUN [--input FILE] [--output DIRECTORY]         heat maps of attention, a picture a line
@@ -40,6 +41,7 @@ Each command has --help; `seq2seq train CONFIG --help` lists every field of the 
 COMMANDS = (
     "train", "data", "evaluate", "generate", "translate-corpus", "score", "rerank", "align", "average", "benchmark",
     "compile",
+    "train", "data", "evaluate", "generate", "chat", "score", "rerank", "align", "average", "benchmark", "compile",
 )  # fmt: skip
 
 

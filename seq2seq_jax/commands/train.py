@@ -94,7 +94,7 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
                 if jax.process_index() == 0:
                     leave.mark()
                 return
-        rows = _rows(figures, run.directory.path, chosen.writers)
+        rows = _rows(figures, run, chosen.writers)
         display.log("\n".join(f"{name}: {value}" for name, value in rows))
     if jax.process_index() == 0:
         table(rows, title=str(run.directory.path))
@@ -428,7 +428,8 @@ def _figures(
     return figures
 
 
-def _rows(figures: dict[str, Any], directory: Path, writers: Sequence[WriterName]) -> list[tuple[str, str]]:
+def _rows(figures: dict[str, Any], run: TrainingRun, writers: Sequence[WriterName]) -> list[tuple[str, str]]:
+    directory = run.directory.path
     rows = score_rows(figures["test"]) if "test" in figures else []
     rows += limit_rows({split: SelectionCounts(**counts) for split, counts in figures["limits"].items()})
     if "tokens_per_second" in figures:
@@ -437,6 +438,7 @@ def _rows(figures: dict[str, Any], directory: Path, writers: Sequence[WriterName
             ("speed", f"{figures['tokens_per_second']:,.0f} target tokens/s while training{_describe_mfu(figures)}"),
             ("goodput", _describe_time(figures["seconds_by_cause"])),
         ]
+    use, given = ("chat", "") if run.experiment.task.converses else ("generate", " < sources.txt")
     board = f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}"
     return rows + [
         tokenizer_row(figures["tokenizer"]),
@@ -446,7 +448,7 @@ def _rows(figures: dict[str, Any], directory: Path, writers: Sequence[WriterName
         *([("TensorBoard", board)] if "tensorboard" in writers else []),
         ("learning curves", str(directory / "plots" / "learning_curves.png")),
         *([("samples", str(directory / "samples"))] if (directory / "samples").exists() else []),
-        ("use it", f"seq2seq generate {shlex.quote(str(directory))} < sources.txt"),
+        ("use it", f"seq2seq {use} {shlex.quote(str(directory))}{given}"),
     ]
 
 

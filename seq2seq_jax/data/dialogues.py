@@ -81,22 +81,37 @@ def read_dialogues(path: Path, *, speakers: Collection[str]) -> Iterator[Dialogu
             unknown speaker.
     """
     for number, fields in json_lines(read_lines(path), str(path)):
-        where = f"in line {number} of {path}"
-        turns = fields.get("turns")
-        if not isinstance(turns, list):
-            raise ValueError(
-                f"expected a dialogue with a list of turns {where}; it has {', '.join(fields) or 'nothing'}: write "
-                '{"turns": [["USER", "text"], ...]}'
-            )
-        if not turns:
-            raise ValueError(f"expected a dialogue with turns {where}; it has none: leave the line out")
-        names = [str(fields[name]) for name in NAME_FIELDS if name in fields]
-        yield Dialogue(
-            name=names[0] if names else str(number),
-            turns=tuple(_turn(turn, speakers, f"turn {index} {where}") for index, turn in enumerate(turns, 1)),
-            annotations={name: value for name, value in fields.items() if name not in ("turns", *NAME_FIELDS)},
-            line=number,
+        yield dialogue_of(fields, number, str(path), speakers=speakers)
+
+
+def dialogue_of(fields: dict[str, Any], number: int, path: str, *, speakers: Collection[str]) -> Dialogue:
+    """The dialogue of a line.
+
+    Args:
+        fields: of its object.
+        number: of the line.
+        path: of the file, for messages.
+        speakers: names that a turn's speaker may have.
+
+    Raises:
+        ValueError: see `read_dialogues`.
+    """
+    where = f"in line {number} of {path}"
+    turns = fields.get("turns")
+    if not isinstance(turns, list):
+        raise ValueError(
+            f"expected a dialogue with a list of turns {where}; it has {', '.join(fields) or 'nothing'}: write "
+            '{"turns": [["USER", "text"], ...]}'
         )
+    if not turns:
+        raise ValueError(f"expected a dialogue with turns {where}; it has none: leave the line out")
+    names = [str(fields[name]) for name in NAME_FIELDS if name in fields]
+    return Dialogue(
+        name=names[0] if names else str(number),
+        turns=tuple(_turn(turn, speakers, f"turn {index} {where}") for index, turn in enumerate(turns, 1)),
+        annotations={name: value for name, value in fields.items() if name not in ("turns", *NAME_FIELDS)},
+        line=number,
+    )
 
 
 def _turn(turn: Any, speakers: Collection[str], where: str) -> Turn:
@@ -163,10 +178,22 @@ class DialogueFiles(SplitFiles, PairSource):
         Raises:
             ValueError: see `read_dialogues`.
         """
+        return read_dialogues(self.file_of(split), speakers=self.speakers)
+
+    def file_of(self, split: str) -> Path:
+        """The path of the file of a split.
+
+        Raises:
+            ValueError: there is none, or its name is not that of JSON lines.
+        """
         name = self.names_of_files[split]
         if suffix_of(name) != ".jsonl":
             raise ValueError(f"expected a file of the kind .jsonl (or .jsonl.gz); got {name!r}: convert or rename it")
-        return read_dialogues(find_file(self.directory, name, split=split), speakers=self.speakers)
+        return find_file(self.directory, name, split=split)
+
+    def cased(self, text: str) -> str:
+        """A source or a target as it is learned."""
+        return text.lower() if self.lowercase else text
 
     def special_tokens(self) -> tuple[str, ...]:
         return speaker_tokens(self.speakers)
@@ -212,14 +239,16 @@ class Dialogues(DialogueFiles):
         return pairs(read, further_columns=self.columns[2:])
 
     def _examples(self, split: str) -> Iterator[Example]:
-        answering = self.answers or self.speakers
         for dialogue in self.dialogues(split):
-            for number, turn in enumerate(dialogue.turns):
-                if number and turn.speaker in answering:
-                    source, target = self.context(dialogue.turns[:number]), turn.text
-                    if self.lowercase:
-                        source, target = source.lower(), target.lower()
-                    yield source, target, dialogue.name, number
+            yield from self.examples_of(dialogue)
+
+    def examples_of(self, dialogue: Dialogue) -> Iterator[Example]:
+        """The examples of one dialogue, in its order."""
+        answering = self.answers or self.speakers
+        for number, turn in enumerate(dialogue.turns):
+            if number and turn.speaker in answering:
+                source, target = self.context(dialogue.turns[:number]), turn.text
+                yield self.cased(source), self.cased(target), dialogue.name, number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seq2seq_jax.evaluation.lengths import Group
-from seq2seq_jax.evaluation.metric import LIKELIHOOD, Evaluated, Metric, compute_scores
+from seq2seq_jax.evaluation.metric import CANDIDATES, LIKELIHOOD, Evaluated, Metric, compute_scores
 from seq2seq_jax.evaluation.significance import paired_bootstrap
 
 
@@ -14,7 +14,7 @@ def compare(systems: Mapping[str, Evaluated], metrics: Sequence[Metric], groups:
 
     Args:
         systems: what is known of each on the same examples, by name; the first is what the others are compared with.
-        metrics: of which those of sacreBLEU are tested, and all but those of likelihoods are computed of groups.
+        metrics: of which those of sacreBLEU are tested, and all but those of probabilities are computed of groups.
         groups: of the examples.
 
     Returns:
@@ -24,7 +24,7 @@ def compare(systems: Mapping[str, Evaluated], metrics: Sequence[Metric], groups:
     """
     first = next(iter(systems.values()))
     bootstrap = {}
-    of_texts = [metric for metric in metrics if LIKELIHOOD not in metric.needs]
+    of_texts = [metric for metric in metrics if not {LIKELIHOOD, CANDIDATES} & metric.needs]
     for metric in of_texts:
         outputs = {name: evaluated.outputs for name, evaluated in systems.items()}
         found = paired_bootstrap(outputs, first.examples, metric)

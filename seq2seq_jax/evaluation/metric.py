@@ -14,10 +14,10 @@ from seq2seq_jax.values import check_values
 Example = Mapping[str, Any]
 """Name of a column -> its value: the source text in "source", the reference or a list of references in "target"."""
 
-OUTPUTS, ALTERNATIVES, LIKELIHOOD, ROLLED = "outputs", "alternatives", "likelihood", "rolled"
+OUTPUTS, ALTERNATIVES, LIKELIHOOD, ROLLED, CANDIDATES = "outputs", "alternatives", "likelihood", "rolled", "candidates"
 """What a metric may need beside columns of the examples: the text that was generated for each, several texts for each,
-how probable the references are, and what came of each where outputs are rolled through examples that follow each
-other."""
+how probable the references are together, what came of each where outputs are rolled through examples that follow each
+other, and how probable each right and wrong answer of an example is."""
 
 _REMEDIES = {
     ALTERNATIVES: "Generation gives one text per source: have it give several, such as --generation.n_best 4, or "
@@ -75,6 +75,17 @@ class Alternatives(NamedTuple):
     """How they were generated, as signatures say it."""
 
 
+class Candidate(NamedTuple):
+    """How probable a model finds one answer of an example."""
+
+    log_probability: float
+    """Nats, EOS token included."""
+    num_tokens: int
+    """EOS token included."""
+    is_right: bool
+    """Whether it is a reference; otherwise it is one of the column `adversarial`."""
+
+
 class Evaluated(NamedTuple):
     """What is known of a model on a set of examples; None = it was not computed, as no metric needs it."""
 
@@ -85,9 +96,11 @@ class Evaluated(NamedTuple):
     alternatives: Alternatives | None = None
     rolled: Sequence[Any] | None = None
     """Of each example, what a task's rollout gives."""
+    candidates: Sequence[Sequence[Candidate]] | None = None
+    """Of each example; none where it has no wrong answers, or a side of an answer is longer than the model takes."""
 
     def part(self, members: Sequence[int]) -> "Evaluated":
-        """What is known of some of the examples, by their indices; their likelihood is not."""
+        """What is known of some of the examples, by their indices; what is known of their answers is not."""
         alternatives = self.alternatives
         if alternatives is not None:
             alternatives = alternatives._replace(texts=[alternatives.texts[index] for index in members])
@@ -104,7 +117,7 @@ class Metric(abc.ABC):
     """Scores of a set of examples. A subclass is a frozen dataclass, whose fields say how they are computed."""
 
     needs: ClassVar[frozenset[str]] = frozenset({OUTPUTS, "target"})
-    """Columns of the examples that are read, and OUTPUTS, ALTERNATIVES, LIKELIHOOD and ROLLED where these are."""
+    """Columns of the examples that are read, and OUTPUTS and the like where these are."""
     packages: ClassVar[Mapping[str, str]] = {}
     """Modules that are imported when it is computed -> what pip calls their packages."""
 
@@ -183,7 +196,7 @@ def check_metrics(metrics: Sequence[Metric], available: Collection[str], *, of: 
     """Return if metrics can be computed of a set, and their scores told apart.
 
     Args:
-        available: columns of the examples, and OUTPUTS, ALTERNATIVES, LIKELIHOOD and ROLLED where these can be had.
+        available: columns of the examples, and OUTPUTS and the like where these can be had.
         of: what the set is of, for messages: "documents".
 
     Raises:

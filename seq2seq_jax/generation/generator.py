@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from seq2seq_jax.batch import Batch, TokenRows
+from seq2seq_jax.batch import Batch, DecodeState, TokenRows
 from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.layout import source_batches
 from seq2seq_jax.data.lines import is_blank
@@ -48,6 +48,10 @@ class Hypothesis:
     num_tokens: int
 
 
+def _nobody(token: int) -> None:
+    """Hears no token."""
+
+
 EMPTY = Hypothesis(text="", score=0.0, log_probability=0.0, num_tokens=1)
 """What a blank source gives."""
 
@@ -78,12 +82,27 @@ class Generator:
         self.mesh = mesh
         self._controls = TokenControls.of(method.controls, tokenizer, shortest_limit=self.output_limit(1))
         self._compiled: set[tuple[tuple[int, ...], ...]] = set()
-        self._program = JittedOnMesh(
-            self._generate_batch,
-            mesh,
-            in_shardings=(None, *[batch_sharding(mesh)] * 3),
-            out_shardings=replicated(mesh),
+        self._program = self._jitted(self._generate_batch)
+        self._hears_token: Callable[[int], None] = _nobody
+
+    def _jitted(self, function: Callable[..., GenerationResult]) -> JittedOnMesh:
+        return JittedOnMesh(
+            function,
+            self.mesh,
+            in_shardings=(None, *[batch_sharding(self.mesh)] * 3),
+            out_shardings=replicated(self.mesh),
         )
+
+    @functools.cached_property
+    def _streaming_program(self) -> JittedOnMesh:
+        """The program that says each token as soon as it is there. It is not kept from one process to the next."""
+        return self._jitted(functools.partial(self._generate_batch, hears_tokens=self._hear))
+
+    def _hear(self, tokens: Any) -> None:
+        """Takes the last token of the one hypothesis before the next one is computed."""
+        [token] = np.asarray(tokens).tolist()
+        if token != self.tokenizer.vocabulary.bos_id:
+            self._hears_token(token)
 
     @property
     def max_source_length(self) -> int:
@@ -192,6 +211,45 @@ class Generator:
         parts: list[list[Sequence[int]]] = [[] if index in blank else [ids] for index, ids in enumerate(sources)]
         fitted = FittedSources(parts, np.arange(1, len(sources) + 1), [])
         return self.generate_fitted(params, fitted, progress=progress)
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether tokens are known one after the other, on one device."""
+        return self.method.num_hypotheses == 1 and self.mesh.size == 1
+
+    def generate_one(
+        self, params: Any, ids: Sequence[int], *, line: int, on_token: Callable[[int], None] | None = None
+    ) -> Hypothesis:
+        """The first text for one source, by a program that is the same for sources of any length.
+
+        Args:
+            ids: of the source, EOS token included, no more than the model takes.
+            line: number of the source, from 1, which what is drawn depends on.
+            on_token: takes each token but the last, in another thread, as soon as it is there; where the method cannot
+                stream it is not called.
+        """
+        row = np.full((1, self.max_source_length), self.tokenizer.vocabulary.pad_id, np.int32)
+        row[0, : len(ids)] = ids
+        places = np.arange(row.shape[1], dtype=np.int32)[None]
+        inside = places < len(ids)
+        source = TokenRows(
+            tokens=row,
+            segment_ids=inside.astype(np.int32),
+            positions=np.where(inside, places, 0),
+            max_segments=1,
+        )
+        shards = batch_shards(self.mesh)
+        lines = np.zeros(shards, np.int32)
+        lines[0] = line - 1
+        streams = on_token is not None and self.can_stream
+        program = self._streaming_program if streams else self._program
+        self._hears_token = on_token or _nobody
+        try:
+            inputs = global_batch((pad_rows(source, shards), lines, None), self.mesh, shard=(0, 1))
+            result = jax.device_get(program(params, *inputs))
+        finally:
+            self._hears_token = _nobody
+        return self._hypotheses(result, 0)[0]
 
     def best_tokens(
         self, params: Any, texts: list[str], *, progress: Callable[[int, int], None] | None = None
@@ -315,14 +373,26 @@ class Generator:
             yield running[0], jax.device_get(running[1])
 
     def _generate_batch(
-        self, params: Any, source: TokenRows, lines: Int[Array, "batch"], controls: LineArrays | None
+        self,
+        params: Any,
+        source: TokenRows,
+        lines: Int[Array, "batch"],
+        controls: LineArrays | None,
+        *,
+        hears_tokens: Callable[[Any], None] | None = None,
     ) -> GenerationResult:
         method = self.method
         apply = functools.partial(self.model.apply, {"params": params})
         limits, room = length_limits(source, **self._limits)
         memory = apply(source, deterministic=True, method="encode")
+
+        def step(tokens: Int[Array, "hypotheses"], state: DecodeState) -> tuple[Any, DecodeState]:
+            if hears_tokens is not None:
+                jax.debug.callback(hears_tokens, tokens, ordered=True)
+            return apply(tokens, state, method="step")
+
         context = GenerationContext(
-            step=lambda tokens, state: apply(tokens, state, method="step"),
+            step=step,
             start=lambda number: apply(memory, max_length=room, beam_size=number, method="start"),
             limits=limits,
             max_length=room,

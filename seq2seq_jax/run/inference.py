@@ -11,7 +11,7 @@ from seq2seq_jax.data.pipeline import evaluation_batches
 from seq2seq_jax.data.splitting import TooLong
 from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.evaluation.metric import LIKELIHOOD, Metric
+from seq2seq_jax.evaluation.metric import CANDIDATES, LIKELIHOOD, Metric
 from seq2seq_jax.evaluation.metrics import load_metrics
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Alignment
@@ -180,7 +180,7 @@ class Inference:
             process_index=system.rows_of_process[0],
             process_count=system.rows_of_process[1],
         )
-        needed = frozenset().union(*(metric.needs for metric in metrics)) - {LIKELIHOOD}
+        needed = frozenset().union(*(metric.needs for metric in metrics)) - {LIKELIHOOD, CANDIDATES}
         return Validation(
             batches,
             self._sources(split, store) if needed or generates else None,
@@ -189,6 +189,7 @@ class Inference:
             compute_loss=self._compute_loss,
             place=system.place,
             generator=system.generator,
+            scorer=lambda: system.scorer,
         )
 
     @functools.cached_property

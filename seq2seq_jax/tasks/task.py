@@ -3,8 +3,8 @@
 import abc
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.columns import Column, Tokens
@@ -33,6 +33,23 @@ class Rollout(abc.ABC):
         """What came of each example, in the order of the examples."""
 
 
+class Exchange(NamedTuple):
+    """What a person said in a conversation, and what the model made of it."""
+
+    user: str
+    output: str
+    """The text that was generated."""
+
+
+class Reply(NamedTuple):
+    """An output as a person sees it."""
+
+    text: str
+    """What is said; empty = nothing."""
+    shown: Mapping[str, str] = {}
+    """What else is shown, such as {"state": "..."}."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
     """What the columns of examples mean: how they become batches, and how outputs are scored."""
@@ -47,6 +64,11 @@ class Task(abc.ABC):
     """The column that text to generate from is a value of."""
     unit: ClassVar[str]
     """What examples are called in messages."""
+    converses: ClassVar[bool] = False
+    """Whether `seq2seq chat` can hold a conversation: `chat_source` and `chat_reply` say how."""
+    says_output: ClassVar[bool] = True
+    """Whether `chat_reply` says what was generated as it is, so that it can be said while it is generated, and drawn by
+    chance rather than searched for."""
 
     def __post_init__(self):
         check_values(self, "task")
@@ -131,3 +153,22 @@ class Task(abc.ABC):
             example: what a line of input, or a row of a table, holds.
         """
         return example[self.source_column]
+
+    def chat_source(self, data: DataSource, exchanges: Sequence[Exchange], user: str) -> str:
+        """The text that the answer in a conversation is generated from.
+
+        Args:
+            data: of the experiment.
+            exchanges: what was said before.
+            user: what a person says now.
+        """
+        raise NotImplementedError(f"{type(self).__name__} holds no conversations")
+
+    def chat_reply(self, data: DataSource, output: str) -> Reply:
+        """What is said and shown of an output.
+
+        Args:
+            data: of the experiment.
+            output: the text that was generated.
+        """
+        return Reply(output)

@@ -12,18 +12,22 @@ from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.pipeline import EvaluationBatches
 from seq2seq_jax.evaluation.metric import (
     ALTERNATIVES,
+    CANDIDATES,
     LIKELIHOOD,
     OUTPUTS,
     ROLLED,
     Alternatives,
+    Candidate,
     Evaluated,
     Example,
     Likelihood,
     Metric,
     Score,
     compute_scores,
+    references,
 )
 from seq2seq_jax.generation.generator import Generator, Hypothesis
+from seq2seq_jax.generation.scorer import Scorer
 from seq2seq_jax.objectives.objective import Count, Logged
 from seq2seq_jax.tasks.task import Rollout
 from seq2seq_jax.training.config import LOSS, SEPARATOR
@@ -120,6 +124,7 @@ class Validation:
         compute_loss: Callable[[dict[str, Any], Batch], dict[str, Logged]],
         place: Callable[[Batch], Batch],
         generator: Generator,
+        scorer: Callable[[], Scorer],
     ):
         """Args:
         batches: all of its examples.
@@ -128,6 +133,8 @@ class Validation:
         player: that generates.
         compute_loss: (parameters by player, batch) -> metrics.
         place: puts a host batch on the devices.
+        generator: of the texts that are scored.
+        scorer: what finds how probable given answers are, asked for where a metric needs that.
         """
         self.batches = batches
         self.sources = sources
@@ -136,6 +143,7 @@ class Validation:
         self.compute_loss = compute_loss
         self.place = place
         self.generator = generator
+        self.scorer = scorer
         self._needed = frozenset().union(*(metric.needs for metric in metrics))
         ids = [] if sources is None else sources.ids
         longer = {index for index, each in enumerate(ids) if len(each) > generator.max_source_length}
@@ -180,6 +188,7 @@ class Validation:
             likelihood=self._likelihood(sums) if LIKELIHOOD in self._needed else None,
             alternatives=self._alternatives(hypotheses) if ALTERNATIVES in self._needed else None,
             rolled=rolled,
+            candidates=self._candidates(params[self.player]) if CANDIDATES in self._needed else None,
         )
         return ValidationResult(
             examples=self.batches.num_examples,
@@ -225,6 +234,30 @@ class Validation:
         method = self.generator.method
         texts = [[each.text for each in of_source] for of_source in hypotheses]
         return Alternatives(texts, number=method.num_texts, method=method.described)
+
+    def _candidates(self, params: Any) -> list[list[Candidate]]:
+        """How probable the right and the wrong answers of each example are; none where there are no wrong ones."""
+        answers: list[tuple[int, str, bool]] = []
+        for index, example in enumerate(self.sources.examples):
+            if wrong := example["adversarial"]:
+                answers += [(index, text, True) for text in references(example)]
+                answers += [(index, text, False) for text in wrong]
+        sources = [self.sources.examples[index]["source"] for index, _, _ in answers]
+        targets, scorer = [text for _, text, _ in answers], self.scorer()
+        left_out = {answers[number][0] for number in scorer.too_long(sources, targets)}
+        if left_out:
+            logger.warning(
+                "%d of %d examples with wrong answers have a side that is longer than the model takes, and are left "
+                "out where answers are compared.",
+                len(left_out), len({index for index, _, _ in answers}),
+            )  # fmt: skip
+        kept = [number for number, (index, _, _) in enumerate(answers) if index not in left_out]
+        scores = scorer.score(params, [sources[number] for number in kept], [targets[number] for number in kept])
+        found: list[list[Candidate]] = [[] for _ in self.sources.examples]
+        for number, score in zip(kept, scores, strict=True):
+            index, _, is_right = answers[number]
+            found[index].append(Candidate(score.log_probability, score.num_tokens, is_right))
+        return found
 
     def _sums(self, params: dict[str, Any]) -> dict[str, tuple[float, float]]:
         """Sums over the set, and their weights: for losses target tokens, for counts 1."""

@@ -13,6 +13,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from seq2seq_jax.evaluation.metric import (
     Alternatives,
+    Candidate,
     Evaluated,
     Likelihood,
     Metric,
@@ -33,9 +34,11 @@ from seq2seq_jax.evaluation.metrics.bleu import Bleu, bleu_tokenizer, words_per_
 from seq2seq_jax.evaluation.metrics.chrf import ChrF
 from seq2seq_jax.evaluation.metrics.error_rate import CharacterErrorRate, WordErrorRate
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
+from seq2seq_jax.evaluation.metrics.hits import Hits
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.evaluation.metrics.pronunciation import PronunciationErrors
 from seq2seq_jax.evaluation.metrics.rouge import Rouge
+from seq2seq_jax.evaluation.metrics.variety import Variety
 from seq2seq_jax.outside import Trust
 
 OUTPUTS = [
@@ -231,6 +234,62 @@ def test_errors_in_pronunciations_are_jiwer_s():
     }
 
 
+def test_variety_by_hand():
+    outputs = ["I do not know.", "i do NOT know.", "A cat", "where do you live", "ok"]
+    sources = ["What is it?", "and that?", "A dog or a cat? A cat", "hi! Where do you live ?", "ok"]
+    examples = [{"source": source, "target": ["a b a b", "c"]} for source in sources]
+    found = {name: score.value for name, score in Variety().corpus(outputs, examples).items()}
+    # i do not know . | a cat | where you live | ok: 11 words of 17, and of 12 pairs 4 + 1 + 3.
+    assert found == {
+        "output_distinct_1": pytest.approx(100 * 11 / 17), "output_distinct_2": pytest.approx(100 * 8 / 12),
+        "reference_distinct_2": pytest.approx(100 * 2 / 15), "commonest_output": pytest.approx(40),
+        # Of the three outputs of three words and more one asks its question back.
+        "repeated_source": pytest.approx(100 / 3),
+    }  # fmt: skip
+    scores = Variety().corpus(outputs, examples)
+    assert scores["commonest_output"].note == "the commonest output is 'i do not know .'"
+    assert "texts:5|case:lc|tok:13a" in scores["output_distinct_2"].signature
+    # Nothing to divide by is no error.
+    assert set(values(Variety(), [""], ["a"]).values()) == {0.0, 100.0}
+
+
+def test_hits_by_hand():
+    def of_tokens(*answers):
+        return [Candidate(total, tokens, right) for total, tokens, right in answers]
+
+    candidates = [
+        # Per token -1 and -3 against -2: one of two right answers; as texts -4 and -3 against -6: both.
+        of_tokens((-4.0, 4, True), (-3.0, 1, True), (-6.0, 3, False)),
+        # Per token -2 against -1.5 and -4: none; as texts -2 against -3 and -4: the one.
+        of_tokens((-2.0, 1, True), (-3.0, 2, False), (-4.0, 1, False)),
+        [],
+        # Equal is not better.
+        of_tokens((-2.0, 2, True), (-2.0, 2, False)),
+    ]
+    evaluated = Evaluated(None, None, candidates=candidates)
+    per_token, per_text = Hits().scores(evaluated), Hits(per="text").scores(evaluated)
+    assert per_token["hits_at_1_per_token"].value == pytest.approx(100 * 1 / 4)
+    assert per_text["hits_at_1_per_text"].value == pytest.approx(100 * 3 / 4)
+    assert per_token["hits_at_1_per_token_by_chance"].value == pytest.approx(100 * (1 / 2 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
+    # Shorter than all wrong ones: the second right answer of the first example.
+    assert per_text["hits_at_1_per_text_by_length"].value == pytest.approx(100 * 1 / 4)
+    # Residuals of the examples: 1 - 2/4, 0 - 1/4 and 0 - 1/4.
+    error = math.sqrt((0.5**2 + 0.25**2 + 0.25**2) * 3 / 2) / 4
+    assert per_token["hits_at_1_per_token_high"].value == pytest.approx(100 * (0.25 + 1.959964 * error))
+    assert per_token["hits_at_1_per_token_low"].value == 0.0
+    with pytest.raises(ValueError, match="metric hits expected examples with wrong answers"):
+        Hits().scores(Evaluated(None, None, candidates=[[], []]))
+
+
+def test_the_interval_of_hits_is_the_usual_one_where_each_example_has_one_right_answer():
+    candidates = [[Candidate(-1.0 - (n % 3 == 0), 1, True), Candidate(-1.5, 1, False)] for n in range(300)]
+    found = Hits().scores(Evaluated(None, None, candidates=candidates))
+    outcomes = np.array([n % 3 != 0 for n in range(300)], float)
+    half = 1.959964 * outcomes.std(ddof=1) / math.sqrt(300)
+    low, high = (found[f"hits_at_1_per_token_{end}"].value for end in ("low", "high"))
+    assert (low, high) == (pytest.approx(100 * (2 / 3 - half)), pytest.approx(100 * (2 / 3 + half)))
+
+
 def test_perplexity_by_hand():
     likelihood = Likelihood(nll=12.0, tokens=6, texts=["a b", "c"])
     evaluated = Evaluated(outputs=None, examples=None, likelihood=likelihood)
@@ -258,7 +317,8 @@ def test_a_metric_returns_the_scores_that_it_names(metric):
     outputs, examples = of(OUTPUTS, REFERENCES)
     likelihood = Likelihood(nll=12.0, tokens=6, texts=["a b", "c"])
     alternatives = Alternatives([[output, output[:9]] for output in outputs], number=2, method="BeamSearch")
-    found = compute_scores([metric], Evaluated(outputs, examples, likelihood, alternatives))
+    candidates = [[Candidate(-1.0, 2, True), Candidate(-3.0, 4, False)]]
+    found = compute_scores([metric], Evaluated(outputs, examples, likelihood, alternatives, candidates=candidates))
     assert tuple(found) == metric.names
     for score in found.values():
         assert math.isfinite(score.value) and score.unit and score.signature and score.label
@@ -268,6 +328,7 @@ def test_a_metric_returns_the_scores_that_it_names(metric):
 
 @pytest.mark.parametrize(("outputs", "references"), [(["a"], []), (["a"], ["a", "b"]), ([], []), (["a"], [[]])])
 @pytest.mark.parametrize("metric", [each for each in OF_TEXTS if each != Perplexity()], ids=str)
+@pytest.mark.parametrize("metric", [kind() for kind in METRICS.values() if kind not in (Perplexity, Hits)], ids=str)
 def test_texts_without_a_partner_are_refused(metric, outputs, references):
     alternatives = Alternatives([[output] for output in outputs], number=1, method="Greedy")
     evaluated = Evaluated(*of(outputs, references), alternatives=alternatives)

@@ -5,10 +5,13 @@ import pytest
 
 from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.pipeline import EvaluationBatches
-from seq2seq_jax.evaluation.metric import Evaluated, Score
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.evaluation.metric import Candidate, Evaluated, Score
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
+from seq2seq_jax.evaluation.metrics.hits import Hits
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.generation.generator import Generator, Hypothesis
+from seq2seq_jax.generation.scorer import PairScore, Scorer
 from seq2seq_jax.generation.sources import SourceEncoder
 from seq2seq_jax.objectives.objective import Count, WeightedSum
 from seq2seq_jax.training.validation import Sources, Validation, ValidationResult, validated
@@ -35,6 +38,7 @@ class IdsAlone(SourceEncoder):
 
     def __init__(self, source):
         self.source = source
+        self.tokenizer = Tokenizer.__new__(Tokenizer)
 
 
 class Echo(Generator):
@@ -77,10 +81,10 @@ def losses(params, batch):
     }
 
 
-def validation(sources=SOURCES, *, metrics, generator=None):
+def validation(sources=SOURCES, *, metrics, generator=None, scorer=None):
     return Validation(
         Batches(), sources, metrics=metrics, player="model", compute_loss=losses, place=lambda batch: batch,
-        generator=generator or Echo(truncate=False),
+        generator=generator or Echo(truncate=False), scorer=lambda: scorer,
     )  # fmt: skip
 
 
@@ -102,6 +106,41 @@ def test_texts_are_generated_from_the_ids_of_the_store(truncate, texts):
     )
     assert counts == ((1, 0, 1, 1, 1) if truncate else (1, 1, 1, 0, 1))
     assert result.losses == {"loss": 3.0, "nll": 1.5, "guess": 4.0, "pairs": 6}
+
+
+class Letters(Scorer):
+    """Scores a target by its letters, -1 for each and for its end; of what begins with an x a side is too long."""
+
+    def __init__(self):
+        pass
+
+    def too_long(self, sources, targets):
+        return {index for index, target in enumerate(targets) if target.startswith("x")}
+
+    def score(self, params, sources, targets, *, progress=None):
+        assert params == "params" and sources == [f"to {target[0]}" for target in targets]
+        scores = [np.full(len(target) + 1, -1.0, np.float32) for target in targets]
+        return [PairScore(*each[:2], [], each[2]) for each in zip(sources, targets, scores, strict=True)]
+
+
+def test_right_and_wrong_answers_are_scored_with_their_sources():
+    examples = [
+        {"source": "to a", "target": ["ab", "abc"], "adversarial": ["a", "abcd"]},
+        {"source": "to b", "target": "b", "adversarial": []},
+        {"source": "to x", "target": "b", "adversarial": ["xy"]},
+        {"source": "to c", "target": "c", "adversarial": ["cd"]},
+    ]
+    sources = Sources(ids=[[5, EOS]] * 4, examples=examples, counted_target=str)
+    result = validation(sources, metrics=[Hits(per="text")], scorer=Letters())(PLAYERS)
+    assert result.hypotheses is None
+    assert result.evaluated.candidates == [
+        [Candidate(-3, 3, True), Candidate(-4, 4, True), Candidate(-2, 2, False), Candidate(-5, 5, False)],
+        [],
+        [],
+        [Candidate(-2, 2, True), Candidate(-3, 3, False)],
+    ]
+    # Of the three right answers the last alone is better than all wrong ones.
+    assert result.scores["hits_at_1_per_text"].value == pytest.approx(100 / 3)
 
 
 def test_a_validation_of_the_loss_alone_needs_no_examples():

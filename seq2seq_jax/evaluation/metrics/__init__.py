@@ -15,10 +15,12 @@ from seq2seq_jax.evaluation.metrics.dialogue_state import DialogueStateScores, G
 from seq2seq_jax.evaluation.metrics.diversity import Diversity
 from seq2seq_jax.evaluation.metrics.error_rate import CharacterErrorRate, WordErrorRate
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
+from seq2seq_jax.evaluation.metrics.hits import Hits
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.evaluation.metrics.pronunciation import PronunciationErrors
 from seq2seq_jax.evaluation.metrics.rouge import Rouge
 from seq2seq_jax.evaluation.metrics.slot_errors import SlotErrors
+from seq2seq_jax.evaluation.metrics.variety import Variety
 from seq2seq_jax.outside import Trust, is_ours, load, name_of_class
 from seq2seq_jax.values import check_value, options
 
@@ -32,11 +34,13 @@ METRICS: dict[str, type[Metric]] = {
         WordErrorRate,
         CharacterErrorRate,
         Perplexity,
+        Variety,
+        Hits,
+        PronunciationErrors,
         Diversity,
         DialogueStateScores,
         GoldDialogueStateScores,
         SlotErrors,
-        PronunciationErrors,
     )
 }
 """Those of this package, by the name that a command line gives."""

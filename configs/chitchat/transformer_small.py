@@ -1,0 +1,60 @@
+"""Open conversation (the chitchat dataset) with a Transformer sized for 2 CPU cores.
+
+    seq2seq train chitchat/transformer_small --data.directory DIR    # DIR has chitchat.{train,dev}.jsonl[.gz]
+
+Text is lower-case; --data.lowercase False keeps the case.
+"""
+
+from seq2seq_jax.data.conversations import Conversations
+from seq2seq_jax.data.dialogues import speaker_tokens
+from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
+from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.generation.methods.sampling import Sampling
+from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.tasks.conversation import Conversation
+from seq2seq_jax.training.config import TrainingConfig
+from seq2seq_jax.training.optimizer import AdamWConfig
+
+SPEAKERS = ("A", "B")
+
+
+def experiment() -> Experiment:
+    """The experiment."""
+    stack = {"model_dim": 256, "num_heads": 4, "dropout": 0.15}
+    return Experiment(
+        data=Conversations(
+            directory="data/chat",
+            train="chitchat.train.jsonl",
+            validation="chitchat.dev.jsonl",
+            speakers=SPEAKERS,
+            max_turns=3,
+            lowercase=True,
+            max_source_length=216,
+            max_target_length=80,
+            too_long="truncate",
+        ),
+        task=Conversation(),
+        tokenizer=TokenizerConfig(
+            kind="bpe", normalization="nfkc", vocabulary_size=8_000, special_tokens=speaker_tokens(SPEAKERS)
+        ),
+        model=ModelConfig(
+            encoder=TransformerEncoderConfig(num_layers=2, hidden_dim=768, **stack),
+            decoder=TransformerDecoderConfig(num_layers=3, hidden_dim=1024, **stack),
+        ),
+        objective=MaximumLikelihoodConfig(label_smoothing=0.0),
+        optimizer=AdamWConfig(learning_rate=1.5e-3, schedule="cosine", warmup_steps=300, ema_decay=0.998),
+        training=TrainingConfig(
+            steps=2_000,
+            target_tokens_per_batch=48 * 80,
+            log_every=50,
+            checkpoint_every=500,
+            evaluate_every=500,
+            select_by="perplexity_per_word",
+        ),
+        generation=Sampling(top_p=0.9, maximum_length_ratio=0.0, maximum_length_extra=80),
+        metrics=(Perplexity(), Perplexity(per="word")),
+    )
