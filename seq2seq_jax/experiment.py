@@ -155,7 +155,6 @@ class Experiment:
         if not self.task.generates:
             return found
         found |= {ROLLED} if type(self.task).rollout is not Task.rollout else set()
-        return found | ({OUTPUTS, ALTERNATIVES} if self.generation.num_texts > 1 else {OUTPUTS})
         found |= {OUTPUTS, CANDIDATES}
         return found | {ALTERNATIVES} if self.generation.num_texts > 1 else found
 
