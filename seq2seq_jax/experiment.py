@@ -100,6 +100,7 @@ class Experiment:
             object.__setattr__(self, "task", default_task(self.data))
         check_values(self)
         self.task.check(self.data, self.tokenizer)
+        self.model.check(joint=self.tokenizer.joint)
         row, rows = self.max_target_length, self.rows_per_batch
         if self.training.target_tokens_per_batch % row or rows == 0:
             raise ValueError(

@@ -92,22 +92,33 @@ class ModelConfig:
             hypotheses=hypotheses,
         )
 
-    def build(self, vocabulary: Vocabulary) -> "EncoderDecoder":
-        """The module.
+    def check(self, *, joint: bool) -> None:
+        """Refuse what the tokenizer does not go with.
+
+        Args:
+            joint: whether both sides have one tokenizer.
 
         Raises:
             ValueError: tied_embeddings = all, or copying, and each side has its own tokenizer.
         """
-        if self.tied_embeddings == "all" and not vocabulary.joint:
+        if self.tied_embeddings == "all" and not joint:
             raise ValueError(
                 "model.tied_embeddings = all needs a joint tokenizer, and tokenizer.joint is False. "
                 "Set tokenizer.joint to True, or tied_embeddings to decoder."
             )
-        if self.copying and not vocabulary.joint:
+        if self.copying and not joint:
             raise ValueError(
                 "model.copying needs a joint tokenizer, since source tokens become target tokens, and tokenizer.joint "
                 "is False. Set tokenizer.joint to True, or copying to False."
             )
+
+    def build(self, vocabulary: Vocabulary) -> "EncoderDecoder":
+        """The module.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        self.check(joint=vocabulary.joint)
         return EncoderDecoder(self, vocabulary)
 
 

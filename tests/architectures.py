@@ -317,6 +317,7 @@ FAMILIES = (
     "gru_general_feeding",
     "gru_dot_reversed",
     "gnmt",
+    "copying_transformer",
 )
 """Names of pairs that have every encoder, every decoder and every kind of attention, for tests that take longer."""
 

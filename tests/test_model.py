@@ -241,7 +241,9 @@ def test_a_wide_beam_finds_what_brute_force_finds(name):
         np.testing.assert_allclose(found_scores, sorted(of_source, reverse=True), atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["relative", "gru_additive_feeding", "lstm_coverage", "convolutional_widths"])
+@pytest.mark.parametrize(
+    "name", ["relative", "gru_additive_feeding", "lstm_coverage", "convolutional_widths", "copying_transformer"]
+)
 def test_sources_that_are_done_leave_the_search(name):
     model, params = built(name)
     rng, number = np.random.default_rng(3), 17

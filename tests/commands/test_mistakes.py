@@ -39,6 +39,13 @@ TRAIN = ("train", "tiny/transformer")
             ["multiple of data.max_target_length = 24", "500", "504"],
         ),
         ([*TRAIN, "--training.accumulation", "3"], ["batch of 20 rows", "training.accumulation = 3"]),
+        ([*TRAIN, "--tokenizer.joint", "False"], ["model.tied_embeddings = all needs a joint tokenizer"]),
+        ([*TRAIN, "--objective.coverage_weight", "1"], ["coverage_weight = 1.0 has no effect without copying"]),
+        (
+            [*TRAIN, "--model.copying", "True", "--model.tied_embeddings", "decoder", "--tokenizer.joint", "False"],
+            ["model.copying needs a joint tokenizer"],
+        ),
+        ([*TRAIN, "--task", "summarisation"], ["task Summarisation needs a limit for its sources"]),
         ([*TRAIN, "--mesh.data", "64"], ["needs 64 devices, and there are 1"]),
         ([*TRAIN, "--mesh.fsdp", "7"], ["cannot be made of 1 devices"]),
         ([*TRAIN, "--mesh.data", "0"], ["mesh sizes must be at least 1"]),
@@ -64,7 +71,6 @@ def test_a_mistake_in_training(seq2seq, workplace, tmp_path, unchanged, argument
     [
         (["--data.bucket_lengths", "12", "24"], "bucket_lengths have no effect with packing"),
         (["--tokenizer.vocabulary_size", "280"], "vocabulary_size is 280, too small for the characters of the text"),
-        (["--tokenizer.joint", "False", "--tokenizer.vocabulary_size", "300"], "= all needs a joint tokenizer"),
         (["--data.max_source_length", "2"], "all 96 examples are longer than max_source_length 2"),
         (["--objective.loss_chunk", "5"], "loss_chunk must divide the target row of 24 tokens, and 5 does not"),
     ],
