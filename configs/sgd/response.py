@@ -8,6 +8,7 @@ from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.evaluation.metrics.bleu import Bleu
+from seq2seq_jax.evaluation.metrics.variety import Variety
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
@@ -46,6 +47,6 @@ def experiment() -> Experiment:
             evaluate_every=1_500,
             select_by="loss",
         ),
-        metrics=(Bleu(),),
+        metrics=(Bleu(), Variety()),
         generation=BeamSearch(beam_size=4, length_penalty=1.0, source_tokens_per_batch=8_192),
     )

@@ -133,7 +133,7 @@ def test_right_and_wrong_answers_are_scored_with_their_sources():
         {"source": "to x", "target": "b", "adversarial": ["xy"]},
         {"source": "to c", "target": "c", "adversarial": ["cd"]},
     ]
-    sources = Sources(ids=[[5, EOS]] * 4, examples=examples, counted_target=str)
+    sources = Sources(ids=[[5, EOS]] * 4, examples=examples, counted_target=str, rollout=lambda: None)
     result = validation(sources, metrics=[Hits(per="text")], scorer=Letters())(PLAYERS)
     assert result.hypotheses is None
     assert result.evaluated.candidates == [
