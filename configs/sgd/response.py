@@ -40,11 +40,11 @@ def experiment() -> Experiment:
             learning_rate=2e-3, schedule="cosine", warmup_steps=400, final_fraction=0.02, ema_decay=0.998
         ),
         training=TrainingConfig(
-            steps=3_000,
+            steps=4_400,
             target_tokens_per_batch=32 * 64,
             log_every=100,
-            checkpoint_every=1_500,
-            evaluate_every=1_500,
+            checkpoint_every=2_200,
+            evaluate_every=2_200,
             select_by="loss",
         ),
         metrics=(Bleu(), Variety()),
