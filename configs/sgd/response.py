@@ -8,6 +8,7 @@ from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.evaluation.metrics.bleu import Bleu
+from seq2seq_jax.evaluation.metrics.variety import Variety
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
@@ -39,13 +40,13 @@ def experiment() -> Experiment:
             learning_rate=2e-3, schedule="cosine", warmup_steps=400, final_fraction=0.02, ema_decay=0.998
         ),
         training=TrainingConfig(
-            steps=3_000,
+            steps=4_400,
             target_tokens_per_batch=32 * 64,
             log_every=100,
-            checkpoint_every=1_500,
-            evaluate_every=1_500,
+            checkpoint_every=2_200,
+            evaluate_every=2_200,
             select_by="loss",
         ),
-        metrics=(Bleu(),),
+        metrics=(Bleu(), Variety()),
         generation=BeamSearch(beam_size=4, length_penalty=1.0, source_tokens_per_batch=8_192),
     )

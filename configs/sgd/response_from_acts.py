@@ -31,11 +31,11 @@ def experiment() -> Experiment:
             learning_rate=2e-3, schedule="cosine", warmup_steps=400, final_fraction=0.02, ema_decay=0.998
         ),
         training=TrainingConfig(
-            steps=5_000,
+            steps=8_000,
             target_tokens_per_batch=32 * 96,
             log_every=100,
-            checkpoint_every=2_500,
-            evaluate_every=2_500,
+            checkpoint_every=4_000,
+            evaluate_every=4_000,
             select_by="loss",
         ),
         generation=BeamSearch(beam_size=4, length_penalty=1.0, source_tokens_per_batch=4_096),

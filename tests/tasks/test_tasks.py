@@ -17,6 +17,8 @@ from seq2seq_jax.experiment import Experiment, find_config, from_json, load_conf
 from seq2seq_jax.overrides import override
 from seq2seq_jax.run.data import RunData
 from seq2seq_jax.tasks.denoising import Denoising
+from seq2seq_jax.tasks.dialogue_response import ResponseFromActs
+from seq2seq_jax.tasks.dialogue_state import DialogueState
 from seq2seq_jax.tasks.translation import Translation
 
 
@@ -27,6 +29,9 @@ def config(name):
 def test_the_task_follows_the_columns_of_the_data():
     assert config("multi30k/transformer_small").task == Translation()
     assert config("multi30k/denoising_small").task == Denoising()
+    assert config("sgd/state_tracking").task == DialogueState()
+    assert config("sgd/response_from_acts").task == ResponseFromActs()
+    assert config("sgd/response").task == Translation()
 
 
 def test_data_that_lacks_a_column_of_the_task_is_one_line():

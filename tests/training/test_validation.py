@@ -1,12 +1,14 @@
 """What validation asks of a model, and what is kept of it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.pipeline import EvaluationBatches
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.evaluation.metric import Candidate, Evaluated, Score
+from seq2seq_jax.evaluation.metric import ROLLED, Candidate, Evaluated, Metric, Score
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.hits import Hits
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
@@ -14,6 +16,7 @@ from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.generation.scorer import PairScore, Scorer
 from seq2seq_jax.generation.sources import SourceEncoder
 from seq2seq_jax.objectives.objective import Count, WeightedSum
+from seq2seq_jax.tasks.task import Rollout
 from seq2seq_jax.training.validation import Sources, Validation, ValidationResult, validated
 
 EOS = 3
@@ -37,8 +40,7 @@ class IdsAlone(SourceEncoder):
     """Cuts ids; there is no text to encode."""
 
     def __init__(self, source):
-        self.source = source
-        self.tokenizer = Tokenizer.__new__(Tokenizer)
+        super().__init__(object.__new__(Tokenizer), source)
 
 
 class Echo(Generator):
@@ -61,6 +63,7 @@ SOURCES = Sources(
         {"source": "five six seven", "target": ["5 6 3", "one two"]}, {"source": "eight", "target": "8 3 and more"},
     ],
     counted_target=lambda index: f"cut {index}",
+    rollout=lambda: None,
 )  # fmt: skip
 
 
@@ -130,7 +133,7 @@ def test_right_and_wrong_answers_are_scored_with_their_sources():
         {"source": "to x", "target": "b", "adversarial": ["xy"]},
         {"source": "to c", "target": "c", "adversarial": ["cd"]},
     ]
-    sources = Sources(ids=[[5, EOS]] * 4, examples=examples, counted_target=str)
+    sources = Sources(ids=[[5, EOS]] * 4, examples=examples, counted_target=str, rollout=lambda: None)
     result = validation(sources, metrics=[Hits(per="text")], scorer=Letters())(PLAYERS)
     assert result.hypotheses is None
     assert result.evaluated.candidates == [
@@ -159,6 +162,55 @@ def test_words_are_those_of_the_tokens_that_are_counted():
     """Without the example that is too long, and of the one that is cut the words of its row."""
     found = validation(metrics=[Perplexity(per="word")])(PLAYERS).scores["perplexity_per_word"]
     assert found.value == pytest.approx(np.exp(9 / len("5 3 cut 3".split())))
+
+
+class Chain(Rollout):
+    """Two rounds; the source of the second is what the first example has led to."""
+
+    results = ()
+
+    def __init__(self):
+        self.results = [None] * 4
+        self.rounds = [[0, 3], [1]]
+
+    def next_sources(self):
+        return [(index, self.results[0] or f"start {index}") for index in self.rounds[0]] if self.rounds else []
+
+    def take(self, outputs):
+        for index, output in zip(self.rounds.pop(0), outputs, strict=True):
+            self.results[index] = output
+
+
+class Shout(Echo):
+    """A generator whose text is the source's in capitals."""
+
+    def __init__(self):
+        super().__init__(truncate=False)
+        self.sources.fit = lambda texts, *, too_long, lines: self.calls.append((texts, too_long, lines)) or texts
+
+    def generate_fitted(self, params, sources):
+        assert params == "params"
+        return [[Hypothesis(text=text.upper(), score=0.0, log_probability=0.0, num_tokens=1)] for text in sources]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rolled(Metric):
+    name = "rolled"
+    names = ("rolled",)
+    needs = frozenset({ROLLED})
+
+    def scores(self, evaluated):
+        assert evaluated.rolled == ["START 0", "START 0", None, "START 3"]
+        return {"rolled": Score(value=1.0, unit="", higher_is_better=True, signature="s", label="l")}
+
+
+def test_outputs_are_rolled_through_examples_that_follow_each_other():
+    generator = Shout()
+    found = validation(dataclasses.replace(SOURCES, rollout=Chain), metrics=[Rolled()], generator=generator)(PLAYERS)
+    assert found.scores["rolled"].value == 1.0 and found.hypotheses is None
+    # A source that has grown too long is cut; draws depend on the example's place in the set.
+    assert generator.calls == [(["start 0", "start 3"], "truncate", [1, 4]), (["START 0"], "truncate", [2])]
+    assert found.evaluated.part([1, 2]).rolled == ["START 0", None]
 
 
 def result(loss, **scores):

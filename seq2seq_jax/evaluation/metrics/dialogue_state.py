@@ -14,10 +14,10 @@ from seq2seq_jax.evaluation.dialogue_states import (
 )
 from seq2seq_jax.evaluation.metric import OUTPUTS, ROLLED, Evaluated, Example, Metric, Score
 
-DIALOGUES = {"": "", "seen_dialogues": ", dialogues of seen services", "unseen_dialogues": ", other dialogues"}
-FRAMES = {"": "", "seen": ", seen services", "unseen": ", unseen services"}
+DIALOGUES = {"": "", "seen_dialogues": ", seen dialogues", "unseen_dialogues": ", other dialogues"}
+FRAMES = {"": "", "seen": ", seen", "unseen": ", unseen"}
 OF_FRAMES = {
-    "fuzzy_joint_goal": "joint goal of a frame, fuzzy",
+    "fuzzy_joint_goal": "fuzzy joint goal",
     "slot_accuracy": "slots",
     "intent_accuracy": "intent",
     "requested_slots": "requested slots, F1",
@@ -120,7 +120,7 @@ class GoldDialogueStateScores(_StateScores):
     name: ClassVar[str] = "dialogue_state_gold"
     prefix: ClassVar[str] = "gold_"
     previous: ClassVar[str] = "gold"
-    suffix: ClassVar[str] = ", from the reference's previous state"
+    suffix: ClassVar[str] = " (gold state)"
     needs: ClassVar[frozenset[str]] = frozenset({OUTPUTS, "previous", "services", "frames", "categorical", "unseen"})
 
     def corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, Score]:
