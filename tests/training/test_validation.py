@@ -61,6 +61,7 @@ SOURCES = Sources(
         {"source": "five six seven", "target": ["5 6 3", "one two"]}, {"source": "eight", "target": "8 3 and more"},
     ],
     counted_target=lambda index: f"cut {index}",
+    rollout=lambda: None,
 )  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def test_right_and_wrong_answers_are_scored_with_their_sources():
         {"source": "to x", "target": "b", "adversarial": ["xy"]},
         {"source": "to c", "target": "c", "adversarial": ["cd"]},
     ]
-    sources = Sources(ids=[[5, EOS]] * 4, examples=examples, counted_target=str)
+    sources = Sources(ids=[[5, EOS]] * 4, examples=examples, counted_target=str, rollout=lambda: None)
     result = validation(sources, metrics=[Hits(per="text")], scorer=Letters())(PLAYERS)
     assert result.hypotheses is None
     assert result.evaluated.candidates == [
