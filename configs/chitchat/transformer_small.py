@@ -6,7 +6,6 @@ Text is lower-case; --data.lowercase False keeps the case.
 """
 
 from seq2seq_jax.data.conversations import Conversations
-from seq2seq_jax.data.dialogues import speaker_tokens
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
@@ -19,8 +18,6 @@ from seq2seq_jax.tasks.conversation import Conversation
 from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.optimizer import AdamWConfig
 
-SPEAKERS = ("A", "B")
-
 
 def experiment() -> Experiment:
     """The experiment."""
@@ -30,7 +27,7 @@ def experiment() -> Experiment:
             directory="data/chat",
             train="chitchat.train.jsonl",
             validation="chitchat.dev.jsonl",
-            speakers=SPEAKERS,
+            speakers=("A", "B"),
             max_turns=3,
             lowercase=True,
             max_source_length=216,
@@ -38,9 +35,7 @@ def experiment() -> Experiment:
             too_long="truncate",
         ),
         task=Conversation(),
-        tokenizer=TokenizerConfig(
-            kind="bpe", normalization="nfkc", vocabulary_size=8_000, special_tokens=speaker_tokens(SPEAKERS)
-        ),
+        tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=8_000),
         model=ModelConfig(
             encoder=TransformerEncoderConfig(num_layers=2, hidden_dim=768, **stack),
             decoder=TransformerDecoderConfig(num_layers=3, hidden_dim=1024, **stack),

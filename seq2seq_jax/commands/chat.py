@@ -235,7 +235,12 @@ class _Chat:
                 raise ValueError(f"there is no setting {name!r}; the settings are {', '.join(known)}.")
             options += [f"--generation.{name}", value]
         if options:
-            chosen = override(_Settings(generation=self._method), options, program="/settings")
+            try:
+                chosen = override(_Settings(generation=self._method), options, program="/settings")
+            except ValueError as error:
+                # What it says of the command line and of --help is left out.
+                said = str(error).removeprefix("Error parsing generation: ").removesuffix(" See /settings --help.")
+                raise ValueError(said) from error
             method = chosen.generation.with_num_texts(1)
             self._generator, self._method = self._run.system.generator_by(method), method
             self._record({"command": "/settings", "settings": settings})

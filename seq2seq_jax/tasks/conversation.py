@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from seq2seq_jax.data.dialogues import DialogueFiles, Turn, speaker_tokens
+from seq2seq_jax.data.dialogues import DialogueFiles, Turn
 from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.evaluation.metric import Metric
@@ -30,12 +30,6 @@ class Conversation(Translation):
             raise ValueError(
                 "task Conversation needs data of dialogues between two speakers (conversations or dialogues, with two "
                 f"data.speakers), and data is {type(data).__name__}. Use other data, or set task to another."
-            )
-        missing = [token for token in speaker_tokens(data.speakers) if token not in tokenizer.special_tokens]
-        if missing:
-            raise ValueError(
-                f"tokenizer.special_tokens must have the tokens of data.speakers, and {missing[0]} is missing: without "
-                "it no turn begins with a piece of its own. Add it."
             )
 
     def chat_source(self, data: DialogueFiles, exchanges: Sequence[Exchange], user: str) -> str:

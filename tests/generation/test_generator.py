@@ -11,8 +11,9 @@ from batches import batch
 
 from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+from seq2seq_jax.generation.controls import Controls
 from seq2seq_jax.generation.generator import Generator, Hypothesis
-from seq2seq_jax.generation.methods import Sampling
+from seq2seq_jax.generation.methods import Greedy, Sampling
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.generation.sources import FittedSources
 from seq2seq_jax.parallel.mesh_config import MeshConfig
@@ -237,3 +238,33 @@ def test_no_text_is_longer_than_the_decoder_has_positions():
     results = generate.generate(parameters(model, seed=2), TEXTS)
     assert max(best.num_tokens for hypotheses in results for best in hypotheses) == 5
     assert CONFIG.maximum_length_extra + CONFIG.maximum_length_ratio * max(map(len, TEXTS)) > 5
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Sampling(temperature=1.5, seed=3, controls=Controls(minimum_length=3)), Greedy()],
+    ids=["sampling", "greedy"],
+)
+def test_tokens_are_heard_one_after_the_other_and_are_those_of_the_text(method):
+    generate, params = generator(method)
+    texts, lines = [TEXTS[0], TEXTS[4]], [7, 2]
+    for text, line in zip(texts, lines, strict=True):
+        [ids] = generate.sources.encode([text])
+        heard = []
+        found = generate.generate_one(params, ids, line=line, on_token=heard.append)
+        # The source stands in a longer row, and alone; what is drawn for its line is the same.
+        assert as_tuples([found]) == as_tuples(generate.generate(params, [text], lines=[line])[0])
+        # All but the last, which no further token depends on.
+        assert len(heard) == found.num_tokens - 1 > 0
+        before = tokenizer().decode_target(heard)
+        assert found.text.startswith(before) and len(found.text) - len(before) <= 1
+        assert as_tuples([generate.generate_one(params, ids, line=line)]) == as_tuples([found])
+
+
+def test_a_search_with_several_hypotheses_is_heard_of_at_its_end():
+    generate, params = generator()
+    assert not generate.can_stream
+    [ids] = generate.sources.encode([TEXTS[0]])
+    heard = []
+    found = generate.generate_one(params, ids, line=1, on_token=heard.append)
+    assert heard == [] and as_tuples([found]) == as_tuples(generated()[0][:1])
