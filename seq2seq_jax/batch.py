@@ -23,9 +23,11 @@ class Vocabulary:
         target_size: number of target token ids.
         joint: whether both sides share one set of ids (and may share one embedding table).
         pad_id: the pad token, at positions of segment 0.
-        bos_id: the BOS token, the first input of every decoder and never a label.
+        bos_id: the BOS token, the first input of every decoder and, unless it is the EOS token too, never a label.
         eos_id: the EOS token, the last token of every source and target example.
         sentinel_ids: tokens that stand for the spans removed from a text, in order; empty = none.
+        never_ids: further tokens that are never generated.
+        first_ids: tokens that every target begins with, such as a language; empty = none.
     """
 
     source_size: int
@@ -35,6 +37,19 @@ class Vocabulary:
     bos_id: int
     eos_id: int
     sentinel_ids: tuple[int, ...] = ()
+    never_ids: tuple[int, ...] = ()
+    first_ids: tuple[int, ...] = ()
+
+    @property
+    def suppressed_ids(self) -> tuple[int, ...]:
+        """All tokens that are never generated, in order: the pad token, the BOS token unless it ends texts, and
+        others.
+        """
+        return tuple(sorted({self.pad_id, self.bos_id, *self.never_ids} - {self.eos_id}))
+
+    def is_suppressed(self, ids: Int[Array, "*dims"]) -> Bool[Array, "*dims"]:
+        """Whether tokens are never generated."""
+        return jnp.isin(ids, jnp.asarray(self.suppressed_ids, jnp.int32))
 
     def start_ids(self, experts: Int[Array, "*dims"]) -> Int[Array, "*dims"]:
         """The first decoder input of experts, by their numbers: of expert 0 the BOS token, of the others ids that come

@@ -42,9 +42,15 @@ class ModelConfig:
     """The encoder."""
     decoder: TransformerDecoderConfig | RecurrentDecoderConfig | ConvolutionalDecoderConfig
     """The decoder."""
-    tied_embeddings: Literal["all", "decoder", "none"] = "all"
-    """Which embedding tables are shared: source, target and output; target and output; or none. "all" needs a joint
-    tokenizer and the same model_dim on both sides."""
+    tied_embeddings: Literal["all", "decoder", "inputs", "none"] = "all"
+    """Which embedding tables are shared: source, target and output; target and output; source and target; or none.
+    "all" and "inputs" need a joint tokenizer and the same model_dim on both sides."""
+    scaled_embeddings: Literal["both", "source", "target", "none"] = "both"
+    """On which sides embeddings are multiplied by the square root of model_dim."""
+    logit_scale: float | None = None
+    """What hidden states are multiplied by before the output projection (T5 1.0: 1 / sqrt(model_dim)); None = 1."""
+    logit_bias: bool = False
+    """Whether each token's logit has a learned bias."""
     copying: bool = False
     """Whether a token is copied from the source with a probability that the model learns (pointer-generator), so that
     names and numbers that were never a label can be generated. Needs a joint tokenizer, and a decoder with attention.
@@ -60,16 +66,29 @@ class ModelConfig:
         check_values(self, "model")
         if self.num_experts < 1:
             raise ValueError(f"model.num_experts must be at least 1, not {self.num_experts}.")
-        if self.tied_embeddings == "all" and self.encoder.model_dim != self.decoder.model_dim:
+        if self.shares_inputs and self.encoder.model_dim != self.decoder.model_dim:
             raise ValueError(
-                f"model.tied_embeddings = all needs one model_dim on both sides, not {self.encoder.model_dim} and "
-                f"{self.decoder.model_dim}. Change either, or set tied_embeddings to decoder."
+                f"model.tied_embeddings = {self.tied_embeddings} needs one model_dim on both sides, not "
+                f"{self.encoder.model_dim} and {self.decoder.model_dim}. Change either, or set tied_embeddings to "
+                "decoder."
             )
         if self.copying and isinstance(self.decoder, RecurrentDecoderConfig) and self.decoder.attention is None:
             raise ValueError(
                 "model.copying needs a decoder with attention, and model.decoder.attention is None. Choose one, or set "
                 "copying to False."
             )
+        if self.shares_inputs and self.scaled_embeddings in ("source", "target"):
+            raise ValueError(
+                f"model.scaled_embeddings = {self.scaled_embeddings} needs a table per side, and tied_embeddings is "
+                f"{self.tied_embeddings}. Set it to decoder or none, or scaled_embeddings to both or none."
+            )
+        if self.logit_scale is not None and self.logit_scale <= 0:
+            raise ValueError(f"model.logit_scale must be positive or None, and is {self.logit_scale}.")
+
+    @property
+    def shares_inputs(self) -> bool:
+        """Whether source and target have one table."""
+        return self.tied_embeddings in ("all", "inputs")
 
     def forward_flops(self, source: Amount, target: Amount, *, vocabulary: Vocabulary, hypotheses: int = 1) -> Amount:
         """Model FLOPs of a forward pass over a pair; see `seq2seq_jax.modules.flops`.
@@ -99,12 +118,12 @@ class ModelConfig:
             joint: whether both sides have one tokenizer.
 
         Raises:
-            ValueError: tied_embeddings = all, or copying, and each side has its own tokenizer.
+            ValueError: source and target share a table, or tokens are copied, and each side has its own tokenizer.
         """
-        if self.tied_embeddings == "all" and not joint:
+        if self.shares_inputs and not joint:
             raise ValueError(
-                "model.tied_embeddings = all needs a joint tokenizer, and tokenizer.joint is False. "
-                "Set tokenizer.joint to True, or tied_embeddings to decoder."
+                f"model.tied_embeddings = {self.tied_embeddings} needs a joint tokenizer, and tokenizer.joint is "
+                "False. Set tokenizer.joint to True, or tied_embeddings to decoder."
             )
         if self.copying and not joint:
             raise ValueError(
@@ -135,18 +154,22 @@ class EncoderDecoder(nn.Module):
     def setup(self):
         config, vocabulary = self.config, self.vocabulary
 
-        def embedding(size, model_dim):
-            return Embedding(size, model_dim, config.precision)
+        def embedding(size, model_dim, side):
+            is_scaled = config.scaled_embeddings in ("both", side)
+            return Embedding(size, model_dim, config.precision, is_scaled=is_scaled)
 
-        self.target_embedding = embedding(vocabulary.target_size, config.decoder.model_dim)
-        if config.tied_embeddings == "all":
+        self.target_embedding = embedding(vocabulary.target_size, config.decoder.model_dim, "target")
+        if config.shares_inputs:
             self.source_embedding = self.target_embedding
         else:
-            self.source_embedding = embedding(vocabulary.source_size, config.encoder.model_dim)
-        if config.tied_embeddings == "none":
-            self.output = embedding(vocabulary.target_size, config.decoder.model_dim)
-        else:
+            self.source_embedding = embedding(vocabulary.source_size, config.encoder.model_dim, "source")
+        if config.tied_embeddings in ("all", "decoder"):
             self.output = self.target_embedding
+        else:
+            self.output = embedding(vocabulary.target_size, config.decoder.model_dim, "target")
+        if config.logit_bias:
+            initializer = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+            self.logit_bias = self.param("logit_bias", initializer, (vocabulary.target_size,))
         if config.num_experts > 1:
             initializer = nn.initializers.normal(OFFSET_SCALE * config.decoder.model_dim**-0.5)
             self.start_offsets = self.param(
@@ -194,8 +217,8 @@ class EncoderDecoder(nn.Module):
         *,
         deterministic: bool,
         inputs: Int[Array, "batch target"] | None = None,
-    ) -> Float[Array, "batch target model"]:
-        """The decoder's hidden states for each label of the target, with teacher forcing.
+    ) -> Float[Array, "batch target output"]:
+        """The decoder's hidden states for each label of the target, with teacher forcing, ready for `logits`.
 
         Args:
             target: the labels.
@@ -203,7 +226,16 @@ class EncoderDecoder(nn.Module):
         """
         if inputs is None:
             inputs = shift_right(target, self.vocabulary.bos_id).tokens
-        return self.decoder(self.embed_inputs(inputs), target, memory, deterministic=deterministic)
+        hidden = self.decoder(self.embed_inputs(inputs), target, memory, deterministic=deterministic)
+        return self._before_output(hidden)
+
+    def _before_output(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims output"]:
+        """What the output table is multiplied with: scaled hidden states, and a 1 for the column of biases."""
+        if self.config.logit_scale is not None:
+            hidden = hidden * self.config.logit_scale
+        if self.config.logit_bias:
+            hidden = jnp.concatenate([hidden, jnp.ones_like(hidden[..., :1])], axis=-1)
+        return hidden
 
     def embed_inputs(self, tokens: Int[Array, "*dims"]) -> Float[Array, "*dims model"]:
         """Embedded decoder inputs: tokens, and start tokens of experts (`Vocabulary.start_ids`).
@@ -239,17 +271,21 @@ class EncoderDecoder(nn.Module):
         replacement_key, sampling_key = jax.random.split(self.make_rng("sampling"))
         labels = shift_right(target, self.vocabulary.bos_id)
         replaced = jax.random.bernoulli(replacement_key, probability, target.tokens.shape) & (target.positions > 0)
-        table = replicate(self.output.table)
+        table = replicate(self.output_table())
+
+        is_recurrent = isinstance(self.config.decoder, RecurrentDecoderConfig)
 
         def predict(hidden, index):
+            hidden = self._before_output(hidden) if is_recurrent else hidden
             logits = Embedding.scores(table, hidden, precision=self.config.precision)
             if argmax:
                 return jnp.argmax(logits, axis=-1)
             return jax.random.categorical(jax.random.fold_in(sampling_key, index), logits)
 
-        if isinstance(self.config.decoder, RecurrentDecoderConfig):
+        if is_recurrent:
             embeddings = replicate(self.target_embedding.table)
-            embed = functools.partial(Embedding.rows, embeddings, precision=self.config.precision)
+            is_scaled = self.target_embedding.is_scaled
+            embed = functools.partial(Embedding.rows, embeddings, precision=self.config.precision, is_scaled=is_scaled)
             return self.decoder.scheduled_inputs(labels.tokens, replaced, target, memory, embed=embed, predict=predict)
         hidden = self.decode(target, memory, deterministic=True)
         # One position at a time, so that the logits of all positions never exist at once.
@@ -258,14 +294,16 @@ class EncoderDecoder(nn.Module):
         predictions = shift_right(target.replace(tokens=predicted.T), self.vocabulary.bos_id)
         return jnp.where(replaced, predictions.tokens, labels.tokens)
 
-    def output_table(self) -> Float[Array, "vocab model"]:
+    def output_table(self) -> Float[Array, "vocab output"]:
         """The table of the output projection: `Embedding.scores` of it, in the config's precision, are the scores of
-        the vocabulary, and without copying the logits.
+        the vocabulary of what `decode` gives, and without copying the logits. Biases of logits are its last column.
         """
-        return self.output.table
+        if not self.config.logit_bias:
+            return self.output.table
+        return jnp.concatenate([self.output.table, self.logit_bias[:, None]], axis=1)
 
     def point(
-        self, hidden: Float[Array, "batch target model"], segment_ids: Int[Array, "batch target"], memory: Memory
+        self, hidden: Float[Array, "batch target output"], segment_ids: Int[Array, "batch target"], memory: Memory
     ) -> Pointed:
         """Which source tokens are copied with which probability, with copying.
 
@@ -274,10 +312,14 @@ class EncoderDecoder(nn.Module):
             segment_ids: of its positions.
             memory: what `decode` read.
         """
-        return self.pointer(hidden, segment_ids, self.pointer.source(memory))
+        return self._point(hidden, segment_ids, self.pointer.source(memory))
+
+    def _point(self, hidden, segment_ids, source: PointerSource) -> Pointed:
+        # Where logits have biases, `decode` gives a column for them.
+        return self.pointer(hidden[..., : self.config.decoder.model_dim], segment_ids, source)
 
     def logits(
-        self, hidden: Float[Array, "batch target model"], segment_ids: Int[Array, "batch target"], memory: Memory
+        self, hidden: Float[Array, "batch target output"], segment_ids: Int[Array, "batch target"], memory: Memory
     ) -> Float[Array, "batch target vocab"]:
         """Unnormalised log-probabilities of the next token, float32; with copying, log-probabilities.
 
@@ -289,8 +331,11 @@ class EncoderDecoder(nn.Module):
         return self._logits(hidden, segment_ids, self.pointer.source(memory) if self.config.copying else None)
 
     def _logits(self, hidden, segment_ids, source: PointerSource | None):
-        logits = self.output.logits(hidden)
-        return logits if source is None else mixed(logits, self.pointer(hidden, segment_ids, source), source.tokens)
+        scores = self._scores(hidden)
+        return scores if source is None else mixed(scores, self._point(hidden, segment_ids, source), source.tokens)
+
+    def _scores(self, hidden: Float[Array, "*dims output"]) -> Float[Array, "*dims vocab"]:
+        return Embedding.scores(self.output_table(), hidden, precision=self.config.precision)
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, "batch target vocab"]:
         """Logits of every label of the batch, with teacher forcing."""
@@ -322,10 +367,10 @@ class EncoderDecoder(nn.Module):
         inputs = self.embed_inputs(tokens)
         if not self.config.copying:
             hidden, state = self.decoder.step(inputs, state)
-            return self.output.logits(hidden), state
+            return self._scores(self._before_output(hidden)), state
         of_decoder, source = state.per_source
         hidden, after = self.decoder.step(inputs, state.replace(per_source=of_decoder))
-        by_source = hidden.reshape(len(source.tokens), -1, hidden.shape[-1])
+        by_source = self._before_output(hidden).reshape(len(source.tokens), len(tokens) // len(source.tokens), -1)
         logits = self._logits(by_source, jnp.ones(by_source.shape[:2], jnp.int32), source)
         return logits.reshape(len(tokens), -1), after.replace(per_source=state.per_source)
 

@@ -134,6 +134,28 @@ ARCHITECTURES = {
             tied_embeddings="decoder",
         )
     ),
+    "switches_of_imported_models": Architecture(
+        config=dataclasses.replace(
+            transformer(
+                normalization="rms_plus_one",
+                norm_position="both",
+                norm_epsilon=1e-3,
+                embedding_norm=True,
+                query_key_norm=True,
+                positions="learned",
+                max_positions=26,
+                position_offset=2,
+                token_types=2,
+                attention_scale=0.4,
+                biased_projections=("query", "value"),
+                activation="gelu_exact",
+                tied_embeddings="inputs",
+            ),
+            scaled_embeddings="none",
+            logit_scale=0.5,
+            logit_bias=True,
+        )
+    ),
     "bfloat16": Architecture(
         config=transformer(precision="bfloat16", num_kv_heads=2, scan_layers=True), tolerance=0.05
     ),

@@ -329,7 +329,11 @@ def test_a_config_is_loaded_with_its_docstring(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("model.encoder.norm_position", "pr%", "model.encoder.norm_position must be one of pre, post, and is 'pr%'"),
+        (
+            "model.encoder.norm_position",
+            "pr%",
+            "model.encoder.norm_position must be one of pre, post, both, and is 'pr%'",
+        ),
         ("model.precision", "floqt32", "model.precision must be one of .*float32.*, and is 'floqt32'"),
         (
             "training.target_tokens_per_batch",

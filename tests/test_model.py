@@ -356,20 +356,22 @@ def test_activations_and_caches_have_the_dtype_of_the_precision(precision):
     [
         ("all", {"target_embedding"}),
         ("decoder", {"source_embedding", "target_embedding"}),
+        ("inputs", {"target_embedding", "output"}),
         ("none", {"source_embedding", "target_embedding", "output"}),
     ],
 )
 def test_tied_embeddings_are_one_table(tied_embeddings, tables):
-    vocabulary = dataclasses.replace(VOCABULARY, source_size=VOCABULARY.target_size if tied_embeddings == "all" else 31)
+    is_one = tied_embeddings in ("all", "inputs")
+    vocabulary = dataclasses.replace(VOCABULARY, source_size=VOCABULARY.target_size if is_one else 31)
     model = transformer(tied_embeddings=tied_embeddings).build(vocabulary)
     params = parameters(model)
     assert set(params) - {"encoder", "decoder"} == tables
     hidden = jnp.asarray(np.random.default_rng(3).normal(size=(len(PAIRS), 5, 16)), jnp.float32)
     memory = model.apply({"params": params}, ALONE.source, deterministic=True, method="encode")
     logits = model.apply({"params": params}, hidden, ALONE.target.segment_ids[:, :5], memory, method="logits")
-    output = params["output" if tied_embeddings == "none" else "target_embedding"]["table"]
+    output = params["output" if "output" in tables else "target_embedding"]["table"]
     np.testing.assert_allclose(logits, hidden @ output.T, rtol=1e-5, atol=1e-5)
-    source = params["target_embedding" if tied_embeddings == "all" else "source_embedding"]["table"]
+    source = params["target_embedding" if is_one else "source_embedding"]["table"]
     assert source.shape == (vocabulary.source_size, 16)
 
 
@@ -412,6 +414,18 @@ def test_the_source_and_the_target_of_a_joint_tokenizer_may_share_a_table_alone(
     with pytest.raises(ValueError, match="^model.tied_embeddings = all needs a joint tokenizer[^\n]*$"):
         transformer().build(sides)
     assert transformer(tied_embeddings="decoder").build(sides).vocabulary == sides
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"scaled_embeddings": "source"}, "scaled_embeddings = source needs a table per side"),
+        ({"logit_scale": 0.0}, "logit_scale must be positive or None, and is 0.0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=rf"^model\.{message}[^\n]*$"):
+        dataclasses.replace(transformer(), **wrong)
 
 
 def test_one_table_needs_one_width():

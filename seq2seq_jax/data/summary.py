@@ -12,7 +12,7 @@ from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.batch_maker import SelectionCounts, selection_of
 from seq2seq_jax.data.columns import Chunks, Column, Ragged, Tokens
 from seq2seq_jax.data.store import Store
-from seq2seq_jax.data.tokenizer import BYTE_PIECE, UNKNOWN_ID, Tokenizer
+from seq2seq_jax.data.tokenizer import BYTE_PIECE, Tokenizer
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 """Of the lengths of a column."""
@@ -98,11 +98,12 @@ def _ids(column: Tokens, values: np.ndarray, tokenizer: Tokenizer) -> dict[str, 
     counts = np.bincount(values, minlength=size)
     is_byte = np.array([BYTE_PIECE.fullmatch(piece) is not None for piece in pieces])
     total = max(1, int(counts.sum()))
+    unknown = tokenizer.unknown_id
     return {
         "ids_used": int((counts > 0).sum()),
         "vocabulary_size": size,
         "byte_fraction": float(counts[is_byte].sum() / total),
-        "unknown_fraction": float(counts[UNKNOWN_ID] / total),
+        "unknown_fraction": 0.0 if unknown is None else float(counts[unknown] / total),
     }
 
 

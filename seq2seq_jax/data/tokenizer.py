@@ -293,6 +293,11 @@ class Tokenizer:
             yield token
 
     @property
+    def unknown_id(self) -> int | None:
+        """The target id of characters that no piece has; None = there are none."""
+        return UNKNOWN_ID
+
+    @property
     def fingerprint(self) -> str:
         """Hex digest: equal fingerprints encode every text alike."""
         return _fingerprint(self._models)

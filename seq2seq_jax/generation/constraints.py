@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from seq2seq_jax.batch import TokenRows, Vocabulary
-from seq2seq_jax.data.tokenizer import UNKNOWN_ID, Tokenizer
+from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.controls import Controls, LineControls
 from seq2seq_jax.generation.phrases import Phrases
 from seq2seq_jax.generation.processor import Processor
@@ -46,7 +46,8 @@ class TokenControls:
                 a first token that ends the text or is forbidden, or first tokens that leave no room for an end.
         """
         vocabulary = tokenizer.vocabulary
-        special = {vocabulary.pad_id: "the pad token", vocabulary.bos_id: "the BOS token"}
+        special = dict.fromkeys(vocabulary.never_ids, "a token of no text")
+        special |= {vocabulary.pad_id: "the pad token", vocabulary.bos_id: "the BOS token"}
         special[vocabulary.eos_id] = "the EOS token"
         for name in ("forbidden_ids", "first_ids"):
             for token in getattr(controls, name):
@@ -74,7 +75,7 @@ class TokenControls:
             if token in special:
                 raise ValueError(f"controls.forbidden_pieces has {piece}, {special[token]}: leave it out")
             forbidden.append(token)
-        first = [*controls.first_ids]
+        first = [*vocabulary.first_ids, *controls.first_ids]
         if controls.first_text is not None:
             first += _encoded(controls.first_text, tokenizer, "controls.first_text")
         found = cls(controls=controls, vocabulary=vocabulary, forbidden=tuple(forbidden), first=tuple(first))
@@ -233,10 +234,10 @@ def _contains(text: Sequence[int], phrase: Sequence[int]) -> bool:
 def _encoded(text: str, tokenizer: Tokenizer, name: str) -> list[int]:
     """Target ids of a text, without the EOS token."""
     [ids] = tokenizer.encode_target([text])
-    ids = ids[:-1]
+    ids = ids[len(tokenizer.vocabulary.first_ids) : -1]
     if not ids:
         raise ValueError(f"{name} is {text!r}, of which the tokenizer makes no token: leave it out")
-    if UNKNOWN_ID in ids:
+    if tokenizer.unknown_id in ids:
         raise ValueError(f"{name} is {text!r}, and has characters without a piece, which no text can have: change it")
     return ids
 

@@ -117,8 +117,7 @@ def _controlled(processor: Processor, logits, tokens, position, limits, progress
         restrict(phrases.fitting(progress, limits - position - 1, vocab_size))
         restrict((ids != eos_id) | (phrases.needed(progress) == 0)[..., None])
     if controls.no_repeat_ngram and processor.minimum_lengths is not None:
-        special = jnp.array([processor.vocabulary.bos_id, processor.vocabulary.pad_id])
-        stuck = ~jnp.any(allowed & ~jnp.isin(ids, special), axis=-1, keepdims=True)
+        stuck = ~jnp.any(allowed & ~processor.vocabulary.is_suppressed(ids), axis=-1, keepdims=True)
         allowed = allowed | (stuck & (ids == eos_id))
     if processor.prefix is not None:
         room = processor.prefix.shape[1]

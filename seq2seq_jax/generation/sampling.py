@@ -27,8 +27,8 @@ Draws = Callable[[Int[Array, ""], Float[Array, "hypotheses vocab"]], Int[Array, 
 class Policy:
     """The distribution of the next token, from a model's logits: softmax(logits / temperature) over allowed tokens.
 
-    BOS and pad tokens are never allowed, the EOS token only after minimum_length other tokens, and of the rest what the
-    restrictions keep.
+    Suppressed tokens (BOS, pad) are never allowed, the EOS token only after minimum_length other tokens, and of the
+    rest what the restrictions keep.
     """
 
     vocabulary: Vocabulary
@@ -45,7 +45,7 @@ class Policy:
             positions: index of the token within its text, from 0.
         """
         ids = jnp.arange(logits.shape[-1])
-        never = (ids == self.vocabulary.bos_id) | (ids == self.vocabulary.pad_id)
+        never = self.vocabulary.is_suppressed(ids)
         too_early = (ids == self.vocabulary.eos_id) & (positions[..., None] < self.minimum_length)
         scaled = logits.astype(jnp.float32) / self.temperature
         allowed = jax.nn.log_softmax(jnp.where(never | too_early, -jnp.inf, scaled))

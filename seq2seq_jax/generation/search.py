@@ -109,9 +109,9 @@ def beam_search(
     decoding: the most probable token in every step, until that is the EOS token.
 
     At the last position that a source's limit allows, only the EOS token is allowed, so every returned hypothesis has
-    ended. The BOS and pad tokens are never generated, nor what the context's controls rule out; probabilities are not
-    renormalised for it, so that log_probabilities are those of teacher forcing. Ties are broken in favour of the better
-    hypothesis, then of the lower token id.
+    ended. Suppressed tokens (BOS, pad) are never generated, nor what the context's controls rule out; probabilities are
+    not renormalised for it, so that log_probabilities are those of teacher forcing. Ties are broken in favour of the
+    better hypothesis, then of the lower token id.
 
     Pure, and compatible with `jax.jit`; sources do not interact, so a sharded batch stays sharded with its mesh in use
     (`jax.set_mesh`).
@@ -129,16 +129,15 @@ def beam_search(
         Finished hypotheses, at most n_best for each source, best first.
 
     Raises:
-        ValueError: the EOS token is the BOS or pad token, or length_penalty is negative.
+        ValueError: the EOS token is the pad token, or length_penalty is negative.
 
     Source: Wu et al. 2016, arXiv:1609.08144, equation 14 (length penalty, without its coverage term). The
     arrangement follows `beam_search` of tensor2tensor and of t5x (decoding.py).
     """
     vocabulary, max_length = context.vocabulary, context.max_length
-    if vocabulary.eos_id in (vocabulary.bos_id, vocabulary.pad_id):
+    if vocabulary.eos_id == vocabulary.pad_id:
         raise ValueError(
-            f"eos_id must differ from bos_id and pad_id, got eos_id {vocabulary.eos_id}, bos_id {vocabulary.bos_id} "
-            f"and pad_id {vocabulary.pad_id}: give the EOS token its own id"
+            f"eos_id must differ from pad_id, and both are {vocabulary.eos_id}: give the EOS token its own id"
         )
     if length_penalty < 0:
         raise ValueError(f"length_penalty must not be negative, got {length_penalty}: set it to 0 or more")
@@ -235,14 +234,14 @@ def extended(
     beam_size, vocab_size = logits.shape[1:]
     # Twice the beam size suffices, as only one extension of each hypothesis ends.
     num_candidates = 2 * beam_size if beam_size > 1 else 1
-    bos_id, eos_id, pad_id = vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id
+    eos_id = vocabulary.eos_id
 
     def penalty(length: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
         return ((5.0 + length.astype(jnp.float32)) / 6.0) ** length_penalty
 
     length = position + 1
     ids = jnp.arange(vocab_size)
-    allowed = ((ids != bos_id) & (ids != pad_id))[None, None]
+    allowed = ~vocabulary.is_suppressed(ids)[None, None]
     scored = logits
     if processor is not None:
         scored, of_controls = processor(

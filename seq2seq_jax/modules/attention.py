@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 from seq2seq_jax.modules.dot_product_attention import MASKED_SCORE, blocked_attention, dot_product_attention
 from seq2seq_jax.modules.fused_attention import fused_attention, obstacle
 from seq2seq_jax.modules.linear import Linear
-from seq2seq_jax.modules.position import rotate
+from seq2seq_jax.modules.normalization import EPSILON, Normalization, NormalizationKind
+from seq2seq_jax.modules.position import RotaryConfig, rotate
 from seq2seq_jax.modules.precision import Precision, product
 from seq2seq_jax.modules.segments import Segments
 from seq2seq_jax.parallel.mesh import gather_length, shard_length
@@ -19,6 +20,9 @@ from seq2seq_jax.parallel.mesh import gather_length, shard_length
 WEIGHTS = "attention_weights"
 """Collection that attention weights are recorded in, as [layers, batch, heads, target, source], when it is mutable;
 those of a step as [batch, heads, beam, source], once for each layer."""
+
+Projection = Literal["query", "key", "value", "output"]
+PROJECTIONS = ("query", "key", "value", "output")
 
 AttentionKernel = Literal["auto", "fused", "blocked", "plain"]
 """How attention is computed: "plain" on all scores at once, "blocked" on those of a block of queries at a time, "fused"
@@ -55,9 +59,17 @@ def record_step(module: nn.Module, weights: Float[Array, "batch heads beam sourc
 
 
 class MultiHeadAttention(nn.Module):
-    """softmax(Q K^T / sqrt(head_dim) + bias) V, for num_heads queries sharing num_kv_heads keys and values.
+    """softmax(scale Q K^T + bias) V, for num_heads queries sharing num_kv_heads keys and values.
 
-    Source: Vaswani et al. 2017, equation 1; Ainslie et al. 2023 (grouped queries).
+    Attributes:
+        rotary: frequencies of rotary positions; None = queries and keys are not rotated.
+        biased: projections that have a bias.
+        scale: of the scores; None = 1 / sqrt(head_dim).
+        norm: normalisation of each head's queries and keys, before they are rotated; None = there is none.
+        norm_epsilon: of that.
+
+    Source: Vaswani et al. 2017, equation 1; Ainslie et al. 2023 (grouped queries); Dehghani et al. 2023, section 2
+    (normalised queries and keys).
     """
 
     num_heads: int
@@ -65,32 +77,53 @@ class MultiHeadAttention(nn.Module):
     head_dim: int
     model_dim: int
     memory_dim: int
-    rotary: bool
-    bias: bool
+    rotary: RotaryConfig | None
+    biased: tuple[Projection, ...]
     dropout: float
     precision: Precision
     kernel: AttentionKernel = "auto"
+    scale: float | None = None
+    norm: NormalizationKind | None = None
+    norm_epsilon: float = EPSILON
 
     def setup(self):
-        def projection(input_dim, heads, axis):
+        def projection(input_dim, heads, axis, name):
             return Linear(
                 input_dims=(input_dim,),
                 output_dims=(heads, self.head_dim),
                 axes=("model", axis, "head_dim"),
-                bias=self.bias,
+                bias=name in self.biased,
                 precision=self.precision,
             )
 
-        self.query = projection(self.model_dim, self.num_heads, "heads")
-        self.key = projection(self.memory_dim, self.num_kv_heads, "kv_heads")
-        self.value = projection(self.memory_dim, self.num_kv_heads, "kv_heads")
+        self.query = projection(self.model_dim, self.num_heads, "heads", "query")
+        self.key = projection(self.memory_dim, self.num_kv_heads, "kv_heads", "key")
+        self.value = projection(self.memory_dim, self.num_kv_heads, "kv_heads", "value")
         self.output = Linear(
             input_dims=(self.num_heads, self.head_dim),
             output_dims=(self.model_dim,),
             axes=("heads", "head_dim", "model"),
-            bias=self.bias,
+            bias="output" in self.biased,
             precision=self.precision,
         )
+        if self.norm is not None:
+            self.query_norm = Normalization(self.norm, self.norm_epsilon)
+            self.key_norm = Normalization(self.norm, self.norm_epsilon)
+
+    def _queries(
+        self, x: Float[Array, "batch target model"], positions: Int[Array, "batch target"] | None
+    ) -> Float[Array, "batch target heads head_dim"]:
+        """Queries, times what makes 1 / sqrt(head_dim), by which all kernels multiply, the scale.
+
+        Args:
+            positions: None = they are not rotated.
+        """
+        queries = self.query(x)
+        if self.norm is not None:
+            queries = self.query_norm(queries)
+        if self.rotary is not None and positions is not None:
+            queries = rotate(queries, positions, self.rotary)
+        return queries if self.scale is None else queries * (self.scale * self.head_dim**0.5)
 
     def keys_values(
         self,
@@ -100,8 +133,10 @@ class MultiHeadAttention(nn.Module):
     ) -> KeysValues:
         """Project what is attended to."""
         keys, values = self.key(states), self.value(values)
-        if self.rotary:
-            keys = rotate(keys, positions)
+        if self.norm is not None:
+            keys = self.key_norm(keys)
+        if self.rotary is not None:
+            keys = rotate(keys, positions, self.rotary)
         return KeysValues(keys=gather_length(keys, 1), values=gather_length(values, 1))
 
     def __call__(
@@ -123,9 +158,7 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ValueError: kernel = fused, and it cannot be; the message says why.
         """
-        queries = self.query(x)
-        if self.rotary:
-            queries = rotate(queries, positions)
+        queries = self._queries(x, positions)
         if x.shape[1] > 1:
             queries = shard_length(queries, 1)
         drops = self.dropout > 0.0 and not deterministic
@@ -175,7 +208,7 @@ class MultiHeadAttention(nn.Module):
         mask: Bool[Array, "batch #beam source"],
     ) -> Float[Array, "batch beam model"]:
         """Attend from all hypotheses of a source at once to keys that they share, which are read once for all."""
-        queries = self._step_queries(self.query(x))
+        queries = self._step_queries(self._queries(x, None))
         scores = self._step_scores(queries, memory.keys, mask)
         weights = jax.nn.softmax(scores, axis=-1)
         record_step(self, weights.reshape(len(x), self.num_heads, x.shape[1], -1))
@@ -202,10 +235,8 @@ class MultiHeadAttention(nn.Module):
         Returns:
             What it attended to, and its own keys and values.
         """
-        queries, own = self.query(x), self.keys_values(x, x, positions)
-        if self.rotary:
-            queries = rotate(queries, positions)
-        queries = self._step_queries(queries)
+        own = self.keys_values(x, x, positions)
+        queries = self._step_queries(self._queries(x, positions))
         scores = self._step_scores(queries, cache.keys, mask, None if bias is None else bias[0])
         own_keys, own_values = own.keys.transpose(0, 2, 1, 3)[:, :, None], own.values.transpose(0, 2, 1, 3)[:, :, None]
         own_scores = jnp.sum((queries * own_keys).astype(jnp.float32), axis=-1, keepdims=True)

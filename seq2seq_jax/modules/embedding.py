@@ -17,20 +17,21 @@ def gather_scores(scores: Float[Array, "*dims vocab"], tokens: Int[Array, "*dims
 class Embedding(nn.Module):
     """A table [vocab, model].
 
-    Calling it with token ids returns rows scaled by the square root of the model dim; `logits` multiplies by the
-    unscaled table (Press and Wolf 2017; Vaswani et al. 2017, section 3.4).
+    Calling it with token ids returns rows scaled by the square root of the model dim, or not; `logits` multiplies by
+    the unscaled table (Press and Wolf 2017; Vaswani et al. 2017, section 3.4).
     """
 
     vocabulary_size: int
     model_dim: int
     precision: Precision
+    is_scaled: bool = True
 
     def setup(self):
         initializer = nn.with_logical_partitioning(nn.initializers.normal(self.model_dim**-0.5), ("vocab", "model"))
         self.table = self.param("table", initializer, (self.vocabulary_size, self.model_dim))
 
     def __call__(self, tokens: Int[Array, "*dims"]) -> Float[Array, "*dims model"]:
-        return Embedding.rows(self.table, tokens, precision=self.precision)
+        return Embedding.rows(self.table, tokens, precision=self.precision, is_scaled=self.is_scaled)
 
     def logits(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims vocab"]:
         """Scores of every token, in float32."""
@@ -38,10 +39,11 @@ class Embedding(nn.Module):
 
     @staticmethod
     def rows(
-        table: Float[Array, "vocab model"], tokens: Int[Array, "*dims"], *, precision: Precision
+        table: Float[Array, "vocab model"], tokens: Int[Array, "*dims"], *, precision: Precision, is_scaled: bool = True
     ) -> Float[Array, "*dims model"]:
         """The result of calling the module, from its table; usable in JAX's loops, where a module's methods are not."""
-        return (table[tokens] * table.shape[1] ** 0.5).astype(activation_dtype(precision))
+        rows = table[tokens]
+        return (rows * table.shape[1] ** 0.5 if is_scaled else rows).astype(activation_dtype(precision))
 
     @staticmethod
     def scores(

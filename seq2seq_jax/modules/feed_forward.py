@@ -1,5 +1,6 @@
 """The position-wise feed-forward layer, plain or gated."""
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -10,7 +11,15 @@ from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.linear import Linear
 from seq2seq_jax.modules.precision import Precision
 
-Activation = Literal["relu", "gelu", "silu"]
+Activation = Literal["relu", "gelu", "gelu_exact", "silu"]
+"""gelu is the approximation by tanh, which Hugging Face calls gelu_new; gelu_exact has the error function in it."""
+
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
+    "silu": jax.nn.silu,
+}
 
 
 class FeedForward(nn.Module):
@@ -29,7 +38,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*dims model"], *, deterministic: bool) -> Float[Array, "*dims model"]:
         model_dim = x.shape[-1]
-        activate = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu}[self.activation]
+        activate = ACTIVATIONS[self.activation]
 
         def expand(name):
             return Linear(

@@ -1,5 +1,6 @@
 """Position encodings, all from explicit position ids: sinusoidal, learned, rotary and relative."""
 
+import dataclasses
 import math
 from typing import Literal
 
@@ -8,29 +9,79 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-Positions = Literal["sinusoidal", "learned", "rotary", "relative"]
+from seq2seq_jax.values import check_values
+
+Positions = Literal["sinusoidal", "sinusoidal_open", "learned", "rotary", "relative"]
+"""The wavelengths of both kinds of sinusoids grow geometrically from 2π: that of the last pair is 2π · 10,000
+(sinusoidal: tensor2tensor, fairseq, M2M-100), or that of one after it would be (sinusoidal_open: the paper, Marian,
+Pegasus)."""
 
 
-def sinusoidal(positions: Int[Array, "*dims"], *, model_dim: int) -> Float[Array, "*dims model"]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RotaryConfig:
+    """Frequencies of rotary positions that are others than those of Su et al. 2021."""
+
+    base: float = 10_000.0
+    """The frequency of pair i of n is base^(-i / n), in radians per token."""
+    factor: float = 1.0
+    """What frequencies are divided by, so that a model takes texts that are longer by this factor."""
+    keep_above: float | None = None
+    """Turns within trained_length from which on a frequency is kept as it is (Llama 3.1: high_freq_factor); None =
+    all are divided."""
+    divide_below: float | None = None
+    """Turns within trained_length up to which a frequency is divided by the whole factor; between the two limits the
+    divisor rises linearly (Llama 3.1: low_freq_factor)."""
+    trained_length: int | None = None
+    """Tokens of the texts that the model was trained on before its frequencies were divided."""
+
+    def __post_init__(self):
+        check_values(self, "rotary")
+        if self.base <= 1.0 or self.factor < 1.0:
+            raise ValueError(
+                f"rotary.base must be above 1 and rotary.factor at least 1; they are {self.base} and {self.factor}."
+            )
+        limits = (self.keep_above, self.divide_below, self.trained_length)
+        if len({limit is None for limit in limits}) > 1 or (self.keep_above and self.keep_above <= self.divide_below):
+            raise ValueError(
+                "rotary.keep_above, divide_below and trained_length must be set together, keep_above above "
+                f"divide_below; they are {limits}."
+            )
+
+    def frequencies(self, pairs: int) -> Float[Array, "pairs"]:
+        """Radians per token of each pair of dims."""
+        frequencies = jnp.exp(-math.log(self.base) * jnp.arange(pairs) / pairs)
+        if self.keep_above is None:
+            return frequencies if self.factor == 1.0 else frequencies / self.factor
+        turns = self.trained_length * frequencies / (2.0 * math.pi)
+        kept = jnp.clip((turns - self.divide_below) / (self.keep_above - self.divide_below), 0.0, 1.0)
+        return (1.0 - kept) * frequencies / self.factor + kept * frequencies
+
+
+def sinusoidal(positions: Int[Array, "*dims"], *, model_dim: int, is_open: bool = False) -> Float[Array, "*dims model"]:
     """Sines in the first half of the model dim, cosines in the second.
+
+    Args:
+        is_open: see `Positions`.
 
     Source: Vaswani et al. 2017, section 3.5 (interleaved there, concatenated here).
     """
-    frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(model_dim // 2) / max(model_dim // 2 - 1, 1))
+    intervals = max(model_dim // 2 - (not is_open), 1)
+    frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(model_dim // 2) / intervals)
     angles = positions[..., None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def rotate(
-    x: Float[Array, "batch length heads head_dim"], positions: Int[Array, "batch length"]
+    x: Float[Array, "batch length heads head_dim"],
+    positions: Int[Array, "batch length"],
+    rotary: RotaryConfig = RotaryConfig(),
 ) -> Float[Array, "batch length heads head_dim"]:
     """Rotary positions: each pair of dims (i, i + head_dim/2) is rotated by an angle proportional to the position.
 
     Source: Su et al. 2021, equation 34.
     """
     half = x.shape[-1] // 2
-    frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(half) / half)
-    angles = (positions[..., None] * frequencies)[:, :, None, :]
+    angles = (positions[..., None] * rotary.frequencies(half))[:, :, None, :]
     cosines, sines = jnp.cos(angles), jnp.sin(angles)
     first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     rotated = jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)

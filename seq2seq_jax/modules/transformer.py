@@ -1,6 +1,7 @@
 """The config and the residual branches that a Transformer's encoder and decoder share."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,13 +11,13 @@ from jaxtyping import Array, Float, Int
 
 from seq2seq_jax.batch import TokenRows
 from seq2seq_jax.effects import changes
-from seq2seq_jax.modules.attention import AttentionKernel, MultiHeadAttention
+from seq2seq_jax.modules.attention import PROJECTIONS, AttentionKernel, MultiHeadAttention, Projection
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.feed_forward import Activation, FeedForward
 from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.layers import ACTIVATION_AXES, Remat
-from seq2seq_jax.modules.normalization import Normalization, NormalizationKind
-from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBias, sinusoidal
+from seq2seq_jax.modules.normalization import EPSILON, Normalization, NormalizationKind
+from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBias, RotaryConfig, sinusoidal
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.settings import check_rates, check_sizes
 from seq2seq_jax.values import check_values
@@ -39,26 +40,43 @@ class TransformerConfig:
     hidden_dim: int = 2048
     """Width inside the feed-forward layer."""
     activation: Activation = "relu"
-    """Nonlinearity of the feed-forward layer."""
+    """Nonlinearity of the feed-forward layer; gelu is the approximation by tanh, gelu_exact has the error function."""
     gated: bool = False
     """Whether the feed-forward layer is gated (three matrices)."""
     feed_forward_bias: bool | None = None
     """Whether the feed-forward layer has biases; None = unless it is gated."""
     normalization: NormalizationKind = "layer"
-    """LayerNorm, or RMSNorm without biases."""
-    norm_position: Literal["pre", "post"] = "pre"
-    """Normalise the input of each branch (and the stack's output), or each residual sum."""
+    """LayerNorm, or RMSNorm without biases; rms_plus_one: scaled by 1 plus the parameter."""
+    norm_position: Literal["pre", "post", "both"] = "pre"
+    """Normalise the input of each branch (and the stack's output), each residual sum, or input and output of each
+    branch (and the stack's output)."""
+    norm_epsilon: float = EPSILON
+    """Added to the variance that a normalisation divides by."""
+    embedding_norm: bool = False
+    """Whether the embeddings, with their positions, are normalised before the first layer."""
+    query_key_norm: bool = False
+    """Whether queries and keys are normalised, head by head."""
     positions: Positions = "sinusoidal"
-    """Position encoding: added to the embeddings (sinusoidal, learned), rotating queries and keys, or T5's relative
-    bias on the attention scores."""
+    """Position encoding: added to the embeddings (sinusoidal, sinusoidal_open, learned), rotating queries and keys, or
+    T5's relative bias on the attention scores."""
+    position_offset: int = 0
+    """Position of the first token; not for positions = rotary or relative."""
+    rotary: RotaryConfig | None = None
+    """Frequencies of rotary positions; None = those of the paper. Only for positions = rotary."""
     max_positions: int | None = None
     """Rows of the table of learned positions (tokens); only for positions = learned."""
+    token_types: int = 0
+    """Rows of a table of token types, of which the first is added to every embedding (BERT: 2); 0 = no table."""
     relative_buckets: int | None = None
     """Buckets of the relative bias (T5: 32); only for positions = relative."""
     relative_max_distance: int | None = None
     """Distance (tokens) from which on all pairs share a bucket (T5: 128); only for positions = relative."""
     attention_bias: bool = True
     """Whether the attention projections have biases."""
+    biased_projections: tuple[Projection, ...] | None = None
+    """Which of the attention projections query, key, value and output have biases; None = all, with attention_bias."""
+    attention_scale: float | None = None
+    """What attention scores are multiplied by; None = 1 / sqrt(head width)."""
     dropout: float = dataclasses.field(default=0.1, metadata=changes("numbers"))
     """Dropout on embeddings and on each branch before its residual sum."""
     attention_dropout: float = dataclasses.field(default=0.0, metadata=changes("numbers"))
@@ -93,8 +111,31 @@ class TransformerConfig:
             )
         if self.positions == "rotary" and self.dim_per_head % 2:
             raise ValueError(f"{name}.positions = rotary needs an even head_dim, not {self.dim_per_head}.")
-        if self.positions == "sinusoidal" and self.model_dim % 2:
-            raise ValueError(f"{name}.positions = sinusoidal needs an even model_dim, not {self.model_dim}.")
+        if self.positions in ("sinusoidal", "sinusoidal_open") and self.model_dim % 2:
+            raise ValueError(f"{name}.positions = {self.positions} needs an even model_dim, not {self.model_dim}.")
+        if self.norm_epsilon <= 0:
+            raise ValueError(f"{name}.norm_epsilon must be positive, and is {self.norm_epsilon}.")
+        if self.token_types < 0 or self.position_offset < 0:
+            raise ValueError(
+                f"{name}.token_types and position_offset must not be negative; they are {self.token_types} and "
+                f"{self.position_offset}."
+            )
+        if self.position_offset and self.positions in ("rotary", "relative"):
+            raise ValueError(
+                f"{name}.position_offset has no effect with positions = {self.positions}, in which only distances "
+                f"count: set it to 0, not {self.position_offset}."
+            )
+        if self.rotary is not None and self.positions != "rotary":
+            raise ValueError(f"{name}.rotary has no effect with positions = {self.positions}: set it to None.")
+        if self.biased_projections is not None and not self.attention_bias:
+            raise ValueError(
+                f"{name}.biased_projections has no effect without attention_bias: set either to its default."
+            )
+        if self.position_offset >= (self.max_positions or math.inf):
+            raise ValueError(
+                f"{name}.position_offset must be below max_positions = {self.max_positions}, and is "
+                f"{self.position_offset}."
+            )
         for field, needed_by in (
             ("max_positions", "learned"),
             ("relative_buckets", "relative"),
@@ -109,7 +150,7 @@ class TransformerConfig:
     @property
     def position_limit(self) -> int | None:
         """Most tokens of an example that the stack has positions for; None = any number."""
-        return self.max_positions
+        return None if self.max_positions is None else self.max_positions - self.position_offset
 
     @property
     def sharded_sizes(self) -> dict[str, tuple[str, int]]:
@@ -131,6 +172,17 @@ class TransformerConfig:
         """Width of a head."""
         return self.model_dim // self.num_heads if self.head_dim is None else self.head_dim
 
+    @property
+    def biases(self) -> tuple[Projection, ...]:
+        """Attention projections that have biases."""
+        if not self.attention_bias:
+            return ()
+        return PROJECTIONS if self.biased_projections is None else self.biased_projections
+
+    def norm_layer(self) -> Normalization:
+        """A normalisation of this stack."""
+        return Normalization(self.normalization, self.norm_epsilon)
+
     def self_attention_flops(self, length: Amount, pairs: Amount) -> Amount:
         """FLOPs of one layer, for the given numbers of tokens and of attending pairs."""
         queries, keys = self.num_heads * self.dim_per_head, self.kv_heads * self.dim_per_head
@@ -149,11 +201,14 @@ class TransformerConfig:
             head_dim=self.dim_per_head,
             model_dim=self.model_dim,
             memory_dim=memory_dim,
-            rotary=self_attention and self.positions == "rotary",
-            bias=self.attention_bias,
+            rotary=(self.rotary or RotaryConfig()) if self_attention and self.positions == "rotary" else None,
+            biased=self.biases,
             dropout=self.attention_dropout,
             precision=precision,
             kernel=self.attention_kernel,
+            scale=self.attention_scale,
+            norm=self.normalization if self.query_key_norm else None,
+            norm_epsilon=self.norm_epsilon,
         )
 
     def feed_forward(self, *, precision: Precision) -> FeedForward:
@@ -169,15 +224,17 @@ class TransformerConfig:
 
 
 class Residual(nn.Module):
-    """x + branch(x) with its normalisation and dropout, pre- or post-norm.
+    """x + branch(x) with its normalisation and dropout, pre- or post-norm, or with a norm before and behind the branch.
 
-    Source: Vaswani et al. 2017 (post); Xiong et al. 2020 (pre).
+    Source: Vaswani et al. 2017 (post); Xiong et al. 2020 (pre); Gemma Team 2024 (both).
     """
 
     config: TransformerConfig
 
     def setup(self):
-        self.norm = Normalization(self.config.normalization)
+        self.norm = self.config.norm_layer()
+        if self.config.norm_position == "both":
+            self.norm_after = self.config.norm_layer()
         self.dropout = Dropout(self.config.dropout)
 
     def __call__(
@@ -185,13 +242,17 @@ class Residual(nn.Module):
     ) -> Float[Array, "batch length model"]:
         if self.config.norm_position == "pre":
             x = x + self.dropout(branch(self.norm(x)), deterministic=deterministic)
+        elif self.config.norm_position == "both":
+            x = x + self.dropout(self.norm_after(branch(self.norm(x))), deterministic=deterministic)
         else:
             x = self.norm(x + self.dropout(branch(x), deterministic=deterministic))
         return nn.with_logical_constraint(x, ACTIVATION_AXES)
 
 
 class PositionsAndFinalNorm(nn.Module):
-    """What surrounds the layers: position encodings before them, and the final norm of a pre-norm stack."""
+    """What surrounds the layers: position encodings and perhaps a norm before them, and the final norm of a stack that
+    normalises the input of its branches.
+    """
 
     config: TransformerConfig
     causal: bool
@@ -208,8 +269,13 @@ class PositionsAndFinalNorm(nn.Module):
                 max_distance=config.relative_max_distance,
                 bidirectional=not self.causal,
             )
-        if config.norm_position == "pre":
-            self.norm = Normalization(config.normalization)
+        if config.token_types:
+            initializer = nn.with_logical_partitioning(nn.initializers.normal(config.model_dim**-0.5), (None, "model"))
+            self.types = self.param("types", initializer, (config.token_types, config.model_dim))
+        if config.embedding_norm:
+            self.embedding_norm = config.norm_layer()
+        if config.norm_position != "post":
+            self.norm = config.norm_layer()
         self.dropout = Dropout(config.dropout)
 
     def before_layers(
@@ -220,10 +286,18 @@ class PositionsAndFinalNorm(nn.Module):
         deterministic: bool,
     ) -> Float[Array, "batch length model"]:
         """The first layer's input: embeddings with position encodings and dropout."""
-        if self.config.positions == "sinusoidal":
-            inputs = inputs + sinusoidal(positions, model_dim=self.config.model_dim)
-        elif self.config.positions == "learned":
+        config = self.config
+        if config.position_offset:
+            positions = positions + config.position_offset
+        if config.positions in ("sinusoidal", "sinusoidal_open"):
+            is_open = config.positions == "sinusoidal_open"
+            inputs = inputs + sinusoidal(positions, model_dim=config.model_dim, is_open=is_open)
+        elif config.positions == "learned":
             inputs = inputs + self.learned(positions)
+        if config.token_types:
+            inputs = inputs + self.types[0]
+        if config.embedding_norm:
+            inputs = self.embedding_norm(inputs)
         inputs = self.dropout(inputs.astype(activation_dtype(self.precision)), deterministic=deterministic)
         return nn.with_logical_constraint(inputs, ACTIVATION_AXES)
 
@@ -242,4 +316,4 @@ class PositionsAndFinalNorm(nn.Module):
 
     def after_layers(self, x: Float[Array, "batch length model"]) -> Float[Array, "batch length model"]:
         """The stack's output."""
-        return self.norm(x) if self.config.norm_position == "pre" else x
+        return x if self.config.norm_position == "post" else self.norm(x)

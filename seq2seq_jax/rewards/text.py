@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Int, Shaped
 
-from seq2seq_jax.data.tokenizer import BYTE_PIECE, UNKNOWN_ID, Tokenizer
+from seq2seq_jax.data.tokenizer import BYTE_PIECE, Tokenizer
 
 NO_CHARACTER = -1
 """The value at positions after the end of a text."""
@@ -132,10 +132,11 @@ class PieceTable:
         vocabulary = tokenizer.vocabulary
         ids = range(vocabulary.target_size)
         # After the unknown id no leading space is removed.
-        prefix = tokenizer.decode_target([UNKNOWN_ID])
+        unknown = [] if tokenizer.unknown_id is None else [tokenizer.unknown_id]
+        prefix = tokenizer.decode_target(unknown)
         pieces, dropped, values = [], [], []
         for token, name in zip(ids, tokenizer.target_pieces(ids), strict=True):
-            first, later = tokenizer.decode_target([token]), tokenizer.decode_target([UNKNOWN_ID, token])
+            first, later = tokenizer.decode_target([token]), tokenizer.decode_target([*unknown, token])
             piece = later.removeprefix(prefix)
             byte = BYTE_PIECE.fullmatch(name)
             is_byte = byte is not None and piece != name

@@ -383,10 +383,26 @@ def test_a_sharded_batch_needs_no_exchange_of_states():
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.mark.parametrize("eos_id", [START, PADDING])
-def test_an_eos_token_that_is_another_special_token_is_refused(eos_id):
+def test_texts_may_start_with_the_token_that_ends_them_and_never_have_some():
+    vocabulary = dataclasses.replace(VOCABULARY, bos_id=END, never_ids=(4,))
+    assert vocabulary.suppressed_ids == (PADDING, 4)
+    model = random_model(seed=3, num_sources=3)
+    found = beam_search(model.context([6] * 3, vocabulary=vocabulary), beam_size=1, n_best=1, length_penalty=0.0)
+    for source in range(3):
+        expected = []
+        while END not in expected:
+            inputs = np.array((END, *expected)) + 1
+            logits = model.table[source, inputs @ model.weights(len(inputs)) % NUM_STATES].copy()
+            logits[[PADDING, 4]] = -np.inf
+            expected.append(END if len(expected) == 5 else int(logits.argmax()))
+        assert found.tokens[source, 0, : found.lengths[source, 0]].tolist() == expected
+    # The start token of other models is a word like any other here.
+    assert START in np.asarray(found.tokens)
+
+
+def test_an_eos_token_that_is_the_pad_token_is_refused():
     context = random_model(seed=0, num_sources=1).context(
-        [3], vocabulary=dataclasses.replace(VOCABULARY, eos_id=eos_id)
+        [3], vocabulary=dataclasses.replace(VOCABULARY, eos_id=PADDING)
     )
     with pytest.raises(ValueError, match="eos_id"):
         beam_search(context, beam_size=2, n_best=2, length_penalty=1.0)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from architectures import random_parameters
 
-from seq2seq_jax.modules.attention import LONG, WEIGHTS, KeysValues, MultiHeadAttention
+from seq2seq_jax.modules.attention import LONG, PROJECTIONS, WEIGHTS, KeysValues, MultiHeadAttention
+from seq2seq_jax.modules.position import RotaryConfig
 from seq2seq_jax.modules.segments import Segments
 
 BATCH, TARGET, SOURCE, MODEL, MEMORY, HEAD_DIM = 2, 5, 7, 12, 10, 4
@@ -19,7 +20,7 @@ KEY_POSITIONS = np.array([[0, 0, 1, 1, 2, 0, 0], [0, 0, 1, 2, 0, 1, 0]])
 
 
 def layer(num_heads, num_kv_heads, **settings):
-    defaults = {"rotary": False, "bias": True, "dropout": 0.0, "precision": "float32"}
+    defaults = {"rotary": None, "biased": PROJECTIONS, "dropout": 0.0, "precision": "float32"}
     return MultiHeadAttention(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
@@ -54,11 +55,11 @@ def apply(module, params, inputs):
     )(params, inputs)
 
 
-def turned(vector, position):
-    """Rotary positions as complex numbers: pair i is turned by position / 10000^(i / pairs) radians."""
+def turned(vector, position, base):
+    """Rotary positions as complex numbers: pair i is turned by position / base^(i / pairs) radians."""
     half = len(vector) // 2
     pairs = vector[:half] + 1j * vector[half:]
-    pairs = pairs * np.exp(1j * position * 10_000.0 ** (-np.arange(half) / half))
+    pairs = pairs * np.exp(1j * position * base ** (-np.arange(half) / half))
     return np.concatenate([pairs.real, pairs.imag])
 
 
@@ -67,8 +68,12 @@ def reference(module, params, inputs):
     result = np.zeros((BATCH, TARGET, MODEL))
 
     def project(name, vector, head):
-        bias = params[name]["bias"][head] if module.bias else 0.0
-        return vector @ params[name]["kernel"][:, head] + bias
+        bias = params[name]["bias"][head] if name in module.biased else 0.0
+        projected = vector @ params[name]["kernel"][:, head] + bias
+        if module.norm is None or name == "value":
+            return projected
+        scale = params[f"{name}_norm"]["scale"]
+        return projected / np.sqrt(np.mean(projected**2) + module.norm_epsilon) * scale
 
     for batch in range(BATCH):
         for target in range(TARGET):
@@ -76,19 +81,20 @@ def reference(module, params, inputs):
                 # Consecutive query heads share a head of keys and values.
                 kv_head = head // (module.num_heads // module.num_kv_heads)
                 query = project("query", inputs["x"][batch, target], head)
-                query = turned(query, QUERY_POSITIONS[batch, target]) if module.rotary else query
+                query = turned(query, QUERY_POSITIONS[batch, target], module.rotary.base) if module.rotary else query
                 weights, values = [], []
                 for source in range(SOURCE):
                     if QUERY_SEGMENTS[batch, target] != KEY_SEGMENTS[batch, source]:
                         continue
                     key = project("key", inputs["memory"][batch, source], kv_head)
-                    key = turned(key, KEY_POSITIONS[batch, source]) if module.rotary else key
-                    score = query @ key / np.sqrt(HEAD_DIM) + inputs["bias"][batch, head, target, source]
+                    key = turned(key, KEY_POSITIONS[batch, source], module.rotary.base) if module.rotary else key
+                    scale = 1 / np.sqrt(HEAD_DIM) if module.scale is None else module.scale
+                    score = scale * query @ key + inputs["bias"][batch, head, target, source]
                     weights.append(np.exp(score))
                     values.append(project("value", inputs["memory"][batch, source], kv_head))
                 context = np.array(weights) @ np.array(values) / np.sum(weights)
                 result[batch, target] += context @ params["output"]["kernel"][head]
-            if module.bias:
+            if "output" in module.biased:
                 result[batch, target] += params["output"]["bias"]
     return result
 
@@ -96,7 +102,11 @@ def reference(module, params, inputs):
 @pytest.mark.parametrize("rotary", [False, True])
 @pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
 def test_attention_equals_loops(num_kv_heads, rotary):
-    module = layer(4, num_kv_heads, rotary=rotary, bias=num_kv_heads != 1)
+    # With keys and values of one head, what imported models have otherwise.
+    others = {"biased": ("query", "output"), "scale": 0.7, "norm": "rms", "norm_epsilon": 1e-2}
+    others = others if num_kv_heads == 1 else {"biased": PROJECTIONS}
+    rotary = RotaryConfig(base=100.0 if num_kv_heads == 1 else 10_000.0) if rotary else None
+    module = layer(4, num_kv_heads, rotary=rotary, **others)
     params, inputs = example(module)
     found = apply(module, params, inputs)
     np.testing.assert_allclose(found, reference(module, params, inputs), rtol=1e-5, atol=1e-5)
@@ -115,7 +125,7 @@ def test_grouped_queries_share_keys_and_values(num_kv_heads):
 
 
 def test_rotary_attention_depends_on_distances_alone():
-    module = layer(2, 2, rotary=True)
+    module = layer(2, 2, rotary=RotaryConfig())
     params, inputs = example(module)
     shifted = {**inputs, "positions": inputs["positions"] + 30, "key_positions": inputs["key_positions"] + 30}
     stretched = {**inputs, "key_positions": inputs["key_positions"] + 1}
@@ -144,7 +154,7 @@ def test_a_forbidden_key_has_no_weight_however_large_it_is():
 
 def test_dropout_falls_on_the_weights():
     """With values of one, a context is the sum of the weights that are kept: 0, or multiples of 2 / SOURCE."""
-    module = layer(2, 2, dropout=0.5, bias=False)
+    module = layer(2, 2, dropout=0.5, biased=())
     params, inputs = example(module)
     # Queries of zero give equal weights, and the identity shows the contexts.
     params["query"]["kernel"] = jnp.zeros_like(params["query"]["kernel"])

@@ -14,8 +14,9 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 6)), jnp.float32)
 
 ACTIVATIONS = {
     "relu": lambda x: np.maximum(x, 0),
-    # The approximation by a tanh (Hendrycks and Gimpel 2016), which is what BERT and T5 1.1 use.
+    # The approximation by a tanh (Hendrycks and Gimpel 2016), which is what T5 1.1 and GPT-2 use.
     "gelu": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu_exact": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
     "silu": lambda x: x / (1 + np.exp(-x)),
 }
 

@@ -11,7 +11,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from seq2seq_jax.batch import TokenRows
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
-from seq2seq_jax.modules.attention import WEIGHTS, MultiHeadAttention
+from seq2seq_jax.modules.attention import PROJECTIONS, WEIGHTS, MultiHeadAttention
 from seq2seq_jax.modules.fused_attention import (
     LONGEST_MASKED,
     Target,
@@ -183,8 +183,8 @@ def test_which_attentions_it_takes(given, changed, reason):
 
 def attention(**changed):
     settings = {
-        "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "model_dim": 32, "memory_dim": 32, "rotary": False,
-        "bias": True, "dropout": 0.0, "precision": "bfloat16",
+        "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "model_dim": 32, "memory_dim": 32, "rotary": None,
+        "biased": PROJECTIONS, "dropout": 0.0, "precision": "bfloat16",
     }  # fmt: skip
     return MultiHeadAttention(**settings | changed)
 

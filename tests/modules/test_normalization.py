@@ -28,7 +28,14 @@ def test_root_mean_square_normalisation():
     np.testing.assert_allclose(Normalization("rms").apply({"params": params}, X), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_a_scale_of_one_plus_the_parameter():
+    params = parameters("rms_plus_one")
+    expected = X / np.sqrt((X**2).mean(axis=-1, keepdims=True) + 0.5) * (1 + params["scale"])
+    found = Normalization("rms_plus_one", epsilon=0.5).apply({"params": params}, X)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms", "rms_plus_one"])
 def test_it_starts_without_scale_or_bias(kind):
     params = Normalization(kind).init(jax.random.key(0), X)
     found = np.asarray(Normalization(kind).apply(params, X))

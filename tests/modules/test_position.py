@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from architectures import random_parameters
 
-from seq2seq_jax.modules.position import LearnedPositions, RelativeBias, rotate, sinusoidal
+from seq2seq_jax.modules.position import LearnedPositions, RelativeBias, RotaryConfig, rotate, sinusoidal
 
 
 def test_sinusoidal_by_hand():
@@ -29,6 +29,34 @@ def test_sinusoidal_follows_the_position_ids_not_the_place():
 
 def test_sinusoidal_of_two_dims_has_one_frequency():
     np.testing.assert_allclose(sinusoidal(jnp.array([2]), model_dim=2), [[math.sin(2), math.cos(2)]], atol=1e-6)
+
+
+def test_open_sinusoids_by_hand():
+    """Four frequencies, each 10000^(1/4) = 10 times slower than the one before: the fifth would be 1/10000."""
+    found = np.asarray(sinusoidal(jnp.array([[5]]), model_dim=8, is_open=True))[0, 0]
+    angles = [5.0, 0.5, 0.05, 0.005]
+    np.testing.assert_allclose(
+        found, [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles], atol=1e-6
+    )
+
+
+def test_frequencies_of_rotary_positions():
+    """With base 10^6 three pairs turn by 1, 0.01 and 0.0001 radians per token: 1,000 tokens are 159, 1.59 and 0.0159
+    turns. Between 4 and 1 turns a third of the way to 4, so that 0.01 is kept by (1.59 - 1) / 3 = 0.197.
+    """
+    plain = RotaryConfig(base=1e6)
+    np.testing.assert_allclose(plain.frequencies(3), [1, 1e-2, 1e-4], rtol=1e-5)
+    np.testing.assert_allclose(RotaryConfig(base=1e6, factor=4.0).frequencies(3), [0.25, 2.5e-3, 2.5e-5], rtol=1e-5)
+    llama = RotaryConfig(base=1e6, factor=8.0, keep_above=4.0, divide_below=1.0, trained_length=1_000)
+    kept = (10 / (2 * math.pi) - 1) / 3
+    expected = [1, 1e-2 * (kept + (1 - kept) / 8), 1e-4 / 8]
+    np.testing.assert_allclose(llama.frequencies(3), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"base": 1.0}, {"factor": 0.5}, {"keep_above": 4.0}])
+def test_frequencies_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"^rotary\.[^\n]*$"):
+        RotaryConfig(**wrong)
 
 
 def random(*shape, seed=0):

@@ -12,7 +12,7 @@ from seq2seq_jax.encoders.transformer import EncoderLayer, TransformerEncoderCon
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.layers import over_layers
 from seq2seq_jax.modules.normalization import Normalization
-from seq2seq_jax.modules.position import sinusoidal
+from seq2seq_jax.modules.position import RotaryConfig, sinusoidal
 from seq2seq_jax.modules.transformer import Residual, TransformerConfig
 
 
@@ -33,6 +33,12 @@ from seq2seq_jax.modules.transformer import Residual, TransformerConfig
         ({"positions": "relative", "relative_buckets": 8}, "relative_max_distance must be set when"),
         ({"relative_buckets": 8}, "relative_buckets must be set when positions = relative, and only then"),
         (RELATIVE | {"positions": "rotary"}, "relative_buckets must be set when"),
+        ({"norm_epsilon": 0.0}, "norm_epsilon must be positive, and is 0.0"),
+        ({"token_types": -1}, "token_types and position_offset must not be negative; they are -1 and 0"),
+        ({"positions": "rotary", "position_offset": 2}, "position_offset has no effect with positions = rotary"),
+        ({"rotary": RotaryConfig(base=5e5)}, "rotary has no effect with positions = sinusoidal"),
+        ({"attention_bias": False, "biased_projections": ("query",)}, "biased_projections has no effect without"),
+        ({"positions": "learned", "max_positions": 2, "position_offset": 2}, "position_offset must be below"),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong, message):

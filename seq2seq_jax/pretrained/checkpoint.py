@@ -1,0 +1,269 @@
+"""A checkpoint of another project: its config and its files, and what they are here."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from seq2seq_jax.batch import Vocabulary, one_token_batch
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.modules.precision import Precision
+from seq2seq_jax.pretrained.family import OUTPUT, SOURCE, TARGET, Described, Family
+from seq2seq_jax.pretrained.registry import family_of
+from seq2seq_jax.pretrained.safetensors_files import StoredTensor, TensorFiles, describe_names
+from seq2seq_jax.pretrained.table import Entry, Place, check_tensors, flat, load, places
+from seq2seq_jax.pretrained.transforms import Table
+
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+
+TINY = {"num_layers": 1, "model_dim": 8, "num_heads": 1, "hidden_dim": 8}
+"""A stack in the place of the one that a checkpoint of a part lacks."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.parent} has no {path.name}. Give the directory of a model with its config.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: expected a JSON object. Copy it again.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object, and holds a {type(found).__name__}. Copy it again.")
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """An opened checkpoint, of which the headers alone have been read.
+
+    Attributes:
+        directory: where it lies.
+        config: its config.json.
+        family: its architecture.
+        files: its tensors.
+        described: what its config says.
+        names: name in the table -> name in the files.
+        tables: path of each table of embeddings or output -> names under which the files hold it.
+        unused: names in the files of tensors that are no parameters.
+    """
+
+    directory: Path
+    config: Mapping[str, Any]
+    family: Family
+    files: TensorFiles
+    described: Described
+    names: Mapping[str, str]
+    tables: Mapping[str, tuple[str, ...]]
+    unused: tuple[str, ...]
+
+    @classmethod
+    def open(cls, directory: Path, *, ignore_fields: Collection[str] = ()) -> "Checkpoint":
+        """Read config and headers, and check that they describe the same model.
+
+        Args:
+            ignore_fields: fields of the config that may be ignored although they are not known.
+
+        Raises:
+            ValueError: with what is wrong.
+        """
+        origin = str(directory / CONFIG_FILE)
+        config = read_json(directory / CONFIG_FILE)
+        family = family_of(config.get("model_type"), origin=origin)
+        files = TensorFiles.open(directory)
+        names: dict[str, str] = {}
+        for name in files.tensors:
+            own = _without_prefix(name, family.prefixes)
+            if own in names:
+                raise ValueError(f"{directory} has {names[own]} and {name}, which are one tensor. Leave one out.")
+            names[own] = name
+        values = family.values(config, allowed=ignore_fields, origin=origin)
+        try:
+            described = family.describe(values, names.keys(), origin=origin)
+        except (ValueError, TypeError, KeyError) as error:
+            described_error = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            raise ValueError(
+                described_error if described_error.startswith(origin) else f"{origin}: {described_error}"
+            ) from error
+        unused = tuple(file for name, file in names.items() if family.is_unused(name, described))
+        tables = _tables(family, values, names, files.tensors, origin=str(directory))
+        found = cls(
+            directory=directory,
+            config=config,
+            family=family,
+            files=files,
+            described=described,
+            names=names,
+            tables=tables,
+            unused=unused,
+        )
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        of_parameters = {
+            name: self.files.tensors[file]
+            for name, file in self.names.items()
+            if file not in self.unused and not any(name in names[1:] for names in self.tables.values())
+        }
+        check_tensors(of_parameters, self.places, self.shapes, origin=str(self.directory))
+
+    @property
+    def tied_embeddings(self) -> str:
+        """The value of `ModelConfig.tied_embeddings`, by the bytes of the tables."""
+        if SOURCE in self.tables:
+            return "none" if OUTPUT in self.tables else "decoder"
+        return "inputs" if OUTPUT in self.tables else "all"
+
+    def model(self, precision: Precision = "float32") -> ModelConfig:
+        """The model; of a checkpoint of a part, that part beside a tiny one of the other side.
+
+        Args:
+            precision: see `ModelConfig`.
+        """
+        described, part = self.described, self.family.part
+        scaled = "both" if described.is_scaled else "none"
+        tied = self.tied_embeddings
+        if part != "encoder_decoder":
+            scaled = {"encoder": "source", "decoder": "target"}[part] if described.is_scaled else "none"
+            tied = "none" if part == "encoder" or OUTPUT in self.tables else "decoder"
+        return ModelConfig(
+            encoder=described.encoder or TransformerEncoderConfig(**TINY),
+            decoder=described.decoder or TransformerDecoderConfig(**TINY),
+            tied_embeddings=tied,
+            scaled_embeddings=scaled,
+            precision=precision,
+            **described.model,
+        )
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Sizes and special ids, as the config has them; those of a tokenizer may say more."""
+        values, size = self.described.values, self.described.vocabulary_size
+
+        def one(name: str, otherwise: int) -> int:
+            value = values.get(name)
+            value = value[0] if isinstance(value, list) and value else value
+            return otherwise if value is None else value
+
+        eos = one("eos_token_id", 0)
+        forced = values.get("forced_bos_token_id")
+        return Vocabulary(
+            source_size=size,
+            target_size=size,
+            joint=True,
+            pad_id=one("pad_token_id", 0),
+            bos_id=one("decoder_start_token_id", one("bos_token_id", eos)),
+            eos_id=eos,
+            first_ids=() if forced is None else (forced,),
+        )
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, Any]:
+        """Shapes of the parameters of `model`, by path."""
+        model = self.model().build(self.vocabulary)
+        return unboxed_shapes(model)
+
+    @functools.cached_property
+    def places(self) -> dict[str, Place]:
+        """Name in the table -> where it belongs."""
+        tables = [Entry(names[0], (path,), Table()) for path, names in self.tables.items()]
+        return places([*tables, *self.family.table(self.described)], self.shapes)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths of the parameters that it holds."""
+        return tuple(path for place in self.places.values() for path in place.entry.paths)
+
+    def load(
+        self,
+        layouts: Mapping[str, Any] | None = None,
+        *,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, jax.Array]:
+        """The parameters that it holds, by path.
+
+        Args:
+            layouts: shapes, dtypes and shardings by path; None = of `model`, on the default device.
+            progress: called with (parameters done, all).
+        """
+        tensors = {name: self.files.tensors[file] for name, file in self.names.items()}
+        return load(tensors, self.places, self.shapes if layouts is None else layouts, progress=progress)
+
+
+def unboxed_shapes(model: Any) -> dict[str, Any]:
+    """Shapes of a model's parameters by path, without shardings."""
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), one_token_batch())["params"])
+    leaves = flat(boxed)
+    return {path: getattr(leaf, "value", leaf) for path, leaf in leaves.items()}
+
+
+def _without_prefix(name: str, prefixes: Collection[str]) -> str:
+    for prefix in prefixes:
+        if prefix and name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
+
+
+def _tables(
+    family: Family,
+    values: Mapping[str, Any],
+    names: Mapping[str, str],
+    tensors: Mapping[str, StoredTensor],
+    *,
+    origin: str,
+) -> dict[str, tuple[str, ...]]:
+    """Path of each table that is one of its own -> the names that hold it, by the bytes in the files.
+
+    Raises:
+        ValueError: there is no table, names of one table hold different ones, or the config says otherwise.
+    """
+    there = {path: [name for name in known if name in names] for path, known in family.tied.items()}
+    present = [name for found in there.values() for name in found]
+    if not present:
+        raise ValueError(f"{origin} has no table of embeddings: expected {next(iter(family.tied.values()))[0]}.")
+
+    def equal(first: str, second: str) -> bool:
+        a, b = tensors[names[first]], tensors[names[second]]
+        return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(
+            a.open().view(np.uint8), b.open().view(np.uint8)
+        )
+
+    for path, found in there.items():
+        if found and not all(equal(found[0], name) for name in found[1:]):
+            raise ValueError(f"{origin} has different tables as {describe_names(found)}, which are one. Correct it.")
+    flag = values.get("tie_word_embeddings")
+    main = next(path for path in (TARGET, SOURCE, OUTPUT) if there.get(path))
+    first = TARGET if TARGET in family.tied else main
+    tables = {first: list(there[main])}
+    for path, found in there.items():
+        if not found or path == main:
+            continue
+        is_output = path == OUTPUT
+        if equal(there[main][0], found[0]) and not (is_output and flag is False):
+            tables[first] += found
+            continue
+        if is_output and flag is True and family.flag_decides_tie:
+            raise ValueError(
+                f"{origin}: config.json has tie_word_embeddings = true, and {found[0]} differs from {there[main][0]}. "
+                "Set it to false, or leave that tensor out."
+            )
+        tables[path] = list(found)
+    if flag is False and OUTPUT in family.tied and OUTPUT not in tables and not there[OUTPUT]:
+        raise ValueError(
+            f"{origin}: config.json has tie_word_embeddings = false, and there is no {family.tied[OUTPUT][0]}. Copy "
+            "all of the files, or correct the config."
+        )
+    return {path: tuple(found) for path, found in tables.items()}

@@ -1,0 +1,1 @@
+"""The architectures of other projects, one file per group."""
