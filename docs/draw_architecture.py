@@ -19,15 +19,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PICTURE = REPOSITORY / "docs" / "pictures" / "architecture.png"
 
 PURPOSES = {
-    "commands": "train, evaluate, generate, score, rerank, align, average, benchmark, compile",
+    "commands": "train, evaluate, generate, chat, score, rerank, align, average, compile, ...",
     "benchmark": "timing and profiling of a config",
     "compilation": "a step on chips that are not here",
     "reranking": "n-best lists ordered anew by features",
     "run": "directory, system, data; training and use",
-    "overrides": "options over configs",
+    "overrides": "options",
     "experiment": "everything that a run is, as one frozen dataclass",
     "training": "loop, jitted step, checkpoints, records",
     "tasks": "what the columns of examples mean: one file per task",
+    "pretrained": "checkpoints of other projects, by tables",
     "objectives": "maximum likelihood, policy gradient; players",
     "generation": "methods over start / step",
     "rewards": "a table of rewards on token ids",
@@ -42,12 +43,12 @@ PURPOSES = {
     "parallel": "mesh, partition rules, processes",
     "hashing": "random numbers from keys",
     "values": "their checks",
-    "effects": "what a field changes",
+    "effects": "of fields",
     "outside": "others' classes",
-    "paths": "as people write them",
+    "paths": "as written",
     "old_names": "of earlier versions",
     "version": "of this package",
-    "files": "complete or absent",
+    "files": "whole or absent",
 }
 FLOW = (
     ("text", "files, tables, tensorflow-datasets"),
