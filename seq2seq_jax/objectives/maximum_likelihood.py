@@ -60,6 +60,10 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
     coverage_weight: float = 0.0
     """Weight of the coverage loss, the weight that a token's copying gives to source tokens as far as earlier tokens of
     its target have given it to them already; only for model.copying. 0 = none."""
+    r_drop_weight: float = 0.0
+    """Weight α of R-Drop: every row is computed twice with different dropout, and the loss is the mean of both plus
+    α / 2 times the mean of the two Kullback-Leibler divergences between their distributions (half of the paper's sum);
+    0 = rows are computed once."""
     sampling_schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
     """Scheduled sampling: schedule of the probability that a decoder input is a model prediction instead of the label.
     After i updates it is sampling_limit times min(i / steps, 1), 1 - exp(-i / steps) or
@@ -81,6 +85,8 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
             raise ValueError(f"objective.unlikelihood_weight must not be negative, and is {self.unlikelihood_weight}.")
         if self.coverage_weight < 0.0:
             raise ValueError(f"objective.coverage_weight must not be negative, and is {self.coverage_weight}.")
+        if self.r_drop_weight < 0.0:
+            raise ValueError(f"objective.r_drop_weight must not be negative, and is {self.r_drop_weight}.")
         if self.loss_chunk is not None and self.loss_chunk < 1:
             raise ValueError(f"objective.loss_chunk must be at least 1 position, not {self.loss_chunk}.")
 
@@ -103,7 +109,7 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
                 f"objective.coverage_weight = {self.coverage_weight} has no effect without copying. Set model.copying "
                 "to True, or coverage_weight to 0."
             )
-        for field, without in (("unlikelihood_weight", 0.0), ("sampling_schedule", "none")):
+        for field, without in (("unlikelihood_weight", 0.0), ("r_drop_weight", 0.0), ("sampling_schedule", "none")):
             value = getattr(self, field)
             if model.copying and value != without:
                 raise ValueError(
@@ -225,6 +231,26 @@ def unlikelihood(
     return jnp.sum(losses, axis=-1, where=allowed)
 
 
+def divergence(scores: Float[Array, "rows *dims vocab"]) -> Float[Array, "rows *dims"]:
+    """1/2 KL(p, q) + 1/2 KL(q, p) (nats) of the distributions p of each even row and q of the row behind it, given for
+    both.
+
+    Args:
+        scores: logits.
+
+    Source: Wu et al. 2021 (R-Drop), equation 2.
+    """
+    log_probabilities = jax.nn.log_softmax(scores)
+    first, second = log_probabilities[::2], log_probabilities[1::2]
+    found = 0.5 * jnp.sum((jnp.exp(first) - jnp.exp(second)) * (first - second), axis=-1)
+    return jnp.repeat(found, 2, axis=0)
+
+
+def each_row_twice(array: Array) -> Array:
+    """Every row with a copy behind it, on the same device."""
+    return jnp.stack([array, array], axis=1).reshape(2 * len(array), *array.shape[1:])
+
+
 class MaximumLikelihood(Objective):
     """The objective. Its loss is the mean over target tokens, EOS tokens included, of the global batch."""
 
@@ -242,11 +268,17 @@ class MaximumLikelihood(Objective):
     ) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """See Objective.loss; without an rng, dropout and scheduled sampling are off.
 
-        Logs `nll`, the negative log-likelihood without label smoothing, with an unlikelihood_weight `unlikelihood`
-        (both in nats per target token), and with copying `copy_probability`, the mean of 1 - p_gen, and `coverage`, the
-        coverage loss (per target token).
+        Logs `nll`, the negative log-likelihood without label smoothing, with an unlikelihood_weight `unlikelihood`,
+        with an r_drop_weight `divergence` (all in nats per target token), and with copying `copy_probability`, the mean
+        of 1 - p_gen, and `coverage`, the coverage loss (per target token).
         """
         batch: Batch = prepared.rows
+        config = self.config
+        if config.r_drop_weight > 0.0:
+            if rng is None:
+                config = dataclasses.replace(config, r_drop_weight=0.0)
+            else:
+                batch = jax.tree.map(each_row_twice, batch)
         variables = {"params": params[turn.player]}
         apply = functools.partial(
             self.model.apply, variables, deterministic=rng is None, rngs=None if rng is None else {"dropout": rng}
@@ -266,7 +298,7 @@ class MaximumLikelihood(Objective):
             values = {"copy_probability": jax.nn.sigmoid(-pointed.score), "coverage": coverage_losses(pointed)}
             of_copying = {name: jnp.sum(value, where=target.mask) for name, value in values.items()}
         loss, sums = _vocabulary_loss(
-            self.config, self.model.config.precision, table, negatives, copied, hidden, target.tokens, target.mask
+            config, self.model.config.precision, table, negatives, copied, hidden, target.tokens, target.mask
         )
         if self.config.coverage_weight > 0.0:
             loss += self.config.coverage_weight * of_copying["coverage"]
@@ -290,8 +322,8 @@ class MaximumLikelihood(Objective):
     def pair_flops(self, source: Amount, target: Amount) -> Amount:
         """Model FLOPs of a step on a pair of these lengths (tokens).
 
-        With scheduled sampling the decoder's forward pass that predicts its inputs counts too, and with unlikelihood
-        the scores of earlier tokens.
+        With scheduled sampling the decoder's forward pass that predicts its inputs counts too, with unlikelihood the
+        scores of earlier tokens, and with R-Drop all of it twice.
         """
         config = self.model.config
         forward = config.forward_flops(source, target, vocabulary=self.model.vocabulary)
@@ -300,7 +332,7 @@ class MaximumLikelihood(Objective):
             predictions = forward - config.encoder.forward_flops(source)
         if self.config.unlikelihood_weight > 0.0:
             forward += product_flops(causal_pairs(target), config.decoder.model_dim, 1)
-        return TRAINING * forward + predictions
+        return (TRAINING * forward + predictions) * (2 if self.config.r_drop_weight > 0.0 else 1)
 
     def _inputs(self, variables, batch, memory, step, rng):
         """Decoder inputs, for scheduled sampling; None = the labels. And metrics to log."""
@@ -343,7 +375,7 @@ def _vocabulary_loss(
         hidden, *rest = chunk
         return jax.tree.map(jnp.add, sums, _masked_sums(config, *_scores(precision, table, rows, hidden), *rest)), None
 
-    return _over_chunks(config, add, _no_sums(negatives), (hidden, copied, labels, mask, allowed))[0]
+    return _over_chunks(config, add, _no_sums(config, negatives), (hidden, copied, labels, mask, allowed))[0]
 
 
 def _vocabulary_loss_forward(config, precision, table, negatives, copied, hidden, labels, mask):
@@ -360,7 +392,7 @@ def _vocabulary_loss_forward(config, precision, table, negatives, copied, hidden
         *of_operands, of_hidden = to_operands(tuple(of_scores))
         return jax.tree.map(jnp.add, (sums, operand_gradients), ((loss, logged), of_operands)), (of_copied, of_hidden)
 
-    carry = _no_sums(negatives), jax.tree.map(jnp.zeros_like, [table, rows])
+    carry = _no_sums(config, negatives), jax.tree.map(jnp.zeros_like, [table, rows])
     arrays = hidden, copied, labels, mask, allowed
     (sums, operand_gradients), of_positions = _over_chunks(config, add, carry, arrays)
     return sums, (*operand_gradients, *of_positions)
@@ -381,9 +413,12 @@ def _scores(precision, table, rows, hidden):
     return Embedding.scores(table, hidden, precision=precision), of_candidates
 
 
-def _no_sums(negatives):
+def _no_sums(config, negatives):
     """What `_masked_sums` adds to."""
-    return jnp.zeros(()), {"nll": jnp.zeros(())} | ({} if negatives is None else {"unlikelihood": jnp.zeros(())})
+    names = ["nll"]
+    names += [] if negatives is None else ["unlikelihood"]
+    names += ["divergence"] if config.r_drop_weight > 0.0 else []
+    return jnp.zeros(()), {name: jnp.zeros(()) for name in names}
 
 
 def _masked_sums(config, scores, candidate_scores, copied, labels, mask, allowed):
@@ -394,6 +429,9 @@ def _masked_sums(config, scores, candidate_scores, copied, labels, mask, allowed
     if candidate_scores is not None:
         logged["unlikelihood"] = unlikelihood(scores, candidate_scores, allowed)
         loss += config.unlikelihood_weight * logged["unlikelihood"]
+    if config.r_drop_weight > 0.0:
+        logged["divergence"] = divergence(scores)
+        loss += config.r_drop_weight / 2 * logged["divergence"]
     return jax.tree.map(lambda each: jnp.sum(jnp.where(mask, each, 0.0)), (loss, logged))
 
 

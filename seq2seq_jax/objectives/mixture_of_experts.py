@@ -43,11 +43,11 @@ class MixtureOfExpertsConfig(MaximumLikelihoodConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.sampling_schedule != "none":
-            raise ValueError(
-                f"objective.sampling_schedule = {self.sampling_schedule} is not supported with a mixture of experts. "
-                "Set it to none."
-            )
+        for field, without in (("sampling_schedule", "none"), ("r_drop_weight", 0.0)):
+            if (value := getattr(self, field)) != without:
+                raise ValueError(
+                    f"objective.{field} = {value} is not supported with a mixture of experts. Set it to {without}."
+                )
 
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "MixtureOfExperts":
         """The objective for a model; it does not need the tokenizer."""
