@@ -31,6 +31,7 @@ def experiment() -> Experiment:
         model=ModelConfig(
             encoder=TransformerEncoderConfig(num_layers=3, **stack),
             decoder=TransformerDecoderConfig(num_layers=2, **stack),
+            copying=True,
             precision="bfloat16_products",
         ),
         objective=MaximumLikelihoodConfig(label_smoothing=0.05),

@@ -62,7 +62,10 @@ def read_schema(directory: str, name: str) -> dict[str, Service]:
     """
     path = user_path(directory) / name
     if not os.path.isfile(path):
-        raise ValueError(f"expected the schema {path}; there is no such file: name it with --data.train_schema or so")
+        raise ValueError(
+            f"expected the schema {path}; there is no such file: give its directory with --data.directory, "
+            "or its name with --data.train_schema or --data.validation_schema"
+        )
     try:
         services = json.loads(path.read_text(encoding="utf-8"))
         return {
