@@ -21,33 +21,33 @@ from seq2seq_jax.training.optimizer import AdamWConfig
 
 def experiment() -> Experiment:
     """The experiment."""
-    stack = {"model_dim": 256, "num_heads": 4, "dropout": 0.15}
+    stack = {"model_dim": 192, "num_heads": 3, "dropout": 0.1}
     return Experiment(
         data=Conversations(
             directory="data/chat",
             train="chitchat.train.jsonl",
             validation="chitchat.dev.jsonl",
             speakers=("A", "B"),
-            max_turns=3,
+            max_turns=2,
             lowercase=True,
-            max_source_length=216,
+            max_source_length=160,
             max_target_length=80,
             too_long="truncate",
         ),
         task=Conversation(),
-        tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=8_000),
+        tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=6_000),
         model=ModelConfig(
-            encoder=TransformerEncoderConfig(num_layers=2, hidden_dim=768, **stack),
-            decoder=TransformerDecoderConfig(num_layers=3, hidden_dim=1024, **stack),
+            encoder=TransformerEncoderConfig(num_layers=1, hidden_dim=512, **stack),
+            decoder=TransformerDecoderConfig(num_layers=2, hidden_dim=768, **stack),
         ),
         objective=MaximumLikelihoodConfig(label_smoothing=0.0),
-        optimizer=AdamWConfig(learning_rate=1.5e-3, schedule="cosine", warmup_steps=300, ema_decay=0.998),
+        optimizer=AdamWConfig(learning_rate=1.5e-3, schedule="cosine", warmup_steps=500, ema_decay=0.998),
         training=TrainingConfig(
-            steps=2_000,
-            target_tokens_per_batch=48 * 80,
-            log_every=50,
-            checkpoint_every=500,
-            evaluate_every=500,
+            steps=15_000,
+            target_tokens_per_batch=24 * 80,
+            log_every=100,
+            checkpoint_every=3_000,
+            evaluate_every=3_000,
             select_by="perplexity_per_word",
         ),
         generation=Sampling(top_p=0.9, maximum_length_ratio=0.0, maximum_length_extra=80),

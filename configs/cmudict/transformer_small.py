@@ -21,7 +21,7 @@ from seq2seq_jax.training.optimizer import AdamWConfig
 
 def experiment() -> Experiment:
     """The experiment."""
-    stack = {"num_layers": 3, "model_dim": 192, "num_heads": 4, "hidden_dim": 768, "dropout": 0.15}
+    stack = {"num_layers": 3, "model_dim": 192, "num_heads": 4, "hidden_dim": 768, "dropout": 0.1}
     return Experiment(
         data=Pronunciations(directory="data/cmudict", max_source_length=32, max_target_length=28),
         tokenizer=TokenizerConfig(
@@ -38,7 +38,7 @@ def experiment() -> Experiment:
             tied_embeddings="decoder",
         ),
         objective=MaximumLikelihoodConfig(label_smoothing=0.1),
-        optimizer=AdamWConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=400, ema_decay=0.998),
+        optimizer=AdamWConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=400, ema_decay=0.998),
         training=TrainingConfig(
             steps=4_200, target_tokens_per_batch=256 * 28, log_every=50, checkpoint_every=700, evaluate_every=700
         ),

@@ -3,11 +3,13 @@
 import abc
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.effects import changes
 from seq2seq_jax.values import check_values
+
+if TYPE_CHECKING:
+    import seq2seq_jax.data.columns
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_SET = "validation/"
@@ -131,12 +133,17 @@ class PairSource(DataSource):
     def columns(self) -> tuple[str, ...]:
         return ("source", "target")
 
-    def source_column(self) -> Tokens:
+    def source_column(self) -> "seq2seq_jax.data.columns.Tokens":
         """What sources are stored as."""
+        # The help of a command asks for this class, and needs no jax, which columns do.
+        from seq2seq_jax.data.columns import Tokens
+
         return Tokens(side="source", max_length=self.max_source_length, truncate=self._truncated_end)
 
-    def target_column(self) -> Tokens:
+    def target_column(self) -> "seq2seq_jax.data.columns.Tokens":
         """What targets are stored as."""
+        from seq2seq_jax.data.columns import Tokens
+
         return Tokens(side="target", max_length=self.max_target_length, truncate=self._truncated_end)
 
     @property

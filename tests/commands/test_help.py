@@ -17,7 +17,7 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 def test_help_names_every_command(seq2seq, arguments):
     outcome = seq2seq(*arguments)
     assert (outcome.status, outcome.errors) == (0, "")
-    for command in ("train", "data", "evaluate", "generate", "align", "average", "benchmark", "compile"):
+    for command in ("train", "data", "evaluate", "generate", "chat", "align", "average", "benchmark", "compile"):
         assert f"seq2seq {command} " in outcome.output
 
 
@@ -27,6 +27,7 @@ def test_help_names_every_command(seq2seq, arguments):
         ("train", "CONFIG", ["run_dir", "json", "processes.stall_timeout"]),
         ("evaluate", "RUN", ["split", "json", "generation.beam_size", "mesh.data", "data.cache_directory"]),
         ("generate", "RUN", ["input", "output", "json", "generation.n_best"]),
+        ("chat", "RUN", ["transcript", "checkpoint", "generation.top_p", "mesh.data"]),
         ("align", "RUN", ["input", "target", "output", "layer", "head", "json", "generation.beam_size"]),
         ("average", "RUN", ["output", "last"]),
         ("benchmark", "CONFIG", ["parts", "rounds", "profile", "sweep", "compare", "synthetic"]),
@@ -87,7 +88,7 @@ def test_no_command_shows_the_usage_and_is_a_mistake(seq2seq):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "data", "evaluate", "generate", "align", "average", "benchmark", "compile"]
+    "command", ["train", "data", "evaluate", "generate", "chat", "align", "average", "benchmark", "compile"]
 )
 def test_a_command_without_its_first_argument_is_a_mistake(seq2seq, command):
     outcome = seq2seq(command)
