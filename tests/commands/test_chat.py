@@ -293,3 +293,32 @@ def test_a_terminal_shows_answers_and_takes_commands(talks):
         assert terminal.process.wait(SECONDS) == 0
     finally:
         terminal.close()
+
+
+def test_answers_of_contexts_are_scored_and_compared_with_wrong_ones(seq2seq, talks, trained, tmp_path):
+    contexts = [
+        {"context": ["I like dogs."], "responses": ["I have cats.", "I have cows."], "adversarial": ["like dogs I"]},
+        {"context": ["Do cows like dogs?"], "responses": ["no"], "adversarial": ["cows. cows. dogs"]},
+        {"context": ["Hi"], "responses": ["no"]},
+    ]
+    (tmp_path / "contexts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in contexts))
+    data = ["--split", "test", "--data.directory", tmp_path, "--data.test", "contexts.jsonl"]
+    file = tmp_path / "scores.json"
+    outcome = seq2seq("evaluate", talks, *data, "--metrics", "hits", "bleu", "variety", "--json", file)
+    assert outcome.status == 0, outcome.errors
+    scores = json.loads(file.read_text())
+    assert scores["examples"] == 3 and scores["hits_at_1_per_token"] == 100.0
+    # The third context has no wrong answers.
+    assert scores["metrics"]["hits_at_1_per_token"]["signature"].startswith("examples:2|")
+    assert scores["hits_at_1_per_token_by_chance"] == 50.0
+    assert "nrefs:var" in scores["metrics"]["bleu"]["signature"]
+    # What Python's door gives is what is compared.
+    run = seq2seq_jax.load(str(talks))
+    right, wrong = run.score(["<a> do cows like dogs?"] * 2, ["no", "cows. cows. dogs"])
+    assert right.log_probability / right.num_tokens > wrong.log_probability / wrong.num_tokens
+
+    (tmp_path / "contexts.jsonl").write_text(f"{json.dumps(contexts[2])}\n")
+    outcome = seq2seq("evaluate", talks, *data, "--metrics", "hits")
+    assert outcome.status == 2 and "expected examples with wrong answers" in outcome.errors
+    outcome = seq2seq("evaluate", trained, "--metrics", "hits")
+    assert outcome.status == 2 and "metric hits needs adversarial, which pairs do not have" in outcome.error_line
