@@ -21,6 +21,7 @@ from seq2seq_jax.commands.conversation import PROMPT
 from seq2seq_jax.data.conversations import Conversations
 from seq2seq_jax.data.dialogues import Dialogues
 from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.experiment import load_config_by_name
 from seq2seq_jax.generation.methods import BeamSearch, Sampling
 from seq2seq_jax.tasks.conversation import Conversation
 from seq2seq_jax.tasks.task import Exchange, Reply
@@ -210,6 +211,14 @@ def test_the_prompt_is_what_was_said_in_the_form_of_the_data():
     assert Conversation().chat_source(data, said[:1], "Three") == "<a> one<b> two<a> three"
     assert Conversation().chat_source(data, said, "FIVE") == "<b> two<a> three<b> four<a> five"
     assert Conversation().chat_reply(data, "so") == Reply("so", {})
+
+
+def test_the_system_of_task_oriented_dialogues_is_what_answers():
+    experiment = load_config_by_name("sgd/response")
+    said = [Exchange("A table!", "Where?")]
+    prompt = experiment.task.chat_source(experiment.data, said, "In San Jose.")
+    assert prompt == "<user> A table!<system> Where?<user> In San Jose."
+    assert _default_method(experiment).top_p == 0.9
 
 
 def test_a_conversation_is_between_two_speakers():
