@@ -1,6 +1,9 @@
 """Pronunciation of English words (CMUdict): LSTM encoder of two directions, LSTM decoder with additive attention.
 
-seq2seq train cmudict/recurrent_additive --data.directory DIR    # DIR has cmudict.dict[.gz]
+    seq2seq train cmudict/recurrent_additive --data.directory DIR    # DIR has cmudict.dict[.gz]
+
+4.63M parameters. A step of 256 rows (some 920 words) takes 0.70 s on 2 cores of an AMD EPYC with AVX-512 (jax 0.10.2,
+Python 3.11), so that the 3,600 steps are 42 minutes. Splits and stress marks as in cmudict/transformer_small.
 """
 
 import dataclasses

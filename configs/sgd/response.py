@@ -13,6 +13,7 @@ from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
+from seq2seq_jax.tasks.conversation import Conversation
 from seq2seq_jax.training.config import TrainingConfig
 from seq2seq_jax.training.optimizer import AdamWConfig
 
@@ -29,6 +30,7 @@ def experiment() -> Experiment:
             max_target_length=64,
             too_long="truncate",
         ),
+        task=Conversation(),
         tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=4_000),
         model=ModelConfig(
             encoder=TransformerEncoderConfig(num_layers=3, **stack),

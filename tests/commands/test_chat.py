@@ -21,6 +21,7 @@ from seq2seq_jax.commands.conversation import PROMPT
 from seq2seq_jax.data.conversations import Conversations
 from seq2seq_jax.data.dialogues import Dialogues
 from seq2seq_jax.data.tokenizer import TokenizerConfig
+from seq2seq_jax.experiment import load_config_by_name
 from seq2seq_jax.generation.methods import BeamSearch, Sampling
 from seq2seq_jax.tasks.conversation import Conversation
 from seq2seq_jax.tasks.task import Exchange, Reply
@@ -212,6 +213,14 @@ def test_the_prompt_is_what_was_said_in_the_form_of_the_data():
     assert Conversation().chat_reply(data, "so") == Reply("so", {})
 
 
+def test_the_system_of_task_oriented_dialogues_is_what_answers():
+    experiment = load_config_by_name("sgd/response")
+    said = [Exchange("A table!", "Where?")]
+    prompt = experiment.task.chat_source(experiment.data, said, "In San Jose.")
+    assert prompt == "<user> A table!<system> Where?<user> In San Jose."
+    assert _default_method(experiment).top_p == 0.9
+
+
 def test_a_conversation_is_between_two_speakers():
     Conversation().check(Dialogues(directory="x"), TokenizerConfig())
     with pytest.raises(ValueError, match="between two speakers") as error:
@@ -293,3 +302,32 @@ def test_a_terminal_shows_answers_and_takes_commands(talks):
         assert terminal.process.wait(SECONDS) == 0
     finally:
         terminal.close()
+
+
+def test_answers_of_contexts_are_scored_and_compared_with_wrong_ones(seq2seq, talks, trained, tmp_path):
+    contexts = [
+        {"context": ["I like dogs."], "responses": ["I have cats.", "I have cows."], "adversarial": ["like dogs I"]},
+        {"context": ["Do cows like dogs?"], "responses": ["no"], "adversarial": ["cows. cows. dogs"]},
+        {"context": ["Hi"], "responses": ["no"]},
+    ]
+    (tmp_path / "contexts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in contexts))
+    data = ["--split", "test", "--data.directory", tmp_path, "--data.test", "contexts.jsonl"]
+    file = tmp_path / "scores.json"
+    outcome = seq2seq("evaluate", talks, *data, "--metrics", "hits", "bleu", "variety", "--json", file)
+    assert outcome.status == 0, outcome.errors
+    scores = json.loads(file.read_text())
+    assert scores["examples"] == 3 and scores["hits_at_1_per_token"] == 100.0
+    # The third context has no wrong answers.
+    assert scores["metrics"]["hits_at_1_per_token"]["signature"].startswith("examples:2|")
+    assert scores["hits_at_1_per_token_by_chance"] == 50.0
+    assert "nrefs:var" in scores["metrics"]["bleu"]["signature"]
+    # What Python's door gives is what is compared.
+    run = seq2seq_jax.load(str(talks))
+    right, wrong = run.score(["<a> do cows like dogs?"] * 2, ["no", "cows. cows. dogs"])
+    assert right.log_probability / right.num_tokens > wrong.log_probability / wrong.num_tokens
+
+    (tmp_path / "contexts.jsonl").write_text(f"{json.dumps(contexts[2])}\n")
+    outcome = seq2seq("evaluate", talks, *data, "--metrics", "hits")
+    assert outcome.status == 2 and "expected examples with wrong answers" in outcome.errors
+    outcome = seq2seq("evaluate", trained, "--metrics", "hits")
+    assert outcome.status == 2 and "metric hits needs adversarial, which pairs do not have" in outcome.error_line
