@@ -1,6 +1,9 @@
 """Responses on SGD from what the system is to say: acts, slots and values to a sentence.
 
-seq2seq train sgd/response_from_acts --data.directory DIR    # DIR has {train,dev}.jsonl[.gz], schema.{train,dev}.json
+    seq2seq train sgd/response_from_acts --data.directory DIR    # DIR: {train,dev}.jsonl[.gz], schema.{train,dev}.json
+
+Values are copied from the source (pointer-generator). A quarter of a second per step on 2 cores, so 8,000 steps; scores
+are not measured yet.
 """
 
 from seq2seq_jax.data.schema_dialogues import DialogueActs

@@ -72,7 +72,12 @@ class SourceBatch(NamedTuple):
 
 
 def source_batches(
-    sequences: Sequence[Sequence[int]], *, vocabulary: Vocabulary, source_tokens_per_batch: int, max_length: int
+    sequences: Sequence[Sequence[int]],
+    *,
+    vocabulary: Vocabulary,
+    source_tokens_per_batch: int,
+    max_length: int,
+    shapes_of: int = 0,
 ) -> Iterator[SourceBatch]:
     """Batches to generate from, of like length and in few shapes, so that little is compiled.
 
@@ -83,6 +88,7 @@ def source_batches(
         sequences: source ids, each ending in the EOS token.
         source_tokens_per_batch: tokens of a batch, padding counted, where a row is not longer than that.
         max_length: the longest row that the model takes.
+        shapes_of: a number of sequences, if these are fewer, whose shapes are used.
 
     Returns:
         An iterator of batches of numpy int32 arrays, shortest first; `indices` restores the order.
@@ -99,7 +105,7 @@ def source_batches(
             f"cut it before"
         )
     row_lengths = [*itertools.takewhile(lambda length: length < max_length, _row_lengths()), max_length]
-    most_rows = 1 << (len(sequences) - 1).bit_length()
+    most_rows = 1 << (max(len(sequences), shapes_of) - 1).bit_length()
     shapes = tuple(
         RowShape(
             rows=min(most_rows, max(1, source_tokens_per_batch // length)), source_length=length, target_length=length

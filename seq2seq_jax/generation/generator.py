@@ -166,13 +166,24 @@ class Generator:
         sources: FittedSources,
         *,
         controls: Sequence[LineControls] | None = None,
+        shapes_of: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Hypothesis]]:
-        """Like `generate`, for texts that are ids already."""
-        return self._in_order(self.generate_batches(params, sources, controls=controls), len(sources), progress)
+        """Like `generate`, for texts that are ids already.
+
+        Args:
+            shapes_of: see `source_batches`: fewer programs are compiled where numbers of sources vary.
+        """
+        batches = self.generate_batches(params, sources, controls=controls, shapes_of=shapes_of)
+        return self._in_order(batches, len(sources), progress)
 
     def generate_batches(
-        self, params: Any, sources: FittedSources, *, controls: Sequence[LineControls] | None = None
+        self,
+        params: Any,
+        sources: FittedSources,
+        *,
+        controls: Sequence[LineControls] | None = None,
+        shapes_of: int = 0,
     ) -> Iterator[dict[int, list[Hypothesis]]]:
         """After each batch the texts for every source that is complete with it, by its index.
 
@@ -184,7 +195,7 @@ class Generator:
         rows = sources.rows
         waiting: dict[int, dict[int, list[Hypothesis]]] = {}
         ids = [sources.parts[text][part] for text, part in rows]
-        for indices, result in self._generate_all(params, ids, sources.drawn_lines, line_tokens):
+        for indices, result in self._generate_all(params, ids, sources.drawn_lines, line_tokens, shapes_of=shapes_of):
             complete = {}
             for row, index in enumerate(indices):
                 text, part = rows[index]
@@ -343,6 +354,8 @@ class Generator:
         encoded: Sequence[Sequence[int]],
         lines: Int[np.ndarray, " texts"],
         line_tokens: list[LineTokens] | None = None,
+        *,
+        shapes_of: int = 0,
     ) -> Iterator[tuple[np.ndarray, GenerationResult]]:
         """Generate batch by batch; the next batch runs while the results of one are fetched.
 
@@ -353,6 +366,7 @@ class Generator:
             vocabulary=self.tokenizer.vocabulary,
             source_tokens_per_batch=self.method.source_tokens_per_batch,
             max_length=self.max_source_length,
+            shapes_of=shapes_of,
         )
         # Arrays of all texts, so that batches of one length have one shape.
         of_texts = lines, None if line_tokens is None else LineArrays.of(line_tokens)

@@ -218,12 +218,13 @@ class Validation:
 
     def _rolled(self, params: Any, progress: Callable[[int, int], None] | None) -> Sequence[Any]:
         """What comes of each example where outputs are rolled through those that follow each other."""
-        rollout, num_done, total = self.sources.rollout(), 0, len(self.sources.examples)
+        rollout, num_done, total, most = self.sources.rollout(), 0, len(self.sources.examples), 0
         while sources := rollout.next_sources():
+            most = max(most, len(sources))
             # Draws depend on an example's place in the set, as when examples stand alone.
             lines = [index + 1 for index, _ in sources]
             fitted = self.generator.sources.fit([text for _, text in sources], too_long="truncate", lines=lines)
-            found = self.generator.generate_fitted(params, fitted)
+            found = self.generator.generate_fitted(params, fitted, shapes_of=most)
             rollout.take([best[0].text if best else "" for best in found])
             num_done += len(sources)
             if progress is not None:

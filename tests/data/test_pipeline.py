@@ -406,6 +406,13 @@ def test_a_few_sources_make_a_small_batch():
     assert indices.tolist() == [0, 2, 1]
     assert source.tokens[2, :4].tolist() == [11, 11, END, PADDING]
     assert list(source_batches([], vocabulary=VOCABULARY, source_tokens_per_batch=960, max_length=100)) == []
+    settings = {"vocabulary": VOCABULARY, "source_tokens_per_batch": 960, "max_length": 100}
+    shapes = [
+        batch.source.tokens.shape
+        for number, shapes_of in ((1, 0), (1, 20), (20, 0))
+        for batch in source_batches([[9, END]] * number, **settings, shapes_of=shapes_of)
+    ]
+    assert shapes == [(1, 16), (32, 16), (32, 16)], "fewer sequences in the shapes of more"
 
 
 def test_a_source_longer_than_the_model_takes_is_refused():

@@ -188,8 +188,8 @@ class Shout(Echo):
         super().__init__(truncate=False)
         self.sources.fit = lambda texts, *, too_long, lines: self.calls.append((texts, too_long, lines)) or texts
 
-    def generate_fitted(self, params, sources):
-        assert params == "params"
+    def generate_fitted(self, params, sources, *, shapes_of):
+        assert params == "params" and shapes_of == 2
         return [[Hypothesis(text=text.upper(), score=0.0, log_probability=0.0, num_tokens=1)] for text in sources]
 
 
