@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PICTURE = REPOSITORY / "docs" / "pictures" / "architecture.png"
 
 PURPOSES = {
-    "commands": "train, evaluate, generate, chat, score, rerank, align, average, compile, ...",
+    "commands": "train, evaluate, generate, chat, score, rerank, align, average, import, export, ...",
     "benchmark": "timing and profiling of a config",
     "compilation": "a step on chips that are not here",
     "reranking": "n-best lists ordered anew by features",

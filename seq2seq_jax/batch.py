@@ -23,7 +23,8 @@ class Vocabulary:
         target_size: number of target token ids.
         joint: whether both sides share one set of ids (and may share one embedding table).
         pad_id: the pad token, at positions of segment 0.
-        bos_id: the BOS token, the first input of every decoder and, unless it is the EOS token too, never a label.
+        bos_id: the BOS token, the first input of every decoder and never a label, unless it is the EOS token or among
+            first_ids, too.
         eos_id: the EOS token, the last token of every source and target example.
         sentinel_ids: tokens that stand for the spans removed from a text, in order; empty = none.
         never_ids: further tokens that are never generated.
@@ -42,10 +43,10 @@ class Vocabulary:
 
     @property
     def suppressed_ids(self) -> tuple[int, ...]:
-        """All tokens that are never generated, in order: the pad token, the BOS token unless it ends texts, and
+        """All tokens that are never generated, in order: pad, the BOS token unless texts begin or end with it, and
         others.
         """
-        return tuple(sorted({self.pad_id, self.bos_id, *self.never_ids} - {self.eos_id}))
+        return tuple(sorted({self.pad_id, self.bos_id, *self.never_ids} - {self.eos_id, *self.first_ids}))
 
     def is_suppressed(self, ids: Int[Array, "*dims"]) -> Bool[Array, "*dims"]:
         """Whether tokens are never generated."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from seq2seq_jax.commands import options
+from seq2seq_jax.commands.main import MODULES
 from seq2seq_jax.experiment import Experiment, find_config
 
 REPOSITORY = Path(__file__).parents[1]
@@ -77,7 +78,7 @@ def options_of(command):
     name = command.title().replace("-", "")
     arguments = getattr(options, f"{name}Options", None)
     if arguments is None:
-        module = importlib.import_module(f"seq2seq_jax.commands.{command.replace('-', '_')}")
+        module = importlib.import_module(f"seq2seq_jax.commands.{MODULES.get(command, command)}")
         arguments = getattr(module, f"{name}Arguments")
     return set(fields(arguments)) | set(fields(Experiment))
 

@@ -293,7 +293,7 @@ def tokenizer_figures(config: "TokenizerConfig", tokenizer: "Tokenizer") -> dict
     from seq2seq_jax.experiment import to_json
 
     values = to_json(config)
-    if values["vocabulary_size"] is None:
+    if values["vocabulary_size"] is None or config.kind == "imported":
         vocabulary = tokenizer.vocabulary
         sizes = [vocabulary.source_size, vocabulary.target_size]
         values["vocabulary_size"] = sizes[0] if vocabulary.joint else sizes
@@ -308,5 +308,7 @@ def tokenizer_row(tokenizer: dict[str, Any]) -> tuple[str, str]:
     """
     size = tokenizer["vocabulary_size"]
     sizes = " and ".join(f"{each:,}" for each in (size if isinstance(size, list) else [size]))
+    if tokenizer["kind"] == "imported":
+        return "tokenizer", f"imported, {sizes}"
     text = {"identity": "text as it is (normalization identity)", "nfkc": "text normalised to NFKC"}
     return "tokenizer", f"{tokenizer['kind']}, {sizes}, {text[tokenizer['normalization']]}"

@@ -31,6 +31,8 @@ seq2seq: encoder-decoder training on JAX
   seq2seq rerank RUN --input LISTS --features F [--tune FILE]   order n-best lists anew; tune the weights of features
   seq2seq align RUN [--input FILE] [--output DIRECTORY]         heat maps of attention, a picture a line
   seq2seq average RUN [RUN ...] --output RUN2 [--last N]        average checkpoints, of one run or several
+  seq2seq import DIR --output RUN                               a run from a model of Hugging Face transformers
+  seq2seq export RUN --output DIR [--format huggingface]        a run as a model that transformers reads
   seq2seq benchmark CONFIG [--sweep FIELD=V,V,...] [--peers]     how fast it trains, generates and reads its data here
   seq2seq compile CONFIG --topology v5p:8x8x16 [--sweep ...]    memory and estimated time on chips that are not there
 
@@ -40,8 +42,11 @@ Each command has --help; `seq2seq train CONFIG --help` lists every field of the 
 
 COMMANDS = (
     "train", "data", "evaluate", "generate", "translate-corpus", "chat", "score", "rerank", "align", "average",
-    "benchmark", "compile",
+    "import", "export", "benchmark", "compile",
 )  # fmt: skip
+
+MODULES = {"import": "import_model", "export": "export_model", "translate-corpus": "translate_corpus"}
+"""Command -> its module, where that has another name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,7 +139,7 @@ def _run_command(name: str, arguments: list[str]) -> None:
     if parsed or name == "peers" or (arguments and not arguments[0].startswith("-")):
         set_flags()
         keep_memory_between_steps()
-    importlib.import_module(f"seq2seq_jax.commands.{name.replace('-', '_')}").run(arguments, *parsed)
+    importlib.import_module(f"seq2seq_jax.commands.{MODULES.get(name, name)}").run(arguments, *parsed)
 
 
 def _with_notes(message: str, error: BaseException) -> str:

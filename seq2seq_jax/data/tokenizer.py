@@ -41,7 +41,9 @@ VOCABULARY_SIZES = (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
 MOST_COUNTED = 32_000_000
 """Characters of training text from which on the largest of them is chosen."""
 
-Kind = Literal["bpe", "unigram", "char", "words"]
+Kind = Literal["bpe", "unigram", "char", "words", "imported"]
+IMPORTED = "imported"
+"""Kind of a tokenizer of another project, which comes with an imported run."""
 SENTENCEPIECE_KINDS = {"words": "word"}
 """Kinds that SentencePiece calls otherwise."""
 BOUNDED_KINDS = ("char", "words")
@@ -63,7 +65,8 @@ class TokenizerConfig:
 
     kind: Kind = "bpe"
     """Byte-pair merges, a unigram language model's pieces, single characters, or whole words, as spaces divide them
-    (phonemes, slots, digits)."""
+    (phonemes, slots, digits). imported: that of the run that training starts from, which was imported from another
+    project; no other field has an effect."""
     vocabulary_size: int | None = 8000
     """Ids of each model, the four special ids and the 256 bytes counted; lowered, with a message, to as many as the
     text has pieces for. An upper bound for "char" and "words", where the most frequent ones are kept. None = it follows
@@ -90,6 +93,18 @@ class TokenizerConfig:
 
     def __post_init__(self):
         check_values(self, "tokenizer")
+        if self.kind == IMPORTED:
+            changed = [
+                field.name
+                for field in dataclasses.fields(self)
+                if field.name != "kind" and getattr(self, field.name) != field.default
+            ]
+            if changed:
+                raise ValueError(
+                    f"{changed[0]} has no effect with kind = imported: the files of the other project say it all"
+                )
+        if self.target_kind == IMPORTED:
+            raise ValueError("target_kind cannot be imported: an imported tokenizer has both sides")
         smallest = self.smallest
         if self.vocabulary_size is not None and self.vocabulary_size < smallest:
             bytes_counted = " and the 256 bytes of byte_fallback" if self.byte_fallback else ""
@@ -199,6 +214,11 @@ class Tokenizer:
         Raises:
             ValueError: there is no text, or it does not admit `vocabulary_size`; the message says what it admits.
         """
+        if config.kind == IMPORTED:
+            raise ValueError(
+                "tokenizer.kind = imported is that of an imported run: start from one with --init-from, or choose bpe, "
+                "unigram, char or words"
+            )
         examples = itertools.islice(examples, config.training_examples)
         if config.vocabulary_size is None:
             examples, num_characters = _counted(examples, MOST_COUNTED)
@@ -258,15 +278,16 @@ class Tokenizer:
             ValueError: there is none, it cannot be read, or it is another one.
         """
         directory = pathlib.Path(directory)
+        if (directory / "tokenizer.imported.json").is_file():
+            from seq2seq_jax.data.imported_tokenizer import ImportedTokenizer
+
+            return ImportedTokenizer.load(directory, fingerprint=fingerprint)
         for names in ((JOINT_FILE,), (SOURCE_FILE, TARGET_FILE)):
             if all((directory / name).is_file() for name in names):
                 models = [(directory / name).read_bytes() for name in names]
                 # Compared before SentencePiece reads it, which can end the process on a damaged model.
                 if fingerprint is not None and _fingerprint(models) != fingerprint:
-                    raise ValueError(
-                        f"{' or '.join(names)} in {directory} was changed or damaged: it is not the tokenizer that "
-                        "the run was trained with. Restore it from a backup, or from a run with the same tokenizer."
-                    )
+                    raise damaged_tokenizer(" or ".join(names), directory)
                 return cls(*models)
         raise ValueError(
             f"no tokenizer in {directory}: expected {JOINT_FILE}, or {SOURCE_FILE} and {TARGET_FILE}; train one first"
@@ -337,6 +358,14 @@ class Tokenizer:
     def target_pieces(self, ids: Sequence[int]) -> list[str]:
         """What each target id stands for, as in `source_pieces`."""
         return self._target.pieces(ids)
+
+
+def damaged_tokenizer(files: str, directory: pathlib.Path) -> ValueError:
+    """What is raised where files are not those of a run."""
+    return ValueError(
+        f"{files} in {directory} was changed or damaged: it is not the tokenizer that the run was trained with. "
+        "Restore it from a backup, or from a run with the same tokenizer."
+    )
 
 
 def _fingerprint(models: Sequence[bytes]) -> str:

@@ -24,6 +24,9 @@ from seq2seq_jax.pretrained.transforms import Table
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
+"""Fields that a config or the file of generation settings may have."""
+
 TINY = {"num_layers": 1, "model_dim": 8, "num_heads": 1, "hidden_dim": 8}
 """A stack in the place of the one that a checkpoint of a part lacks."""
 
@@ -90,6 +93,11 @@ class Checkpoint:
                 raise ValueError(f"{directory} has {names[own]} and {name}, which are one tensor. Leave one out.")
             names[own] = name
         values = family.values(config, allowed=ignore_fields, origin=origin)
+        if (directory / GENERATION_FILE).is_file():
+            # Where newer versions write what configs had.
+            generation = read_json(directory / GENERATION_FILE)
+            said = {name for name in SPECIAL if config.get(name) is None and generation.get(name) is not None}
+            values |= {name: generation[name] for name in said}
         try:
             described = family.describe(values, names.keys(), origin=origin)
         except (ValueError, TypeError, KeyError) as error:
@@ -185,7 +193,7 @@ class Checkpoint:
     @property
     def paths(self) -> tuple[str, ...]:
         """Paths of the parameters that it holds."""
-        return tuple(path for place in self.places.values() for path in place.entry.paths)
+        return tuple(dict.fromkeys(path for place in self.places.values() for path in place.entry.paths))
 
     def load(
         self,

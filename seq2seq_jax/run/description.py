@@ -84,6 +84,15 @@ def read_experiment(
         raise ValueError(f"{directory / DESCRIPTION_FILE}: {error} Restore it, or correct the value.") from error
 
 
+def load_experiment(directory: Path) -> Experiment:
+    """The experiment of a run, for a config that changes parts of it; classes outside the package are not imported.
+
+    Raises:
+        ValueError: see `read_experiment`.
+    """
+    return read_experiment(directory, trust=Trust.of(False), is_used=True)[0]
+
+
 def versions() -> dict[str, str]:
     """Versions of the libraries that a run's numbers depend on."""
     names = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "sacrebleu")

@@ -19,6 +19,7 @@ from seq2seq_jax.model import START_OFFSETS
 from seq2seq_jax.outside import ALL, Trust, classes_of, refuse_unnamed
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.paths import user_path
+from seq2seq_jax.pretrained import origin as pretrained_origin
 from seq2seq_jax.run.continuation import describe_changes, refuse_another_model, refuse_differences
 from seq2seq_jax.run.data import PROGRESS, RunData, no_progress
 from seq2seq_jax.run.description import commit_of_code, read_experiment, versions, write_description
@@ -117,6 +118,9 @@ class TrainingRun:
             tokenizer = self.new_tokenizer()
             path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(path)
+            if self.origin is not None:
+                # So that what was imported can be exported as it came.
+                pretrained_origin.copy(self.origin[0].directory.path, path)
         facts["tokenizer"] = self.tokenizer.fingerprint
         description = {
             "config": config_name,

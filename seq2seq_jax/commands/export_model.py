@@ -1,0 +1,51 @@
+"""`seq2seq export`: a run as a checkpoint of Hugging Face transformers."""
+
+import dataclasses
+from typing import Literal
+
+from seq2seq_jax.commands.console import Display, split_first
+from seq2seq_jax.commands.outputs import refuse_unwritable_directory
+from seq2seq_jax.overrides import override
+from seq2seq_jax.paths import user_path
+
+DESCRIPTION = """\
+The model of RUN, the directory of a run, as a directory that transformers reads: config.json, model.safetensors
+(several of at most 5 GB), the tokenizer, settings of generation, and a model card. A run that was imported, or started
+from one that was, is written as it came. What was written is read back and compared before the directory is there.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Command line of `seq2seq export`."""
+
+    output: str | None = None
+    """Directory of the model; required."""
+    format: Literal["huggingface"] = "huggingface"
+    """Whose format it has."""
+    checkpoint: str = "best"
+    """best, latest, or a step."""
+    trust_code: tuple[str, ...] = ()
+    """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
+    all."""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse the command line, export, say what came of it."""
+    directory, rest = split_first(arguments, name="the directory of a RUN", command="export")
+    chosen = override(ExportArguments(), rest, program="seq2seq export RUN", description=DESCRIPTION)
+    if chosen.output is None:
+        raise ValueError("--output is required: the directory of the exported model.")
+    output = user_path(chosen.output).absolute()
+    if output.exists():
+        raise ValueError(f"{output} exists. Give a new directory.")
+    refuse_unwritable_directory(output.parent)
+    from seq2seq_jax.run.exchange import export_run
+    from seq2seq_jax.run.inference import Inference
+
+    with Display() as display:
+        run = Inference.open(directory, trust_code=chosen.trust_code)
+        exported = export_run(run, output, checkpoint=chosen.checkpoint, progress=display.progress)
+    for note in exported.notes:
+        print(note)
+    print(f"{exported.model_type} with {exported.num_tensors:,} tensors in {output}, read back and compared")

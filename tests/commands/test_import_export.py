@@ -1,0 +1,110 @@
+"""A model of another project in and out again: the same bytes, and a run like any other in between."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from command_line import call
+from made_checkpoints import BART, arrays, write
+
+from seq2seq_jax.pretrained.checkpoint import Checkpoint
+from seq2seq_jax.pretrained.safetensors_files import TensorFiles
+from seq2seq_jax.run.exchange import CHECK_FILE, check_copy
+from seq2seq_jax.run.inference import Inference
+
+
+@pytest.fixture(scope="module")
+def bart(tmp_path_factory):
+    """A directory as transformers writes it, with a tensor that is no parameter of the model's."""
+    directory = tmp_path_factory.mktemp("bart") / "model"
+    tensors = arrays(BART)
+    tensors["model.decoder.embed_tokens.weight"] = tensors["model.shared.weight"]
+    write(directory, tensors, BART, dtype="BF16")
+    (directory / "special_tokens_map.json").write_text("{}")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def imported(bart):
+    output = bart.parent / "run"
+    assert call("import", bart, "--output", output) == 0
+    return output
+
+
+def same_tensors(first, second):
+    a, b = (TensorFiles.open(directory).tensors for directory in (first, second))
+    return {name: (t.dtype, t.shape, t.open().tobytes()) for name, t in a.items()} == {
+        name: (t.dtype, t.shape, t.open().tobytes()) for name, t in b.items()
+    }
+
+
+def test_an_imported_run_is_a_run_and_comes_out_as_it_went_in(bart, imported, capsys):
+    run = Inference.open(imported)
+    assert run.experiment.model == Checkpoint.open(bart).model()
+    assert run.experiment.tokenizer.kind == "imported"
+    tokenizer = run.tokenizer
+    assert tokenizer.encode_source(["ab z"]) == [[1, 4, 5, 12, 3, 2]]
+    [ids] = tokenizer.encode_target(["A B"])
+    assert ids == [1, 4, 12, 5, 2] and tokenizer.decode_target(ids) == "A B"
+    assert all(set(text) <= set("ABCDEFGH '") for text in run.generate(["ab", "hg"]))
+    assert call("export", imported, "--output", imported.parent / "out") == 0
+    assert same_tensors(bart, imported.parent / "out")
+    for name in ("config.json", "special_tokens_map.json"):
+        assert (imported.parent / "out" / name).read_bytes() == (bart / name).read_bytes()
+    assert "# run" in (imported.parent / "out" / "README.md").read_text()
+
+
+def test_what_was_kept_of_logits_finds_a_changed_copy(imported, bart, tmp_path):
+    output = tmp_path / "out"
+    assert call("export", imported, "--output", output) == 0
+    checkpoint = Checkpoint.open(output)
+    assert check_copy(checkpoint, checkpoint.load()) < 1e-3
+    facts = json.loads((output / CHECK_FILE).read_text())
+    facts["logits"][0][0] += 1
+    (output / CHECK_FILE).write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"^[^\n]*does not give the logits of[^\n]*$"):
+        check_copy(checkpoint, checkpoint.load())
+
+
+def test_mistakes_are_one_line_and_nothing_is_written(bart, imported, tmp_path, capsys):
+    for arguments, message in (
+        (("import", bart), "--output is required"),
+        (("import", tmp_path / "none", "--output", tmp_path / "x"), "there is no directory"),
+        (("import", tmp_path, "--output", tmp_path / "x"), "has no config.json"),
+        (("import", bart, "--output", imported), "exists. Give a new directory"),
+        (("export", imported, "--output", bart), "exists. Give a new directory"),
+    ):
+        assert call(*arguments) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and message in lines[0], lines
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_tokenizer_that_was_changed_is_refused(imported, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(imported, copy)
+    path = copy / "tokenizer.imported.json"
+    path.write_text(path.read_text().replace("abcdefgh", "bacdefgh"))
+    with pytest.raises(ValueError, match=r"^tokenizer.imported.json [^\n]*was changed or damaged[^\n]*$"):
+        Inference.open(copy).tokenizer.vocabulary  # noqa: B018
+
+
+@pytest.mark.long
+def test_a_run_that_was_trained_here_goes_out_and_comes_back(trained, tmp_path):
+    """With the table of positions that transformers reads, and the epsilon of the run in its config."""
+    output = tmp_path / "out"
+    assert call("export", trained, "--output", output) == 0
+    checkpoint, run = Checkpoint.open(output), Inference.open(trained)
+    assert checkpoint.family.model_type == "pegasus"
+    params, _ = run.parameters()
+    for path, values in checkpoint.load().items():
+        there = params
+        for part in path.split("/"):
+            there = there[part]
+        np.testing.assert_array_equal(values, there, err_msg=path)
+    assert checkpoint.model() == run.experiment.model
+    again = tmp_path / "again"
+    assert call("import", output, "--output", again) == 0
+    text = ["one cat"]
+    assert Inference.open(again).generate(text, beam_size=2) == run.generate(text, beam_size=2)

@@ -1,0 +1,217 @@
+"""Checkpoints are read as their bytes and their config say, or refused in one line."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from made_checkpoints import BART, arrays, write
+
+from seq2seq_jax.pretrained.checkpoint import Checkpoint
+from seq2seq_jax.pretrained.registry import FAMILIES
+from seq2seq_jax.pretrained.safetensors_files import NewTensor, TensorFiles, write_file
+from seq2seq_jax.pretrained.table import Entry, load, places, stored_arrays
+from seq2seq_jax.pretrained.transforms import Joined, Matrix, Reshaped, Table
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    return arrays(BART)
+
+
+@pytest.mark.parametrize(
+    ("transform", "shapes", "stored"),
+    [
+        (Reshaped(), [(4, 6)], (24,)),
+        (Reshaped(leading=1), [(9,)], (1, 9)),
+        (Table(), [(5, 3)], (5, 3)),
+        (Matrix(), [(8, 2, 3)], (6, 8)),
+        (Matrix(2), [(2, 3, 8)], (8, 6)),
+        (Joined(), [(8, 2, 3), (8, 2, 3), (8, 6)], (8, 18)),
+        (Joined(2), [(2, 3, 8)], (6, 8)),
+        (Joined(0), [(2, 3), (5,)], (11,)),
+    ],
+)
+def test_each_transform_is_the_inverse_of_itself_and_a_view(transform, shapes, stored):
+    assert transform.stored_shape(shapes) == stored
+    values = np.arange(math.prod(stored), dtype=np.float32).reshape(stored)
+    own = [transform.own(values, index, shapes) for index in range(len(shapes))]
+    assert [each.shape for each in own] == shapes
+    assert all(np.shares_memory(each, values) for each in own)
+    np.testing.assert_array_equal(transform.stored(own), values)
+
+
+def test_a_matrix_is_transposed_and_its_heads_are_split():
+    stored = np.arange(6 * 8).reshape(6, 8)
+    own = Matrix().own(stored, 0, [(8, 2, 3)])
+    assert own[5, 1, 2] == stored[1 * 3 + 2, 5]
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_layers_are_stacked_and_come_back(tmp_path, tensors, dtype):
+    checkpoint = Checkpoint.open(write(tmp_path, tensors, BART, dtype=dtype))
+    assert checkpoint.tied_embeddings == "all"
+    params = checkpoint.load()
+    assert params.keys() == checkpoint.shapes.keys()
+    assert all(leaf.dtype == np.float32 for leaf in params.values())
+    kernel = params["encoder/layer/attention/query/kernel"]
+    for layer in range(2):
+        stored = checkpoint.files.tensors[f"model.encoder.layers.{layer}.self_attn.q_proj.weight"].open()
+        np.testing.assert_array_equal(kernel[layer].reshape(8, 8), stored.T.astype(np.float32))
+    for name, shape, values in stored_arrays(checkpoint.places, params):
+        there = checkpoint.files.tensors[name]
+        assert there.shape == shape
+        assert values().astype(there.open().dtype).tobytes() == there.open().tobytes(), name
+
+
+def test_a_part_of_a_parameter_is_read_for_the_device_that_holds_it(tmp_path):
+    values = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    stored = [NewTensor(name=f"{layer}.w", dtype="F32", shape=(6, 8), values=lambda: values) for layer in range(2)]
+    write_file(tmp_path / "model.safetensors", stored, metadata={})
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("fsdp",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
+    layouts = {"x/layer/kernel": jax.ShapeDtypeStruct((2, 8, 6), np.float32, sharding=sharding)}
+    found = load(
+        TensorFiles.open(tmp_path).tensors,
+        places([Entry("{layer}.w", ("x/layer/kernel",), Matrix())], layouts),
+        layouts,
+    )
+    np.testing.assert_array_equal(found["x/layer/kernel"], np.stack([values.T] * 2))
+    assert found["x/layer/kernel"].sharding == sharding
+
+
+def test_several_files_are_one_checkpoint(tmp_path, tensors):
+    files = {name: f"model-0000{1 + (index % 2)}-of-00002.safetensors" for index, name in enumerate(tensors)}
+    checkpoint = Checkpoint.open(write(tmp_path, tensors, BART, files=files))
+    assert len(checkpoint.files.files) == 2
+    np.testing.assert_array_equal(checkpoint.load()["logit_bias"], tensors["final_logits_bias"][0])
+
+
+@pytest.mark.parametrize(
+    ("config", "equal", "tied"),
+    [({}, True, "all"), ({}, False, "inputs"), ({"tie_word_embeddings": False}, True, "inputs")],
+)
+def test_ties_are_decided_by_the_bytes(tmp_path, tensors, config, equal, tied):
+    output = tensors["model.shared.weight"] + (0 if equal else 1)
+    directory = write(tmp_path, {**tensors, "lm_head.weight": output}, BART | config)
+    assert Checkpoint.open(directory).tied_embeddings == tied
+
+
+def without(name):
+    return lambda tensors: {key: value for key, value in tensors.items() if key != name}
+
+
+def with_tensor(name, array):
+    return lambda tensors: {**tensors, name: array}
+
+
+FIRST = "model.encoder.layers.0.fc1.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        (
+            with_tensor("model.extra.weight", np.zeros(3)),
+            {},
+            "1 tensors that its config.json does not describe: model.ex",
+        ),
+        (without(FIRST), {}, f"lacks 1 tensors that its config.json describes: {FIRST}"),
+        (with_tensor(FIRST, np.zeros((8, 12))), {}, r"fc1.weight is F32 \[8, 12\] instead of \[12, 8\]"),
+        (None, {"encoder_layers": 3}, "lacks 16 tensors that its config.json describes: .* and 11 more"),
+        (without("model.shared.weight"), {}, "has no table of embeddings: expected model.shared.weight"),
+        (None, {"tie_word_embeddings": False}, "tie_word_embeddings = false, and there is no lm_head.weight"),
+        (
+            with_tensor("lm_head.weight", np.zeros((14, 8))),
+            {"tie_word_embeddings": True},
+            "tie_word_embeddings = true, and lm_head.weight differs",
+        ),
+        (
+            with_tensor("model.decoder.embed_tokens.weight", np.zeros((14, 8))),
+            {},
+            "different tables as model.shared.weight, model.decoder.embed_tokens.weight",
+        ),
+        (None, {"activation_function": "tanh"}, "has the activation 'tanh'; built are gelu"),
+        (None, {"normalize_before": True}, "normalize_before = True, and BART's layers normalise residual sums"),
+        (None, {"new_switch": 1}, "fields that are not known here: new_switch.*--ignore_fields"),
+        (None, {"model_type": "bort"}, "model_type = 'bort'; built are bart, bert"),
+        (None, {"d_model": None}, "lacks d_model, which its model_type needs"),
+        (None, {"d_model": 9}, "num_heads must divide model_dim"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path, tensors, change, config, message):
+    directory = write(tmp_path, tensors if change is None else change(tensors), BART | config)
+    with pytest.raises(ValueError, match=rf"^[^\n]*{message}[^\n]*$"):
+        Checkpoint.open(directory)
+
+
+def test_fields_that_change_nothing_may_be_named(tmp_path, tensors):
+    directory = write(tmp_path, tensors, BART | {"new_switch": 1})
+    assert Checkpoint.open(directory, ignore_fields=("new_switch",)).config["new_switch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("model_type", "field", "value", "message"),
+    [
+        ("mistral", "sliding_window", 4096, "sliding windows are not built"),
+        ("bert", "position_embedding_type", "relative_key", "relative positions of BERT are not built"),
+        ("gpt2", "scale_attn_weights", False, "not built for GPT-2"),
+    ],
+)
+def test_what_is_not_built_is_refused(model_type, field, value, message):
+    family = FAMILIES[model_type]
+    sizes = dict.fromkeys(family.read, 4)
+    with pytest.raises(ValueError, match=rf"^config.json has {field} = {value!r}, and [^\n]*{message}[^\n]*$"):
+        family.values(sizes | {field: value}, origin="config.json")
+
+
+def damage_size(path, tensors):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_header(path, tensors):
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def pickle(path, tensors):
+    path.unlink()
+    path.with_name("pytorch_model.bin").write_bytes(b"\x80\x04")
+
+
+def no_config(path, tensors):
+    path.with_name("config.json").unlink()
+
+
+def broken_config(path, tensors):
+    path.with_name("config.json").write_text("[1]")
+
+
+def missing_shard(path, tensors):
+    path.unlink()
+    index = {"weight_map": dict.fromkeys(tensors, "model-00001-of-00002.safetensors")}
+    path.with_name("model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_size, "was cut off: tensor .* ends at byte .*Copy it again"),
+        (damage_header, "is not a whole safetensors file: its header is cut off"),
+        (pickle, "has pytorch_model.bin and no model.safetensors: such files run code.*Convert it"),
+        (no_config, "has no config.json"),
+        (broken_config, "must hold a JSON object, and holds a list"),
+        (missing_shard, "names model-00001-of-00002.safetensors, and there is no such file"),
+    ],
+)
+def test_damaged_files_are_refused_in_one_line(tmp_path, tensors, damage, message):
+    directory = write(tmp_path, tensors, BART)
+    damage(directory / "model.safetensors", tensors)
+    with pytest.raises(ValueError, match=rf"^[^\n]*{message}[^\n]*$"):
+        Checkpoint.open(directory)
+
+
+def test_every_family_has_one_row_for_each_parameter(tmp_path, tensors):
+    """Of BART here; of all others the comparison with transformers."""
+    checkpoint = Checkpoint.open(write(tmp_path, tensors, BART))
+    assert sorted(checkpoint.paths) == sorted(checkpoint.shapes)
