@@ -92,7 +92,7 @@ class TokenizerJson(Codec):
                 "tokenizer.json needs the package tokenizers, which is not installed: pip install "
                 "'seq2seq_jax[pretrained]'."
             )
-        import tokenizers
+        import tokenizers  # pyright: ignore[reportMissingImports]
 
         try:
             self.tokenizer = tokenizers.Tokenizer.from_buffer(content)

@@ -463,8 +463,8 @@ def compare_with_transformers(checkpoint: Checkpoint) -> str:
         ValueError: transformers is not installed, or they differ.
     """
     try:
-        import torch
-        import transformers
+        import torch  # pyright: ignore[reportMissingImports]
+        import transformers  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError("--check needs torch and transformers, and they are not installed. Leave it out.") from error
     theirs = getattr(transformers, checkpoint.family.architecture).from_pretrained(checkpoint.directory).eval()

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
@@ -183,7 +184,7 @@ class Sinusoidal(Bart):
 
     def own_tensors(self, model: ModelConfig, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The tables of positions that transformers reads."""
-        rows = np.arange(config["max_position_embeddings"])
+        rows = jnp.arange(config["max_position_embeddings"])
         found = {}
         for side, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
             if stack.positions == "learned":
