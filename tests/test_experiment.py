@@ -461,8 +461,8 @@ def test_a_mistake_reads_the_same_in_a_narrow_terminal(columns, monkeypatch):
     with pytest.raises(ValueError) as error:
         override(experiment(), ["--model.encoder.positions", "rotry"], program="seq2seq train x")
     assert str(error.value) == (
-        "invalid choice 'rotry' for argument '--model.encoder.positions'. Expected one of ('sinusoidal', 'learned', "
-        "'rotary', 'relative'). See seq2seq train x --help."
+        "invalid choice 'rotry' for argument '--model.encoder.positions'. Expected one of ('sinusoidal', "
+        "'sinusoidal_open', 'learned', 'rotary', 'relative'). See seq2seq train x --help."
     )
     assert os.environ["COLUMNS"] == columns
 

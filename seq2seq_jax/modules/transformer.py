@@ -61,8 +61,8 @@ class TransformerConfig:
     T5's relative bias on the attention scores."""
     position_offset: int = 0
     """Position of the first token; not for positions = rotary or relative."""
-    rotary: RotaryConfig | None = None
-    """Frequencies of rotary positions; None = those of the paper. Only for positions = rotary."""
+    rotary: RotaryConfig = RotaryConfig()
+    """Frequencies of rotary positions; by default those of the paper. Only for positions = rotary."""
     max_positions: int | None = None
     """Rows of the table of learned positions (tokens); only for positions = learned."""
     token_types: int = 0
@@ -125,8 +125,8 @@ class TransformerConfig:
                 f"{name}.position_offset has no effect with positions = {self.positions}, in which only distances "
                 f"count: set it to 0, not {self.position_offset}."
             )
-        if self.rotary is not None and self.positions != "rotary":
-            raise ValueError(f"{name}.rotary has no effect with positions = {self.positions}: set it to None.")
+        if self.rotary != RotaryConfig() and self.positions != "rotary":
+            raise ValueError(f"{name}.rotary has no effect with positions = {self.positions}: leave it as it is.")
         if self.biased_projections is not None and not self.attention_bias:
             raise ValueError(
                 f"{name}.biased_projections has no effect without attention_bias: set either to its default."
@@ -201,7 +201,7 @@ class TransformerConfig:
             head_dim=self.dim_per_head,
             model_dim=self.model_dim,
             memory_dim=memory_dim,
-            rotary=(self.rotary or RotaryConfig()) if self_attention and self.positions == "rotary" else None,
+            rotary=self.rotary if self_attention and self.positions == "rotary" else None,
             biased=self.biases,
             dropout=self.attention_dropout,
             precision=precision,
