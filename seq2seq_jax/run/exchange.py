@@ -297,6 +297,11 @@ def _table_paths(model: ModelConfig) -> list[str]:
 def _by_architecture(run: Inference) -> _Plan:
     """A run that was trained here."""
     model, vocabulary = run.experiment.model, run.tokenizer.vocabulary
+    if model.copying:
+        raise ValueError(
+            f"{run.directory.path} has a model that copies from its source (model.copying), which no architecture of "
+            "transformers does. Train one without it to export it."
+        )
     longest = max(LONGEST, run.experiment.max_source_length, run.experiment.max_target_length)
     reasons = []
     for name in ("pegasus", "marian", "t5"):

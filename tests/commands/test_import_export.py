@@ -1,5 +1,6 @@
 """A model of another project in and out again: the same bytes, and a run like any other in between."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,7 +11,7 @@ from made_checkpoints import BART, arrays, write
 
 from seq2seq_jax.pretrained.checkpoint import Checkpoint
 from seq2seq_jax.pretrained.safetensors_files import TensorFiles
-from seq2seq_jax.run.exchange import CHECK_FILE, check_copy
+from seq2seq_jax.run.exchange import CHECK_FILE, _by_architecture, check_copy
 from seq2seq_jax.run.inference import Inference
 
 
@@ -88,6 +89,13 @@ def test_a_tokenizer_that_was_changed_is_refused(imported, tmp_path):
     path.write_text(path.read_text().replace("abcdefgh", "bacdefgh"))
     with pytest.raises(ValueError, match=r"^tokenizer.imported.json [^\n]*was changed or damaged[^\n]*$"):
         Inference.open(copy).tokenizer.vocabulary  # noqa: B018
+
+
+def test_a_model_that_copies_is_not_exported(imported, tmp_path):
+    run = Inference.open(imported)
+    run = run.with_parts(model=dataclasses.replace(run.experiment.model, copying=True))
+    with pytest.raises(ValueError, match=r"model.copying.*no architecture of transformers does"):
+        _by_architecture(run)
 
 
 @pytest.mark.long
