@@ -47,7 +47,7 @@ def experiment():
     return dataclasses.replace(
         chat,
         data=dataclasses.replace(
-            chat.data, directory="talk", train="talk.jsonl", validation="talk.jsonl", max_source_length=32,
+            chat.data, directory="talk", train="talk.jsonl", validation="talk.jsonl", max_turns=3, max_source_length=32,
             max_target_length=16, cache_directory="cache",
         ),
         tokenizer=dataclasses.replace(chat.tokenizer, vocabulary_size=330),
