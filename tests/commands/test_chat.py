@@ -26,6 +26,9 @@ from seq2seq_jax.generation.methods import BeamSearch, Sampling
 from seq2seq_jax.tasks.conversation import Conversation
 from seq2seq_jax.tasks.task import Exchange, Reply
 
+# A run has to be made first.
+pytestmark = pytest.mark.long
+
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 CONFIG = '''"""Talk of animals, for tests."""
@@ -238,6 +241,7 @@ def test_a_growing_text_is_said_once_and_no_character_in_parts():
 
 IN_ITS_TERMINAL = """
 import fcntl, os, signal, sys, termios
+
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.executable, [sys.executable, "-m", "seq2seq_jax", *sys.argv[1:]])
@@ -279,7 +283,6 @@ class Terminal:
         os.close(self._typed)
 
 
-@pytest.mark.long
 def test_a_terminal_shows_answers_and_takes_commands(talks):
     terminal = Terminal("chat", talks)
     try:

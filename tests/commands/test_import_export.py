@@ -14,6 +14,9 @@ from seq2seq_jax.pretrained.safetensors_files import TensorFiles
 from seq2seq_jax.run.exchange import CHECK_FILE, _by_architecture, check_copy
 from seq2seq_jax.run.inference import Inference
 
+# A run has to be made first.
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def bart(tmp_path_factory):
@@ -98,7 +101,6 @@ def test_a_model_that_copies_is_not_exported(imported, tmp_path):
         _by_architecture(run)
 
 
-@pytest.mark.long
 def test_a_run_that_was_trained_here_goes_out_and_comes_back(trained, tmp_path):
     """With the table of positions that transformers reads, and the epsilon of the run in its config."""
     output = tmp_path / "out"
