@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.conversation import converse
-from seq2seq_jax.commands.ensemble import EnsembleArguments, open_run
+from seq2seq_jax.commands.ensemble import GenerationArguments, open_run
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs
 from seq2seq_jax.commands.sources import max_line_bytes
@@ -19,7 +19,6 @@ from seq2seq_jax.data.lines import is_blank, open_input
 from seq2seq_jax.generation.methods import Method, Sampling
 from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
-from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
     from seq2seq_jax.experiment import Experiment
@@ -47,24 +46,14 @@ TOP_P = 0.9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ChatArguments(EnsembleArguments):
+class ChatArguments(GenerationArguments):
     """Command line of `seq2seq chat`."""
 
     transcript: str | None = None
     """File for what is said as JSON lines: user, answer, what else is shown, and commands, as they come."""
-    checkpoint: str = "best"
-    """best, latest, or a step."""
-    compilation_cache: bool = True
-    """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
-    own."""
     generation: Method = Sampling(top_p=TOP_P)
     """How answers are generated; by default drawn by chance where the model says what it generates, otherwise as in
     training."""
-    mesh: MeshConfig = MeshConfig()
-    """How devices share the work."""
-    trust_code: tuple[str, ...] = ()
-    """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
-    all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +113,7 @@ def _default_method(experiment: "Experiment") -> Method:
 
 
 class _Chat:
-    """A conversation: what was said, and how it goes on."""
+    """A conversation: what was said, and how it continues."""
 
     def __init__(self, run: "Inference", params: Any, transcript: OutputFile | None, display: Display):
         self._run = run

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from seq2seq_jax.commands.console import Display
 from seq2seq_jax.overrides import override, values_of_option
+from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
     import seq2seq_jax.run.inference
@@ -21,6 +22,22 @@ class EnsembleArguments:
     """Mean of the ensemble: of probabilities, or of log_probabilities (the geometric mean)."""
     ensemble_weights: tuple[float, ...] = ()
     """Weights in the mean, RUN's first; none = equal ones."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationArguments(EnsembleArguments):
+    """Options of commands that generate with a run."""
+
+    checkpoint: str = "best"
+    """best, latest, or a step."""
+    compilation_cache: bool = True
+    """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
+    own."""
+    mesh: MeshConfig = MeshConfig()
+    """How devices share the work."""
+    trust_code: tuple[str, ...] = ()
+    """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
+    all."""
 
 
 _NAMES = [field.name for field in dataclasses.fields(EnsembleArguments)]

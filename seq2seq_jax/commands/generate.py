@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.conversation import converse
-from seq2seq_jax.commands.ensemble import EnsembleArguments, open_run
+from seq2seq_jax.commands.ensemble import GenerationArguments, open_run
 from seq2seq_jax.commands.line_controls import open_line_controls
 from seq2seq_jax.commands.outputs import STANDARD_OUTPUT, OutputFile, open_outputs
 from seq2seq_jax.commands.sources import Source, grouped, max_line_bytes, read_sources
@@ -19,7 +19,6 @@ from seq2seq_jax.data.splitting import TooLong
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
-from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
     from seq2seq_jax.generation.controls import LineControls
@@ -40,7 +39,7 @@ OWN_FIELDS = {"source", "parts", "hypotheses"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerateArguments(EnsembleArguments):
+class GenerateArguments(GenerationArguments):
     """Command line of `seq2seq generate`."""
 
     input: str | None = None
@@ -79,18 +78,8 @@ class GenerateArguments(EnsembleArguments):
     data.max_source_length."""
     interactive: bool | None = None
     """Each line that is typed is answered before the next. None = where standard input is a terminal."""
-    checkpoint: str = "best"
-    """best, latest, or a step."""
-    compilation_cache: bool = True
-    """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
-    own."""
     generation: Method = BeamSearch()
     """How text is generated; by default as in training."""
-    mesh: MeshConfig = MeshConfig()
-    """How devices share the work."""
-    trust_code: tuple[str, ...] = ()
-    """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
-    all."""
 
     def __post_init__(self):
         if self.n is not None and self.n < 1:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seq2seq_jax.commands.console import Display, split_first
-from seq2seq_jax.commands.ensemble import EnsembleArguments, open_run
+from seq2seq_jax.commands.ensemble import GenerationArguments, open_run
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import refuse_unwritable_directory
 from seq2seq_jax.commands.sources import Source, max_line_bytes, read_sources
@@ -26,7 +26,6 @@ from seq2seq_jax.files import file_digest
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
-from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
 
 if TYPE_CHECKING:
@@ -36,14 +35,14 @@ PROGRAM = "seq2seq translate-corpus RUN"
 DESCRIPTION = """\
 Generate from every line of --input and make a corpus of it in the directory --output: JSON lines with the number of the
 line, source, output, and the log-probability of the output (nats). It is made in shards, each complete or absent, so
-that the same command goes on where it was killed, and ends with the same bytes; with --part, several processes make
+that the same command continues where it was killed, and ends with the same bytes; with --part, several processes make
 shards at the same time. When all are there, they become one file, corpus.jsonl.gz, which a table reads:
 seq2seq train own_table/transformer --data.train corpus.jsonl.gz --data.source output --data.target source.
 """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TranslateCorpusArguments(EnsembleArguments):
+class TranslateCorpusArguments(GenerationArguments):
     """Command line of `seq2seq translate-corpus`."""
 
     input: str | None = None
@@ -61,18 +60,8 @@ class TranslateCorpusArguments(EnsembleArguments):
     too_long: TooLong | None = None
     """What happens to a source that is longer than the model takes: split, truncate or refuse. None = split, or
     truncate if training truncates."""
-    checkpoint: str = "best"
-    """best, latest, or a step."""
-    compilation_cache: bool = True
-    """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
-    own."""
     generation: Method = BeamSearch()
     """How text is generated; by default as in training."""
-    mesh: MeshConfig = MeshConfig()
-    """How devices share the work."""
-    trust_code: tuple[str, ...] = ()
-    """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
-    all."""
 
     def __post_init__(self):
         if self.n < 1:
@@ -112,7 +101,7 @@ def run(arguments: list[str]) -> None:
             keep_compiled_programs()
         method = chosen.generation.with_num_texts(chosen.n)
         run = run.with_parts(generation=method, mesh=chosen.mesh)
-        generator = run.system.generator_by(method, max_source_length=None)
+        generator = run.system.generator_by(method)
         if not user_path(chosen.input).is_file():
             raise ValueError(f"--input must be a file, which is read more than once, and {chosen.input} is none.")
         with open_input(chosen.input, max_bytes=max_line_bytes(run)) as given:
