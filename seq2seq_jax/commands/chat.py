@@ -175,12 +175,13 @@ class _Chat:
         self._num_answers += 1
         streams = experiment.task.says_output and self._generator.can_stream and sys.stdout.isatty()
         found = self._streamed(ids) if streams else self._generated(ids)
-        reply = experiment.task.chat_reply(experiment.data, found.text)
+        said = [*before, Exchange(user, found.text)]
+        reply = experiment.task.chat_reply(experiment.data, said)
         if not streams:
             _print("".join(f"[{name}] {as_line(text)}\n" for name, text in reply.shown.items()))
             if reply.text or not reply.shown:
                 _print(f"{as_line(reply.text)}\n")
-        self._exchanges = [*before, Exchange(user, found.text)]
+        self._exchanges = said
         self._record(
             {
                 **({"command": "/retry"} if instead else {}),

@@ -192,7 +192,7 @@ class DialogueStates(SchemaDialogues):
     def _of_dialogue(
         self, dialogue: Dialogue, services: list[str], unseen: list[str], schema: dict[str, Service], where: str
     ) -> Iterator[Example]:
-        head = "".join(self._described(service, schema[service]) for service in sorted(services))
+        head = self.described(services, schema)
         before = EMPTY
         for number, turn in enumerate(dialogue.turns):
             if turn.speaker != self.user:
@@ -216,9 +216,13 @@ class DialogueStates(SchemaDialogues):
             )
             before = after
 
-    def _described(self, name: str, service: Service) -> str:
+    def described(self, services: Sequence[str], schema: Mapping[str, Service]) -> str:
+        """What sources say of the services of a dialogue beside their names, see `schema_in_source`."""
         if self.schema_in_source == "none":
             return ""
+        return "".join(self._described(service, schema[service]) for service in sorted(services))
+
+    def _described(self, name: str, service: Service) -> str:
         parts = [(service_token(name), service.description)]
         parts += [(intent_token(intent), text) for intent, text in service.intents.items()]
         parts += [(slot_token(slot), text) for slot, text in service.slots.items()]

@@ -113,6 +113,19 @@ def state_as_text(state: State, services: Iterable[str]) -> str:
     return "".join(texts)
 
 
+def state_as_words(state: State) -> str:
+    """A state as a person reads it, such as "Restaurants_1: ReserveRestaurant, city = san jose; asks for phone_number";
+    services one after the other, behind " | ".
+    """
+    texts = []
+    for service, frame in state.frames.items():
+        parts = [] if frame.intent == NO_INTENT else [frame.intent]
+        parts += [f"{slot} = {value}" for slot, value in frame.values.items()]
+        asked = f"; asks for {', '.join(frame.requested)}" if frame.requested else ""
+        texts.append(f"{service}: {', '.join(parts) or 'nothing'}{asked}")
+    return " | ".join(texts) or "nothing"
+
+
 def change_as_text(before: State, after: State, *, restated: Mapping[str, Iterable[str]] | None = None) -> str:
     """What turns one state into another, as a text.
 

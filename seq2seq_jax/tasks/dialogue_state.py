@@ -1,15 +1,20 @@
 """State tracking: what each turn of the user changes in the state of a dialogue, as a text."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from seq2seq_jax.data.schema_dialogues import source_of
-from seq2seq_jax.evaluation.dialogue_states import EMPTY, State, apply_change
+from seq2seq_jax.data.dialogues import Turn, speaker_token
+from seq2seq_jax.data.schema_dialogues import DialogueStates, source_of
+from seq2seq_jax.evaluation.dialogue_states import EMPTY, State, apply_change, service_token, state_as_words
 from seq2seq_jax.evaluation.metric import Example, Metric
 from seq2seq_jax.evaluation.metrics.dialogue_state import DialogueStateScores, GoldDialogueStateScores
-from seq2seq_jax.tasks.task import Rollout
+from seq2seq_jax.tasks.task import Exchange, Reply, Rollout
 from seq2seq_jax.tasks.translation import Translation
+
+SERVICE = re.compile(r"<@([^<>\s]+)>")
+"""A service that a person names in a conversation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,9 +30,59 @@ class DialogueState(Translation):
     )
     metrics: ClassVar[tuple[Metric, ...]] = (DialogueStateScores(), GoldDialogueStateScores())
     unit: ClassVar[str] = "turns"
+    converses: ClassVar[bool] = True
+    says_output: ClassVar[bool] = False
 
     def rollout(self, examples: Sequence[Example]) -> "StateRollout":
         return StateRollout(examples)
+
+    def chat_source(self, data: DialogueStates, exchanges: Sequence[Exchange], user: str) -> str:
+        """See `Task.chat_source`: the first line names the services (<@Restaurants_1>), later ones may name more.
+
+        What a person writes is said by the user; the token of a speaker, such as <system>, begins a turn of that one.
+
+        Raises:
+            ValueError: no service was named yet, or one that the schema of the training file lacks, where sources
+                describe services.
+        """
+        state, services = self._after(exchanges, further=user)
+        lines = [*(each.user for each in exchanges), user]
+        turns = [turn for line in lines for turn in _turns(line, data)]
+        schema = {} if data.schema_in_source == "none" else data.schema("train")
+        unknown = [name for name in services if schema and name not in schema]
+        if unknown:
+            raise ValueError(f"expected services of the schema; got {unknown[0]!r}: it has {', '.join(schema)}")
+        context = data.cased(data.context(turns))
+        return source_of(state, services, f"{data.described(services, schema)}\n{context}")
+
+    def chat_reply(self, data: DialogueStates, exchanges: Sequence[Exchange]) -> Reply:
+        """See `Task.chat_reply`: nothing is said, and the state is shown."""
+        return Reply("", {"state": state_as_words(self._after(exchanges)[0])})
+
+    def _after(self, exchanges: Sequence[Exchange], *, further: str = "") -> tuple[State, list[str]]:
+        """The state after some exchanges, and the services that these and a further line name."""
+        state, services = EMPTY, []
+        for exchange in exchanges:
+            services += [name for name in SERVICE.findall(exchange.user) if name not in services]
+            state = apply_change(state, exchange.output, services=services)
+        services += [name for name in SERVICE.findall(further) if name not in services]
+        if not services:
+            raise ValueError(
+                f"expected the services that this is about; none was named yet: begin the line with them, such as "
+                f"{service_token('Restaurants_1')} a table for two, please."
+            )
+        return state, services
+
+
+def _turns(line: str, data: DialogueStates) -> list[Turn]:
+    """The turns that a line holds."""
+    speakers = {speaker_token(name): name for name in data.speakers}
+    said = re.split(f"({'|'.join(map(re.escape, speakers))})", SERVICE.sub("", line))
+    named = [
+        (data.user, said[0]),
+        *((speakers[token], text) for token, text in zip(said[1::2], said[2::2], strict=True)),
+    ]
+    return [Turn(speaker, text.strip(), {}) for speaker, text in named if text.strip()]
 
 
 class StateRollout(Rollout):

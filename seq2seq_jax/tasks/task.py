@@ -172,11 +172,11 @@ class Task(abc.ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} holds no conversations")
 
-    def chat_reply(self, data: DataSource, output: str) -> Reply:
-        """What is said and shown of an output.
+    def chat_reply(self, data: DataSource, exchanges: Sequence[Exchange]) -> Reply:
+        """What is said and shown of the output of the last exchange.
 
         Args:
             data: of the experiment.
-            output: the text that was generated.
+            exchanges: all that was said; not empty.
         """
-        return Reply(output)
+        return Reply(exchanges[-1].output)

@@ -177,7 +177,8 @@ class Stateful(Conversation):
 
     says_output = False
 
-    def chat_reply(self, data, output):
+    def chat_reply(self, data, exchanges):
+        output = exchanges[-1].output
         return Reply(output[3:], {"state": output[:3] + "\n!"})
 
 
@@ -213,7 +214,7 @@ def test_the_prompt_is_what_was_said_in_the_form_of_the_data():
     said = [Exchange("One", "Two"), Exchange("Three", "Four")]
     assert Conversation().chat_source(data, said[:1], "Three") == "<a> one<b> two<a> three"
     assert Conversation().chat_source(data, said, "FIVE") == "<b> two<a> three<b> four<a> five"
-    assert Conversation().chat_reply(data, "so") == Reply("so", {})
+    assert Conversation().chat_reply(data, [*said, Exchange("Six", "so")]) == Reply("so", {})
 
 
 def test_the_system_of_task_oriented_dialogues_is_what_answers():

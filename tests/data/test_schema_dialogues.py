@@ -8,7 +8,8 @@ import pytest
 from seq2seq_jax.data.schema_dialogues import DialogueActs, DialogueStates, is_spelt
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.evaluation.dialogue_states import EMPTY, apply_change
-from seq2seq_jax.tasks.dialogue_state import StateRollout
+from seq2seq_jax.tasks.dialogue_state import DialogueState, StateRollout
+from seq2seq_jax.tasks.task import Exchange, Reply
 
 SCHEMA = [
     {
@@ -118,6 +119,36 @@ def test_the_schema_stands_before_the_state(source, how, expected):
     first, second = examples(source(DialogueStates, lowercase=True, schema_in_source=how))
     assert first["source"].startswith(f"{expected}<@Buses_1><@Restaurants_1><user>")
     assert second["source"].startswith(f"{expected}<@Buses_1><@Restaurants_1><!ReserveRestaurant>")
+
+
+@pytest.mark.parametrize("how", ["none", "descriptions"])
+def test_in_a_conversation_a_tracker_reads_what_it_was_trained_on_and_shows_its_state(source, how):
+    data = source(DialogueStates, lowercase=True, schema_in_source=how)
+    first, second = examples(data)
+    said, system, further = (turn["utterance"] for turn in TALK["turns"][:3])
+    line, next_line = f"<@Restaurants_1><@Buses_1> {said}", f"<system> {system}<user> {further}"
+    exchanges = [Exchange(line, first["target"]), Exchange(next_line, second["target"])]
+    task = DialogueState()
+    assert task.chat_source(data, [], line) == first["source"]
+    assert task.chat_source(data, exchanges[:1], next_line) == second["source"]
+    assert task.chat_reply(data, exchanges[:1]) == Reply(
+        "", {"state": "Restaurants_1: ReserveRestaurant, party_size = 2, time = half past 11"}
+    )
+    assert task.chat_reply(data, exchanges) == Reply(
+        "",
+        {
+            "state": "Restaurants_1: ReserveRestaurant, party_size = 2, time = half past 11, city = sf; asks for "
+            "phone_number | Buses_1: FindBus, city = sf"
+        },
+    )
+
+
+def test_a_conversation_names_its_services(source):
+    data = source(DialogueStates, schema_in_source="names")
+    for line, said in (("A table.", r"expected the services .*begin the line"), ("<@Taxi_1> A car.", "got 'Taxi_1'")):
+        with pytest.raises(ValueError, match=said) as error:
+            DialogueState().chat_source(data, [], line)
+        assert "\n" not in str(error.value)
 
 
 def test_services_that_the_training_schema_lacks_are_unseen(source):
