@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first
+from seq2seq_jax.commands.ensemble import RunArguments
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs, refuse_unwritable_directory
 from seq2seq_jax.commands.sources import max_line_bytes, read_sources
 from seq2seq_jax.data.lines import open_input
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.overrides import override, values_of_option
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
-from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ DECIMALS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AlignArguments:
+class AlignArguments(RunArguments):
     """Command line of `seq2seq align`."""
 
     input: str | None = None
@@ -50,18 +50,8 @@ class AlignArguments:
     json: str | None = None
     """File for JSON lines: source, target, source_tokens, target_tokens, and weights of every layer, head, target token
     and source token, nested in this order."""
-    checkpoint: str = "best"
-    """best, latest, or a step."""
-    compilation_cache: bool = True
-    """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
-    own."""
     generation: Method = BeamSearch()
     """How targets are searched for; by default as in training."""
-    mesh: MeshConfig = MeshConfig()
-    """How devices share the work."""
-    trust_code: tuple[str, ...] = ()
-    """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
-    all."""
 
 
 def run(arguments: list[str]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.conversation import converse
-from seq2seq_jax.commands.ensemble import GenerationArguments, open_run
+from seq2seq_jax.commands.ensemble import InferenceArguments, open_run
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs
 from seq2seq_jax.commands.sources import max_line_bytes
@@ -46,7 +46,7 @@ TOP_P = 0.9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ChatArguments(GenerationArguments):
+class ChatArguments(InferenceArguments):
     """Command line of `seq2seq chat`."""
 
     transcript: str | None = None

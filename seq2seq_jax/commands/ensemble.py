@@ -1,4 +1,4 @@
-"""Options of commands that take further runs beside RUN, and use all of them as one."""
+"""Options of commands that use a run, or further ones beside it, all of them as one."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,8 +25,8 @@ class EnsembleArguments:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationArguments(EnsembleArguments):
-    """Options of commands that generate with a run."""
+class RunArguments:
+    """Options of commands that use a run."""
 
     checkpoint: str = "best"
     """best, latest, or a step."""
@@ -36,8 +36,13 @@ class GenerationArguments(EnsembleArguments):
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
     trust_code: tuple[str, ...] = ()
-    """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
-    all."""
+    """Modules outside the package that may be imported, which executes them, where RUN names classes in them, such as
+    metrics; True = all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InferenceArguments(RunArguments, EnsembleArguments):
+    """Options of commands that use a run, or an ensemble of it and others."""
 
 
 _NAMES = [field.name for field in dataclasses.fields(EnsembleArguments)]

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, columns, split_first, table
-from seq2seq_jax.commands.ensemble import EnsembleArguments, ensemble_figures, ensemble_rows, open_run
+from seq2seq_jax.commands.ensemble import InferenceArguments, ensemble_figures, ensemble_rows, open_run
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import open_outputs
 from seq2seq_jax.data.dates import Dates
@@ -17,7 +17,6 @@ from seq2seq_jax.evaluation.metrics.diversity import Diversity
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.overrides import is_given, override, split_names
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
-from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
     from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
@@ -34,7 +33,7 @@ of the source.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(EnsembleArguments):
+class EvaluateArguments(InferenceArguments):
     """Command line of `seq2seq evaluate`."""
 
     split: str = "test"
@@ -47,11 +46,6 @@ class EvaluateArguments(EnsembleArguments):
     diversity: bool = False
     """The metric diversity beside the others: how much the texts of a source differ. Needs a method of generation that
     gives several, such as --generation sampling --generation.samples 8."""
-    checkpoint: str = "best"
-    """best, latest, or a step."""
-    compilation_cache: bool = True
-    """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
-    own."""
     json: str | None = None
     """File for the figures as JSON: loss, bleu, chrf, exact_match and so on, and in `metrics` their signatures; of
     several RUNs these in `runs`, and `bootstrap` and `by_source_length`."""
@@ -62,11 +56,6 @@ class EvaluateArguments(EnsembleArguments):
     groups of about the same size."""
     generation: Method = BeamSearch()
     """How text is generated; by default as in training."""
-    mesh: MeshConfig = MeshConfig()
-    """How devices share the work."""
-    trust_code: tuple[str, ...] = ()
-    """Modules outside the package that may be imported, which executes them, where RUN names classes in them, its
-    metrics among them; True = all."""
     data: DataSource = Dates()
     """The data: by default the run's, but it may have moved, or be another test set."""
 

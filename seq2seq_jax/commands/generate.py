@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.conversation import converse
-from seq2seq_jax.commands.ensemble import GenerationArguments, open_run
+from seq2seq_jax.commands.ensemble import InferenceArguments, open_run
 from seq2seq_jax.commands.line_controls import open_line_controls
 from seq2seq_jax.commands.outputs import STANDARD_OUTPUT, OutputFile, open_outputs
 from seq2seq_jax.commands.sources import Source, grouped, max_line_bytes, read_sources
@@ -39,7 +39,7 @@ OWN_FIELDS = {"source", "parts", "hypotheses"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerateArguments(GenerationArguments):
+class GenerateArguments(InferenceArguments):
     """Command line of `seq2seq generate`."""
 
     input: str | None = None

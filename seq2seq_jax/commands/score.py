@@ -5,13 +5,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.commands.console import Display, split_first, table
-from seq2seq_jax.commands.ensemble import EnsembleArguments, ensemble_figures, ensemble_rows, open_run
+from seq2seq_jax.commands.ensemble import InferenceArguments, ensemble_figures, ensemble_rows, open_run
 from seq2seq_jax.commands.outputs import open_outputs
 from seq2seq_jax.commands.sources import max_line_bytes
 from seq2seq_jax.data.lines import open_input
 from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
-from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 if TYPE_CHECKING:
     import seq2seq_jax.generation.scorer
@@ -25,7 +24,7 @@ directory of a run. With --contrast, files of other targets for the same sources
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoreArguments(EnsembleArguments):
+class ScoreArguments(InferenceArguments):
     """Command line of `seq2seq score`."""
 
     source: str | None = None
@@ -38,16 +37,6 @@ class ScoreArguments(EnsembleArguments):
     """File for a line of tab-separated values a pair: log-probability, tokens, perplexity by token and by word."""
     json: str | None = None
     """File for JSON lines: source, target, log_probability, tokens with their log-probabilities, and the contrasts'."""
-    checkpoint: str = "best"
-    """best, latest, or a step."""
-    compilation_cache: bool = True
-    """Keep compiled programs below the user's cache directory for the next time, unless JAX has a directory of its
-    own."""
-    mesh: MeshConfig = MeshConfig()
-    """How devices share the work."""
-    trust_code: tuple[str, ...] = ()
-    """Modules outside the package that may be imported, which executes them, where RUN names classes in them; True =
-    all."""
 
 
 def run(arguments: list[str]) -> None:

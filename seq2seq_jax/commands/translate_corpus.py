@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seq2seq_jax.commands.console import Display, split_first
-from seq2seq_jax.commands.ensemble import GenerationArguments, open_run
+from seq2seq_jax.commands.ensemble import InferenceArguments, open_run
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import refuse_unwritable_directory
 from seq2seq_jax.commands.sources import Source, max_line_bytes, read_sources
@@ -42,7 +42,7 @@ seq2seq train own_table/transformer --data.train corpus.jsonl.gz --data.source o
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TranslateCorpusArguments(GenerationArguments):
+class TranslateCorpusArguments(InferenceArguments):
     """Command line of `seq2seq translate-corpus`."""
 
     input: str | None = None
