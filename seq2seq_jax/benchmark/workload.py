@@ -109,6 +109,7 @@ def batches_of(run: TrainingRun, number: int) -> Iterator[Batch]:
         run.data.store("train", run.tokenizer),
         run.experiment.batch_format,
         vocabulary=run.tokenizer.vocabulary,
+        tokenizer=run.tokenizer,
         target_tokens_per_batch=run.experiment.training.target_tokens_per_batch,
         seed=run.experiment.training.seed,
         first_batch=0,

@@ -44,6 +44,7 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
             stores["train"],
             batch_format,
             vocabulary=tokenizer.vocabulary,
+            tokenizer=tokenizer,
             target_tokens_per_batch=experiment.training.target_tokens_per_batch,
             seed=experiment.training.seed,
         )

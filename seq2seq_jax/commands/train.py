@@ -313,6 +313,7 @@ def _train(
             store,
             experiment.batch_format,
             vocabulary=run.tokenizer.vocabulary,
+            tokenizer=run.tokenizer,
             target_tokens_per_batch=training.target_tokens_per_batch,
             seed=training.seed,
             first_batch=progress.step,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from seq2seq_jax.batch import Vocabulary
+from seq2seq_jax.data.augmentation import AugmentationConfig
 from seq2seq_jax.data.columns import Column
 from seq2seq_jax.data.packing import RowShape
 from seq2seq_jax.data.transforms.transform import TransformConfig, length_bounds
@@ -24,6 +25,9 @@ class BatchFormat:
     """Those of the store that are fetched, by name."""
     transforms: tuple[TransformConfig, ...] = ()
     """What is done to examples, in order."""
+    augmentations: tuple[AugmentationConfig, ...] = ()
+    """What is done to training examples before that, of each part of the data, in the order of the labels in the column
+    `part`; one = of all of it, empty = nothing."""
     max_source_length: int
     """Tokens of the longest source row."""
     max_target_length: int

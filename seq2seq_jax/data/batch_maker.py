@@ -19,10 +19,13 @@ from seq2seq_jax.data.columns import Column, Ragged
 from seq2seq_jax.data.layout import EvaluationBatch, lay_out
 from seq2seq_jax.data.packing import BatchPlan, BatchRows, PlanPosition, RowShape, UniformPlan
 from seq2seq_jax.data.store import Store
-from seq2seq_jax.data.transforms.transform import example_keys, length_bounds, transformed
+from seq2seq_jax.data.tokenizer import Tokenizer
+from seq2seq_jax.data.transforms.transform import Augment, augmented, example_keys, length_bounds, transformed
 
 NOTICEABLE_FRACTION = 0.01
 """Of the examples of a split: if limits drop or cut more, that is a warning."""
+AUGMENTED_AT_ONCE = 8192
+"""Examples whose lengths in an epoch are found at a time."""
 
 logger = logging.getLogger(__name__)
 
@@ -145,13 +148,38 @@ def _indices(chosen: Bool[np.ndarray, " examples"]) -> Int[np.ndarray, " chosen"
     return np.flatnonzero(chosen).astype(np.int32 if len(chosen) < 2**31 else np.int64)
 
 
+Augments = tuple[tuple[Augment, ...], ...]
+"""What is done to the training examples of each part; empty = nothing to any."""
+
+
+def fetched(
+    store: Store, batch_format: BatchFormat, examples: Int[np.ndarray, " examples"], *, vocabulary: Vocabulary
+) -> dict[str, Ragged]:
+    """The columns of some examples, cut to their limits."""
+    return {
+        name: column.fetch(column.examples(store.columns[name]), examples, vocabulary=vocabulary)
+        for name, column in batch_format.columns.items()
+    }
+
+
+def _limits(columns: Mapping[str, Column]) -> dict[str, int | None]:
+    return {name: column.max_length for name, column in columns.items()}
+
+
 def assemble(
-    store: Store, rows: BatchRows, batch_format: BatchFormat, *, vocabulary: Vocabulary, seed: int | None = None
+    store: Store,
+    rows: BatchRows,
+    batch_format: BatchFormat,
+    *,
+    vocabulary: Vocabulary,
+    seed: int | None = None,
+    augments: Augments = (),
 ) -> Batch:
     """The arrays of some rows: their examples fetched, cut to the limits of their columns, transformed and laid out.
 
     Args:
         seed: of the transforms' random numbers; None = 0: every run is evaluated on the same examples.
+        augments: what is done to training examples, by part.
 
     Returns:
         A Batch of numpy int32 arrays, source [rows, rows.source_length] and target [rows, rows.target_length].
@@ -159,13 +187,13 @@ def assemble(
     Raises:
         ValueError: a transform made an example longer than its bound.
     """
-    found: Mapping[str, Ragged] = {
-        name: column.fetch(column.examples(store.columns[name]), rows.examples, vocabulary=vocabulary)
-        for name, column in batch_format.columns.items()
-    }
-    if batch_format.transforms:
+    found: Mapping[str, Ragged] = fetched(store, batch_format, rows.examples, vocabulary=vocabulary)
+    if batch_format.transforms or augments:
+        keys = example_keys(seed or 0, rows.epochs, rows.examples, rows.copies)
+        if augments:
+            found = augmented(found, augments, keys, limits=_limits(batch_format.columns))
         transforms = [transform.build(vocabulary) for transform in batch_format.transforms]
-        found = transformed(found, transforms, example_keys(seed or 0, rows.epochs, rows.examples))
+        found = transformed(found, transforms, keys)
     return Batch(
         source=lay_out(found["source"], rows, rows.source_length, pad_id=vocabulary.pad_id),
         target=lay_out(found["target"], rows, rows.target_length, pad_id=vocabulary.pad_id),
@@ -184,6 +212,8 @@ class BatchMaker:
     vocabulary: Vocabulary
     process_index: int
     process_count: int
+    augments: Augments = ()
+    """What is done to training examples, by part."""
 
     @functools.cached_property
     def plan(self) -> BatchPlan | UniformPlan:
@@ -208,7 +238,28 @@ class BatchMaker:
             window=batch_format.window,
             seed=self.seed,
             plan_position=self.plan_position,
+            lengths_in=self._augmented_lengths if self.augments else None,
         )
+
+    def _augmented_lengths(
+        self, epoch: int, examples: Int[np.ndarray, " examples"], copies: Int[np.ndarray, " examples"] | None
+    ) -> tuple[Int[np.ndarray, " examples"], Int[np.ndarray, " examples"]]:
+        """Source and target tokens that augmented training examples have in an epoch."""
+        parts: dict[str, list[Int[np.ndarray, " some"]]] = {"source": [], "target": []}
+        transforms = [transform.build(self.vocabulary) for transform in self.batch_format.transforms]
+        for begin in range(0, len(examples), AUGMENTED_AT_ONCE):
+            some = examples[begin : begin + AUGMENTED_AT_ONCE]
+            some_copies = None if copies is None else copies[begin : begin + AUGMENTED_AT_ONCE]
+            made = augmented(
+                fetched(self.store, self.batch_format, some, vocabulary=self.vocabulary),
+                self.augments,
+                example_keys(self.seed or 0, np.full(len(some), epoch), some, some_copies),
+                limits=_limits(self.batch_format.columns),
+            )
+            lengths = length_bounds({name: column.lengths for name, column in made.items()}, transforms)
+            for name, found in parts.items():
+                found.append(lengths[name])
+        return np.concatenate(parts["source"]), np.concatenate(parts["target"])
 
     def __getstate__(self) -> dict:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -241,7 +292,14 @@ class BatchMaker:
 
     def _share(self, rows: BatchRows) -> EvaluationBatch:
         rows = rows.share(self.process_index, self.process_count)
-        batch = assemble(self.store, rows, self.batch_format, vocabulary=self.vocabulary, seed=self.seed)
+        batch = assemble(
+            self.store,
+            rows,
+            self.batch_format,
+            vocabulary=self.vocabulary,
+            seed=self.seed,
+            augments=self.augments,
+        )
         return EvaluationBatch(batch, rows.examples)
 
     def __call__(self, step: int) -> tuple[Batch, PlanPosition | None]:
@@ -259,10 +317,12 @@ def batch_maker(
     plan_position: PlanPosition | None = None,
     process_index: int = 0,
     process_count: int = 1,
+    tokenizer: Tokenizer | None = None,
 ) -> BatchMaker:
     """What makes the batches of a split.
 
     Args:
+        tokenizer: of the training examples, with which they are augmented as the format says; None = they are not.
         seed: of shuffle and transforms; None = the examples' own order, and the transforms of seed 0.
 
     Raises:
@@ -286,4 +346,11 @@ def batch_maker(
         vocabulary=vocabulary,
         process_index=process_index,
         process_count=process_count,
+        augments=_augments(batch_format, tokenizer),
     )
+
+
+def _augments(batch_format: BatchFormat, tokenizer: Tokenizer | None) -> Augments:
+    if tokenizer is None or not any(config.is_on for config in batch_format.augmentations):
+        return ()
+    return tuple(config.build(tokenizer) for config in batch_format.augmentations)

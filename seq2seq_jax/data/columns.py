@@ -53,6 +53,22 @@ class Ragged:
         starts = self.offsets[examples].astype(np.int64)
         return starts, self.offsets[examples + 1].astype(np.int64) - starts
 
+    def take(self, examples: Int[np.ndarray, " chosen"]) -> "Ragged":
+        """Some examples."""
+        starts, lengths = self.bounds(examples)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Ragged(self.values[np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])], offsets)
+
+    def with_examples(self, which: Int[np.ndarray, " chosen"], others: "Ragged") -> "Ragged":
+        """The examples, some of them replaced by others."""
+        order = np.arange(len(self))
+        order[which] = len(self) + np.arange(len(others))
+        joined = Ragged(
+            np.concatenate([self.values, others.values]),
+            np.concatenate([self.offsets, self.offsets[-1] + others.offsets[1:]]),
+        )
+        return joined.take(order)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chunks:

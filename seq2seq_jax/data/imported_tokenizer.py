@@ -190,6 +190,9 @@ class ImportedTokenizer(Tokenizer):
         self._vocabulary = Vocabulary(**vocabulary)
         self._codecs = {side: self._codec(description[side]) for side in SIDES}
 
+    def __reduce__(self):
+        return type(self), (self._description, self._files)
+
     def _codec(self, facts: Mapping[str, Any]) -> Codec:
         if facts["kind"] == "characters":
             return Characters(facts["characters"], num_special=facts["num_special"], unknown_id=facts["unknown_id"])

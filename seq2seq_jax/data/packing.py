@@ -1,14 +1,15 @@
 """Which examples fill which row of which batch: a plan made from lengths and a seed alone.
 
 An epoch is a seeded shuffle of the examples, cut into windows; each window is packed (or bucketed) on its own. So the
-k-th batch of a run is a function of the lengths, the shapes, the seed and k, whoever asks for it and when.
+k-th batch of a run is a function of the lengths, the shapes, the seed and k, whoever asks for it and when. An epoch may
+hold an example several times or not at all, and with other lengths than the one before, as functions of its number.
 """
 
 import bisect
 import dataclasses
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,8 @@ class BatchRows:
     """Tokens of a target row."""
     max_examples: int | None
     """No row of the plan has more examples; None = it is not known."""
+    copies: Int[np.ndarray, " examples"] | None = None
+    """Which of its copies in the epoch each of them is, from 0; None = each is the only one."""
 
     @property
     def rows(self) -> list[Int[np.ndarray, " examples"]]:
@@ -83,8 +86,29 @@ class BatchRows:
         first = ends[begin] - self.counts[begin]
         chosen = slice(first, ends[end - 1])
         return dataclasses.replace(
-            self, examples=self.examples[chosen], epochs=self.epochs[chosen], counts=self.counts[begin:end]
+            self,
+            examples=self.examples[chosen],
+            epochs=self.epochs[chosen],
+            counts=self.counts[begin:end],
+            copies=None if self.copies is None else self.copies[chosen],
         )
+
+
+class Entries(NamedTuple):
+    """What is packed or bucketed together."""
+
+    places: Int[np.ndarray, " entries"]
+    """Of each entry its example's place among the examples of the plan."""
+    copies: Int[np.ndarray, " entries"] | None
+    """See `BatchRows.copies`."""
+
+    def chosen(self, which: Int[np.ndarray, " chosen"] | slice) -> "Entries":
+        """Some of them."""
+        return Entries(self.places[which], None if self.copies is None else self.copies[which])
+
+
+Lengths = tuple[Int[np.ndarray, " entries"], Int[np.ndarray, " entries"]]
+"""Source and target tokens of entries."""
 
 
 class BatchPlan:
@@ -101,6 +125,9 @@ class BatchPlan:
             would be only a few of them.
         seed: of the shuffle, at least 0; None = the examples' own order, and the same batches in every epoch.
         plan_position: a known place, as `plan_position(k)` gave for the same arguments.
+        repetitions: epoch -> how many times it holds each example; None = once.
+        lengths_in: epoch, examples and copies -> source and target tokens that they have in that epoch, none longer
+            than the longest row; None = always those given.
 
     Raises:
         ValueError: there are no examples.
@@ -117,6 +144,8 @@ class BatchPlan:
         window: int,
         seed: int | None,
         plan_position: PlanPosition | None = None,
+        repetitions: Callable[[int], Int[np.ndarray, " examples"]] | None = None,
+        lengths_in: Callable[..., Lengths] | None = None,
     ):
         if not len(examples):
             raise ValueError("there are no examples to make batches of: expected at least one")
@@ -127,6 +156,8 @@ class BatchPlan:
         self._shapes = shapes
         self._packing = packing
         self._seed = seed
+        self._repetitions = repetitions
+        self._lengths_in = lengths_in
         examples_per_batch = max(shape.rows for shape in shapes)
         if packing:
             (shape,) = shapes
@@ -134,13 +165,12 @@ class BatchPlan:
                 int(source_lengths.sum()) / shape.source_length, int(target_lengths.sum()) / shape.target_length
             )
             examples_per_batch = int(shape.rows * len(examples) / row_fraction)
-        # Equal windows of at least `window`, so that no small remainder has to make a batch of its own.
-        self.windows_per_epoch = max(1, len(examples) // max(window, MIN_BATCHES_PER_WINDOW * examples_per_batch))
+        self._window = max(window, MIN_BATCHES_PER_WINDOW * examples_per_batch)
         self._plan_positions = sorted(
             {PlanPosition(0, 0, 0), PlanPosition(*plan_position or (0, 0, 0))}, key=lambda known: known.first_batch
         )
         self._windows: dict[tuple[int, int], list[BatchRows]] = {}
-        self._order: tuple[int, Int[np.ndarray, " examples"]] | None = None
+        self._order: tuple[int, Entries] | None = None
         self._lock = threading.Lock()
 
     def batch(self, step: int) -> BatchRows:
@@ -155,8 +185,8 @@ class BatchPlan:
             return self._find(step)[0]
 
     def epoch(self, epoch: int = 0) -> Iterator[BatchRows]:
-        """All batches of one epoch: every example once."""
-        for window in range(self.windows_per_epoch):
+        """All batches of one epoch: every example once, if it is not repeated."""
+        for window in range(self.num_windows(epoch)):
             with self._lock:
                 batches = self._plan(epoch, window)
             yield from batches
@@ -165,9 +195,19 @@ class BatchPlan:
         """Non-padding tokens over all tokens, both sides together, of the window that holds the batch of a step."""
         with self._lock:
             plan_position, batches = self._find(step)
-            positions = self._window_positions(plan_position.epoch, plan_position.window)
-        tokens = int(self._source_lengths[positions].sum()) + int(self._target_lengths[positions].sum())
+            entries = self._entries(plan_position.epoch, plan_position.window)
+            tokens = sum(int(lengths.sum()) for lengths in self._lengths(plan_position.epoch, entries))
         return tokens / sum(len(rows.counts) * (rows.source_length + rows.target_length) for rows in batches)
+
+    def num_windows(self, epoch: int = 0) -> int:
+        """Windows of an epoch: equal ones of at least `window`, so that no small remainder has to make a batch of its
+        own.
+        """
+        return max(1, self._size(epoch) // self._window)
+
+    def _size(self, epoch: int) -> int:
+        """Entries of an epoch."""
+        return len(self._examples) if self._repetitions is None else len(self._ordered(epoch).places)
 
     def _find(self, step: int) -> tuple[PlanPosition, list[BatchRows]]:
         assert step >= 0
@@ -180,34 +220,49 @@ class BatchPlan:
                 return plan_position, batches
             known += 1
             if known == len(self._plan_positions) or self._plan_positions[known].first_batch != after:
-                epochs, window = divmod(plan_position.window + 1, self.windows_per_epoch)
+                epochs, window = divmod(plan_position.window + 1, self.num_windows(plan_position.epoch))
                 self._plan_positions.insert(known, PlanPosition(plan_position.epoch + epochs, window, after))
 
     def _plan(self, epoch: int, window: int) -> list[BatchRows]:
         if (batches := self._windows.get((epoch, window))) is None:
-            positions = self._window_positions(epoch, window)
+            entries = self._entries(epoch, window)
+            lengths = self._lengths(epoch, entries)
             bits = None if self._seed is None else _bits(self._seed, epoch, window + 1)
-            made = self._packed(positions, bits) if self._packing else self._bucketed(positions, bits)
+            make = self._packed if self._packing else self._bucketed
+            made = make(entries, lengths, bits) if len(entries.places) else []
             batches = [dataclasses.replace(rows, epochs=np.full(len(rows.examples), epoch)) for rows in made]
             self._windows[epoch, window] = batches
             while len(self._windows) > WINDOWS_IN_MEMORY:
                 del self._windows[next(iter(self._windows))]
         return batches
 
-    def _window_positions(self, epoch: int, window: int) -> Int[np.ndarray, " window"]:
-        size = len(self._examples)
-        begin, end = (size * edge // self.windows_per_epoch for edge in (window, window + 1))
-        if self._seed is None:
-            return np.arange(begin, end)
+    def _ordered(self, epoch: int) -> Entries:
+        """The entries of an epoch in its order."""
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, _shuffled(size, _bits(self._seed, epoch, 0))
-        return self._order[1][begin:end]
+            entries = Entries(np.arange(len(self._examples)), None)
+            if self._repetitions is not None:
+                counts = self._repetitions(epoch)
+                places = np.repeat(entries.places, counts)
+                entries = Entries(places, np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts))
+            if self._seed is not None:
+                entries = entries.chosen(_shuffled(len(entries.places), _bits(self._seed, epoch, 0)))
+            self._order = epoch, entries
+        return self._order[1]
 
-    def _packed(self, positions: Int[np.ndarray, " window"], bits: np.random.PCG64 | None) -> list[BatchRows]:
+    def _entries(self, epoch: int, window: int) -> Entries:
+        size, num_windows = self._size(epoch), self.num_windows(epoch)
+        begin, end = (size * edge // num_windows for edge in (window, window + 1))
+        return self._ordered(epoch).chosen(slice(begin, end))
+
+    def _lengths(self, epoch: int, entries: Entries) -> Lengths:
+        if self._lengths_in is not None:
+            return self._lengths_in(epoch, self._examples[entries.places], entries.copies)
+        return self._source_lengths[entries.places], self._target_lengths[entries.places]
+
+    def _packed(self, entries: Entries, lengths: Lengths, bits: np.random.PCG64 | None) -> list[BatchRows]:
         (shape,) = self._shapes
         rows = pack_rows(
-            self._source_lengths[positions],
-            self._target_lengths[positions],
+            *lengths,
             source_length=shape.source_length,
             target_length=shape.target_length,
             max_examples=shape.max_examples,
@@ -216,25 +271,30 @@ class BatchPlan:
             # The packing takes the long examples first; a batch shall have rows of all kinds.
             rows = [rows[row] for row in _shuffled(len(rows), bits)]
         return [
-            self._batch_rows(positions[list(itertools.chain.from_iterable(chosen))], list(map(len, chosen)), shape)
+            self._batch_rows(
+                entries.chosen(np.fromiter(itertools.chain.from_iterable(chosen), np.int64)),
+                list(map(len, chosen)),
+                shape,
+            )
             for chosen in _even_parts(rows, shape.rows)
         ]
 
-    def _bucketed(self, positions: Int[np.ndarray, " window"], bits: np.random.PCG64 | None) -> list[BatchRows]:
-        groups = bucket_rows(self._source_lengths[positions], self._target_lengths[positions], shapes=self._shapes)
+    def _bucketed(self, entries: Entries, lengths: Lengths, bits: np.random.PCG64 | None) -> list[BatchRows]:
+        groups = bucket_rows(*lengths, shapes=self._shapes)
         batches = [
-            self._batch_rows(positions[chosen], [1] * len(chosen), shape)
+            self._batch_rows(entries.chosen(chosen), [1] * len(chosen), shape)
             for shape, group in zip(self._shapes, groups, strict=True)
             for chosen in _even_parts(group, shape.rows)
         ]
         return batches if bits is None else [batches[index] for index in _shuffled(len(batches), bits)]
 
-    def _batch_rows(self, positions: Int[np.ndarray, " chosen"], counts: list[int], shape: RowShape) -> BatchRows:
+    def _batch_rows(self, entries: Entries, counts: list[int], shape: RowShape) -> BatchRows:
         padded_counts = np.zeros(shape.rows, np.int32)
         padded_counts[: len(counts)] = counts
         return BatchRows(
-            examples=self._examples[positions],
-            epochs=np.zeros(len(positions), np.int64),
+            examples=self._examples[entries.places],
+            epochs=np.zeros(len(entries.places), np.int64),
+            copies=entries.copies,
             counts=padded_counts,
             source_length=shape.source_length,
             target_length=shape.target_length,

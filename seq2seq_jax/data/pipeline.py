@@ -16,6 +16,7 @@ from seq2seq_jax.data.batch_maker import BatchMaker, SelectionCounts, batch_make
 from seq2seq_jax.data.layout import EvaluationBatch
 from seq2seq_jax.data.packing import PlanPosition
 from seq2seq_jax.data.store import Store
+from seq2seq_jax.data.tokenizer import Tokenizer
 
 
 class TrainingBatches(Iterator[Batch]):
@@ -56,6 +57,7 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
     plan_position: PlanPosition | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> TrainingBatches:
     """This process's share of the batches first_batch to first_batch + num_batches - 1 of a run.
 
@@ -68,6 +70,7 @@ def training_batches(
         seed: of the shuffle, at least 0.
         plan_position: `TrainingBatches.plan_position` of an earlier part of the same run. Without it everything before
             first_batch is planned first.
+        tokenizer: with which examples are augmented as the format says; None = they are not.
 
     Returns:
         An iterator of Batch of numpy int32 arrays, assembled ahead.
@@ -86,6 +89,7 @@ def training_batches(
         plan_position=plan_position,
         process_index=process_index,
         process_count=process_count,
+        tokenizer=tokenizer,
     )
     _, selection = select(store, batch_format.columns)
     steps = grain.MapDataset.range(first_batch, first_batch + num_batches).map(make)

@@ -5,11 +5,13 @@ import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from seq2seq_jax.data.augmentation import AugmentationConfig
 from seq2seq_jax.effects import changes
 from seq2seq_jax.values import check_values
 
 if TYPE_CHECKING:
     import seq2seq_jax.data.columns
+    import seq2seq_jax.data.tokenizer
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_SET = "validation/"
@@ -113,6 +115,8 @@ class PairSource(DataSource):
     longer max length, in eighths."""
     window: int = 16_384
     """Examples of the seeded shuffle that are packed (or bucketed) together."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """What is done to training examples anew in every epoch."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -145,6 +149,19 @@ class PairSource(DataSource):
         from seq2seq_jax.data.columns import Tokens
 
         return Tokens(side="target", max_length=self.max_target_length, truncate=self._truncated_end)
+
+    @property
+    def augmentations(self) -> tuple[AugmentationConfig, ...]:
+        """What is done to training examples, by part of the data; see `BatchFormat.augmentations`."""
+        return (self.augmentation,)
+
+    def check_tokenizer(self, tokenizer: "seq2seq_jax.data.tokenizer.TokenizerConfig") -> None:
+        """Refuse augmentation that a tokenizer does not go with.
+
+        Raises:
+            ValueError: with the field to change.
+        """
+        self.augmentation.check(tokenizer)
 
     @property
     def _truncated_end(self) -> Literal["left", "right"] | None:

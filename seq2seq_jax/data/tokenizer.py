@@ -10,9 +10,11 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import sentencepiece
+from jaxtyping import Bool
 from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 
 from seq2seq_jax.batch import Vocabulary
@@ -184,6 +186,19 @@ class TooManyCharacters(ValueError):
         self.required = required
 
 
+class Described(NamedTuple):
+    """What the ids of one side stand for."""
+
+    texts: list[str]
+    """The piece of each id, as `source_pieces` writes it."""
+    scores: list[float]
+    """Of each id: the logarithm of its probability, or what orders merges."""
+    is_special: Bool[np.ndarray, " ids"]
+    """Ids that stand for no text: control tokens, sentinels and special tokens."""
+    unknown_id: int
+    """The id of characters that no piece has."""
+
+
 class Tokenizer:
     """A trained tokenizer. Every encoded example ends in the EOS token, so the empty text has one token."""
 
@@ -257,6 +272,20 @@ class Tokenizer:
         return cls(
             _train_lowered(sources, config, "source text", is_exact=is_exact),
             _train_lowered(targets, config.of_target, "target text", is_exact=is_exact),
+        )
+
+    def __reduce__(self):
+        return type(self), self._models
+
+    def describe_pieces(self, side: Literal["source", "target"]) -> Described:
+        """What the ids of one side stand for."""
+        pieces = ModelProto.FromString(self._models[0 if side == "source" else -1]).pieces
+        special = (ModelProto.SentencePiece.CONTROL, ModelProto.SentencePiece.USER_DEFINED)
+        return Described(
+            [piece.piece for piece in pieces],
+            [piece.score for piece in pieces],
+            np.array([piece.type in special for piece in pieces]),
+            UNKNOWN_ID,
         )
 
     def save(self, directory: str | os.PathLike) -> None:

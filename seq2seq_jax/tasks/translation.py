@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.columns import Column, Tokens
 from seq2seq_jax.data.source import PairSource
+from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.evaluation.metric import Example, Metric
 from seq2seq_jax.evaluation.metrics import DEFAULT_METRICS
 from seq2seq_jax.tasks.task import Task
@@ -34,6 +35,7 @@ class Translation(Task):
     def batch_format(self, data: PairSource) -> BatchFormat:
         return BatchFormat(
             columns=self.columns(data),
+            augmentations=data.augmentations,
             max_source_length=data.max_source_length,
             max_target_length=data.max_target_length,
             packing=data.packing,
@@ -41,6 +43,10 @@ class Translation(Task):
             bucket_lengths=data.bucket_lengths,
             window=data.window,
         )
+
+    def check(self, data: PairSource, tokenizer: TokenizerConfig) -> None:
+        super().check(data, tokenizer)
+        data.check_tokenizer(tokenizer)
 
     def has_unpacked_rows(self, data: PairSource) -> bool:
         return not data.packing

@@ -142,7 +142,7 @@ def test_a_batch_is_the_same_whoever_asks_for_it_and_when(packing):
 
 def test_an_anchor_leads_to_the_same_batches_without_planning_what_came_before(monkeypatch):
     in_order = make_plan(window=300)
-    assert in_order.windows_per_epoch > 1
+    assert in_order.num_windows() > 1
     plan_position = in_order.plan_position(400)
     assert plan_position.epoch > 0 and plan_position.first_batch <= 400
     resumed = make_plan(window=300, plan_position=plan_position)
@@ -196,7 +196,7 @@ def test_windows_are_equal_and_no_small_one_is_left_over():
         shape = RowShape(rows=2, source_length=4, target_length=5)
         return BatchPlan(
             ones, ones, examples=np.arange(num_examples), shapes=(shape,), packing=True, window=window, seed=0
-        ).windows_per_epoch
+        ).num_windows()
 
     assert windows(1999, 1000) == 1
     assert windows(2000, 1000) == 2

@@ -39,6 +39,17 @@ class Transform(Protocol):
 
 
 @runtime_checkable
+class Augment(Protocol):
+    """Makes other examples of training examples, of any length; evaluation sees none of it. What it does to one depends
+    on the example and its key alone.
+    """
+
+    def __call__(self, examples: Mapping[str, Ragged], keys: UInt64[np.ndarray, " examples"]) -> dict[str, Ragged]:
+        """The columns of the same examples, in the same order; see `Transform`."""
+        ...
+
+
+@runtime_checkable
 class TransformConfig(Protocol):
     """What a transform is: as it stands in a config, without a tokenizer."""
 
@@ -48,19 +59,62 @@ class TransformConfig(Protocol):
 
 
 def example_keys(
-    seed: int, epochs: Int[np.ndarray, " examples"], examples: Int[np.ndarray, " examples"]
+    seed: int,
+    epochs: Int[np.ndarray, " examples"],
+    examples: Int[np.ndarray, " examples"],
+    copies: Int[np.ndarray, " examples"] | None = None,
 ) -> UInt64[np.ndarray, " examples"]:
     """A key for each example in its epoch.
 
     Args:
         seed: of the run, at least 0.
         examples: their indices in the split.
+        copies: which of its copies in the epoch each of them is, from 0; None = it is the only one.
     """
     keys = np.empty(len(examples), np.uint64)
     for epoch in np.unique(epochs):
         chosen = epochs == epoch
         keys[chosen] = mixed_64(epoch_keys(seed, epoch)[1] ^ mixed_64(examples[chosen].astype(np.uint64)))
+    if copies is not None:
+        (further,) = np.nonzero(copies)
+        keys[further] = mixed_64(keys[further] + copies[further].astype(np.uint64))
     return keys
+
+
+AUGMENTATION = np.uint64(0xA0761D6478BD642F)
+"""Separates the random numbers of augmentation from those of transforms."""
+
+
+def augmented(
+    examples: Mapping[str, Ragged],
+    augments: Sequence[Sequence[Augment]],
+    keys: UInt64[np.ndarray, " examples"],
+    *,
+    limits: Mapping[str, int | None],
+) -> Mapping[str, Ragged]:
+    """Training examples after what is done to those of their part of the data.
+
+    Args:
+        augments: of each part, in the order of the labels in the column `part`; one = that of all examples.
+        limits: the longest that a column may be, by name. An example that would be longer stays as it was.
+    """
+    keys = mixed_64(keys ^ AUGMENTATION)
+    result = dict(examples)
+    for part, own in enumerate(augments):
+        chosen = np.arange(len(keys)) if len(augments) == 1 else np.flatnonzero(examples["part"].values == part)
+        if not own or not len(chosen):
+            continue
+        made: Mapping[str, Ragged] = {name: column.take(chosen) for name, column in examples.items()}
+        own_keys = keys[chosen]
+        for augment in own:
+            made = augment(made, own_keys)
+            own_keys = mixed_64(own_keys)
+        fits = np.ones(len(chosen), bool)
+        for name, limit in limits.items():
+            fits &= True if limit is None else made[name].lengths <= limit
+        for name, column in made.items():
+            result[name] = result[name].with_examples(chosen[fits], column.take(np.flatnonzero(fits)))
+    return result
 
 
 def transformed(
