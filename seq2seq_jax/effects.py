@@ -35,3 +35,6 @@ def _walk(config: Any, prefix: str, inherited: Effect) -> Iterator[tuple[str, Ef
         if dataclasses.is_dataclass(value):
             yield f"{name}.class", effect
             yield from _walk(value, f"{name}.", effect)
+        for index, each in enumerate(value if isinstance(value, tuple) else ()):
+            if dataclasses.is_dataclass(each):
+                yield from _walk(each, f"{name}.{index}.", effect)

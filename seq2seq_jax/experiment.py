@@ -18,6 +18,7 @@ from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
 from seq2seq_jax.data.conversations import Conversations
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.dialogues import Dialogues
+from seq2seq_jax.data.mixture import Mixture
 from seq2seq_jax.data.pronunciations import Pronunciations
 from seq2seq_jax.data.schema_dialogues import DialogueActs, DialogueStates
 from seq2seq_jax.data.source import DataSource
@@ -35,7 +36,7 @@ from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.old_names import current_fields
 from seq2seq_jax.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig
 from seq2seq_jax.outside import NOTHING, Trust, load_config_class, name_of_class, refuse_unnamed
-from seq2seq_jax.overrides import dataclasses_of, override
+from seq2seq_jax.overrides import dataclasses_of, inner_of_tuple, override
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.paths import user_path
 from seq2seq_jax.tasks.conversation import Conversation
@@ -65,6 +66,7 @@ class Experiment:
         | DialogueActs
         | Pronunciations
         | Conversations
+        | Mixture
     )
     """Where the text comes from and how it becomes rows."""
     task: Translation | Summarisation | Denoising | DialogueState | ResponseFromActs | Conversation = None  # pyright: ignore
@@ -368,6 +370,11 @@ def _from_json(kind: Any, values: Any, *, place: str, trust: Trust) -> Any:
     where = place or "the experiment"
     if tuple[Metric, ...] in typing.get_args(kind) and isinstance(values, list):
         return tuple(map(metric_from_json, values))
+    several = [inner for inner in map(inner_of_tuple, options(kind)) if inner is not None and dataclasses_of(inner)]
+    if several and isinstance(values, list):
+        return tuple(
+            _from_json(several[0], value, place=f"{place}.{index}", trust=trust) for index, value in enumerate(values)
+        )
     candidates = {candidate.__name__: candidate for candidate in dataclasses_of(kind)}
     if not candidates or (values is None and type(None) in typing.get_args(kind)):
         value = _tuples(values)
@@ -403,9 +410,11 @@ def _tuples(values: Any) -> Any:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Dotted field names and values of a config, as JSON values; lists are values."""
+    """Dotted field names and values of a config, as JSON values; lists are values, but those of configs."""
 
     def walk(prefix, value):
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            value = {str(index): each for index, each in enumerate(value)}
         if isinstance(value, dict):
             for name, inner in value.items():
                 yield from walk(f"{prefix}.{name}" if prefix else name, inner)

@@ -118,6 +118,9 @@ def classes_of(config: Any) -> dict[str, type]:
             value = getattr(part, field.name)
             if dataclasses.is_dataclass(value):
                 walk(value, f"{place}.{field.name}".removeprefix("."))
+            for index, each in enumerate(value if isinstance(value, tuple) else ()):
+                if dataclasses.is_dataclass(each):
+                    walk(each, f"{place}.{field.name}.{index}".removeprefix("."))
 
     walk(config, "")
     return found

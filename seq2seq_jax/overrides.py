@@ -270,6 +270,12 @@ def _one_line(box: str) -> str:
     return message + (f" Did you mean {meant[1]}?" if meant else "")
 
 
+def inner_of_tuple(hint: Any) -> Any:
+    """The type of the elements of tuples of any length; None = the hint is no such tuple."""
+    inner = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
+    return inner[0] if len(inner) == 2 and inner[1] is Ellipsis else None
+
+
 def dataclasses_of(hint: Any) -> list[type]:
     """The dataclasses that a field with this type hint may hold."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)

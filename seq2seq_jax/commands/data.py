@@ -57,6 +57,7 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
                     split: {
                         column: lengths_of(kind.examples(store.columns[column]))
                         for column, kind in batch_format.columns.items()
+                        if column in splits[split].columns
                     }
                     for split, store in stores.items()
                 },

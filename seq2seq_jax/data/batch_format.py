@@ -8,6 +8,7 @@ import numpy as np
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.data.augmentation import AugmentationConfig
 from seq2seq_jax.data.columns import Column
+from seq2seq_jax.data.mixing import Mixing
 from seq2seq_jax.data.packing import RowShape
 from seq2seq_jax.data.transforms.transform import TransformConfig, length_bounds
 
@@ -28,6 +29,8 @@ class BatchFormat:
     augmentations: tuple[AugmentationConfig, ...] = ()
     """What is done to training examples before that, of each part of the data, in the order of the labels in the column
     `part`; one = of all of it, empty = nothing."""
+    mixing: Mixing | None = None
+    """How often an epoch of training holds the examples of each part, by the column `part`; None = once."""
     max_source_length: int
     """Tokens of the longest source row."""
     max_target_length: int

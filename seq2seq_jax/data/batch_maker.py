@@ -7,7 +7,7 @@ rows of a batch.
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -239,7 +239,18 @@ class BatchMaker:
             seed=self.seed,
             plan_position=self.plan_position,
             lengths_in=self._augmented_lengths if self.augments else None,
+            repetitions=self._repetitions(examples),
         )
+
+    def _repetitions(
+        self, examples: Int[np.ndarray, " examples"]
+    ) -> Callable[[int], Int[np.ndarray, " examples"]] | None:
+        """Epoch -> how often it holds each example; None = once."""
+        mixing = self.batch_format.mixing
+        if mixing is None or mixing.is_plain or self.seed is None:
+            return None
+        parts = self.store.columns["part"].values[examples]
+        return functools.partial(mixing.repetitions, parts, seed=self.seed)
 
     def _augmented_lengths(
         self, epoch: int, examples: Int[np.ndarray, " examples"], copies: Int[np.ndarray, " examples"] | None

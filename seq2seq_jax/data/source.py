@@ -11,6 +11,7 @@ from seq2seq_jax.values import check_values
 
 if TYPE_CHECKING:
     import seq2seq_jax.data.columns
+    import seq2seq_jax.data.mixing
     import seq2seq_jax.data.tokenizer
 
 SPLITS = ("train", "validation", "test")
@@ -75,6 +76,10 @@ class DataSource(abc.ABC):
 
     def special_tokens(self) -> tuple[str, ...]:
         """Pieces that a new tokenizer has for what marks the parts of texts, beside `tokenizer.special_tokens`."""
+        return ()
+
+    def required_tokens(self) -> tuple[str, ...]:
+        """Pieces without which a tokenizer, such as that of another run, does not suit the data."""
         return ()
 
     @abc.abstractmethod
@@ -149,6 +154,15 @@ class PairSource(DataSource):
         from seq2seq_jax.data.columns import Tokens
 
         return Tokens(side="target", max_length=self.max_target_length, truncate=self._truncated_end)
+
+    def label_columns(self) -> "dict[str, seq2seq_jax.data.columns.Column]":
+        """Further columns that are stored, by name."""
+        return {}
+
+    @property
+    def mixing(self) -> "seq2seq_jax.data.mixing.Mixing | None":
+        """How often an epoch holds examples; None = once."""
+        return None
 
     @property
     def augmentations(self) -> tuple[AugmentationConfig, ...]:

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from seq2seq_jax.batch import PADDING_SEGMENT, Batch, TokenRows
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.batch_maker import SelectionCounts, selection_of
-from seq2seq_jax.data.columns import Chunks, Column, Ragged, Tokens
+from seq2seq_jax.data.columns import Chunks, Column, Label, Ragged, Tokens
 from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import BYTE_PIECE, Tokenizer
 
@@ -62,6 +62,7 @@ def summary_of(store: Store, batch_format: BatchFormat, tokenizer: Tokenizer) ->
         columns={
             name: _column(column, column.examples(store.columns[name]), tokenizer)
             for name, column in batch_format.columns.items()
+            if not isinstance(column, Label)
         },
         limits=selection_of(store, batch_format.columns).counts,
     )

@@ -145,7 +145,14 @@ class TrainingRun:
     def new_tokenizer(self) -> Tokenizer:
         """The tokenizer that a new run has: that of the run that it starts from, or one trained on its data."""
         if self.origin is not None:
-            return self.origin[0].tokenizer
+            tokenizer = self.origin[0].tokenizer
+            for token in self.data.source.required_tokens():
+                if tokenizer.source_id(token) is None:
+                    raise ValueError(
+                        f"the tokenizer of --init-from {self.experiment.init_from} has no piece {token}, a tag of "
+                        "data.parts. Start from a run whose data has it, or leave the tag out."
+                    )
+            return tokenizer
         self.progress("training the tokenizer", 0, 1)
         config = self.experiment.tokenizer
         special_tokens = tuple(dict.fromkeys((*config.special_tokens, *self.data.source.special_tokens())))

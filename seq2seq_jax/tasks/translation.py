@@ -24,7 +24,7 @@ class Translation(Task):
     unit: ClassVar[str] = "pairs"
 
     def columns(self, data: PairSource) -> dict[str, Column]:
-        return {"source": data.source_column(), "target": data.target_column()}
+        return {"source": data.source_column(), "target": data.target_column(), **data.label_columns()}
 
     def source(self, data: PairSource) -> Tokens:
         return data.source_column()
@@ -36,6 +36,7 @@ class Translation(Task):
         return BatchFormat(
             columns=self.columns(data),
             augmentations=data.augmentations,
+            mixing=data.mixing,
             max_source_length=data.max_source_length,
             max_target_length=data.max_target_length,
             packing=data.packing,
