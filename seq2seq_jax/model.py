@@ -18,7 +18,7 @@ from seq2seq_jax.encoders.convolutional import ConvolutionalEncoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS
-from seq2seq_jax.modules.embedding import Embedding
+from seq2seq_jax.modules.embedding import Embedding, EmbeddingChange
 from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.pointer import Pointed, Pointer, PointerSource, mixed
 from seq2seq_jax.modules.precision import Precision
@@ -201,13 +201,16 @@ class EncoderDecoder(nn.Module):
         """Source tokens that the encoder has positions for; None = unbounded."""
         return self.config.encoder.position_limit
 
-    def encode(self, source: TokenRows, *, deterministic: bool) -> Memory:
+    def encode(self, source: TokenRows, *, deterministic: bool, change: EmbeddingChange | None = None) -> Memory:
         """The encoded source.
 
         Args:
             deterministic: disables dropout; otherwise the rng stream "dropout" is used.
+            change: of the embeddings; None = none.
         """
-        memory = self.encoder(self.source_embedding(source.tokens), source, deterministic=deterministic)
+        embedded = self.source_embedding(source.tokens)
+        embedded = embedded if change is None else change.apply(embedded)
+        memory = self.encoder(embedded, source, deterministic=deterministic)
         return memory.replace(tokens=source.tokens) if self.config.copying else memory
 
     def decode(
@@ -217,16 +220,20 @@ class EncoderDecoder(nn.Module):
         *,
         deterministic: bool,
         inputs: Int[Array, "batch target"] | None = None,
+        change: EmbeddingChange | None = None,
     ) -> Float[Array, "batch target output"]:
         """The decoder's hidden states for each label of the target, with teacher forcing, ready for `logits`.
 
         Args:
             target: the labels.
             inputs: the decoder's input tokens; None = the labels shifted right, of expert 0.
+            change: of the inputs' embeddings; None = none.
         """
         if inputs is None:
             inputs = shift_right(target, self.vocabulary.bos_id).tokens
-        hidden = self.decoder(self.embed_inputs(inputs), target, memory, deterministic=deterministic)
+        embedded = self.embed_inputs(inputs)
+        embedded = embedded if change is None else change.apply(embedded)
+        hidden = self.decoder(embedded, target, memory, deterministic=deterministic)
         return self._before_output(hidden)
 
     def _before_output(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims output"]:

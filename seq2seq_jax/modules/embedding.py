@@ -1,8 +1,9 @@
 """Token embeddings, which may also be the output projection."""
 
 import flax.linen as nn
+import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product, operand_dtype
 
@@ -12,6 +13,25 @@ def gather_scores(scores: Float[Array, "*dims vocab"], tokens: Int[Array, "*dims
     may be sharded.
     """
     return jnp.sum(jnp.where(jnp.arange(scores.shape[-1]) == tokens[..., None], scores, 0.0), axis=-1)
+
+
+@flax.struct.dataclass
+class EmbeddingChange:
+    """How embeddings of a side are changed before the model reads them.
+
+    Attributes:
+        added: what is added to them; None = nothing.
+        kept: False where they become 0; None = nowhere.
+    """
+
+    added: Float[Array, "batch length model"] | None = None
+    kept: Bool[Array, "batch #length #model"] | None = None
+
+    def apply(self, embedded: Float[Array, "batch length model"]) -> Float[Array, "batch length model"]:
+        """The changed embeddings."""
+        if self.kept is not None:
+            embedded = jnp.where(self.kept, embedded, jnp.zeros((), embedded.dtype))
+        return embedded if self.added is None else embedded + self.added.astype(embedded.dtype)
 
 
 class Embedding(nn.Module):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seq2seq_jax.batch import Batch, Memory, TokenRows, one_token_batch
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
-from seq2seq_jax.modules.embedding import Embedding, gather_scores
+from seq2seq_jax.modules.embedding import Embedding, EmbeddingChange, gather_scores
 from seq2seq_jax.modules.flops import TRAINING, Amount, causal_pairs, product_flops
 from seq2seq_jax.modules.pointer import Pointed, coverage_losses
 from seq2seq_jax.modules.precision import Precision
@@ -27,6 +27,7 @@ from seq2seq_jax.objectives.objective import (
     WeightedSum,
     Work,
 )
+from seq2seq_jax.objectives.perturbations import Cutoff, Fgm, FreeLb, Pass, Passes, Unperturbed, Vat
 from seq2seq_jax.values import check_values
 
 MODEL = "model"
@@ -64,6 +65,9 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
     """Weight α of R-Drop: every row is computed twice with different dropout, and the loss is the mean of both plus
     α / 2 times the mean of the two Kullback-Leibler divergences between their distributions (half of the paper's sum);
     0 = rows are computed once."""
+    perturbation: Unperturbed | Fgm | FreeLb | Vat | Cutoff = Unperturbed()
+    """What is required of the model under small changes of its embeddings: unperturbed, fgm (adversarial training),
+    free_lb (the same in several steps), vat (virtual adversarial training) or cutoff."""
     sampling_schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
     """Scheduled sampling: schedule of the probability that a decoder input is a model prediction instead of the label.
     After i updates it is sampling_limit times min(i / steps, 1), 1 - exp(-i / steps) or
@@ -108,6 +112,11 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
             raise ValueError(
                 f"objective.coverage_weight = {self.coverage_weight} has no effect without copying. Set model.copying "
                 "to True, or coverage_weight to 0."
+            )
+        if model.copying and isinstance(self.perturbation, Vat | Cutoff):
+            raise ValueError(
+                f"objective.perturbation {type(self.perturbation).__name__} is not supported with model.copying. Set "
+                "it to fgm or unperturbed, or copying to False."
             )
         for field, without in (("unlikelihood_weight", 0.0), ("r_drop_weight", 0.0), ("sampling_schedule", "none")):
             value = getattr(self, field)
@@ -270,7 +279,8 @@ class MaximumLikelihood(Objective):
 
         Logs `nll`, the negative log-likelihood without label smoothing, with an unlikelihood_weight `unlikelihood`,
         with an r_drop_weight `divergence` (all in nats per target token), and with copying `copy_probability`, the mean
-        of 1 - p_gen, and `coverage`, the coverage loss (per target token).
+        of 1 - p_gen, and `coverage`, the coverage loss (per target token). With a perturbation `nll` is that of the
+        embeddings as they are, and `adversarial_nll`, `cut_nll` and `divergence` are those of changed ones.
         """
         batch: Batch = prepared.rows
         config = self.config
@@ -279,13 +289,48 @@ class MaximumLikelihood(Objective):
                 config = dataclasses.replace(config, r_drop_weight=0.0)
             else:
                 batch = jax.tree.map(each_row_twice, batch)
-        variables = {"params": params[turn.player]}
+        weight = jnp.sum(batch.target.mask).astype(jnp.float32)
+        run = functools.partial(self._pass, config, batch=batch, step=step, rng=rng)
+        further = {}
+        if rng is None or not config.perturbation.is_on:
+            found, further = run(params[turn.player], {})
+            loss, sums = found.loss, found.logged
+        else:
+            stacks = {"source": self.model.config.encoder, "target": self.model.config.decoder}
+            passes = Passes(
+                run=lambda own, change: run(own, change)[0],
+                batch=batch,
+                dims={side: stack.model_dim for side, stack in stacks.items()},
+                rng=rng,
+                precision=self.model.config.precision,
+                chunk=config.loss_chunk,
+            )
+            loss, sums = config.perturbation.loss(passes, params[turn.player])
+        return WeightedSum(loss, weight), {name: WeightedSum(total, weight) for name, total in sums.items()} | further
+
+    def _pass(
+        self,
+        config: MaximumLikelihoodConfig,
+        params: Params,
+        change: dict[str, EmbeddingChange],
+        *,
+        batch: Batch,
+        step: Int[Array, ""],
+        rng: jax.Array | None,
+    ) -> tuple[Pass, dict[str, WeightedSum]]:
+        """A pass through the model, and what is logged beside its sums.
+
+        Args:
+            config: of the loss.
+            change: of the embeddings, by side.
+        """
+        variables = {"params": params}
         apply = functools.partial(
             self.model.apply, variables, deterministic=rng is None, rngs=None if rng is None else {"dropout": rng}
         )
-        memory = apply(batch.source, method="encode")
+        memory = apply(batch.source, change=change.get("source"), method="encode")
         inputs, logged = self._inputs(variables, batch, memory, step, rng)
-        hidden = apply(batch.target, memory, inputs=inputs, method="decode")
+        hidden = apply(batch.target, memory, inputs=inputs, change=change.get("target"), method="decode")
 
         target, table = batch.target, self.model.apply(variables, method="output_table")
         negatives = None
@@ -302,9 +347,7 @@ class MaximumLikelihood(Objective):
         )
         if self.config.coverage_weight > 0.0:
             loss += self.config.coverage_weight * of_copying["coverage"]
-        weight = jnp.sum(target.mask).astype(jnp.float32)
-        sums |= of_copying
-        return WeightedSum(loss, weight), {name: WeightedSum(total, weight) for name, total in sums.items()} | logged
+        return Pass(loss, sums | of_copying, hidden, table), logged
 
     def turn_flops(self, turn: Turn, prepared: Prepared) -> Float[Array, ""]:
         """See Objective.turn_flops."""
@@ -323,7 +366,7 @@ class MaximumLikelihood(Objective):
         """Model FLOPs of a step on a pair of these lengths (tokens).
 
         With scheduled sampling the decoder's forward pass that predicts its inputs counts too, with unlikelihood the
-        scores of earlier tokens, and with R-Drop all of it twice.
+        scores of earlier tokens, with R-Drop all of it twice, and with a perturbation as often as it has passes.
         """
         config = self.model.config
         forward = config.forward_flops(source, target, vocabulary=self.model.vocabulary)
@@ -332,7 +375,8 @@ class MaximumLikelihood(Objective):
             predictions = forward - config.encoder.forward_flops(source)
         if self.config.unlikelihood_weight > 0.0:
             forward += product_flops(causal_pairs(target), config.decoder.model_dim, 1)
-        return (TRAINING * forward + predictions) * (2 if self.config.r_drop_weight > 0.0 else 1)
+        passes = self.config.perturbation.num_passes if self.config.perturbation.is_on else 1
+        return (TRAINING * forward + predictions) * (2 if self.config.r_drop_weight > 0.0 else 1) * passes
 
     def _inputs(self, variables, batch, memory, step, rng):
         """Decoder inputs, for scheduled sampling; None = the labels. And metrics to log."""

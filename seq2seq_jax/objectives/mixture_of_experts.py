@@ -48,6 +48,11 @@ class MixtureOfExpertsConfig(MaximumLikelihoodConfig):
                 raise ValueError(
                     f"objective.{field} = {value} is not supported with a mixture of experts. Set it to {without}."
                 )
+        if self.perturbation.is_on:
+            raise ValueError(
+                f"objective.perturbation {type(self.perturbation).__name__} is not supported with a mixture of "
+                "experts. Set it to unperturbed."
+            )
 
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "MixtureOfExperts":
         """The objective for a model; it does not need the tokenizer."""
