@@ -116,6 +116,9 @@ class TrainingRun:
             self.directory.remove_unfinished()
         else:
             tokenizer = self.new_tokenizer()
+            if self.experiment.optimizer.has_patterns:
+                # Before anything is written: only now is it known which parameters they match.
+                System(self.experiment, tokenizer, self.mesh).layout  # noqa: B018
             path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(path)
             if self.origin is not None:
