@@ -29,6 +29,7 @@ class Vocabulary:
         sentinel_ids: tokens that stand for the spans removed from a text, in order; empty = none.
         never_ids: further tokens that are never generated.
         first_ids: tokens that every target begins with, such as a language; empty = none.
+        source_eos_id: the last token of every source; None = eos_id.
     """
 
     source_size: int
@@ -40,6 +41,11 @@ class Vocabulary:
     sentinel_ids: tuple[int, ...] = ()
     never_ids: tuple[int, ...] = ()
     first_ids: tuple[int, ...] = ()
+    source_eos_id: int | None = None
+
+    def end_id(self, side: str) -> int:
+        """The last token of every example of a side, source or target."""
+        return self.eos_id if side == "target" or self.source_eos_id is None else self.source_eos_id
 
     @property
     def suppressed_ids(self) -> tuple[int, ...]:

@@ -47,6 +47,8 @@ from seq2seq_jax.tasks.summarisation import Summarisation
 from seq2seq_jax.tasks.task import Task
 from seq2seq_jax.tasks.translation import Translation
 from seq2seq_jax.training.config import TrainingConfig, check_select_by
+from seq2seq_jax.training.origins import ALL as ALL_PARTS
+from seq2seq_jax.training.origins import sources_of
 from seq2seq_jax.values import check_value, check_values, options
 
 
@@ -94,13 +96,17 @@ class Experiment:
     match where nothing else is said."""
     init_from: str | None = None
     """RUN, RUN:best or RUN:STEP: the directory of a run whose parameters (its best, unless a step is given) and
-    tokenizer training starts with; its model must be the same, or have one expert for several. None = new
+    tokenizer training starts with; its model must be the same, but for LoRA, or have one expert for several. Or parts,
+    PART[+PART]=PLACE,...: encoder, decoder, embeddings (rows by the text of their pieces, for a tokenizer of the run's
+    own), each from a run or from the directory of a Hugging Face model, such as encoder+embeddings=minilm. None = new
     parameters."""
 
     def __post_init__(self):
         if self.task is None:
             object.__setattr__(self, "task", default_task(self.data))
         check_values(self)
+        if self.init_from is not None:
+            sources_of(self.init_from)
         self.task.check(self.data, self.tokenizer)
         self.model.check(joint=self.tokenizer.joint)
         row, rows = self.max_target_length, self.rows_per_batch
@@ -467,7 +473,11 @@ def _same_path(old: str | None, new: str | None) -> bool:
 
 def _resolved(path: str) -> str:
     """The path without its links, "." and "~", the best checkpoint of an origin left out as it may be."""
-    return os.path.realpath(user_path(path.removesuffix(":best")))
+    found = [
+        ("+".join(source.parts), os.path.realpath(user_path(source.place.removesuffix(":best"))))
+        for source in sources_of(path)
+    ]
+    return ",".join(place if parts == ALL_PARTS else f"{parts}={place}" for parts, place in found)
 
 
 def run_directory(name: str, default: Experiment, chosen: Experiment) -> Path:

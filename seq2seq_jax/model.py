@@ -20,6 +20,7 @@ from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS
 from seq2seq_jax.modules.embedding import Embedding, EmbeddingChange
 from seq2seq_jax.modules.flops import Amount, product_flops
+from seq2seq_jax.modules.linear import LORA_IN, merge_lora
 from seq2seq_jax.modules.pointer import Pointed, Pointer, PointerSource, mixed
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.recurrence import replicate
@@ -89,6 +90,33 @@ class ModelConfig:
     def shares_inputs(self) -> bool:
         """Whether source and target have one table."""
         return self.tied_embeddings in ("all", "inputs")
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether linear layers have changes of low rank."""
+        return any(getattr(stack, "lora_rank", None) is not None for stack in (self.encoder, self.decoder))
+
+    def without_lora(self) -> "ModelConfig":
+        """The model of merged parameters."""
+        settings = {"lora_rank": None, "lora_alpha": None, "lora_layers": ("query", "value")}
+        stacks = {
+            side: dataclasses.replace(stack, **settings)
+            for side in ("encoder", "decoder")
+            if getattr(stack := getattr(self, side), "lora_rank", None) is not None
+        }
+        return dataclasses.replace(self, **stacks)
+
+    def merge_lora(self, params: Any) -> Any:
+        """The parameters of `without_lora` that compute the same, up to rounding."""
+
+        def merged(tree: Any, stack: Any, name: str) -> Any:
+            if not isinstance(tree, dict):
+                return tree
+            if LORA_IN in tree:
+                return merge_lora(tree, stack.lora[name], num_layers=stack.num_layers)
+            return {part: merged(inner, stack, part) for part, inner in tree.items()}
+
+        return params | {side: merged(params[side], getattr(self, side), side) for side in ("encoder", "decoder")}
 
     def forward_flops(self, source: Amount, target: Amount, *, vocabulary: Vocabulary, hypotheses: int = 1) -> Amount:
         """Model FLOPs of a forward pass over a pair; see `seq2seq_jax.modules.flops`.

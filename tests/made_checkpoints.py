@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from seq2seq_jax.batch import Vocabulary
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.model import ModelConfig
-from seq2seq_jax.pretrained.checkpoint import unboxed_shapes
+from seq2seq_jax.pretrained.checkpoint import TINY, unboxed_shapes
 from seq2seq_jax.pretrained.family import Family
 from seq2seq_jax.pretrained.registry import FAMILIES
 from seq2seq_jax.pretrained.safetensors_files import DTYPES, NewTensor, write_files
@@ -36,6 +38,27 @@ def arrays(config: dict, *, seed: int = 0) -> dict[str, np.ndarray]:
     vocabulary = Vocabulary(source_size=size, target_size=size, joint=True, pad_id=0, bos_id=1, eos_id=2)
     shapes = unboxed_shapes(model.build(vocabulary))
     rows = [Entry("model.shared.weight", ("target_embedding/table",), Table()), *family.table(described)]
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.normal(0, 0.3, place.stored_shape(shapes)).astype(np.float32)
+        for name, place in places(rows, shapes).items()
+    }
+
+
+def arrays_of_part(config: dict, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """Tensors of an encoder or a decoder with random values and one table of tokens."""
+    family: Family = FAMILIES[config["model_type"]]
+    described = family.describe(family.values(config, origin="config.json"), [], origin="config.json")
+    [path, *_], size = family.tied, described.vocabulary_size
+    model = ModelConfig(
+        encoder=described.encoder or TransformerEncoderConfig(**TINY),
+        decoder=described.decoder or TransformerDecoderConfig(**TINY),
+        tied_embeddings="decoder",
+        **described.model,
+    )
+    vocabulary = Vocabulary(source_size=size, target_size=size, joint=True, pad_id=0, bos_id=1, eos_id=2)
+    shapes = unboxed_shapes(model.build(vocabulary))
+    rows = [Entry(family.tied[path][0], (path,), Table()), *family.table(described)]
     rng = np.random.default_rng(seed)
     return {
         name: rng.normal(0, 0.3, place.stored_shape(shapes)).astype(np.float32)

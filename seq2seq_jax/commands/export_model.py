@@ -21,8 +21,8 @@ class ExportArguments:
 
     output: str | None = None
     """Directory of the model; required."""
-    format: Literal["huggingface"] = "huggingface"
-    """Whose format it has."""
+    format: Literal["huggingface", "peft"] = "huggingface"
+    """Whose format it has: that of transformers, LoRA merged; or the adapter alone of a run with LoRA, for PEFT."""
     checkpoint: str = "best"
     """best, latest, or a step."""
     trust_code: tuple[str, ...] = ()
@@ -40,12 +40,15 @@ def run(arguments: list[str]) -> None:
     if output.exists():
         raise ValueError(f"{output} exists. Give a new directory.")
     refuse_unwritable_directory(output.parent)
-    from seq2seq_jax.run.exchange import export_run
+    from seq2seq_jax.run.exchange import export_adapter, export_run
     from seq2seq_jax.run.inference import Inference
 
     with Display() as display:
         run = Inference.open(directory, trust_code=chosen.trust_code)
-        exported = export_run(run, output, checkpoint=chosen.checkpoint, progress=display.progress)
+        if chosen.format == "peft":
+            exported = export_adapter(run, output, checkpoint=chosen.checkpoint)
+        else:
+            exported = export_run(run, output, checkpoint=chosen.checkpoint, progress=display.progress)
     for note in exported.notes:
         print(note)
     print(f"{exported.model_type} with {exported.num_tensors:,} tensors in {output}, read back and compared")

@@ -24,6 +24,7 @@ from seq2seq_jax.evaluation.metric import Example, references_of
 from seq2seq_jax.evaluation.plots import plot_learning_curves
 from seq2seq_jax.experiment import CommandLine, flatten, run_directory
 from seq2seq_jax.files import write_whole
+from seq2seq_jax.optimizers import split
 from seq2seq_jax.parallel.chips import device_memory
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
 from seq2seq_jax.parallel.mesh import bytes_per_device
@@ -167,7 +168,9 @@ def _describe_parameters(run: TrainingRun, state: TrainState) -> str:
     first = run.system.player
     numbers = {name: num_parameters(player.params) for name, player in state.players.items()}
     others = "".join(f", {name} {number:,}" for name, number in sorted(numbers.items()) if name != first)
-    return f"{numbers[first]:,} parameters{others}"
+    trained = num_parameters(split(run.system.optimizers[0][first], state.players[first].params)[0])
+    part = "" if trained == numbers[first] else f" ({trained:,} of them trained, {trained / numbers[first]:.2%})"
+    return f"{numbers[first]:,} parameters{part}{others}"
 
 
 class _Report:

@@ -214,7 +214,7 @@ class Tokens(Column):
     def fetch(self, column: Ragged | Chunks, examples: Int[np.ndarray, " chosen"], *, vocabulary: Vocabulary) -> Ragged:
         found = super().fetch(column, examples, vocabulary=vocabulary)
         if self.ends_in_eos:
-            found.values[found.offsets[1:] - 1] = vocabulary.eos_id
+            found.values[found.offsets[1:] - 1] = vocabulary.end_id(self.side)
         return found
 
 

@@ -6,6 +6,7 @@ files themselves lie unchanged in `tokenizer/`.
 
 import abc
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import itertools
@@ -13,16 +14,27 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from seq2seq_jax.batch import Vocabulary
-from seq2seq_jax.data.tokenizer import SPACE, Tokenizer, damaged_tokenizer
+from seq2seq_jax.data.spelling import Speller
+from seq2seq_jax.data.tokenizer import BYTE_PIECE, SPACE, Tokenizer, damaged_tokenizer
 from seq2seq_jax.files import write_whole
 
 IMPORTED_FILE = "tokenizer.imported.json"
 FILES = "tokenizer"
 """Directory of the files."""
 SIDES = ("source", "target")
+
+
+def _characters_of_bytes() -> dict[str, int]:
+    """Character -> the byte that it stands for in byte-level pieces, as GPT-2 has chosen them."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [value for value in range(256) if value not in printable]
+    return {chr(value): value for value in printable} | {chr(256 + index): value for index, value in enumerate(others)}
+
+
+BYTE_OF_CHARACTER = _characters_of_bytes()
 
 
 class Codec(abc.ABC):
@@ -46,6 +58,10 @@ class Codec(abc.ABC):
     @abc.abstractmethod
     def token(self, piece: str) -> int | None:
         """The inverse of `piece`."""
+
+    def spelling(self, token: int) -> str:
+        """The text of an id as all tokenizers write it here, see `Tokenizer.spellings`."""
+        return self.piece(token)
 
 
 class Characters(Codec):
@@ -100,6 +116,11 @@ class TokenizerJson(Codec):
             raise ValueError(f"tokenizer.json cannot be read ({str(error).splitlines()[0][:100]}).") from error
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
+        self._added = set(self.tokenizer.get_added_tokens_decoder())
+        facts = json.loads(content)
+        self._is_of_bytes = '"ByteLevel"' in json.dumps([facts.get("decoder"), facts.get("pre_tokenizer")])
+        is_word_piece = facts["model"].get("type") == "WordPiece"
+        self._continuing = facts["model"].get("continuing_subword_prefix", "##") if is_word_piece else None
         unknown = getattr(self.tokenizer.model, "unk_token", None)
         self.unknown_id = None if unknown is None else self.tokenizer.token_to_id(str(unknown))
 
@@ -116,6 +137,21 @@ class TokenizerJson(Codec):
 
     def token(self, piece: str) -> int | None:
         return self.tokenizer.token_to_id(piece)
+
+    def spelling(self, token: int) -> str:
+        piece = self.piece(token)
+        if token in self._added or self.tokenizer.id_to_token(token) is None:
+            return piece
+        if self._continuing is not None:
+            continues = piece.startswith(self._continuing)
+            return piece.removeprefix(self._continuing) if continues else SPACE + piece
+        if not self._is_of_bytes:
+            return piece
+        values = bytes(BYTE_OF_CHARACTER[character] for character in piece)
+        try:
+            return values.decode().replace(" ", SPACE)
+        except UnicodeDecodeError:
+            return "".join(f"<0x{value:02X}>" for value in values)
 
     def template(self) -> tuple[list[int], list[int]]:
         """Ids that the file puts before and behind a text."""
@@ -169,13 +205,58 @@ class SentencePieceIds(Codec):
         return self._ids.get(piece)
 
 
+class Chosen(Codec):
+    """Some of the ids of another codec, numbered anew."""
+
+    def __init__(self, codec: Codec, ids: Sequence[int], *, unknown_id: int | None):
+        """Args:
+        ids: new id -> id of the codec, or -1 for one that stands for nothing.
+        unknown_id: the codec's id of what it has no piece for.
+        """
+        self._codec = codec
+        self._old = list(ids)
+        self._new = {old: new for new, old in enumerate(ids) if old >= 0}
+        self.unknown_id = self._new.get(unknown_id)
+        self._spelled: dict[int, tuple[int, ...]] = {}
+
+    @functools.cached_property
+    def _speller(self) -> Speller:
+        return Speller([self.spelling(token) for token in range(len(self._old))])
+
+    def _without_piece(self, old: int) -> tuple[int, ...]:
+        """What stands for an id that was not chosen: pieces that spell it, or the unknown one."""
+        if old not in self._spelled:
+            found = self._speller.spell(self._codec.spelling(old))
+            self._spelled[old] = found or (() if self.unknown_id is None else (self.unknown_id,))
+        return self._spelled[old]
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        return [
+            [new for old in ids for new in ((self._new[old],) if old in self._new else self._without_piece(old))]
+            for ids in self._codec.encode(texts)
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._codec.decode([self._old[token] for token in ids if self._old[token] >= 0])
+
+    def piece(self, token: int) -> str:
+        return f"<{token}>" if self._old[token] < 0 else self._codec.piece(self._old[token])
+
+    def token(self, piece: str) -> int | None:
+        found = self._codec.token(piece)
+        return None if found is None else self._new.get(found)
+
+    def spelling(self, token: int) -> str:
+        return "" if self._old[token] < 0 else self._codec.spelling(self._old[token])
+
+
 class ImportedTokenizer(Tokenizer):
     """The tokenizer of another project's model. Every encoded example ends in the EOS token."""
 
     def __init__(self, description: Mapping[str, Any], files: Mapping[str, bytes]):
         """Args:
         description: JSON values: `vocabulary`, and for each side `kind`, `first` (ids that begin a text) and what the
-            kind needs.
+            kind needs; and `rows` where the ids are some of those of the files (new id -> id there, or -1).
         files: content of each file by name.
 
         Raises:
@@ -189,6 +270,11 @@ class ImportedTokenizer(Tokenizer):
         }
         self._vocabulary = Vocabulary(**vocabulary)
         self._codecs = {side: self._codec(description[side]) for side in SIDES}
+        if "rows" in description:
+            self._codecs = {
+                side: Chosen(codec, description["rows"], unknown_id=codec.unknown_id)
+                for side, codec in self._codecs.items()
+            }
 
     def __reduce__(self):
         return type(self), (self._description, self._files)
@@ -210,6 +296,50 @@ class ImportedTokenizer(Tokenizer):
         """The same files with other sizes or special ids."""
         description = self._description | {"vocabulary": dataclasses.asdict(vocabulary)}
         return ImportedTokenizer(description, self._files)
+
+    def with_rows(self, rows: Sequence[int]) -> "ImportedTokenizer":
+        """The same files with some of their ids, numbered anew; both sides must share them.
+
+        Args:
+            rows: new id -> id of this tokenizer, or -1 for one that stands for nothing.
+        """
+        assert "rows" not in self._description and self._vocabulary.joint
+        new = {old: index for index, old in enumerate(rows) if old >= 0}
+        found = self._vocabulary
+        vocabulary = dataclasses.replace(
+            found,
+            source_size=len(rows),
+            target_size=len(rows),
+            pad_id=new[found.pad_id],
+            bos_id=new[found.bos_id],
+            eos_id=new[found.eos_id],
+            source_eos_id=None if found.source_eos_id is None else new[found.source_eos_id],
+            sentinel_ids=tuple(new[token] for token in found.sentinel_ids),
+            never_ids=(
+                *(new[token] for token in found.never_ids if token in new),
+                *(index for index, old in enumerate(rows) if old < 0),
+            ),
+            first_ids=tuple(new[token] for token in found.first_ids),
+        )
+        sides = {
+            side: self._description[side] | {"first": [new[token] for token in self._description[side]["first"]]}
+            for side in SIDES
+        }
+        description = self._description | sides | {"vocabulary": dataclasses.asdict(vocabulary), "rows": list(rows)}
+        return ImportedTokenizer(description, self._files)
+
+    def always_needed(self) -> set[int]:
+        """Ids that a choice of some has to hold: special ones, and bytes."""
+        found = self._vocabulary
+        special = {found.pad_id, found.bos_id, found.eos_id, found.source_eos_id, *found.sentinel_ids, *found.first_ids}
+        special |= {token for side in SIDES for token in self._description[side]["first"]}
+        special |= {codec.unknown_id for codec in self._codecs.values()}
+        bytes_of = {
+            token
+            for token, text in enumerate(self.spellings("target"))
+            if BYTE_PIECE.fullmatch(text) or text == SPACE or (len(text) == 1 and text.isascii())
+        }
+        return {token for token in special if token is not None} | bytes_of
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write the description and the files, each whole or not."""
@@ -249,7 +379,7 @@ class ImportedTokenizer(Tokenizer):
         return _fingerprint(self._description, self._files)
 
     def _encode(self, side: str, texts: list[str]) -> list[list[int]]:
-        first, eos = self._description[side]["first"], self._vocabulary.eos_id
+        first, eos = self._description[side]["first"], self._vocabulary.end_id(side)
         return [[*first, *ids, eos] for ids in self._codecs[side].encode(texts)]
 
     def encode_source(self, texts: list[str]) -> list[list[int]]:
@@ -263,7 +393,7 @@ class ImportedTokenizer(Tokenizer):
 
     def _decode(self, side: str, ids: Sequence[int]) -> str:
         vocabulary = self._vocabulary
-        before_end = itertools.takewhile(lambda token: token != vocabulary.eos_id, map(int, ids))
+        before_end = itertools.takewhile(lambda token: token != vocabulary.end_id(side), map(int, ids))
         silent = {vocabulary.pad_id, vocabulary.bos_id, *self._description[side]["first"]}
         return self._codecs[side].decode([token for token in before_end if token not in silent])
 
@@ -279,8 +409,14 @@ class ImportedTokenizer(Tokenizer):
     def target_pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._codecs["target"].piece(int(token)) for token in ids]
 
+    def source_id(self, piece: str) -> int | None:
+        return self._codecs["source"].token(piece)
+
     def target_id(self, piece: str) -> int | None:
         return self._codecs["target"].token(piece)
+
+    def spellings(self, side: Literal["source", "target"]) -> list[str]:
+        return [self._codecs[side].spelling(token) for token in range(getattr(self._vocabulary, f"{side}_size"))]
 
 
 def _fingerprint(description: Mapping[str, Any], files: Mapping[str, bytes]) -> str:

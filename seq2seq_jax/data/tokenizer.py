@@ -388,6 +388,11 @@ class Tokenizer:
         """What each target id stands for, as in `source_pieces`."""
         return self._target.pieces(ids)
 
+    def spellings(self, side: Literal["source", "target"]) -> list[str]:
+        """The text of each id of a side as all tokenizers write it here: "▁" is a space, <0xC3> a byte."""
+        size = getattr(self.vocabulary, f"{side}_size")
+        return (self.source_pieces if side == "source" else self.target_pieces)(range(size))
+
 
 def damaged_tokenizer(files: str, directory: pathlib.Path) -> ValueError:
     """What is raised where files are not those of a run."""

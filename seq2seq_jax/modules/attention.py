@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.modules.dot_product_attention import MASKED_SCORE, blocked_attention, dot_product_attention
 from seq2seq_jax.modules.fused_attention import fused_attention, obstacle
-from seq2seq_jax.modules.linear import Linear
+from seq2seq_jax.modules.linear import Linear, Lora
 from seq2seq_jax.modules.normalization import EPSILON, Normalization, NormalizationKind
 from seq2seq_jax.modules.position import RotaryConfig, rotate
 from seq2seq_jax.modules.precision import Precision, product
@@ -67,6 +67,7 @@ class MultiHeadAttention(nn.Module):
         scale: of the scores; None = 1 / sqrt(head_dim).
         norm: normalisation of each head's queries and keys, before they are rotated; None = there is none.
         norm_epsilon: of that.
+        lora: changes of low rank of projections, by name.
 
     Source: Vaswani et al. 2017, equation 1; Ainslie et al. 2023 (grouped queries); Dehghani et al. 2023, section 2
     (normalised queries and keys).
@@ -85,6 +86,7 @@ class MultiHeadAttention(nn.Module):
     scale: float | None = None
     norm: NormalizationKind | None = None
     norm_epsilon: float = EPSILON
+    lora: tuple[tuple[str, Lora], ...] = ()
 
     def setup(self):
         def projection(input_dim, heads, axis, name):
@@ -94,6 +96,7 @@ class MultiHeadAttention(nn.Module):
                 axes=("model", axis, "head_dim"),
                 bias=name in self.biased,
                 precision=self.precision,
+                lora=dict(self.lora).get(name),
             )
 
         self.query = projection(self.model_dim, self.num_heads, "heads", "query")
@@ -105,6 +108,7 @@ class MultiHeadAttention(nn.Module):
             axes=("heads", "head_dim", "model"),
             bias="output" in self.biased,
             precision=self.precision,
+            lora=dict(self.lora).get("output"),
         )
         if self.norm is not None:
             self.query_norm = Normalization(self.norm, self.norm_epsilon)

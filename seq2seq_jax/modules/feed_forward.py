@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array, Float
 
 from seq2seq_jax.modules.dropout import Dropout
-from seq2seq_jax.modules.linear import Linear
+from seq2seq_jax.modules.linear import Linear, Lora
 from seq2seq_jax.modules.precision import Precision
 
 Activation = Literal["relu", "gelu", "gelu_exact", "silu"]
@@ -25,6 +25,9 @@ ACTIVATIONS = {
 class FeedForward(nn.Module):
     """W2 act(W1 x) or, gated, W2 (act(W1 x) * V x), with or without a bias on each product.
 
+    Attributes:
+        lora: changes of low rank of W1 (expand), V (gate) and W2 (contract), by name.
+
     Source: Vaswani et al. 2017, equation 2; Shazeer 2020, equation 6.
     """
 
@@ -34,6 +37,7 @@ class FeedForward(nn.Module):
     bias: bool
     dropout: float
     precision: Precision
+    lora: tuple[tuple[str, Lora], ...] = ()
 
     @nn.compact
     def __call__(self, x: Float[Array, "*dims model"], *, deterministic: bool) -> Float[Array, "*dims model"]:
@@ -47,6 +51,7 @@ class FeedForward(nn.Module):
                 axes=("model", "hidden"),
                 bias=self.bias,
                 precision=self.precision,
+                lora=dict(self.lora).get(name),
                 name=name,
             )(x)
 
@@ -60,5 +65,6 @@ class FeedForward(nn.Module):
             axes=("hidden", "model"),
             bias=self.bias,
             precision=self.precision,
+            lora=dict(self.lora).get("contract"),
             name="contract",
         )(hidden)

@@ -16,11 +16,14 @@ from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.feed_forward import Activation, FeedForward
 from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.layers import ACTIVATION_AXES, Remat
+from seq2seq_jax.modules.linear import Lora
 from seq2seq_jax.modules.normalization import EPSILON, Normalization, NormalizationKind
 from seq2seq_jax.modules.position import LearnedPositions, Positions, RelativeBias, RotaryConfig, sinusoidal
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.settings import check_rates, check_sizes
 from seq2seq_jax.values import check_values
+
+LoraLayer = Literal["query", "key", "value", "output", "expand", "gate", "contract"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,14 @@ class TransformerConfig:
     """Which of the attention projections query, key, value and output have biases; None = all, with attention_bias."""
     attention_scale: float | None = None
     """What attention scores are multiplied by; None = 1 / sqrt(head width)."""
+    lora_rank: int | None = None
+    """Rank of changes (LoRA) of linear layers, which are all that is trained then unless optimizer.frozen says
+    otherwise; None = there are none."""
+    lora_alpha: float | None = None
+    """Changes are multiplied by lora_alpha / lora_rank; None = by 1. Only with lora_rank."""
+    lora_layers: tuple[LoraLayer, ...] = ("query", "value")
+    """Which linear layers of each layer have such a change: query, key, value and output of attention; expand, gate and
+    contract of the feed-forward layer. Only with lora_rank."""
     dropout: float = dataclasses.field(default=0.1, metadata=changes("numbers"))
     """Dropout on embeddings and on each branch before its residual sum."""
     attention_dropout: float = dataclasses.field(default=0.0, metadata=changes("numbers"))
@@ -136,6 +147,17 @@ class TransformerConfig:
                 f"{name}.position_offset must be below max_positions = {self.max_positions}, and is "
                 f"{self.position_offset}."
             )
+        if self.lora_rank is None and (self.lora_alpha is not None or self.lora_layers != ("query", "value")):
+            raise ValueError(f"{name}.lora_alpha and lora_layers have no effect without lora_rank: set it, too.")
+        if self.lora_rank is not None:
+            check_sizes(self, "lora_rank")
+            if self.lora_alpha is not None and self.lora_alpha <= 0:
+                raise ValueError(f"{name}.lora_alpha must be positive, and is {self.lora_alpha}.")
+            if not self.lora_layers or ("gate" in self.lora_layers and not self.gated):
+                raise ValueError(
+                    f"{name}.lora_layers must name linear layers that there are, and has "
+                    f"{' '.join(self.lora_layers) or 'none'}: leave it as it is, or lora_rank None."
+                )
         for field, needed_by in (
             ("max_positions", "learned"),
             ("relative_buckets", "relative"),
@@ -179,6 +201,14 @@ class TransformerConfig:
             return ()
         return PROJECTIONS if self.biased_projections is None else self.biased_projections
 
+    @property
+    def lora(self) -> dict[str, Lora]:
+        """Changes of low rank, by the name of the linear layer."""
+        if self.lora_rank is None:
+            return {}
+        scale = 1.0 if self.lora_alpha is None else self.lora_alpha / self.lora_rank
+        return dict.fromkeys(self.lora_layers, Lora(rank=self.lora_rank, scale=scale))
+
     def norm_layer(self) -> Normalization:
         """A normalisation of this stack."""
         return Normalization(self.normalization, self.norm_epsilon)
@@ -209,6 +239,7 @@ class TransformerConfig:
             scale=self.attention_scale,
             norm=self.normalization if self.query_key_norm else None,
             norm_epsilon=self.norm_epsilon,
+            lora=tuple(self.lora.items()),
         )
 
     def feed_forward(self, *, precision: Precision) -> FeedForward:
@@ -220,6 +251,7 @@ class TransformerConfig:
             bias=not self.gated if self.feed_forward_bias is None else self.feed_forward_bias,
             dropout=self.hidden_dropout,
             precision=precision,
+            lora=tuple(self.lora.items()),
         )
 
 

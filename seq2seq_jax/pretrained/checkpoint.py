@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.modules.precision import Precision
-from seq2seq_jax.pretrained.family import OUTPUT, SOURCE, TARGET, Described, Family
+from seq2seq_jax.pretrained.family import OUTPUT, SOURCE, TARGET, TOKEN_PATHS, Described, Family
 from seq2seq_jax.pretrained.registry import family_of
 from seq2seq_jax.pretrained.safetensors_files import StoredTensor, TensorFiles, describe_names
 from seq2seq_jax.pretrained.table import Entry, Place, check_tensors, flat, load, places
-from seq2seq_jax.pretrained.transforms import Table
+from seq2seq_jax.pretrained.transforms import ChosenRows, Table
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -61,6 +61,7 @@ class Checkpoint:
         names: name in the table -> name in the files.
         tables: path of each table of embeddings or output -> names under which the files hold it.
         unused: names in the files of tensors that are no parameters.
+        rows: id here -> id in the files, or -1 for one that stands for nothing; None = the same ids.
     """
 
     directory: Path
@@ -71,6 +72,7 @@ class Checkpoint:
     names: Mapping[str, str]
     tables: Mapping[str, tuple[str, ...]]
     unused: tuple[str, ...]
+    rows: tuple[int, ...] | None = None
 
     @classmethod
     def open(cls, directory: Path, *, ignore_fields: Collection[str] = ()) -> "Checkpoint":
@@ -128,6 +130,19 @@ class Checkpoint:
         }
         check_tensors(of_parameters, self.places, self.shapes, origin=str(self.directory))
 
+    def with_rows(self, rows: Sequence[int]) -> "Checkpoint":
+        """The same with other ids, in all tables of tokens.
+
+        Args:
+            rows: new id -> id in the files, or -1 for one that stands for nothing.
+        """
+        return dataclasses.replace(self, rows=tuple(rows))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the tables of tokens."""
+        return self.described.vocabulary_size if self.rows is None else len(self.rows)
+
     @property
     def tied_embeddings(self) -> str:
         """The value of `ModelConfig.tied_embeddings`, by the bytes of the tables."""
@@ -159,7 +174,7 @@ class Checkpoint:
     @property
     def vocabulary(self) -> Vocabulary:
         """Sizes and special ids, as the config has them; those of a tokenizer may say more."""
-        values, size = self.described.values, self.described.vocabulary_size
+        values, size = self.described.values, self.vocabulary_size
 
         def one(name: str, otherwise: int) -> int:
             value = values.get(name)
@@ -187,8 +202,11 @@ class Checkpoint:
     @functools.cached_property
     def places(self) -> dict[str, Place]:
         """Name in the table -> where it belongs."""
-        tables = [Entry(names[0], (path,), Table()) for path, names in self.tables.items()]
-        return places([*tables, *self.family.table(self.described)], self.shapes)
+        rows = [Entry(names[0], (path,), Table()) for path, names in self.tables.items()]
+        rows += self.family.table(self.described)
+        if self.rows is not None:
+            rows = with_chosen_rows(rows, self.rows, self.described.vocabulary_size)
+        return places(rows, self.shapes)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -199,16 +217,41 @@ class Checkpoint:
         self,
         layouts: Mapping[str, Any] | None = None,
         *,
+        paths: Collection[str] | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> dict[str, jax.Array]:
         """The parameters that it holds, by path.
 
         Args:
             layouts: shapes, dtypes and shardings by path; None = of `model`, on the default device.
+            paths: of the parameters that are wanted; None = all.
             progress: called with (parameters done, all).
         """
         tensors = {name: self.files.tensors[file] for name, file in self.names.items()}
-        return load(tensors, self.places, self.shapes if layouts is None else layouts, progress=progress)
+        layouts = self.shapes | dict(layouts or {})
+        return load(tensors, self.places, layouts, paths=paths, progress=progress)
+
+
+def with_chosen_rows(
+    table: Iterable[Entry],
+    rows: Sequence[int],
+    size: int,
+    *,
+    kept: Mapping[str, Callable[[], np.ndarray]] | None = None,
+) -> list[Entry]:
+    """A table of which parameters of the vocabulary have some rows.
+
+    Args:
+        rows: id here -> id in the files, or -1.
+        size: rows in the files.
+        kept: name of an entry -> its stored tensor, where not all of its rows are here.
+    """
+
+    def chosen(entry: Entry) -> Entry:
+        transform = ChosenRows(entry.transform, tuple(rows), size, (kept or {}).get(entry.name))
+        return dataclasses.replace(entry, transform=transform)
+
+    return [chosen(entry) if set(entry.paths) & set(TOKEN_PATHS) else entry for entry in table]
 
 
 def unboxed_shapes(model: Any) -> dict[str, Any]:

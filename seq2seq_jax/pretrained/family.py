@@ -18,6 +18,8 @@ Part = Literal["encoder_decoder", "encoder", "decoder"]
 
 SOURCE, TARGET, OUTPUT = "source_embedding/table", "target_embedding/table", "output/table"
 """Paths of the tables of embeddings and of the output."""
+TOKEN_PATHS = (SOURCE, TARGET, OUTPUT, "logit_bias")
+"""Paths of the parameters whose first dim is the vocabulary."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any
 from seq2seq_jax.files import write_whole
 from seq2seq_jax.pretrained.checkpoint import Checkpoint
 from seq2seq_jax.pretrained.safetensors_files import INDEX_FILE, NewTensor, StoredTensor, read_header, write_file
+from seq2seq_jax.pretrained.transforms import ChosenRows
 
 DIRECTORY = "pretrained"
 TENSORS_FILE = "tensors.json"
@@ -34,12 +35,14 @@ class Origin:
             for those that are no parameters.
         metadata: of the files.
         files: names of the files beside the weights.
+        rows: id of the run -> id in the files, or -1 for one that stands for nothing; None = the same ids.
     """
 
     directory: Path
     tensors: Mapping[str, Mapping[str, Any]]
     metadata: Mapping[str, str]
     files: tuple[str, ...]
+    rows: tuple[int, ...] | None = None
 
     @property
     def config(self) -> Path:
@@ -47,7 +50,7 @@ class Origin:
         return self.directory / DIRECTORY / FILES / "config.json"
 
     def kept(self) -> dict[str, StoredTensor]:
-        """The tensors that are no parameters."""
+        """The tensors that are no parameters, and those of the vocabulary of which not all rows are."""
         path = self.directory / DIRECTORY / KEPT_FILE
         return read_header(path)[0] if path.is_file() else {}
 
@@ -68,6 +71,7 @@ class Origin:
                 tensors=facts["tensors"],
                 metadata=facts["metadata"],
                 files=tuple(sorted(each.name for each in (directory / DIRECTORY / FILES).iterdir())),
+                rows=None if facts.get("rows") is None else tuple(facts["rows"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} cannot be read ({error}). Restore it, or import the model again.") from error
@@ -92,14 +96,21 @@ def keep(checkpoint: Checkpoint, directory: Path) -> None:
         for file, tensor in checkpoint.files.tensors.items()
     }
     facts = {"metadata": dict(checkpoint.files.metadata), "tensors": tensors}
+    if checkpoint.rows is not None:
+        facts["rows"] = list(checkpoint.rows)
     write_whole(place / TENSORS_FILE, json.dumps(facts, indent=1) + "\n")
-    unused = [
+    needed = {*checkpoint.unused}
+    if checkpoint.rows is not None and len({*checkpoint.rows} - {-1}) < checkpoint.described.vocabulary_size:
+        # Rows that the run does without go out again as they came.
+        chosen = {name for name, each in checkpoint.places.items() if isinstance(each.entry.transform, ChosenRows)}
+        needed |= {checkpoint.names[name] for name in chosen}
+    kept = [
         NewTensor(name=name, dtype=tensor.dtype, shape=tensor.shape, values=tensor.open)
         for name, tensor in checkpoint.files.tensors.items()
-        if name in checkpoint.unused
+        if name in needed
     ]
-    if unused:
-        write_file(place / KEPT_FILE, unused, metadata={})
+    if kept:
+        write_file(place / KEPT_FILE, kept, metadata={})
 
 
 def copy(old: Path, new: Path) -> None:

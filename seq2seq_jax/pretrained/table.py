@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -120,6 +120,7 @@ def load(
     expected: Mapping[str, Place],
     layouts: Mapping[str, Any],
     *,
+    paths: Collection[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, jax.Array]:
     """Parameters by path, laid out as they shall be; each process reads what its own devices hold.
@@ -128,12 +129,14 @@ def load(
 
     Args:
         layouts: shapes, dtypes and shardings (ShapeDtypeStruct) by path.
+        paths: of the parameters that are wanted; None = all.
         progress: called with (parameters done, all).
     """
     holders: dict[str, list[tuple[str, Place, int]]] = {}
     for name, place in expected.items():
         for index, path in enumerate(place.entry.paths):
-            holders.setdefault(path, []).append((name, place, index))
+            if paths is None or path in paths:
+                holders.setdefault(path, []).append((name, place, index))
     loaded = {}
     for done, (path, held) in enumerate(holders.items()):
         layout = layouts[path]

@@ -8,11 +8,13 @@ from typing import Any
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.data.imported_tokenizer import ImportedTokenizer, TokenizerJson
 from seq2seq_jax.data.tokenizer import JOINT_FILE, Tokenizer
-from seq2seq_jax.pretrained.checkpoint import Checkpoint, read_json
+from seq2seq_jax.pretrained.checkpoint import CONFIG_FILE, Checkpoint, read_json
 
 TOKENIZER_JSON = "tokenizer.json"
 SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "source.spm")
 VOCABULARY_FILE = "vocab.json"
+LLAMA_MODEL = "tokenizer.model"
+"""SentencePiece model of decoders, beside which no list of ids stands."""
 SPECIAL_CHARACTERS = 4
 """Placeholders before the characters in a config: padding, start, end, unknown."""
 
@@ -46,6 +48,109 @@ def read_tokenizer(
             f"{size:,}. Give the tokenizer of this model."
         )
     return tokenizer
+
+
+def read_pieces(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer of any checkpoint, of which only the pieces and what special tokens are for count.
+
+    Raises:
+        ValueError: see `read_tokenizer`.
+    """
+    if checkpoint.family.part == "encoder_decoder":
+        tokenizer = read_tokenizer(checkpoint)
+    else:
+        tokenizer = join_tokenizers(checkpoint, checkpoint)
+    size = checkpoint.described.vocabulary_size
+    found = dataclasses.replace(tokenizer.vocabulary, source_size=size, target_size=size)
+    return tokenizer.with_vocabulary(found) if isinstance(tokenizer, ImportedTokenizer) else tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Side:
+    """The tokenizer of a part of a model.
+
+    Attributes:
+        facts: `kind`, `first` and what else its description has.
+        files: content by name.
+        first: ids before a text.
+        bos_id, eos_id, pad_id: None = it has none.
+    """
+
+    facts: Mapping[str, Any]
+    files: Mapping[str, bytes]
+    first: tuple[int, ...]
+    bos_id: int | None
+    eos_id: int
+    pad_id: int | None
+
+
+def join_tokenizers(encoder: Checkpoint, decoder: Checkpoint, *, multiple: int = 1) -> ImportedTokenizer:
+    """The tokenizer of an encoder for sources, and that of a decoder for targets; one for both if it is one model.
+
+    The pad token of a decoder that has none of its own, such as GPT-2, is the id behind those of its table.
+
+    Args:
+        multiple: of which the sizes of the vocabulary shall be one.
+
+    Raises:
+        ValueError: one is missing or of another kind.
+    """
+    source, target = _side(encoder, "source"), _side(decoder, "target")
+    pad = target.pad_id
+    if pad is None or pad == target.eos_id:
+        pad = decoder.described.vocabulary_size
+    bos = target.eos_id if target.bos_id is None else target.bos_id
+    sizes = encoder.described.vocabulary_size, max(decoder.described.vocabulary_size, pad + 1)
+    source_size, target_size = (-(-size // multiple) * multiple for size in sizes)
+    vocabulary = Vocabulary(
+        source_size=source_size,
+        target_size=target_size,
+        joint=encoder is decoder,
+        pad_id=pad,
+        bos_id=bos,
+        eos_id=target.eos_id,
+        source_eos_id=None if source.eos_id == target.eos_id else source.eos_id,
+        never_ids=tuple(range(decoder.described.vocabulary_size, target_size)),
+    )
+    sides = {
+        # Labels begin with the text: what comes before it is the decoder's first input.
+        "source": {**source.facts, "first": list(source.first)},
+        "target": {**target.facts, "first": []},
+    }
+    return ImportedTokenizer(_described(vocabulary, sides), {**source.files, **target.files})
+
+
+def _side(checkpoint: Checkpoint, side: str) -> _Side:
+    """The tokenizer of an encoder or a decoder."""
+    directory, values = checkpoint.directory, checkpoint.described.values
+
+    def one(name: str) -> int | None:
+        value = values.get(name)
+        return value[0] if isinstance(value, list) and value else value
+
+    if (directory / TOKENIZER_JSON).is_file():
+        content = _content(directory / TOKENIZER_JSON)
+        before, behind = TokenizerJson(content).template()
+        eos = behind[0] if len(behind) == 1 else one("eos_token_id")
+        if eos is None or len(behind) > 1:
+            raise ValueError(
+                f"{directory / TOKENIZER_JSON} ends texts with the ids {behind}, and config.json has no eos_token_id; "
+                "expected one token that ends texts. Correct either."
+            )
+        name = f"{side}.{TOKENIZER_JSON}"
+        bos = before[0] if before else one("bos_token_id")
+        facts: dict[str, Any] = {"kind": "tokenizers", "file": name}
+        files = {name: content}
+    elif (directory / LLAMA_MODEL).is_file():
+        name = f"{side}.{LLAMA_MODEL}"
+        bos, eos, before = one("bos_token_id"), one("eos_token_id"), []
+        if bos is None or eos is None:
+            raise ValueError(f"{directory / CONFIG_FILE} lacks bos_token_id or eos_token_id. Add them.")
+        facts = {"kind": "sentencepiece", "file": name, "ids_file": None, "special": [bos, eos], "unknown_id": 0}
+        files = {name: _content(directory / LLAMA_MODEL)}
+    else:
+        raise ValueError(f"{directory} has no tokenizer that is known: expected {TOKENIZER_JSON}. Copy it, too.")
+    return _Side(facts=facts, files=files, first=tuple(before), bos_id=bos, eos_id=eos, pad_id=one("pad_token_id"))
 
 
 def _described(vocabulary: Vocabulary, sides: Mapping[str, Any]) -> dict[str, Any]:

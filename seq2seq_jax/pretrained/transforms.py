@@ -7,7 +7,7 @@ so that of a sharded parameter only the part is read that is used.
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -118,3 +118,42 @@ class Joined(Transform):
         if not self.inputs:
             return np.concatenate([values.reshape(-1) for values in own])
         return np.concatenate([values.reshape(math.prod(values.shape[: self.inputs]), -1) for values in own], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenRows(Transform):
+    """A parameter that has some rows of another, or zeros: a table of tokens whose ids were chosen, or padded.
+
+    Attributes:
+        inner: how the whole parameter is stored, its first dim being the rows.
+        rows: row of the parameter -> row of the whole, or -1 for zeros.
+        size: rows of the whole.
+        kept: gives the stored tensor, of which rows that were not chosen are taken; None = all were chosen.
+    """
+
+    inner: Transform
+    rows: tuple[int, ...]
+    size: int
+    kept: Callable[[], np.ndarray] | None = None
+
+    def _whole(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [(self.size, *shape[1:]) for shape in shapes]
+
+    def stored_shape(self, shapes: Sequence[Shape]) -> Shape:
+        return self.inner.stored_shape(self._whole(shapes))
+
+    def own(self, stored: np.ndarray, index: int, shapes: Sequence[Shape]) -> np.ndarray:
+        whole, rows = self.inner.own(stored, index, self._whole(shapes)), np.array(self.rows)
+        found = np.zeros((len(rows), *whole.shape[1:]), whole.dtype)
+        found[rows >= 0] = whole[rows[rows >= 0]]
+        return found
+
+    def stored(self, own: Sequence[np.ndarray]) -> np.ndarray:
+        [values] = own
+        rows, shape = np.array(self.rows), (self.size, *values.shape[1:])
+        if self.kept is None:
+            whole = np.zeros(shape, values.dtype)
+        else:
+            whole = np.array(self.inner.own(self.kept(), 0, [shape]).astype(values.dtype))
+        whole[rows[rows >= 0]] = values[rows >= 0]
+        return self.inner.stored([whole])

@@ -48,22 +48,32 @@ def _of_another_model(old: Experiment, new: Experiment) -> dict[str, dict[str, t
     return {what: fields for what, fields in found.items() if fields}
 
 
-def refuse_another_model(old: Experiment, new: Experiment, origin: str, *, may_add_experts: bool = False) -> None:
+def refuse_another_model(old: Experiment, new: Experiment, origin: str, *, may_be_extended: bool = False) -> None:
     """Refuse to use the parameters of a run with another architecture or tokenizer.
 
     Args:
         origin: what the old run is called in the message.
-        may_add_experts: whether the new one may be a mixture where the old one has a single expert.
+        may_be_extended: whether the new one may be a mixture where the old one has a single expert, and may have LoRA
+            where the old one has none.
 
     Raises:
         ValueError: with the fields that differ.
     """
     for what, fields in _of_another_model(old, new).items():
-        if may_add_experts and list(fields) == ["model.num_experts"] and old.model.num_experts == 1:
+        if may_be_extended:
+            fields = {name: values for name, values in fields.items() if not _is_extension(name, old)}
+        if not fields:
             continue
         raise ValueError(
             f"{origin} has another {what}: {describe_changes(fields)}. Use the same values, or another run."
         )
+
+
+def _is_extension(field: str, old: Experiment) -> bool:
+    """Whether a field that differs adds parameters to those of an old run."""
+    if field == "model.num_experts":
+        return old.model.num_experts == 1
+    return ".lora_" in field and not old.model.has_lora
 
 
 def describe_changes(changed: dict[str, tuple[Any, Any]]) -> str:

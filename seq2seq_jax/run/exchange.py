@@ -3,8 +3,9 @@
 import dataclasses
 import datetime
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,21 @@ from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import Experiment, to_json
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.pretrained import origin
-from seq2seq_jax.pretrained.checkpoint import CONFIG_FILE, GENERATION_FILE, Checkpoint, read_json
-from seq2seq_jax.pretrained.family import Described, Family
+from seq2seq_jax.pretrained.adapter import Adapter, write_adapter
+from seq2seq_jax.pretrained.checkpoint import CONFIG_FILE, GENERATION_FILE, Checkpoint, read_json, with_chosen_rows
+from seq2seq_jax.pretrained.family import OUTPUT, SOURCE, TARGET, Described, Family
 from seq2seq_jax.pretrained.registry import FAMILIES
 from seq2seq_jax.pretrained.safetensors_files import DTYPES, NewTensor, write_files
 from seq2seq_jax.pretrained.table import Entry, flat, nested, places, stored_arrays
+from seq2seq_jax.pretrained.tokenizers import join_tokenizers
 from seq2seq_jax.pretrained.transforms import Table
 from seq2seq_jax.run.description import commit_of_code, versions, write_description
 from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.run.system import System, build_mesh
+from seq2seq_jax.run.transfer import NEW_OUTPUT, zeros
 from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.progress import Progress
+from seq2seq_jax.training.step import num_parameters
 
 CHECK_FILE = "seq2seq_jax_check.json"
 """Token ids and the logits that the model has for them, float32, so that a copy can be checked without the original."""
@@ -58,57 +63,201 @@ def experiment() -> Experiment:
 
 
 def import_run(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, experiment: Experiment, output: Path, *, progress: PROGRESS
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    experiment: Experiment,
+    output: Path,
+    *,
+    adapter: Adapter | None = None,
+    progress: PROGRESS,
 ) -> int:
     """A run of an encoder–decoder of another project: whole, or not there.
 
     Args:
         experiment: whose model and tokenizer are replaced.
         output: a directory that is not there.
+        adapter: changes of low rank that the run has, too.
         progress: hears of work that takes a while.
 
     Returns:
         Its number of parameters.
 
     Raises:
-        ValueError: the checkpoint holds a part of a model alone, or the experiment does not suit it.
+        ValueError: the experiment does not suit it.
     """
-    if checkpoint.family.part != "encoder_decoder":
-        what = "an encoder" if checkpoint.family.part == "encoder" else "a decoder"
-        raise ValueError(
-            f"{checkpoint.directory} is {what} alone ({checkpoint.family.model_type}), and a run has both sides. "
-            "Give an encoder–decoder."
-        )
-    experiment = with_model(experiment, checkpoint.model(experiment.model.precision), tokenizer)
+    model = checkpoint.model(experiment.model.precision)
+    if adapter is not None:
+        model = adapter.model(model)
+    experiment = with_model(experiment, model, tokenizer)
     system = System(experiment, tokenizer, build_mesh(experiment))
     layouts = flat(system.parameter_layouts[system.player])
-    size, rows = tokenizer.vocabulary.target_size, checkpoint.described.vocabulary_size
+    size, rows = tokenizer.vocabulary.target_size, checkpoint.vocabulary_size
     assert size == rows, "the tokenizer's vocabulary has been padded to the model's"
     params = checkpoint.load(layouts, progress=lambda done, total: progress("reading", done, total))
+    if adapter is not None:
+        params |= adapter.load(layouts)
+    return _write_run(system, params, output, [checkpoint], keep=lambda unfinished: origin.keep(checkpoint, unfinished))
+
+
+def import_parts(
+    encoder: Checkpoint,
+    decoder: Checkpoint | None,
+    experiment: Experiment,
+    output: Path,
+    *,
+    multiple: int = 1,
+    progress: PROGRESS,
+) -> int:
+    """A run of an encoder of another project with a decoder of another, or a new one: whole, or not there.
+
+    A decoder that was trained as a language model gets attention to the encoder whose output projection is zero, so
+    that it is that language model until it is trained.
+
+    Args:
+        decoder: None = the experiment's, with new parameters, and the tokenizer of the encoder.
+        experiment: of which the other settings are taken.
+        output: a directory that is not there.
+        multiple: of which the sizes of the vocabulary shall be one.
+        progress: hears of work that takes a while.
+
+    Returns:
+        Its number of parameters.
+
+    Raises:
+        ValueError: they do not fit together, or the experiment does not suit them.
+
+    Source: Rothe, Narayan and Severyn 2020.
+    """
+    model = join_models(encoder, decoder, experiment.model)
+    tokenizer = join_tokenizers(encoder, encoder if decoder is None else decoder, multiple=multiple)
+    experiment = with_model(experiment, model, tokenizer)
+    system = System(experiment, tokenizer, build_mesh(experiment))
+    layouts = flat(system.parameter_layouts[system.player])
+    own_table = TARGET if model.shares_inputs else SOURCE
+    encoder_layouts = {SOURCE if path == own_table else path: layout for path, layout in layouts.items()}
+    wanted = [path for path in encoder.paths if path == SOURCE or path.startswith("encoder/")]
+    found = padded_rows(encoder, tokenizer.vocabulary.source_size).load(encoder_layouts, paths=wanted)
+    params = {own_table if path == SOURCE else path: array for path, array in found.items()}
+    progress("reading", 1, 2)
+    if decoder is not None:
+        params |= padded_rows(decoder, tokenizer.vocabulary.target_size).load(layouts)
+        params |= {path: zeros(layout) for path, layout in layouts.items() if path.startswith(NEW_OUTPUT)}
+    progress("reading", 2, 2)
+    return _write_run(system, params, output, [encoder] if decoder is None else [encoder, decoder], keep=None)
+
+
+def padded_rows(checkpoint: Checkpoint, size: int) -> Checkpoint:
+    """A checkpoint with ids that stand for nothing behind its own."""
+    there = checkpoint.described.vocabulary_size
+    return checkpoint if size == there else checkpoint.with_rows([*range(there), *[-1] * (size - there)])
+
+
+def join_models(encoder: Checkpoint, decoder: Checkpoint | None, model: ModelConfig) -> ModelConfig:
+    """The model of an encoder with a decoder.
+
+    Args:
+        decoder: None = that of `model`.
+        model: of whose settings those of the decoder are taken where it is new.
+
+    Raises:
+        ValueError: one of them is another part of a model.
+    """
+    for part, checkpoint in (("encoder", encoder), ("decoder", decoder)):
+        if checkpoint is not None and checkpoint.family.part != part:
+            what = checkpoint.family.part.replace("_", "–")
+            raise ValueError(
+                f"{checkpoint.directory} is an {what} ({checkpoint.family.model_type}), and as the {part} of a run one "
+                f"is expected that is an {part} alone: DIR is an encoder–decoder, or an encoder with --decoder."
+            )
+    source = encoder.described.is_scaled
+    if decoder is not None:
+        target, stack = decoder.described.is_scaled, decoder.described.decoder
+        tied, settings = "none" if OUTPUT in decoder.tables else "decoder", dict(decoder.described.model)
+    else:
+        stack, settings = model.decoder, {}
+        shares = model.shares_inputs and stack.model_dim == encoder.described.encoder.model_dim
+        tied = model.tied_embeddings if shares else "decoder" if model.tied_embeddings == "all" else "none"
+        target = source if shares else model.scaled_embeddings in ("both", "target")
+    scaled = {(True, True): "both", (True, False): "source", (False, True): "target", (False, False): "none"}
+    return dataclasses.replace(
+        model,
+        encoder=encoder.described.encoder,
+        decoder=stack,
+        tied_embeddings=tied,
+        scaled_embeddings=scaled[source, target],
+        **settings,
+    )
+
+
+def _write_run(
+    system: System,
+    params: Mapping[str, Any],
+    output: Path,
+    origins: Sequence[Checkpoint],
+    *,
+    keep: Callable[[Path], None] | None,
+) -> int:
+    """Write a run that nothing has trained here.
+
+    Args:
+        params: by path; those that are left out are new.
+        origins: what it comes from.
+        keep: writes to the run's directory what export needs.
+
+    Returns:
+        Its number of parameters.
+    """
+    experiment, tokenizer = system.experiment, system.tokenizer
     state = system.initial_state({system.player: nested(params)})
+    kinds = " and ".join(checkpoint.family.model_type for checkpoint in origins)
+    names = " and ".join(checkpoint.directory.name for checkpoint in origins)
+    configs = [checkpoint.config for checkpoint in origins]
+    text = json.dumps(configs if len(configs) > 1 else configs[0], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
     with unfinished_directory(output.parent, output.name) as unfinished:
         tokenizer.save(unfinished)
-        origin.keep(checkpoint, unfinished)
-        config = CONFIG_OF_RUN.format(name=checkpoint.directory.name, path=output / "config.py")
+        if keep is not None:
+            keep(unfinished)
+        config = CONFIG_OF_RUN.format(name=names, path=output / "config.py")
         (unfinished / "config.py").write_text(config, encoding="utf-8")
-        digest = hashlib.sha256(json.dumps(checkpoint.config, sort_keys=True).encode()).hexdigest()
         write_description(
             unfinished,
             {
-                "config": f"imported {checkpoint.family.model_type}",
+                "config": f"imported {kinds}",
                 "experiment": to_json(experiment),
                 "fingerprints": {"data": f"imported {digest}", "tokenizer": tokenizer.fingerprint},
                 "versions": versions(),
                 "commit": commit_of_code(),
                 "devices": sorted({device.device_kind for device in jax.devices()}),
-                "imported": {"from": str(checkpoint.directory), "model_type": checkpoint.family.model_type},
+                "imported": {"from": " and ".join(str(each.directory) for each in origins), "model_type": kinds},
             },
         )
         with Checkpoints(unfinished / "checkpoints") as written:
             written.save(state, Progress(step=0))
             written.wait()
         unfinished.rename(output)
-    return sum(array.size for array in params.values())
+    return num_parameters(state.players[system.player].params)
+
+
+def used_ids(tokenizer: Tokenizer, texts: Iterable[str]) -> set[int]:
+    """The ids that texts are encoded with, as sources or targets."""
+    lines = list(texts)
+    encoded = itertools.chain(tokenizer.encode_source(lines), tokenizer.encode_target(lines))
+    return {token for ids in encoded for token in ids}
+
+
+def chosen_rows(tokenizer: ImportedTokenizer, *, texts: Iterable[str] | None, multiple: int) -> list[int]:
+    """New id -> id of a tokenizer, or -1 for padding.
+
+    Args:
+        texts: keep what these need alone, beside special tokens and bytes; None = keep all.
+        multiple: of which the number of ids shall be one.
+    """
+    size = tokenizer.vocabulary.target_size
+    rows = list(range(size))
+    if texts is not None:
+        rows = sorted(used_ids(tokenizer, texts) | tokenizer.always_needed())
+    return [*rows, *[-1] * (-len(rows) % multiple)]
 
 
 def with_model(experiment: Experiment, model: ModelConfig, tokenizer: Tokenizer) -> Experiment:
@@ -170,10 +319,20 @@ def export_run(run: Inference, output: Path, *, checkpoint: str = "best", progre
         ValueError: no architecture of transformers is that of the run; or what was written is not what was meant.
     """
     params, step = run.parameters(checkpoint)
+    model = run.experiment.model
+    if model.has_lora:
+        params, run = model.merge_lora(params), run.with_parts(model=model.without_lora())
     leaves = flat(params)
     kept = origin.Origin.read(run.directory.path)
     plan = _as_it_came(run, kept) if kept is not None else _by_architecture(run)
-    expected = places([*plan.rows, *plan.family.table(plan.described)], leaves)
+    rows = [*plan.rows, *plan.family.table(plan.described)]
+    if plan.origin is not None and plan.origin.rows is not None:
+        of_files = {facts["as"]: name for name, facts in plan.origin.tensors.items()}
+        kept_tensors = plan.origin.kept()
+        tensors_kept = {name: kept_tensors[file].open for name, file in of_files.items() if file in kept_tensors}
+        size = plan.described.vocabulary_size
+        rows = with_chosen_rows(rows, plan.origin.rows, size, kept=tensors_kept)
+    expected = places(rows, leaves)
     left = sorted(leaves.keys() - {path for place in expected.values() for path in place.entry.paths})
     if left:
         raise ValueError(f"{plan.family.model_type} has no tensors for {', '.join(left[:5])} of {run.directory.path}.")
@@ -185,7 +344,7 @@ def export_run(run: Inference, output: Path, *, checkpoint: str = "best", progre
         write_files(unfinished, tensors, metadata=plan.metadata, files=files)
         for name, content in plan.files.items():
             (unfinished / name).write_bytes(content)
-        check = fingerprint(run.system.model, params, run.tokenizer)
+        check = fingerprint(run.system.model, params, run.tokenizer, ids=None if kept is None else kept.rows)
         (unfinished / CHECK_FILE).write_text(json.dumps(check) + "\n", encoding="utf-8")
         (unfinished / "README.md").write_text(model_card(run, plan, step=step), encoding="utf-8")
         progress("reading back", 0, total)
@@ -239,6 +398,30 @@ class _Plan:
                 shape, values = of_table[facts["as"]]
             found.append(NewTensor(name=name, dtype=facts["dtype"], shape=tuple(shape), values=values))
         return found, {name: facts["file"] for name, facts in self.origin.tensors.items()}
+
+
+def export_adapter(run: Inference, output: Path, *, checkpoint: str = "best") -> Exported:
+    """The changes of low rank of a run as the files of a PEFT adapter: whole, or not there.
+
+    Args:
+        output: a directory that is not there.
+        checkpoint: best, latest or a step.
+
+    Raises:
+        ValueError: the run has none, or its model is none of transformers.
+    """
+    model = run.experiment.model
+    if not model.has_lora:
+        raise ValueError(f"{run.directory.path} has no LoRA (model.encoder.lora_rank, model.decoder.lora_rank).")
+    params, _ = run.parameters(checkpoint)
+    merged = run.with_parts(model=model.without_lora())
+    kept = origin.Origin.read(run.directory.path)
+    plan = _as_it_came(merged, kept) if kept is not None else _by_architecture(merged)
+    base = run.directory.path.name if kept is None else read_json(kept.config).get("_name_or_path", "")
+    with unfinished_directory(output.parent, output.name) as unfinished:
+        number = write_adapter(unfinished, flat(params), model, plan.family, plan.described, base=base)
+        unfinished.rename(output)
+    return Exported(model_type=f"LoRA of {plan.family.model_type}", num_tensors=number, notes=())
 
 
 def _as_it_came(run: Inference, kept: origin.Origin) -> _Plan:
@@ -354,16 +537,31 @@ def _by_architecture(run: Inference) -> _Plan:
     )
 
 
-def fingerprint(model: Any, params: Any, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Ids of two made pairs, and their logits in float32: equal for a copy."""
+def fingerprint(model: Any, params: Any, tokenizer: Tokenizer, *, ids: Sequence[int] | None = None) -> dict[str, Any]:
+    """Ids of two made pairs, and their logits in float32: equal for a copy.
+
+    Args:
+        ids: id of the model -> id of the copy, or -1 for one that the copy has not; None = they are the same.
+    """
     vocabulary = tokenizer.vocabulary
     rng = np.random.default_rng(0)
     special = {vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id, *vocabulary.never_ids}
+    special.add(vocabulary.end_id("source"))
     tokens = [index for index in range(min(vocabulary.source_size, vocabulary.target_size)) if index not in special]
-    source, target = ([*rng.choice(tokens, length).tolist(), vocabulary.eos_id] for length in (7, 5))
+    source, target = (
+        [*rng.choice(tokens, length).tolist(), vocabulary.end_id(side)]
+        for side, length in (("source", 7), ("target", 5))
+    )
     logits = logits_of(model, params, source, target)
+    copied = list(range(vocabulary.target_size)) if ids is None else list(ids)
     # Enough to tell models apart, whatever the size of the vocabulary.
-    return {"source": source, "target": target, "logits": [[float(each) for each in row[:64]] for row in logits]}
+    shown = [token for token, there in enumerate(copied) if there >= 0][:64]
+    return {
+        "source": [copied[token] for token in source] if ids is not None else source,
+        "target": [copied[token] for token in target] if ids is not None else target,
+        "tokens": [copied[token] for token in shown],
+        "logits": [[float(row[token]) for token in shown] for row in logits],
+    }
 
 
 def logits_of(model: Any, params: Any, source: list[int], target: list[int]) -> np.ndarray:
@@ -394,7 +592,8 @@ def check_copy(checkpoint: Checkpoint, params: Mapping[str, Any]) -> float | Non
     model = checkpoint.model().build(checkpoint.vocabulary)
     found = logits_of(model, nested(params), facts["source"], facts["target"])
     expected = np.array(facts["logits"], np.float32)
-    difference = float(np.abs(found[:, : expected.shape[1]] - expected).max())
+    tokens = facts.get("tokens", range(expected.shape[1]))
+    difference = float(np.abs(found[:, list(tokens)] - expected).max())
     # In the dtype of the files, rounding may be more than that of float32.
     low = any(tensor.dtype not in ("F32", "F64") for tensor in checkpoint.files.tensors.values())
     if not difference <= (0.1 if low else CHECK_TOLERANCE) * max(1.0, float(np.abs(expected).max()) / 10):

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,24 @@ from seq2seq_jax.effects import effects
 from seq2seq_jax.evaluation.metric import Metric
 from seq2seq_jax.experiment import Experiment, differences, flatten, to_json
 from seq2seq_jax.model import START_OFFSETS
+from seq2seq_jax.modules.patterns import paths_of, without
+from seq2seq_jax.optimizers import LORA
 from seq2seq_jax.outside import ALL, Trust, classes_of, refuse_unnamed
 from seq2seq_jax.parallel.processes import agree, first_process_first
 from seq2seq_jax.paths import user_path
 from seq2seq_jax.pretrained import origin as pretrained_origin
+from seq2seq_jax.pretrained.checkpoint import CONFIG_FILE
+from seq2seq_jax.pretrained.table import flat, nested
 from seq2seq_jax.run.continuation import describe_changes, refuse_another_model, refuse_differences
 from seq2seq_jax.run.data import PROGRESS, RunData, no_progress
-from seq2seq_jax.run.description import commit_of_code, read_experiment, versions, write_description
+from seq2seq_jax.run.description import DESCRIPTION_FILE, commit_of_code, read_experiment, versions, write_description
 from seq2seq_jax.run.directory import RunDirectory, used_params
 from seq2seq_jax.run.inference import Inference, usable_metrics
 from seq2seq_jax.run.system import System, build_mesh
+from seq2seq_jax.run.transfer import Part, assemble, open_part, place_and_checkpoint, unfamiliar
 from seq2seq_jax.training.checkpoint import AnotherLayoutError, Checkpoints, logger
+from seq2seq_jax.training.origins import ALL as ALL_PARTS
+from seq2seq_jax.training.origins import Source, sources_of
 from seq2seq_jax.training.step import TrainState, num_parameters
 
 REFERENCES_LOOKED_AT = 1000
@@ -116,6 +122,9 @@ class TrainingRun:
             self.directory.remove_unfinished()
         else:
             tokenizer = self.new_tokenizer()
+            if self.experiment.optimizer.has_patterns:
+                # Before anything is written: only now is it known which parameters they match.
+                System(self.experiment, tokenizer, self.mesh).layout  # noqa: B018
             path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(path)
             if self.origin is not None:
@@ -173,17 +182,21 @@ class TrainingRun:
 
     @functools.cached_property
     def origin(self) -> tuple[Inference, str] | None:
-        """The run that training starts from, and which of its checkpoints; None = training starts from nothing.
+        """The run that training starts from as a whole, and which of its checkpoints; None = there is none.
 
         Raises:
             ValueError: init_from is not a run, or one of another architecture or tokenizer.
         """
         name = self.experiment.init_from
-        if name is None:
+        if name is None or sources_of(name)[0].parts != (ALL_PARTS,):
             return None
-        path, _, which = name.rpartition(":")
-        if not path or os.path.isdir(user_path(name)):
-            path, which = name, "best"
+        path, which = place_and_checkpoint(sources_of(name)[0].place)
+        if (user_path(path) / CONFIG_FILE).is_file() and not (user_path(path) / DESCRIPTION_FILE).is_file():
+            raise ValueError(
+                f"--init-from {name} is a model of another project. Make a run of it: seq2seq import {path} --output "
+                "NEW, or take parts of it, such as --init-from encoder+embeddings="
+                f"{path}."
+            )
         try:
             origin = Inference.open(path, progress=self.progress, trust_code=self._trusted)
             origin = origin.with_parts(mesh=self.experiment.mesh)
@@ -191,8 +204,29 @@ class TrainingRun:
                 origin.directory.candidates(which, checkpoints)
         except ValueError as error:
             raise ValueError(f"--init-from {name}: {error}") from error
-        refuse_another_model(origin.experiment, self.experiment, f"--init-from {path}", may_add_experts=True)
+        there = origin.experiment
+        if there.model.has_lora and not self.experiment.model.has_lora:
+            there = dataclasses.replace(there, model=there.model.without_lora())
+        refuse_another_model(there, self.experiment, f"--init-from {path}", may_be_extended=True)
         return origin, which
+
+    @functools.cached_property
+    def parts(self) -> dict[Source, Part]:
+        """The origins of parts of the model, opened; empty = it starts from a whole run, or from nothing.
+
+        Raises:
+            ValueError: one is neither a run nor a model.
+        """
+        name = self.experiment.init_from
+        if name is None or sources_of(name)[0].parts == (ALL_PARTS,):
+            return {}
+        found = {}
+        for source in sources_of(name):
+            try:
+                found[source] = open_part(source.place, mesh=self.experiment.mesh, trust_code=self._trusted)
+            except ValueError as error:
+                raise ValueError(f"--init-from {'+'.join(source.parts)}={source.place}: {error}") from error
+        return found
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -210,6 +244,8 @@ class TrainingRun:
         Raises:
             ValueError: there is no such checkpoint, or no good one.
         """
+        if self.parts:
+            return self._state_of_parts()
         if self.origin is None:
             return self.system.initial_state()
         origin, which = self.origin
@@ -218,7 +254,30 @@ class TrainingRun:
         parts = params[first] | {f"player {name}": params[name] for name in others}
         sizes = ", ".join(f"{name} {num_parameters(part):,}" for name, part in parts.items())
         logger.info("Starting from step %d of %s: %s parameters.", step, origin.directory.path, sizes)
+        given = set(paths_of(params[self.system.player]))
+        new = [path for path in paths_of(self._own_layout) if path not in given]
+        if new:
+            logger.info("New parameters: %s.", unfamiliar(new))
         return self.system.initial_state(params)
+
+    @property
+    def _own_layout(self) -> Any:
+        """Shapes and shardings of the parameters of the player that generates."""
+        return self.system.layout.players[self.system.player].params
+
+    def _state_of_parts(self) -> TrainState:
+        """The state before the first step, with parts of other models."""
+        found = assemble(
+            self.parts,
+            flat(self._own_layout),
+            model=self.experiment.model,
+            tokenizer=self.tokenizer,
+            seed=self.experiment.training.seed,
+        )
+        for line in found.described:
+            logger.info("Starting with the %s.", line)
+        logger.info("New parameters: %s.", unfamiliar(found.new))
+        return self.system.initial_state({self.system.player: nested(found.params)})
 
     def _params_of_origin(self, player: str, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
         """The parameters of every player that the origin has too, by name.
@@ -227,11 +286,20 @@ class TrainingRun:
             player: of the origin that generates; it becomes the one that generates here, whatever its name.
         """
         layouts = {name: state.params for name, state in self.system.layout.players.items()}
+        model = self.origin[0].experiment.model
+        if model.has_lora and not self.experiment.model.has_lora:
+            layouts[self.system.player] = self.origin[0].system.parameter_layouts[player]
+        elif not model.has_lora:
+            own = layouts[self.system.player]
+            new = {path for path in paths_of(own) if path.rpartition("/")[2].startswith(LORA)}
+            layouts[self.system.player] = without(own, new)
         if self.origin[0].experiment.model.num_experts == 1:
             # New experts have new start tokens.
             own = layouts[self.system.player]
             layouts[self.system.player] = {name: part for name, part in own.items() if name != START_OFFSETS}
         params = {self.system.player: used_params(checkpoints, step, player, layouts[self.system.player])}
+        if model.has_lora and not self.experiment.model.has_lora:
+            params = {name: model.merge_lora(own) for name, own in params.items()}
         for name in (layouts.keys() - params.keys()) & (checkpoints.names(step, "players") - {player}):
             try:
                 params[name] = used_params(checkpoints, step, name, layouts[name])

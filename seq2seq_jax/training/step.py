@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from seq2seq_jax.batch import Batch
+from seq2seq_jax.modules.patterns import merged
 from seq2seq_jax.modules.segments import lengths_of_pairs
 from seq2seq_jax.objectives.objective import (
     Count,
@@ -24,7 +25,7 @@ from seq2seq_jax.objectives.objective import (
     per_step,
     turns_of,
 )
-from seq2seq_jax.optimizers import OptimizerConfig
+from seq2seq_jax.optimizers import Optimizer, OptimizerConfig, split
 from seq2seq_jax.parallel.mesh import RULES, JittedOnMesh, batch_sharding, replicated, shardings
 from seq2seq_jax.values import check_seed
 
@@ -105,7 +106,7 @@ def run_key(seed: int) -> jax.Array:
 
 def player_optimizers(
     objective: Objective, default: OptimizerConfig, *, steps: int
-) -> tuple[dict[str, optax.GradientTransformation], dict[str, float | None]]:
+) -> tuple[dict[str, Optimizer], dict[str, float | None]]:
     """The optimizer of each player of an objective, and the decay of its moving average (None = it has none).
 
     Args:
@@ -113,7 +114,11 @@ def player_optimizers(
         steps: of the run.
     """
     configs = {player.name: player.optimizer or default for player in objective.players}
-    optimizers = {name: config.build(objective.updates(name, steps)) for name, config in configs.items()}
+    # Patterns of the experiment's optimizer are those of the model, which is the first player.
+    meant = {player.name for index, player in enumerate(objective.players) if index == 0 or player.optimizer}
+    optimizers = {
+        name: config.build(objective.updates(name, steps), is_of_all=name in meant) for name, config in configs.items()
+    }
     return optimizers, {name: config.ema_decay for name, config in configs.items()}
 
 
@@ -141,7 +146,7 @@ def learning_rates(
 
 def initial_state(
     objective: Objective,
-    optimizers: Mapping[str, optax.GradientTransformation],
+    optimizers: Mapping[str, Optimizer],
     *,
     average_decays: Mapping[str, float | None],
     seed: int,
@@ -167,7 +172,7 @@ def initial_state(
         }
         for name, values in given.items():
             own = params[name]
-            values = _unboxed(own) | values if isinstance(own, dict) else values
+            values = merged(_unboxed(own), values)
             params[name] = meta.replace_boxed(own, jax.tree.map(jnp.copy, values))
         players = {
             name: PlayerState(
@@ -256,7 +261,7 @@ def _unboxed(tree: Any) -> Any:
 def apply_gradient(
     player: PlayerState,
     gradient: Params,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     *,
     average_decay: float | None,
     turns: int,
@@ -264,16 +269,20 @@ def apply_gradient(
     """A player after one update of its parameters and of their moving average.
 
     Args:
+        gradient: of the parameters that the optimizer trains.
         average_decay: of the moving average; None = there is none.
         turns: of the player in a step.
     """
-    updates, optimizer_state = optimizer.update(gradient, player.optimizer_state, player.params)
-    params, average = optax.apply_updates(player.params, updates), player.average
+    trained, frozen = split(optimizer, player.params)
+    updates, optimizer_state = optimizer.update(gradient, player.optimizer_state, trained)
+    trained, average = optax.apply_updates(trained, updates), player.average
     if average_decay is not None:
         # Early in training the average is that of all parameters so far, not of the initial ones.
         steps = player.updates // turns
         decay = jnp.minimum(average_decay, (1.0 + steps) / (10.0 + steps))
-        average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, params)
+        before, unchanged = split(optimizer, average)
+        average = merged(unchanged, jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, before, trained))
+    params = merged(frozen, trained)
     return PlayerState(params=params, optimizer_state=optimizer_state, average=average, updates=player.updates + 1)
 
 
@@ -293,7 +302,7 @@ def metric_prefix(objective: Objective, player: str) -> str:
 
 def build_update(
     objective: Objective,
-    optimizers: Mapping[str, optax.GradientTransformation],
+    optimizers: Mapping[str, Optimizer],
     *,
     accumulation: int,
     average_decays: Mapping[str, float | None],
@@ -324,12 +333,14 @@ def build_update(
     def gradients(
         turn: Turn, params: dict[str, Params], prepared: Prepared, *, step: Int[Array, ""], key: jax.Array
     ) -> tuple[Params, dict[str, Logged]]:
+        own, frozen = split(optimizers[turn.player], params[turn.player])
+
         def loss_sum(own, rows, part_key):
-            everyone = {**params, turn.player: own}
+            everyone = {**params, turn.player: merged(frozen, own)}
             loss, logged = objective.loss(turn, everyone, prepared.replace(rows=rows), step=step, rng=part_key)
             return loss.sum, {"loss": loss, **logged}
 
-        differentiate, own = jax.grad(loss_sum, has_aux=True), params[turn.player]
+        differentiate = jax.grad(loss_sum, has_aux=True)
         if accumulation == 1:
             return differentiate(own, prepared.rows, key)
 

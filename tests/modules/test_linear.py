@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from architectures import random_parameters
 
-from seq2seq_jax.modules.linear import Linear
+from seq2seq_jax.modules.linear import Linear, Lora, merge_lora
 
 
 def linear(input_dims, output_dims, **settings):
@@ -48,3 +48,37 @@ def test_initial_kernels_are_uniform_within_the_bound_of_glorot_and_bengio(input
     bound = math.sqrt(6 / 240)
     assert 0.99 * bound < np.abs(values).max() <= bound
     np.testing.assert_allclose(values.std(), bound / math.sqrt(3), rtol=0.02)
+
+
+@pytest.mark.parametrize(("input_dims", "output_dims"), [((6,), (3, 4)), ((3, 4), (6,))])
+def test_a_change_of_low_rank_is_that_of_the_merged_kernel(input_dims, output_dims):
+    """kernel + scale * in @ out, with both sides of the kernel as one dim each."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, *input_dims)), jnp.float32)
+    lora = Lora(rank=2, scale=0.5)
+    changed = linear(input_dims, output_dims, lora=lora)
+    params = random_parameters(changed, x)
+    assert params["lora_in"].shape == (*input_dims, 2) and params["lora_out"].shape == (2, *output_dims)
+    merged = merge_lora(params, lora, num_layers=None)
+    assert set(merged) == {"kernel", "bias"}
+    by_hand = params["kernel"].reshape(math.prod(input_dims), -1) + 0.5 * params["lora_in"].reshape(-1, 2) @ params[
+        "lora_out"
+    ].reshape(2, -1)
+    np.testing.assert_allclose(merged["kernel"].reshape(by_hand.shape), by_hand, rtol=1e-5, atol=1e-6)
+    plain = linear(input_dims, output_dims)
+    np.testing.assert_allclose(
+        changed.apply({"params": params}, x), plain.apply({"params": merged}, x), rtol=1e-5, atol=1e-5
+    )
+    stacked = {name: jnp.stack([values, 2 * values]) for name, values in params.items()}
+    both = merge_lora(stacked, lora, num_layers=2)["kernel"]
+    np.testing.assert_allclose(both[0], merged["kernel"], rtol=1e-5, atol=1e-6)
+    twice = 2 * params["kernel"] + 4 * (merged["kernel"] - params["kernel"])
+    np.testing.assert_allclose(both[1], twice, rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_change_of_low_rank_is_none():
+    x = jnp.ones((1, 40))
+    params = linear((40,), (5,), lora=Lora(rank=3, scale=2.0), bias=False).init(jax.random.key(0), x)["params"]
+    assert params["lora_in"].names == ("axis0", None) and params["lora_out"].names == (None, "axis1")
+    assert not np.any(params["lora_out"].value)
+    bound = 40**-0.5
+    assert 0.9 * bound < np.abs(params["lora_in"].value).max() <= bound

@@ -52,10 +52,10 @@ def test_a_mixture_may_start_from_a_model_with_one_expert():
     one, three, two = (
         changed(model={"num_experts": number}, objective={"class": "MixtureOfExpertsConfig"}) for number in (1, 3, 2)
     )
-    refuse_another_model(one, three, "--init-from x", may_add_experts=True)
+    refuse_another_model(one, three, "--init-from x", may_be_extended=True)
     message = r"x has another architecture: model\.num_experts is \d there and \d here"
     for old, new in ((two, three), (three, one)):
         with pytest.raises(ValueError, match=message):
-            refuse_another_model(old, new, "x", may_add_experts=True)
+            refuse_another_model(old, new, "x", may_be_extended=True)
     with pytest.raises(ValueError, match=message):
         refuse_another_model(one, three, "x")
