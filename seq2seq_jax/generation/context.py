@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import DecodeState, TokenRows, Vocabulary
+from seq2seq_jax.batch import DecodeState, SourceRows, Vocabulary
 from seq2seq_jax.data.source import LONGEST_ROW
 from seq2seq_jax.generation.processor import Processor, masked
 from seq2seq_jax.rewards.text import PieceTable
@@ -120,7 +120,7 @@ def output_limit(
 
 
 def length_limits(
-    source: TokenRows, *, ratio: float, extra: int, position_limit: int | None, maximum: int | None = None
+    source: SourceRows, *, ratio: float, extra: int, position_limit: int | None, maximum: int | None = None
 ) -> tuple[Int[Array, "batch"], int]:
     """The limit on generated tokens, EOS token included, for each source, and the maximum of any source of the batch.
 
@@ -136,7 +136,7 @@ def length_limits(
     """
     lengths = jnp.sum(source.mask, axis=1)
     room = longest_output(
-        source.tokens.shape[1], ratio=ratio, extra=extra, position_limit=position_limit, maximum=maximum
+        source.segment_ids.shape[1], ratio=ratio, extra=extra, position_limit=position_limit, maximum=maximum
     )
     limits = jnp.floor(ratio * lengths).astype(jnp.int32) + extra
     return jnp.where(lengths == 0, 0, jnp.minimum(limits, room)), room
