@@ -90,7 +90,8 @@ class Experiment:
     """How devices share the work."""
     generation: Method = BeamSearch()
     """How text is generated, in validation and afterwards; --generation NAME chooses another method (beam_search,
-    greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk, mixture_of_experts)."""
+    greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk, mixture_of_experts, ctc_greedy,
+    ctc_beam_search)."""
     metrics: tuple[Metric, ...] | None = None
     """What validation and evaluation compute beside the loss: bleu, chrf, exact_match, rouge, summary (length ratio,
     what is taken from the source), wer, cer, perplexity, variety, hits, pronunciation, dialogue_state,
@@ -132,6 +133,11 @@ class Experiment:
                 f"{self.model.num_experts}. Set it to 1, or objective to mixture_of_experts."
             )
         self.objective.check(self.model, accumulation=self.training.accumulation)
+        if self.generation.needs_ctc and not self.model.ctc:
+            raise ValueError(
+                f"generation {type(self.generation).__name__} reads scores of CTC, and model.ctc is False. Set it "
+                "to True, with objective joint_ctc, or choose another method."
+            )
         if not any(isinstance(metric, OutsideMetric) for metric in self.validation_metrics):
             self.check_metrics(self.validation_metrics)
         for side, stack in (("source", self.model.encoder), ("target", self.model.decoder)):

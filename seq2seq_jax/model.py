@@ -265,6 +265,11 @@ class EncoderDecoder(nn.Module):
         return self.config.num_experts
 
     @property
+    def has_ctc(self) -> bool:
+        """Whether there are `ctc_scores`."""
+        return self.config.ctc
+
+    @property
     def position_limit(self) -> int | None:
         """Target tokens that the decoder has positions for; None = unbounded."""
         return self.config.decoder.position_limit

@@ -43,7 +43,7 @@ def experiment() -> Experiment:
             learning_rate=2e-3, schedule="cosine", warmup_steps=400, final_fraction=0.02, ema_decay=0.995
         ),
         training=TrainingConfig(
-            steps=2_400, target_tokens_per_batch=24 * 72, log_every=50, checkpoint_every=600, evaluate_every=600
+            steps=3_600, target_tokens_per_batch=24 * 72, log_every=50, checkpoint_every=900, evaluate_every=900
         ),
         generation=BeamSearch(beam_size=8, maximum_length_ratio=0.75, maximum_length_extra=5),
     )

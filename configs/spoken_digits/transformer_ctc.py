@@ -38,7 +38,7 @@ def experiment() -> Experiment:
         objective=JointCtcConfig(ctc_weight=0.3, label_smoothing=0.1),
         optimizer=AdamWConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=150, ema_decay=0.99),
         training=TrainingConfig(
-            steps=1_000, target_tokens_per_batch=16 * 24, log_every=50, checkpoint_every=250, evaluate_every=500
+            steps=1_800, target_tokens_per_batch=16 * 24, log_every=50, checkpoint_every=450, evaluate_every=900
         ),
         generation=BeamSearch(beam_size=5, maximum_length_ratio=0.25, maximum_length_extra=3),
     )

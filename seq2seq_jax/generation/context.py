@@ -42,6 +42,8 @@ class GenerationContext:
         piece_table: makes the table of the characters of target ids, for what compares texts; None = nothing does.
         processor: what is asked of the texts; None = nothing.
         attending_step: `step` with attention weights, for a coverage penalty; None = there is none.
+        ctc: makes the log-probabilities of tokens at each position of a source, see
+            `seq2seq_jax.generation.ctc.ctc_log_probabilities`; None = the method needs none.
     """
 
     step: DecodeStep
@@ -53,6 +55,7 @@ class GenerationContext:
     piece_table: Callable[[], PieceTable] | None = None
     processor: Processor | None = None
     attending_step: AttendingStep | None = None
+    ctc: Callable[[], Float[Array, "batch source vocab"]] | None = None
 
     def controlled(
         self,

@@ -49,6 +49,11 @@ class Ensemble(nn.Module):
         return min(member.num_experts for member in self.members)
 
     @property
+    def has_ctc(self) -> bool:
+        """Members of an ensemble vote by their decoders alone."""
+        return False
+
+    @property
     def position_limit(self) -> int | None:
         """Target tokens that all members have positions for; None = unbounded."""
         return _least(member.position_limit for member in self.members)

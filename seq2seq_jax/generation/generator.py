@@ -18,6 +18,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.constraints import LineArrays, LineTokens, TokenControls
 from seq2seq_jax.generation.context import GenerationContext, GenerationResult, length_limits, output_limit
 from seq2seq_jax.generation.controls import LineControls
+from seq2seq_jax.generation.ctc import ctc_of, joint_start, joint_step
 from seq2seq_jax.generation.ensemble import Ensemble
 from seq2seq_jax.generation.frames import FrameSources
 from seq2seq_jax.generation.method import GenerationMethod
@@ -75,6 +76,11 @@ class Generator:
             ValueError: the method does not work with the model, or its controls with the tokenizer.
         """
         method.check(num_experts=model.num_experts)
+        if method.needs_ctc and not model.has_ctc:
+            raise ValueError(
+                f"{type(method).__name__} with CTC needs a model with model.ctc, and not an ensemble: choose another "
+                "method (--generation), or set generation.ctc_weight to 0."
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.method = method
@@ -410,9 +416,15 @@ class Generator:
                 jax.debug.callback(hears_tokens, tokens, ordered=True)
             return apply(tokens, state, method="step")
 
+        def start(number: int) -> DecodeState:
+            return apply(memory, max_length=room, beam_size=number, method="start")
+
+        vocabulary = self.model.vocabulary
+        found = ctc_of(apply, memory, source.mask, blank=vocabulary.pad_id) if method.needs_ctc else None
+        weight = getattr(method, "ctc_weight", 0.0)
         context = GenerationContext(
-            step=step,
-            start=lambda number: apply(memory, max_length=room, beam_size=number, method="start"),
+            step=joint_step(step, weight=weight, vocabulary=vocabulary) if weight else step,
+            start=(lambda number: joint_start(start, found, number, blank=vocabulary.pad_id)) if weight else start,
             limits=limits,
             max_length=room,
             vocabulary=self.model.vocabulary,
@@ -422,6 +434,7 @@ class Generator:
             attending_step=functools.partial(step_with_attention, self.model, params)
             if method.controls.coverage_penalty
             else None,
+            ctc=lambda: found,
         )
         return method.generate(context)
 
