@@ -1,4 +1,4 @@
-"""The arrays that all modules exchange: rows of tokens, batches, and the special token ids.
+"""The arrays that all modules exchange: rows of tokens or frames, batches, and the special token ids.
 
 One format serves every architecture, with and without packing. A row holds one or more examples, each a *segment*;
 equal segment ids on the source and the target side of a row form a pair. Padding has segment id 0.
@@ -9,7 +9,7 @@ import dataclasses
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 PADDING_SEGMENT = 0
 
@@ -89,13 +89,54 @@ class TokenRows:
 
 
 @flax.struct.dataclass
+class FrameRows:
+    """Rows of vectors over time, such as samples or features of speech. A position of a row holds `stride` of them.
+
+    A model makes one state of a position, so lengths of sources, of memories and of rows have one unit. Every segment
+    begins at a position: what reads `stride` vectors at a time never reads those of two segments.
+
+    Attributes:
+        values: the vectors; 0 where there is none.
+        counts: vectors of each position: the stride, or fewer at the last position of a segment; 0 = padding.
+        segment_ids: of positions; 0 = padding, 1.. = which example of the row.
+        positions: index of the position within its example, from 0.
+        max_segments: see `TokenRows`.
+    """
+
+    values: Num[Array | np.ndarray, "batch length stride features"]
+    counts: Int[Array | np.ndarray, "batch length"]
+    segment_ids: Int[Array | np.ndarray, "batch length"]
+    positions: Int[Array | np.ndarray, "batch length"]
+    max_segments: int | None = flax.struct.field(pytree_node=False, default=None)
+
+    @property
+    def mask(self) -> Bool[Array | np.ndarray, "batch length"]:
+        """True where an example is, False at padding."""
+        return self.segment_ids != PADDING_SEGMENT
+
+    def ids_of_parts(self, parts: int) -> Int[Array, "batch length_parts"]:
+        """Segment ids of equal parts of positions, [batch, length * parts]; 0 where a part has no vector.
+
+        Args:
+            parts: of each position; divides the stride.
+        """
+        begins = jnp.arange(parts) * (self.values.shape[2] // parts)
+        ids = jnp.where(self.counts[..., None] > begins, self.segment_ids[..., None], PADDING_SEGMENT)
+        return ids.reshape(ids.shape[0], -1)
+
+
+SourceRows = TokenRows | FrameRows
+"""What an encoder reads."""
+
+
+@flax.struct.dataclass
 class Batch:
     """Pairs: segment s of row r in `source` belongs to segment s of row r in `target`.
 
     `target.tokens` are the labels, which end in the EOS token; `shift_right` makes the decoder's inputs of them.
     """
 
-    source: TokenRows
+    source: TokenRows | FrameRows
     target: TokenRows
 
 
@@ -106,6 +147,19 @@ def one_token_batch() -> Batch:
     row = jnp.zeros((1, 1), jnp.int32)
     sequence = TokenRows(tokens=row, segment_ids=row, positions=row)
     return Batch(source=sequence, target=sequence)
+
+
+def one_position_batch(*, stride: int, num_features: int, kind: str) -> Batch:
+    """Like `one_token_batch`, with frames as the source.
+
+    Args:
+        stride: vectors of a position.
+        num_features: values of a vector.
+        kind: their type.
+    """
+    row = jnp.zeros((1, 1), jnp.int32)
+    values = jnp.zeros((1, 1, stride, num_features), kind)
+    return one_token_batch().replace(source=FrameRows(values=values, counts=row, segment_ids=row, positions=row))
 
 
 def shift_right(target: TokenRows, first: int | Int[Array, "#batch #length"]) -> TokenRows:
@@ -127,11 +181,11 @@ class Memory:
     """The encoder's output, which the decoder reads.
 
     Attributes:
-        states: one vector per source token, which attention compares queries with.
-        values: one vector per source token, of which attention returns the weighted sum; for most encoders the states.
+        states: one vector per source token, or position of frames, which attention compares queries with.
+        values: one vector for each of them, of which attention returns the weighted sum; for most encoders the states.
         summary: one vector per segment, that of segment s at index s - 1; a decoder without attention reads nothing
             else.
-        segment_ids: segment ids of the source tokens.
+        segment_ids: their segment ids.
         tokens: ids of the source tokens, for a model that copies them; None = it does not.
     """
 

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from seq2seq_jax.data.audio.digit_strings import DigitStrings
+from seq2seq_jax.data.audio.features import SpeechFeatures
+from seq2seq_jax.data.audio.source import SpeechSource
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
 from seq2seq_jax.data.conversations import Conversations
@@ -30,6 +33,7 @@ from seq2seq_jax.evaluation.metric import ALTERNATIVES, CANDIDATES, LIKELIHOOD, 
 from seq2seq_jax.evaluation.metrics import OutsideMetric, metric_from_json, metric_to_json
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.objectives.joint_ctc import JointCtcConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.mixture_of_experts import MixtureOfExpertsConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
@@ -43,6 +47,7 @@ from seq2seq_jax.tasks.conversation import Conversation
 from seq2seq_jax.tasks.denoising import Denoising
 from seq2seq_jax.tasks.dialogue_response import ResponseFromActs
 from seq2seq_jax.tasks.dialogue_state import DialogueState
+from seq2seq_jax.tasks.speech import Speech
 from seq2seq_jax.tasks.summarisation import Summarisation
 from seq2seq_jax.tasks.task import Task
 from seq2seq_jax.tasks.translation import Translation
@@ -69,15 +74,17 @@ class Experiment:
         | Pronunciations
         | Conversations
         | Mixture
+        | DigitStrings
+        | SpeechFeatures
     )
     """Where the text comes from and how it becomes rows."""
-    task: Translation | Summarisation | Denoising | DialogueState | ResponseFromActs | Conversation = None  # pyright: ignore
+    task: Translation | Summarisation | Denoising | DialogueState | ResponseFromActs | Conversation | Speech = None  # pyright: ignore
     """What the columns of the data mean; left out, it is the task for which the data has them."""
     tokenizer: TokenizerConfig = dataclasses.field(metadata=changes("parameters"))
     """How text becomes tokens."""
     model: ModelConfig = dataclasses.field(metadata=changes("parameters"))
     """The encoder–decoder."""
-    objective: MaximumLikelihoodConfig | PolicyGradientConfig | MixtureOfExpertsConfig
+    objective: MaximumLikelihoodConfig | PolicyGradientConfig | MixtureOfExpertsConfig | JointCtcConfig
     """What is minimised."""
     optimizer: AdamWConfig | AdafactorConfig
     """How it is minimised."""
@@ -87,7 +94,8 @@ class Experiment:
     """How devices share the work."""
     generation: Method = BeamSearch()
     """How text is generated, in validation and afterwards; --generation NAME chooses another method (beam_search,
-    greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk, mixture_of_experts)."""
+    greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk, mixture_of_experts, ctc_greedy,
+    ctc_beam_search)."""
     metrics: tuple[Metric, ...] | None = None
     """What validation and evaluation compute beside the loss: bleu, chrf, exact_match, rouge, summary (length ratio,
     what is taken from the source), wer, cer, perplexity, variety, hits, pronunciation, dialogue_state,
@@ -109,6 +117,7 @@ class Experiment:
             sources_of(self.init_from)
         self.task.check(self.data, self.tokenizer)
         self.model.check(joint=self.tokenizer.joint)
+        self._check_front_end()
         row, rows = self.max_target_length, self.rows_per_batch
         if self.training.target_tokens_per_batch % row or rows == 0:
             raise ValueError(
@@ -132,6 +141,11 @@ class Experiment:
                 f"{self.model.num_experts}. Set it to 1, or objective to mixture_of_experts."
             )
         self.objective.check(self.model, accumulation=self.training.accumulation)
+        if self.generation.needs_ctc and not self.model.ctc:
+            raise ValueError(
+                f"generation {type(self.generation).__name__} reads scores of CTC, and model.ctc is False. Set it "
+                "to True, with objective joint_ctc, or choose another method."
+            )
         if not any(isinstance(metric, OutsideMetric) for metric in self.validation_metrics):
             self.check_metrics(self.validation_metrics)
         for side, stack in (("source", self.model.encoder), ("target", self.model.decoder)):
@@ -141,6 +155,42 @@ class Experiment:
                     f"a table of {stack.position_limit} learned positions is too short for data.max_{side}_length = "
                     f"{longest}. Raise max_positions, or lower the length."
                 )
+
+    def _check_front_end(self) -> None:
+        """Refuse a front end that does not read what the data gives.
+
+        Raises:
+            ValueError: with the field to change.
+        """
+        data, model = self.data, self.model
+        if not isinstance(data, SpeechSource):
+            if model.front_end is not None:
+                raise ValueError(
+                    f"model.front_end reads frames, and {type(data).__name__} has text. Set model.front_end to None."
+                )
+            return
+        if model.front_end is None:
+            raise ValueError(
+                f"{type(data).__name__} has frames, which model.front_end makes vectors of, and that is None. Set it "
+                f"to {'log_mel' if data.kind == 'int16' else 'features'}."
+            )
+        expected, given = model.front_end.stored, (data.num_features, data.kind)
+        if expected != given:
+            raise ValueError(
+                f"model.front_end = {type(model.front_end).__name__} reads vectors of {expected[0]} {expected[1]}, and "
+                f"{type(data).__name__} has {given[0]} {given[1]}. Choose the one for them, with as many features."
+            )
+        rate = getattr(model.front_end, "rate", None)
+        if rate is not None and rate != data.values_per_second:
+            raise ValueError(
+                f"model.front_end.rate is {rate}, and data has {data.values_per_second:g} samples per second. Set them "
+                "alike."
+            )
+        if model.source_stride != data.stride:
+            raise ValueError(
+                f"model.front_end and model.encoder make a state of {model.source_stride} {data.unit}s, and "
+                f"data.stride is {data.stride}. Set data.stride to {model.source_stride}."
+            )
 
     def check_metrics(self, metrics: Sequence[Metric]) -> None:
         """Return if metrics can be computed of the data, and `training.select_by` is one of their scores.
@@ -199,7 +249,7 @@ def default_task(data: DataSource) -> Task:
     Raises:
         ValueError: there is none.
     """
-    tasks = DialogueState, ResponseFromActs, Translation, Denoising
+    tasks = DialogueState, ResponseFromActs, Translation, Denoising, Speech
     for task in tasks:
         if set(task.reads) <= set(data.columns):
             return task()

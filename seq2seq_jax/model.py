@@ -9,7 +9,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import Batch, DecodeState, Memory, TokenRows, Vocabulary, shift_right
+from seq2seq_jax.batch import (
+    Batch,
+    DecodeState,
+    FrameRows,
+    Memory,
+    SourceRows,
+    TokenRows,
+    Vocabulary,
+    one_position_batch,
+    one_token_batch,
+    shift_right,
+)
 from seq2seq_jax.decoders.convolutional import ConvolutionalDecoderConfig
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
@@ -20,7 +31,8 @@ from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS
 from seq2seq_jax.modules.embedding import Embedding, EmbeddingChange
 from seq2seq_jax.modules.flops import Amount, product_flops
-from seq2seq_jax.modules.linear import LORA_IN, merge_lora
+from seq2seq_jax.modules.front_end import FeaturesConfig, FeatureStatistics, LogMelConfig
+from seq2seq_jax.modules.linear import LORA_IN, Linear, merge_lora
 from seq2seq_jax.modules.pointer import Pointed, Pointer, PointerSource, mixed
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.recurrence import replicate
@@ -56,6 +68,12 @@ class ModelConfig:
     """Whether a token is copied from the source with a probability that the model learns (pointer-generator), so that
     names and numbers that were never a label can be generated. Needs a joint tokenizer, and a decoder with attention.
     """
+    front_end: LogMelConfig | FeaturesConfig | None = None
+    """What makes vectors of sources that are samples or frames (--model.front_end log_mel, features); None = sources
+    are tokens."""
+    ctc: bool = False
+    """Whether each state of the encoder has scores of all target tokens, with the pad token as the blank, for
+    connectionist temporal classification."""
     num_experts: int = 1
     """Experts of a mixture, which differ in their start token alone; expert 0 starts with the BOS token, and is what
     all that knows no experts works with. Above 1 only for objective mixture_of_experts."""
@@ -82,6 +100,17 @@ class ModelConfig:
             raise ValueError(
                 f"model.scaled_embeddings = {self.scaled_embeddings} needs a table per side, and tied_embeddings is "
                 f"{self.tied_embeddings}. Set it to decoder or none, or scaled_embeddings to both or none."
+            )
+        if self.front_end is not None and (self.shares_inputs or self.copying):
+            field = "tied_embeddings" if self.shares_inputs else "copying"
+            raise ValueError(
+                f"model.{field} = {getattr(self, field)} needs sources of tokens, and model.front_end reads frames. "
+                f"Set {field} to {'decoder' if self.shares_inputs else False}."
+            )
+        if self.front_end is None and self.encoder.reduction > 1:
+            raise ValueError(
+                f"model.encoder makes one state of {self.encoder.reduction} vectors, which is for frames: set "
+                "pyramid_layers to 0, or model.front_end to log_mel or features."
             )
         if self.logit_scale is not None and self.logit_scale <= 0:
             raise ValueError(f"model.logit_scale must be positive or None, and is {self.logit_scale}.")
@@ -118,17 +147,45 @@ class ModelConfig:
 
         return params | {side: merged(params[side], getattr(self, side), side) for side in ("encoder", "decoder")}
 
+    @property
+    def frames_per_position(self) -> int:
+        """Frames of which the front end and the encoder make one state; 1 for tokens."""
+        return 1 if self.front_end is None else self.front_end.frames_per_position * self.encoder.reduction
+
+    @property
+    def source_stride(self) -> int:
+        """Stored vectors, such as samples, of which one state is made; 1 for tokens."""
+        return 1 if self.front_end is None else self.front_end.values_per_frame * self.frames_per_position
+
+    @property
+    def seconds_per_position(self) -> float | None:
+        """Seconds of a source of which one state is made; None = sources are no sound."""
+        return None if self.front_end is None else self.front_end.seconds_per_frame * self.frames_per_position
+
+    def encoder_flops(self, source: Amount, *, vocabulary: Vocabulary) -> Amount:
+        """Model FLOPs of encoding an example.
+
+        Args:
+            source: tokens, or positions of frames.
+        """
+        flops = self.encoder.forward_flops(source)
+        if self.front_end is not None:
+            flops += self.front_end.flops(source * self.encoder.reduction, model_dim=self.encoder.model_dim)
+        if self.ctc:
+            flops += product_flops(source, self.encoder.memory_dim, vocabulary.target_size)
+        return flops
+
     def forward_flops(self, source: Amount, target: Amount, *, vocabulary: Vocabulary, hypotheses: int = 1) -> Amount:
         """Model FLOPs of a forward pass over a pair; see `seq2seq_jax.modules.flops`.
 
         Args:
-            source: tokens of the source.
+            source: tokens of the source, or positions of frames.
             target: tokens of each target.
             hypotheses: number of targets that share one encoded source.
         """
         decoder = self.decoder.forward_flops(source, target, memory_dim=self.encoder.memory_dim, hypotheses=hypotheses)
         logits = product_flops(target, self.decoder.model_dim, vocabulary.target_size)
-        forward = self.encoder.forward_flops(source) + decoder + hypotheses * logits
+        forward = self.encoder_flops(source, vocabulary=vocabulary) + decoder + hypotheses * logits
         if not self.copying:
             return forward
         return forward + Pointer.flops(
@@ -159,14 +216,17 @@ class ModelConfig:
                 "is False. Set tokenizer.joint to True, or copying to False."
             )
 
-    def build(self, vocabulary: Vocabulary) -> "EncoderDecoder":
+    def build(self, vocabulary: Vocabulary, statistics: FeatureStatistics | None = None) -> "EncoderDecoder":
         """The module.
+
+        Args:
+            statistics: of features, where the front end normalises by them.
 
         Raises:
             ValueError: see `check`.
         """
         self.check(joint=vocabulary.joint)
-        return EncoderDecoder(self, vocabulary)
+        return EncoderDecoder(self, vocabulary, statistics)
 
 
 class EncoderDecoder(nn.Module):
@@ -178,6 +238,7 @@ class EncoderDecoder(nn.Module):
 
     config: ModelConfig
     vocabulary: Vocabulary
+    statistics: FeatureStatistics | None = None
 
     def setup(self):
         config, vocabulary = self.config, self.vocabulary
@@ -187,7 +248,14 @@ class EncoderDecoder(nn.Module):
             return Embedding(size, model_dim, config.precision, is_scaled=is_scaled)
 
         self.target_embedding = embedding(vocabulary.target_size, config.decoder.model_dim, "target")
-        if config.shares_inputs:
+        if config.front_end is not None:
+            self.front_end = config.front_end.build(
+                model_dim=config.encoder.model_dim,
+                parts=config.encoder.reduction,
+                precision=config.precision,
+                statistics=self.statistics,
+            )
+        elif config.shares_inputs:
             self.source_embedding = self.target_embedding
         else:
             self.source_embedding = embedding(vocabulary.source_size, config.encoder.model_dim, "source")
@@ -211,6 +279,10 @@ class EncoderDecoder(nn.Module):
             summary_dim=config.encoder.summary_dim,
             precision=config.precision,
         )
+        if config.ctc:
+            self.ctc_output = Linear(
+                (config.encoder.memory_dim,), (vocabulary.target_size,), ("model", "vocab"), True, config.precision
+            )
         if config.copying:
             self.pointer = Pointer(config.decoder.model_dim, config.encoder.memory_dim, config.precision)
 
@@ -218,6 +290,11 @@ class EncoderDecoder(nn.Module):
     def num_experts(self) -> int:
         """Experts of a mixture; see `ModelConfig.num_experts`."""
         return self.config.num_experts
+
+    @property
+    def has_ctc(self) -> bool:
+        """Whether there are `ctc_scores`."""
+        return self.config.ctc
 
     @property
     def position_limit(self) -> int | None:
@@ -229,16 +306,28 @@ class EncoderDecoder(nn.Module):
         """Source tokens that the encoder has positions for; None = unbounded."""
         return self.config.encoder.position_limit
 
-    def encode(self, source: TokenRows, *, deterministic: bool, change: EmbeddingChange | None = None) -> Memory:
+    @property
+    def smallest_batch(self) -> Batch:
+        """One row with one position per side, enough to initialise the model."""
+        front_end = self.config.front_end
+        if front_end is None:
+            return one_token_batch()
+        num_features, kind = front_end.stored
+        return one_position_batch(stride=self.config.source_stride, num_features=num_features, kind=kind)
+
+    def encode(self, source: SourceRows, *, deterministic: bool, change: EmbeddingChange | None = None) -> Memory:
         """The encoded source.
 
         Args:
-            deterministic: disables dropout; otherwise the rng stream "dropout" is used.
-            change: of the embeddings; None = none.
+            deterministic: disables dropout and SpecAugment; otherwise the rng stream "dropout" is used.
+            change: of the embeddings, or of what the front end makes; None = none.
         """
-        embedded = self.source_embedding(source.tokens)
-        embedded = embedded if change is None else change.apply(embedded)
-        memory = self.encoder(embedded, source, deterministic=deterministic)
+        if isinstance(source, FrameRows):
+            inputs = self.front_end(source, deterministic=deterministic)
+        else:
+            inputs = self.source_embedding(source.tokens)
+        inputs = inputs if change is None else change.apply(inputs)
+        memory = self.encoder(inputs, source, deterministic=deterministic)
         return memory.replace(tokens=source.tokens) if self.config.copying else memory
 
     def decode(
@@ -263,6 +352,12 @@ class EncoderDecoder(nn.Module):
         embedded = embedded if change is None else change.apply(embedded)
         hidden = self.decoder(embedded, target, memory, deterministic=deterministic)
         return self._before_output(hidden)
+
+    def ctc_scores(self, memory: Memory) -> Float[Array, "batch source vocab"]:
+        """Scores of all target tokens at each position of the source, float32, with `ModelConfig.ctc`; the pad token is
+        the blank.
+        """
+        return self.ctc_output(memory.states).astype(jnp.float32)
 
     def _before_output(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims output"]:
         """What the output table is multiplied with: scaled hidden states, and a 1 for the column of biases."""
@@ -375,6 +470,8 @@ class EncoderDecoder(nn.Module):
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, "batch target vocab"]:
         """Logits of every label of the batch, with teacher forcing."""
         memory = self.encode(batch.source, deterministic=deterministic)
+        if self.config.ctc and self.is_initializing():
+            self.ctc_scores(memory)
         hidden = self.decode(batch.target, memory, deterministic=deterministic)
         return self.logits(hidden, batch.target.segment_ids, memory)
 

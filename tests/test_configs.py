@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from devices import hosts
 
-from seq2seq_jax.batch import Batch, TokenRows, Vocabulary, one_token_batch
+from seq2seq_jax.batch import Batch, FrameRows, TokenRows, Vocabulary, one_token_batch
 from seq2seq_jax.data.batch_format import row_shapes
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import Experiment, config_name, differences, find_config, from_json, load_config, to_json
@@ -71,6 +71,16 @@ def test_the_parts_of_a_config_fit(loaded):
     assert 0 <= rates[2] <= rates[1]
 
 
+def frames_of(model, length):
+    """Two rows of sources of a model with a front end."""
+    values, *_ = jax.tree.leaves(model.smallest_batch.source)
+    ids = jnp.ones((2, length), jnp.int32)
+    counts = ids * values.shape[2]
+    return FrameRows(
+        values=jnp.zeros((2, length, *values.shape[2:]), values.dtype), counts=counts, segment_ids=ids, positions=ids
+    )
+
+
 @pytest.mark.long
 def test_the_model_of_a_config_can_be_built(loaded):
     """By shapes alone, which costs nothing however large it is."""
@@ -82,7 +92,8 @@ def test_the_model_of_a_config_can_be_built(loaded):
     model = experiment.model.build(vocabulary)
     rows = jnp.ones((2, experiment.max_target_length), jnp.int32)
     sequence = TokenRows(tokens=rows, segment_ids=rows, positions=rows)
-    batch = Batch(source=sequence, target=sequence)
+    source = sequence if experiment.model.front_end is None else frames_of(model, 16)
+    batch = Batch(source=source, target=sequence)
     key = jax.random.key(0)
     params = jax.eval_shape(lambda: model.init(key, batch)["params"])
     logits = jax.eval_shape(lambda params: model.apply({"params": params}, batch), params)

@@ -235,7 +235,7 @@ class _Report:
 
     def compiling(self, batch: Batch) -> None:
         """Say why nothing moves for a while."""
-        rows, source = batch.source.tokens.shape
+        rows, source = batch.source.segment_ids.shape
         self.display.line(
             f"compiling the update for {rows:,} rows of {source:,} + {batch.target.tokens.shape[1]:,} tokens ..."
         )
@@ -248,12 +248,9 @@ class _Report:
         """
         if self.files is None:
             return
+        task = self.run.experiment.task
         samples = [
-            (
-                ("source", example["source"]),
-                ("output", output),
-                *(("reference", reference) for reference in references),
-            )
+            task.sample(example, output, references)
             for example, output, references in zip(examples, outputs, references_of(outputs, examples), strict=True)
         ]
         directory = self.run.directory.path / "samples"

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Int
 
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.data.augmentation import AugmentationConfig
@@ -49,6 +50,16 @@ class BatchFormat:
         """Whether all examples are of a length (but perhaps the last), so that no length need be looked at."""
         return any(column.is_uniform for column in self.columns.values())
 
+    def row_lengths(self, side: str, lengths: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
+        """Positions of a row that a side of examples takes up.
+
+        Args:
+            side: source or target.
+            lengths: of the values that the transforms make.
+        """
+        column = self.columns.get(side)
+        return lengths if column is None else column.row_lengths(lengths)
+
     def check(self, vocabulary: Vocabulary) -> None:
         """Refuse transforms that make more than a row of an example.
 
@@ -64,10 +75,11 @@ class BatchFormat:
                     f"expected examples with a column {name}; after the transforms {', '.join(names) or '(none)'} they "
                     f"have {', '.join(bounds)}: correct the task"
                 )
-            if bounds[name][0] > limit:
+            longest_row = self.row_lengths(name, bounds[name])[0]
+            if longest_row > limit:
                 raise ValueError(
                     f"expected at most max_{name}_length {limit} tokens of {name}; the transforms may make "
-                    f"{bounds[name][0]} of the longest example: raise max_{name}_length, or shorten the columns"
+                    f"{longest_row} of the longest example: raise max_{name}_length, or shorten the columns"
                 )
 
 

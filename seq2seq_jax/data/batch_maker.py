@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 from seq2seq_jax.batch import Batch, Vocabulary
 from seq2seq_jax.data.batch_format import BatchFormat, row_shapes
 from seq2seq_jax.data.columns import Column, Ragged
-from seq2seq_jax.data.layout import EvaluationBatch, lay_out
+from seq2seq_jax.data.layout import EvaluationBatch, lay_out_side
 from seq2seq_jax.data.packing import BatchPlan, BatchRows, PlanPosition, RowShape, UniformPlan
 from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import Tokenizer
@@ -182,7 +182,7 @@ def assemble(
         augments: what is done to training examples, by part.
 
     Returns:
-        A Batch of numpy int32 arrays, source [rows, rows.source_length] and target [rows, rows.target_length].
+        A Batch of numpy arrays, source [rows, rows.source_length] and target [rows, rows.target_length].
 
     Raises:
         ValueError: a transform made an example longer than its bound.
@@ -195,8 +195,12 @@ def assemble(
         transforms = [transform.build(vocabulary) for transform in batch_format.transforms]
         found = transformed(found, transforms, keys)
     return Batch(
-        source=lay_out(found["source"], rows, rows.source_length, pad_id=vocabulary.pad_id),
-        target=lay_out(found["target"], rows, rows.target_length, pad_id=vocabulary.pad_id),
+        **{
+            side: lay_out_side(
+                found[side], rows, row_length, column=batch_format.columns.get(side), pad_id=vocabulary.pad_id
+            )
+            for side, row_length in (("source", rows.source_length), ("target", rows.target_length))
+        }
     )
 
 
@@ -229,9 +233,10 @@ class BatchMaker:
             },
             [transform.build(self.vocabulary) for transform in batch_format.transforms],
         )
+        source, target = (batch_format.row_lengths(side, lengths[side]) for side in ("source", "target"))
         return BatchPlan(
-            lengths["source"],
-            lengths["target"],
+            source,
+            target,
             examples=examples,
             shapes=self.shapes,
             packing=batch_format.packing,

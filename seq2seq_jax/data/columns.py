@@ -145,6 +145,10 @@ class Column(abc.ABC):
         """The examples that are made of those stored."""
         return stored
 
+    def row_lengths(self, lengths: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
+        """Positions of a row that examples of these lengths take up."""
+        return lengths
+
     def cut(self, lengths: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
         """Lengths of examples after longer ones have been cut."""
         return lengths if self.max_length is None else np.minimum(lengths, self.max_length)
@@ -224,10 +228,10 @@ class Frames(Column):
 
     num_features: int
     """Values per frame."""
-    kind: Literal["float32", "int16"] = "float32"
-    """Type of a value."""
+    kind: Literal["float32", "float16", "int16"] = "float32"
+    """Type of a stored value."""
     stride: int = 1
-    """Frames that a model makes one of; every segment of a row begins at a multiple of it."""
+    """Frames of a position of a row, of which a model makes one state."""
 
     def dtype(self, vocabulary: Vocabulary) -> np.dtype:
         return np.dtype(self.kind).newbyteorder("<")
@@ -237,18 +241,38 @@ class Frames(Column):
         return (self.num_features,)
 
     def row_lengths(self, lengths: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
-        """Frames that examples take up in a row: whole strides."""
-        return -(-lengths // self.stride) * self.stride
+        """Positions that examples of these lengths (frames) take up: whole strides."""
+        return -(-lengths // self.stride)
+
+    def check(self, value: np.ndarray) -> None:
+        """Refuse what are no such frames.
+
+        Raises:
+            ValueError: with the shape and type that were expected.
+        """
+        if value.ndim != 2 or value.shape[1] != self.num_features or value.dtype != self.kind:
+            raise ValueError(
+                f"expected frames of {self.num_features} {self.kind} features, as [time, features]; got "
+                f"{value.dtype} {list(value.shape)}: convert them"
+            )
 
     def encode(self, values: list[np.ndarray], tokenizer: Tokenizer) -> Ragged:
         for value in values:
-            if value.ndim != 2 or value.shape[1] != self.num_features or value.dtype != self.kind:
-                raise ValueError(
-                    f"expected frames of {self.num_features} {self.kind} features, as [time, features]; got "
-                    f"{value.dtype} {list(value.shape)}: convert them"
-                )
+            self.check(value)
         offsets = np.concatenate([[0], np.cumsum([len(value) for value in values], dtype=np.int64)])
         return Ragged(np.concatenate(values) if values else np.empty((0, self.num_features), self.kind), offsets)
+
+    def fetch(self, column: Ragged | Chunks, examples: Int[np.ndarray, " chosen"], *, vocabulary: Vocabulary) -> Ragged:
+        starts, lengths = column.bounds(examples)
+        kept = self.cut(lengths)
+        if self.truncate == "left":
+            starts = starts + lengths - kept
+        # Examples are long: a copy of each is faster than an index of every value.
+        parts = [
+            column.values[start : start + size] for start, size in zip(starts.tolist(), kept.tolist(), strict=True)
+        ]
+        values = np.concatenate(parts) if parts else column.values[:0]
+        return Ragged(values, np.concatenate([[0], np.cumsum(kept)]))
 
     def stored(self, tokenizer: Tokenizer) -> list[Any]:
         return ["frames", self.num_features, self.kind]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from seq2seq_jax.batch import PADDING_SEGMENT, Batch, TokenRows
+from seq2seq_jax.batch import PADDING_SEGMENT, Batch, SourceRows, TokenRows
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.batch_maker import SelectionCounts, selection_of
 from seq2seq_jax.data.columns import Chunks, Column, Label, Ragged, Tokens
@@ -129,8 +129,8 @@ def padding_of(batches: Sequence[Batch]) -> PaddingSummary:
         batches: numpy arrays; at least one.
     """
 
-    def padding(rows: list[TokenRows]) -> float:
-        return 1.0 - sum(int(each.mask.sum()) for each in rows) / sum(each.tokens.size for each in rows)
+    def padding(rows: list[SourceRows]) -> float:
+        return 1.0 - sum(int(each.mask.sum()) for each in rows) / sum(each.segment_ids.size for each in rows)
 
     examples = np.concatenate([batch.target.segment_ids.max(axis=1) for batch in batches])
     return PaddingSummary(

@@ -5,7 +5,7 @@ import dataclasses
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import Memory, TokenRows
+from seq2seq_jax.batch import Memory, SourceRows
 from seq2seq_jax.modules.convolution import HALF, ConvolutionalConfig, PositionsAndProjections
 from seq2seq_jax.modules.dropout import Dropout
 from seq2seq_jax.modules.flops import Amount
@@ -25,6 +25,11 @@ class ConvolutionalEncoderConfig(ConvolutionalConfig):
                 f"{type(self).__name__}.kernel_size must be odd, since a token's window is centred on it, "
                 f"not {self.kernel_size}."
             )
+
+    @property
+    def reduction(self) -> int:
+        """Input vectors of which one state is made."""
+        return 1
 
     @property
     def memory_dim(self) -> int:
@@ -84,7 +89,9 @@ class ConvolutionalEncoder(nn.Module):
         self.frame = PositionsAndProjections(self.config, self.precision)
         self.layer = EncoderLayer(self.config, self.precision)
 
-    def __call__(self, inputs: Float[Array, "batch source model"], source: TokenRows, *, deterministic: bool) -> Memory:
+    def __call__(
+        self, inputs: Float[Array, "batch source model"], source: SourceRows, *, deterministic: bool
+    ) -> Memory:
         """States of the source; values are their sums with the embeddings, a segment's summary the mean of its states.
 
         Args:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seq2seq_jax.batch import Memory, TokenRows
+from seq2seq_jax.batch import PADDING_SEGMENT, Memory, SourceRows
 from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.recurrent import RecurrentConfig
@@ -19,6 +19,9 @@ class RecurrentEncoderConfig(RecurrentConfig):
 
     bidirectional_layers: int | None = None
     """Number of bidirectional layers, from the lowest; None = all (GNMT: 1)."""
+    pyramid_layers: int = 0
+    """Layers above the lowest that read the states of the layer below in pairs, one behind the other, and so have half
+    as many (Listen, Attend and Spell: 3); only for sources of frames."""
     reverse_source: bool = False
     """Whether unidirectional layers read the source from its end to its beginning (Sutskever et al. 2014)."""
 
@@ -34,6 +37,16 @@ class RecurrentEncoderConfig(RecurrentConfig):
                 "RecurrentEncoderConfig.reverse_source needs unidirectional layers, and all layers are "
                 "bidirectional. Set bidirectional_layers to 0, or reverse_source to False."
             )
+        if not 0 <= self.pyramid_layers < self.num_layers:
+            raise ValueError(
+                f"RecurrentEncoderConfig.pyramid_layers must be 0 to num_layers - 1 = {self.num_layers - 1}, not "
+                f"{self.pyramid_layers}: the lowest layer reads single vectors."
+            )
+        if any(self.is_residual(index) for index in range(1, self.pyramid_layers + 1)):
+            raise ValueError(
+                f"RecurrentEncoderConfig.residual_from = {self.residual_from} adds a layer that reads pairs to what it "
+                f"reads. Set it above pyramid_layers + 1 = {self.pyramid_layers + 1}."
+            )
         if any(
             self.is_residual(index) and self.directions(index) != self.directions(index - 1)
             for index in range(1, self.num_layers)
@@ -48,6 +61,15 @@ class RecurrentEncoderConfig(RecurrentConfig):
         return 2 if self.bidirectional_layers is None or index < self.bidirectional_layers else 1
 
     @property
+    def reduction(self) -> int:
+        """Input vectors of which one state is made."""
+        return 2**self.pyramid_layers
+
+    def reads_pairs(self, index: int) -> bool:
+        """Whether the layer of this index, from 0, reads pairs of states."""
+        return 1 <= index <= self.pyramid_layers
+
+    @property
     def memory_dim(self) -> int:
         """Width of the states."""
         return self.directions(self.num_layers - 1) * self.hidden_dim
@@ -59,12 +81,14 @@ class RecurrentEncoderConfig(RecurrentConfig):
 
     def input_dim(self, index: int) -> int:
         """Input width of the layer of this index, from 0."""
-        return self.directions(index - 1) * self.hidden_dim if index else self.model_dim
+        below = self.directions(index - 1) * self.hidden_dim if index else self.model_dim
+        return 2 * below if self.reads_pairs(index) else below
 
     def forward_flops(self, source: Amount) -> Amount:
-        """Model FLOPs of encoding an example of this many tokens."""
+        """Model FLOPs of encoding an example of this many tokens, or positions of frames."""
         return sum(
-            self.directions(index) * self.layer_flops(source, input_dim=self.input_dim(index))
+            self.directions(index)
+            * self.layer_flops(source * 2 ** max(0, self.pyramid_layers - index), input_dim=self.input_dim(index))
             for index in range(self.num_layers)
         )
 
@@ -77,7 +101,7 @@ class RecurrentEncoder(nn.Module):
     """LSTM or GRU layers within each segment; a segment's summary is their output after reading all of it.
 
     Source: Sutskever et al. 2014 (unidirectional, reversed); Bahdanau et al. 2015 (bidirectional); Wu et al. 2016
-    (residual connections above one bidirectional layer).
+    (residual connections above one bidirectional layer); Chan et al. 2016 (pyramid).
     """
 
     config: RecurrentEncoderConfig
@@ -94,16 +118,25 @@ class RecurrentEncoder(nn.Module):
         ]
         self.dropout = config.input_dropout()
 
-    def __call__(self, inputs: Float[Array, "batch source model"], source: TokenRows, *, deterministic: bool) -> Memory:
+    def __call__(
+        self, inputs: Float[Array, "batch source model"], source: SourceRows, *, deterministic: bool
+    ) -> Memory:
         """States and summaries of the source.
 
         Args:
-            inputs: embedded tokens.
-            source: the segments of the tokens.
+            inputs: embedded tokens, or `reduction` vectors for each position of frames.
+            source: their segments.
         """
         config, segment_ids = self.config, source.segment_ids
+        if config.reduction > 1:
+            segment_ids = source.ids_of_parts(config.reduction)
         x = inputs.astype(activation_dtype(self.precision))
         for index, directions in enumerate(self.layers):
+            if config.reads_pairs(index):
+                # Of a pair that a segment's end divides, the second half is none of it.
+                x = jnp.where((segment_ids != PADDING_SEGMENT)[..., None], x, 0)
+                x = x.reshape(x.shape[0], -1, 2 * x.shape[-1])
+                segment_ids = segment_ids[:, ::2]
             dropped = self.dropout(x, deterministic=deterministic)
             outputs = jnp.concatenate(
                 [

@@ -5,7 +5,7 @@ import dataclasses
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from seq2seq_jax.batch import Memory, TokenRows
+from seq2seq_jax.batch import Memory, SourceRows
 from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.layers import over_layers
 from seq2seq_jax.modules.precision import Precision
@@ -16,6 +16,11 @@ from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, Tra
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerEncoderConfig(TransformerConfig):
     """Settings of a Transformer encoder."""
+
+    @property
+    def reduction(self) -> int:
+        """Input vectors of which one state is made."""
+        return 1
 
     @property
     def memory_dim(self) -> int:
@@ -53,7 +58,7 @@ class EncoderLayer(nn.Module):
         self,
         x: Float[Array, "batch source model"],
         *,
-        source: TokenRows,
+        source: SourceRows,
         bias: Float[Array, "#batch heads source source"] | None,
         deterministic: bool,
     ) -> Float[Array, "batch source model"]:
@@ -89,7 +94,9 @@ class TransformerEncoder(nn.Module):
         self.frame = PositionsAndFinalNorm(self.config, causal=False, precision=self.precision)
         self.layer = EncoderLayer(self.config, self.precision)
 
-    def __call__(self, inputs: Float[Array, "batch source model"], source: TokenRows, *, deterministic: bool) -> Memory:
+    def __call__(
+        self, inputs: Float[Array, "batch source model"], source: SourceRows, *, deterministic: bool
+    ) -> Memory:
         """States of the source; a segment's summary is the mean of its states.
 
         Args:

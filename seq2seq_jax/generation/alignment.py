@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from seq2seq_jax.batch import one_token_batch
 from seq2seq_jax.data.layout import pair_batches
 from seq2seq_jax.generation.generator import Generator, pad_rows
 from seq2seq_jax.model import attention_weights
@@ -68,7 +67,7 @@ class Aligner:
             ValueError: the decoder has no attention.
         """
         weights = functools.partial(attention_weights, self.generator.model)
-        shape = jax.eval_shape(weights, params, one_token_batch()).shape
+        shape = jax.eval_shape(weights, params, self.generator.model.smallest_batch).shape
         return shape[1], shape[2]
 
     def align(
@@ -102,7 +101,11 @@ class Aligner:
             )
         aligned: dict[int, Alignment] = {}
         batches = pair_batches(
-            source_ids, target_ids, vocabulary=tokenizer.vocabulary, max_weights_per_batch=MAX_WEIGHTS_PER_BATCH
+            source_ids,
+            target_ids,
+            column=self.generator.sources.column,
+            vocabulary=tokenizer.vocabulary,
+            max_weights_per_batch=MAX_WEIGHTS_PER_BATCH,
         )
         for batch, examples in batches:
             batch = pad_rows(batch, batch_shards(self.generator.mesh))

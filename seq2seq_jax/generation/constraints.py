@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from seq2seq_jax.batch import TokenRows, Vocabulary
+from seq2seq_jax.batch import SourceRows, Vocabulary
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.controls import Controls, LineControls
 from seq2seq_jax.generation.phrases import Phrases
@@ -103,7 +103,7 @@ class TokenControls:
                 raise ValueError(f"{name} needs the piece {piece} (id {token}), which is forbidden: allow it")
 
     def processor(
-        self, source: TokenRows, limits: Int[Array, "batch"], lines: "LineArrays | None" = None
+        self, source: SourceRows, limits: Int[Array, "batch"], lines: "LineArrays | None" = None
     ) -> Processor | None:
         """What applies them to a batch; None = there is nothing to apply.
 

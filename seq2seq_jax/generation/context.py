@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import DecodeState, TokenRows, Vocabulary
+from seq2seq_jax.batch import DecodeState, SourceRows, Vocabulary
 from seq2seq_jax.data.source import LONGEST_ROW
 from seq2seq_jax.generation.processor import Processor, masked
 from seq2seq_jax.rewards.text import PieceTable
@@ -42,6 +42,8 @@ class GenerationContext:
         piece_table: makes the table of the characters of target ids, for what compares texts; None = nothing does.
         processor: what is asked of the texts; None = nothing.
         attending_step: `step` with attention weights, for a coverage penalty; None = there is none.
+        ctc: makes the log-probabilities of tokens at each position of a source, see
+            `seq2seq_jax.generation.ctc.ctc_log_probabilities`; None = the method needs none.
     """
 
     step: DecodeStep
@@ -53,6 +55,7 @@ class GenerationContext:
     piece_table: Callable[[], PieceTable] | None = None
     processor: Processor | None = None
     attending_step: AttendingStep | None = None
+    ctc: Callable[[], Float[Array, "batch source vocab"]] | None = None
 
     def controlled(
         self,
@@ -120,7 +123,7 @@ def output_limit(
 
 
 def length_limits(
-    source: TokenRows, *, ratio: float, extra: int, position_limit: int | None, maximum: int | None = None
+    source: SourceRows, *, ratio: float, extra: int, position_limit: int | None, maximum: int | None = None
 ) -> tuple[Int[Array, "batch"], int]:
     """The limit on generated tokens, EOS token included, for each source, and the maximum of any source of the batch.
 
@@ -136,7 +139,7 @@ def length_limits(
     """
     lengths = jnp.sum(source.mask, axis=1)
     room = longest_output(
-        source.tokens.shape[1], ratio=ratio, extra=extra, position_limit=position_limit, maximum=maximum
+        source.segment_ids.shape[1], ratio=ratio, extra=extra, position_limit=position_limit, maximum=maximum
     )
     limits = jnp.floor(ratio * lengths).astype(jnp.int32) + extra
     return jnp.where(lengths == 0, 0, jnp.minimum(limits, room)), room

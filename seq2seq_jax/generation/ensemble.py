@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import DecodeState, Memory, TokenRows, Vocabulary
+from seq2seq_jax.batch import DecodeState, Memory, SourceRows, TokenRows, Vocabulary
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.values import check_value
 
@@ -49,6 +49,11 @@ class Ensemble(nn.Module):
         return min(member.num_experts for member in self.members)
 
     @property
+    def has_ctc(self) -> bool:
+        """Members of an ensemble vote by their decoders alone."""
+        return False
+
+    @property
     def position_limit(self) -> int | None:
         """Target tokens that all members have positions for; None = unbounded."""
         return _least(member.position_limit for member in self.members)
@@ -58,7 +63,7 @@ class Ensemble(nn.Module):
         """Source tokens that all members have positions for; None = unbounded."""
         return _least(member.source_position_limit for member in self.members)
 
-    def encode(self, source: TokenRows, *, deterministic: bool) -> tuple[Memory, ...]:
+    def encode(self, source: SourceRows, *, deterministic: bool) -> tuple[Memory, ...]:
         """The source as each member encodes it."""
         return tuple(member.encode(source, deterministic=deterministic) for member in self.members)
 

@@ -10,16 +10,17 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from seq2seq_jax.batch import Batch, DecodeState, TokenRows
-from seq2seq_jax.data.columns import Tokens
+from seq2seq_jax.batch import Batch, DecodeState, FrameRows, SourceRows, TokenRows
+from seq2seq_jax.data.columns import Frames, Tokens
 from seq2seq_jax.data.layout import source_batches
-from seq2seq_jax.data.lines import is_blank
 from seq2seq_jax.data.splitting import TooLong, join_texts
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.constraints import LineArrays, LineTokens, TokenControls
 from seq2seq_jax.generation.context import GenerationContext, GenerationResult, length_limits, output_limit
 from seq2seq_jax.generation.controls import LineControls
+from seq2seq_jax.generation.ctc import ctc_of, joint_start, joint_step
 from seq2seq_jax.generation.ensemble import Ensemble
+from seq2seq_jax.generation.frames import FrameSources
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.sources import FittedSources, SourceEncoder
 from seq2seq_jax.model import EncoderDecoder, step_with_attention
@@ -27,7 +28,7 @@ from seq2seq_jax.parallel.mesh import JittedOnMesh, batch_sharding, batch_shards
 from seq2seq_jax.rewards.text import PieceTable
 
 Result = TypeVar("Result")
-Rows = TypeVar("Rows", TokenRows, Batch)
+Rows = TypeVar("Rows", TokenRows, FrameRows, Batch)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,20 +66,25 @@ class Generator:
         tokenizer: Tokenizer,
         method: GenerationMethod,
         *,
-        source: Tokens,
+        source: Tokens | Frames,
         mesh: Mesh,
     ):
         """Args:
-        source: see `SourceEncoder`.
+        source: see `SourceEncoder`, and `FrameSources`.
 
         Raises:
             ValueError: the method does not work with the model, or its controls with the tokenizer.
         """
         method.check(num_experts=model.num_experts)
+        if method.needs_ctc and not model.has_ctc:
+            raise ValueError(
+                f"{type(method).__name__} with CTC needs a model with model.ctc, and not an ensemble: choose another "
+                "method (--generation), or set generation.ctc_weight to 0."
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.method = method
-        self.sources = SourceEncoder(tokenizer, source)
+        self.sources = FrameSources(source) if isinstance(source, Frames) else SourceEncoder(tokenizer, source)
         self.mesh = mesh
         self._controls = TokenControls.of(method.controls, tokenizer, shortest_limit=self.output_limit(1))
         self._compiled: set[tuple[tuple[int, ...], ...]] = set()
@@ -113,11 +119,13 @@ class Generator:
     def _table(self) -> PieceTable:
         return PieceTable.of(self.tokenizer)
 
-    def lower(self, params: Any, source: TokenRows, controls: LineArrays | None = None) -> jax.stages.Lowered:
+    def lower(self, params: Any, source: SourceRows, controls: LineArrays | None = None) -> jax.stages.Lowered:
         """The lowered program, for sources (and controls of their lines) or their shapes; its inputs are parameters,
         sources, numbers of their lines from 0, and controls.
         """
-        return self._program.lower(params, source, jax.ShapeDtypeStruct(source.tokens.shape[:1], np.int32), controls)
+        return self._program.lower(
+            params, source, jax.ShapeDtypeStruct(source.segment_ids.shape[:1], np.int32), controls
+        )
 
     @property
     def _limits(self) -> dict[str, Any]:
@@ -269,7 +277,9 @@ class Generator:
 
         Encoding the decoded text again may give other ids.
         """
-        blank = {index: [self.tokenizer.vocabulary.eos_id] for index, text in enumerate(texts) if is_blank(text)}
+        blank = {
+            index: [self.tokenizer.vocabulary.eos_id] for index, text in enumerate(texts) if self.sources.is_blank(text)
+        }
         searched = [index for index in range(len(texts)) if index not in blank]
         encoded = self.sources.encode(texts)
 
@@ -363,6 +373,7 @@ class Generator:
         """
         batches = source_batches(
             encoded,
+            column=self.sources.column,
             vocabulary=self.tokenizer.vocabulary,
             source_tokens_per_batch=self.method.source_tokens_per_batch,
             max_length=self.max_source_length,
@@ -373,7 +384,7 @@ class Generator:
         running = None
         for batch in batches:
             rows = pad_rows(batch.source, batch_shards(self.mesh))
-            inputs = rows, *_with_padding(of_texts, batch.indices, len(rows.tokens))
+            inputs = rows, *_with_padding(of_texts, batch.indices, len(rows.segment_ids))
             shapes = tuple(leaf.shape for leaf in jax.tree.leaves(inputs))
             if running is not None and shapes not in self._compiled:
                 yield running[0], jax.device_get(running[1])
@@ -389,7 +400,7 @@ class Generator:
     def _generate_batch(
         self,
         params: Any,
-        source: TokenRows,
+        source: SourceRows,
         lines: Int[Array, "batch"],
         controls: LineArrays | None,
         *,
@@ -405,9 +416,15 @@ class Generator:
                 jax.debug.callback(hears_tokens, tokens, ordered=True)
             return apply(tokens, state, method="step")
 
+        def start(number: int) -> DecodeState:
+            return apply(memory, max_length=room, beam_size=number, method="start")
+
+        vocabulary = self.model.vocabulary
+        found = ctc_of(apply, memory, source.mask, blank=vocabulary.pad_id) if method.needs_ctc else None
+        weight = getattr(method, "ctc_weight", 0.0)
         context = GenerationContext(
-            step=step,
-            start=lambda number: apply(memory, max_length=room, beam_size=number, method="start"),
+            step=joint_step(step, weight=weight, vocabulary=vocabulary) if weight else step,
+            start=(lambda number: joint_start(start, found, number, blank=vocabulary.pad_id)) if weight else start,
             limits=limits,
             max_length=room,
             vocabulary=self.model.vocabulary,
@@ -417,6 +434,7 @@ class Generator:
             attending_step=functools.partial(step_with_attention, self.model, params)
             if method.controls.coverage_penalty
             else None,
+            ctc=lambda: found,
         )
         return method.generate(context)
 
@@ -467,4 +485,8 @@ def _with_padding(arrays: Any, indices: Int[np.ndarray, " texts"], number: int) 
 def pad_rows(rows: Rows, shards: int) -> Rows:
     """The rows, padded with empty rows to a multiple of `shards`."""
     missing = -jax.tree.leaves(rows)[0].shape[0] % shards
-    return jax.tree.map(lambda array: np.pad(array, ((0, missing), (0, 0))), rows) if missing else rows
+    return (
+        jax.tree.map(lambda array: np.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1))), rows)
+        if missing
+        else rows
+    )

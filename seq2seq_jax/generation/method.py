@@ -29,6 +29,8 @@ class GenerationMethod(abc.ABC):
     controls: Controls = Controls()
     """Rules for every text: no repetition, a length, tokens that are forbidden or come first."""
 
+    needs_ctc: ClassVar[bool] = False
+    """Whether it reads what the encoder's states say by themselves, which needs model.ctc."""
     texts_field: ClassVar[str | None] = None
     """Name of the field that says how many texts are returned for each source; None = always one."""
 

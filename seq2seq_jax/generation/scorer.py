@@ -99,7 +99,11 @@ class Scorer:
         )
         scored: dict[int, PairScore] = {}
         batches = pair_batches(
-            source_ids, target_ids, vocabulary=tokenizer.vocabulary, max_weights_per_batch=MAX_PLACES_PER_BATCH
+            source_ids,
+            target_ids,
+            column=self.generator.sources.column,
+            vocabulary=tokenizer.vocabulary,
+            max_weights_per_batch=MAX_PLACES_PER_BATCH,
         )
         for batch, examples in batches:
             found = jax.device_get(self._scores(params, pad_rows(batch, batch_shards(self.generator.mesh))))

@@ -39,8 +39,8 @@ class FittedSources:
     """Sources as ids that the model takes.
 
     Attributes:
-        parts: ids of every part of each text, EOS tokens included; one part of a text that fits or was cut, and none of
-            a blank one.
+        parts: ids of every part of each text, EOS tokens included, or its frames; one part of a text that fits or was
+            cut, and none of a blank one.
         lines: number of each text in the input, from 1, which what is drawn for it depends on.
         long: the texts that were longer.
     """
@@ -79,9 +79,22 @@ class SourceEncoder:
         self.source = source
 
     @property
+    def column(self) -> Tokens:
+        """What sources are."""
+        return self.source
+
+    @property
     def max_length(self) -> int:
         """Tokens of the longest source, EOS token included."""
         return self.source.max_length
+
+    def length(self, ids: Sequence[int]) -> int:
+        """Tokens of a source."""
+        return len(ids)
+
+    def is_blank(self, text: str) -> bool:
+        """Whether there is nothing to generate from; see `seq2seq_jax.data.lines.is_blank`."""
+        return is_blank(text)
 
     @property
     def truncates(self) -> bool:

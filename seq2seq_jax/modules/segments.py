@@ -78,7 +78,7 @@ def lengths_of_pairs(batch: Batch) -> tuple[Int[Array, "batch segments"], Int[Ar
     Both sides of a pair have at least the EOS token, so a row has at most as many pairs as positions on its shorter
     side.
     """
-    segments = min(batch.source.tokens.shape[1], batch.target.tokens.shape[1])
+    segments = min(batch.source.segment_ids.shape[1], batch.target.segment_ids.shape[1])
     source, target = (lengths_of_segments(side.segment_ids, segments=segments) for side in (batch.source, batch.target))
     is_pair = (source > 0) & (target > 0)
     return jnp.where(is_pair, source, 0), jnp.where(is_pair, target, 0)

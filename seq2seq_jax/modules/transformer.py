@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seq2seq_jax.batch import TokenRows
+from seq2seq_jax.batch import SourceRows
 from seq2seq_jax.effects import changes
 from seq2seq_jax.modules.attention import PROJECTIONS, AttentionKernel, MultiHeadAttention, Projection
 from seq2seq_jax.modules.dropout import Dropout
@@ -339,7 +339,7 @@ class PositionsAndFinalNorm(nn.Module):
         """The relative bias on attention scores; None if the stack has none."""
         return self.relative(query_positions, key_positions) if self.config.positions == "relative" else None
 
-    def self_bias(self, sequence: TokenRows) -> Float[Array, "#batch heads length length"] | None:
+    def self_bias(self, sequence: SourceRows) -> Float[Array, "#batch heads length length"] | None:
         """The relative bias between the positions of a sequence, shared by all rows if each has a single segment."""
         positions = sequence.positions
         if sequence.max_segments == 1:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seq2seq_jax.batch import Batch, Memory, TokenRows, one_token_batch
+from seq2seq_jax.batch import Batch, Memory, TokenRows
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.embedding import Embedding, EmbeddingChange, gather_scores
@@ -18,6 +18,7 @@ from seq2seq_jax.modules.pointer import Pointed, coverage_losses
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import lengths_of_pairs, segment_mask
 from seq2seq_jax.objectives.objective import (
+    Logged,
     Objective,
     ObjectiveConfig,
     Params,
@@ -38,7 +39,7 @@ def model_player(model: EncoderDecoder) -> Player:
     """The player that generates, with new parameters and the experiment's optimizer."""
 
     def initialize(key: jax.Array) -> Params:
-        return model.init(key, one_token_batch())["params"]
+        return model.init(key, model.smallest_batch)["params"]
 
     return Player(name=MODEL, initialize=initialize)
 
@@ -274,7 +275,7 @@ class MaximumLikelihood(Objective):
 
     def loss(
         self, turn: Turn, params: dict[str, Params], prepared: Prepared, *, step: Int[Array, ""], rng: jax.Array | None
-    ) -> tuple[WeightedSum, dict[str, WeightedSum]]:
+    ) -> tuple[WeightedSum, dict[str, Logged]]:
         """See Objective.loss; without an rng, dropout and scheduled sampling are off.
 
         Logs `nll`, the negative log-likelihood without label smoothing, with an unlikelihood_weight `unlikelihood`,
@@ -347,7 +348,25 @@ class MaximumLikelihood(Objective):
         )
         if self.config.coverage_weight > 0.0:
             loss += self.config.coverage_weight * of_copying["coverage"]
+        loss, logged = self.with_memory(loss, logged, variables, batch, memory)
         return Pass(loss, sums | of_copying, hidden, table), logged
+
+    def with_memory(
+        self,
+        loss: Float[Array, ""],
+        logged: dict[str, WeightedSum],
+        variables: dict[str, Params],
+        batch: Batch,
+        memory: Memory,
+    ) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
+        """The loss and what is logged, with what an objective adds that reads the encoder's states; by default nothing.
+
+        Args:
+            loss: summed over the target tokens.
+            variables: of the model.
+            memory: of the batch's sources.
+        """
+        return loss, logged
 
     def turn_flops(self, turn: Turn, prepared: Prepared) -> Float[Array, ""]:
         """See Objective.turn_flops."""
@@ -372,7 +391,7 @@ class MaximumLikelihood(Objective):
         forward = config.forward_flops(source, target, vocabulary=self.model.vocabulary)
         predictions = 0.0
         if self.config.sampling_schedule != "none":
-            predictions = forward - config.encoder.forward_flops(source)
+            predictions = forward - config.encoder_flops(source, vocabulary=self.model.vocabulary)
         if self.config.unlikelihood_weight > 0.0:
             forward += product_flops(causal_pairs(target), config.decoder.model_dim, 1)
         passes = self.config.perturbation.num_passes if self.config.perturbation.is_on else 1

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 from numpy import ndarray
 
-from seq2seq_jax.batch import Batch, Memory, TokenRows
+from seq2seq_jax.batch import Batch, Memory, SourceRows, TokenRows
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.context import GenerationContext, length_limits, longest_output
 from seq2seq_jax.generation.sampling import Policy, Samples, draws_by_batch, sample
@@ -240,7 +240,7 @@ class PolicyGradient(Objective):
         drawn = self.draw(params[MODEL], memory, batch.source, rng=rng)
         return self.experience(params, state, batch, memory, drawn, encoder_key=key)
 
-    def draw(self, params: Params, memory: Memory, source: TokenRows, *, rng: jax.Array) -> Samples:
+    def draw(self, params: Params, memory: Memory, source: SourceRows, *, rng: jax.Array) -> Samples:
         """The samples of every source, preceded by a greedy text if the estimator compares with it."""
         config, decoder = self.config, self.model.config.decoder
         limits, room = length_limits(
@@ -355,7 +355,7 @@ class PolicyGradient(Objective):
     def _reference_log_probabilities(
         self,
         state: Any,
-        source: TokenRows,
+        source: SourceRows,
         tokens: Int[Array, "batch samples length"],
         mask: Bool[Array, "batch samples length"],
     ) -> Float[Array, "batch samples length"] | None:
@@ -503,7 +503,7 @@ class PolicyGradient(Objective):
         if self._baseline == "learned":
             model, learned = self.model.config, lengths.learned
             logits = product_flops(learned.sum(axis=-1), model.decoder.model_dim, self.model.vocabulary.target_size)
-            encoder = model.encoder.forward_flops(lengths.source)
+            encoder = model.encoder_flops(lengths.source, vocabulary=self.model.vocabulary)
             flops += self._forward_flops(lengths.source, learned) - encoder - logits
         return flops
 
@@ -514,7 +514,9 @@ class PolicyGradient(Objective):
         flops = TRAINING * self._forward_flops(lengths.source, lengths.learned)
         if self.config.likelihood_weight > 0.0:
             reference = self._forward_flops(lengths.source, lengths.reference[:, None])
-            flops += TRAINING * (reference - self.model.config.encoder.forward_flops(lengths.source))
+            flops += TRAINING * (
+                reference - self.model.config.encoder_flops(lengths.source, vocabulary=self.model.vocabulary)
+            )
         return flops
 
     def _forward_flops(

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from seq2seq_jax.batch import Vocabulary, one_token_batch
+from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.model import ModelConfig
@@ -256,7 +256,7 @@ def with_chosen_rows(
 
 def unboxed_shapes(model: Any) -> dict[str, Any]:
     """Shapes of a model's parameters by path, without shardings."""
-    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), one_token_batch())["params"])
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), model.smallest_batch)["params"])
     leaves = flat(boxed)
     return {path: getattr(leaf, "value", leaf) for path, leaf in leaves.items()}
 

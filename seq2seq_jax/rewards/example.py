@@ -4,7 +4,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from seq2seq_jax.batch import Batch
+from seq2seq_jax.batch import Batch, TokenRows
 
 
 @flax.struct.dataclass
@@ -13,7 +13,7 @@ class RewardExample:
 
     Attributes:
         references: target ids of the references of each source; one of pad tokens alone is none.
-        source: source ids; None = nothing of the reward reads them.
+        source: source ids; None = nothing of the reward reads them, or sources have none.
         labels: further columns of the examples by name, leaves [batch, ...].
     """
 
@@ -24,7 +24,8 @@ class RewardExample:
     @classmethod
     def of(cls, batch: Batch) -> "RewardExample":
         """The examples of a batch with one example per row."""
-        return cls(references=batch.target.tokens[:, None], source=batch.source.tokens)
+        source = batch.source.tokens if isinstance(batch.source, TokenRows) else None
+        return cls(references=batch.target.tokens[:, None], source=source)
 
     def with_all_references(self, pad_id: int) -> "RewardExample":
         """The same, the first reference in place of those that are none, which changes no reward."""

@@ -53,7 +53,10 @@ class RunData:
 
     def scored(self, split: str) -> Iterator[Example]:
         """The examples of a split as metrics see them, in order."""
-        return self.task.all_scored(self.corpus.columns, self.corpus.examples(split))
+        columns = tuple(name for name in self.corpus.columns if name not in self.task.unread_columns)
+        if len(columns) == len(self.corpus.columns):
+            return self.task.all_scored(columns, self.corpus.examples(split))
+        return self.task.all_scored(columns, self.corpus.read(split, columns))
 
     def tokenized(self, split: str) -> Iterator[tuple[str, ...]]:
         """The texts of each example of a split that become tokens."""

@@ -10,8 +10,10 @@ import jax
 
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.files import remove_unfinished
+from seq2seq_jax.modules.front_end import FeatureStatistics
 from seq2seq_jax.parallel.processes import first_process_first
 from seq2seq_jax.run.description import DESCRIPTION_FILE
+from seq2seq_jax.run.statistics import load_statistics
 from seq2seq_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RemovedCheckpoint, logger
 from seq2seq_jax.training.lock import locked
 
@@ -43,6 +45,11 @@ class RunDirectory:
             ValueError: there is none in the directory, or it is not the one that the run was trained with.
         """
         return Tokenizer.load(self.path, fingerprint=self.tokenizer_fingerprint)
+
+    @functools.cached_property
+    def statistics(self) -> FeatureStatistics:
+        """Those that the run's features are normalised by; see `load_statistics`."""
+        return load_statistics(self.path)
 
     @contextlib.contextmanager
     def held(self, *, lost: Callable[[str], None]) -> Iterator[Callable[[], None]]:

@@ -127,7 +127,7 @@ class EnsembleInference(Inference):
         members = []
         for run in (Inference._with(self, self.experiment, self.data), *self.others):
             check_mesh_of_model(run.experiment, mesh)
-            system = System(run.experiment, run.tokenizer, mesh, trust=run._trust)
+            system = System(run.experiment, run.tokenizer, mesh, trust=run._trust, statistics=run.statistics)
             members.append(run._with(run.experiment, run.data, system=system))
         return tuple(members)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from seq2seq_jax.data.columns import Frames
 from seq2seq_jax.data.pipeline import evaluation_batches
 from seq2seq_jax.data.splitting import TooLong
 from seq2seq_jax.data.store import Store
@@ -20,11 +21,13 @@ from seq2seq_jax.generation.generator import Hypothesis
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.scorer import PairScore
 from seq2seq_jax.generation.sources import describe_long
+from seq2seq_jax.modules.front_end import FeatureStatistics
 from seq2seq_jax.outside import ALL, Trust
 from seq2seq_jax.paths import unicode_path
 from seq2seq_jax.run.data import DIRECTORIES, PROGRESS, RunData, no_progress
 from seq2seq_jax.run.description import read_experiment
 from seq2seq_jax.run.directory import RunDirectory
+from seq2seq_jax.run.statistics import needs_statistics
 from seq2seq_jax.run.system import System, build_mesh
 from seq2seq_jax.training.validation import Sources, Validation
 
@@ -129,7 +132,13 @@ class Inference:
             self.tokenizer,
             build_mesh(self.experiment),
             trust=self._trust,
+            statistics=self.statistics,
         )
+
+    @property
+    def statistics(self) -> FeatureStatistics | None:
+        """What the run normalises features by; None = by no statistics of its training split."""
+        return self.directory.statistics if needs_statistics(self.experiment.model) else None
 
     def parameters(self, which: str = "best", *, player: str | None = None) -> tuple[Any, int]:
         """The parameters that are used (the average where there is one) of a checkpoint, and its step.
@@ -200,9 +209,10 @@ class Inference:
     def _sources(self, split: str, store: Store) -> Sources:
         experiment, tokenizer = self.experiment, self.tokenizer
         examples = list(self.data.scored(split))
-        sources, target = store.columns[experiment.task.source_column], experiment.batch_format.columns["target"]
+        name, target = experiment.task.source_column, experiment.batch_format.columns["target"]
+        sources, are_frames = store.columns[name], isinstance(experiment.batch_format.columns.get(name), Frames)
         return Sources(
-            ids=[sources[index].tolist() for index in range(len(store))],
+            ids=[sources[index] if are_frames else sources[index].tolist() for index in range(len(store))],
             examples=examples,
             rollout=lambda: experiment.task.rollout(examples),
             counted_target=lambda index: tokenizer.decode_target(

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 
 from seq2seq_jax.batch import Batch
+from seq2seq_jax.data.columns import Frames
 from seq2seq_jax.data.source import LONGEST_ROW
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment
@@ -16,6 +17,7 @@ from seq2seq_jax.generation.alignment import Aligner
 from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.scorer import Scorer
+from seq2seq_jax.modules.front_end import FeatureStatistics
 from seq2seq_jax.modules.precision import operand_dtype
 from seq2seq_jax.objectives.objective import Objective
 from seq2seq_jax.outside import ALL, Trust, UntrustedCodeError
@@ -35,12 +37,22 @@ from seq2seq_jax.training.step import (
 class System:
     """The programs of an experiment on a mesh. Reads and writes no files; its parts are made when they are needed."""
 
-    def __init__(self, experiment: Experiment, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, *, trust: Trust = ALL):
+    def __init__(
+        self,
+        experiment: Experiment,
+        tokenizer: Tokenizer,
+        mesh: jax.sharding.Mesh,
+        *,
+        trust: Trust = ALL,
+        statistics: FeatureStatistics | None = None,
+    ):
         """Args:
         mesh: see `build_mesh`.
         trust: which modules outside the package may be imported for functions that the experiment names.
+        statistics: of features; None = the model normalises by none, or nothing is computed.
         """
         self.experiment = experiment
+        self.statistics = statistics
         self.tokenizer = tokenizer
         self.mesh = mesh
         self._generators: dict[tuple[GenerationMethod, int], Generator] = {}
@@ -62,7 +74,7 @@ class System:
     @functools.cached_property
     def model(self) -> nn.Module:
         """The encoder–decoder."""
-        return self.experiment.model.build(self.tokenizer.vocabulary)
+        return self.experiment.model.build(self.tokenizer.vocabulary, self.statistics)
 
     @functools.cached_property
     def objective(self) -> Any:
@@ -178,7 +190,8 @@ class System:
                     f"max_source_length must be 1 to {longest:,} tokens, "
                     f"{'the positions that the encoder has' if limit else 'the longest row'}, not {max_source_length}."
                 )
-            source = dataclasses.replace(source, max_length=max_source_length)
+            stride = source.stride if isinstance(source, Frames) else 1
+            source = dataclasses.replace(source, max_length=max_source_length * stride)
         key = method, source.max_length
         if key not in self._generators:
             self._generators[key] = Generator(self.model, self.tokenizer, method, source=source, mesh=self.mesh)

@@ -15,6 +15,7 @@ from seq2seq_jax.effects import effects
 from seq2seq_jax.evaluation.metric import Metric
 from seq2seq_jax.experiment import Experiment, differences, flatten, to_json
 from seq2seq_jax.model import START_OFFSETS
+from seq2seq_jax.modules.front_end import FeatureStatistics
 from seq2seq_jax.modules.patterns import paths_of, without
 from seq2seq_jax.optimizers import LORA
 from seq2seq_jax.outside import ALL, Trust, classes_of, refuse_unnamed
@@ -28,6 +29,7 @@ from seq2seq_jax.run.data import PROGRESS, RunData, no_progress
 from seq2seq_jax.run.description import DESCRIPTION_FILE, commit_of_code, read_experiment, versions, write_description
 from seq2seq_jax.run.directory import RunDirectory, used_params
 from seq2seq_jax.run.inference import Inference, usable_metrics
+from seq2seq_jax.run.statistics import feature_statistics, needs_statistics, save_statistics
 from seq2seq_jax.run.system import System, build_mesh
 from seq2seq_jax.run.transfer import Part, assemble, open_part, place_and_checkpoint, unfamiliar
 from seq2seq_jax.training.checkpoint import AnotherLayoutError, Checkpoints, logger
@@ -127,6 +129,8 @@ class TrainingRun:
                 System(self.experiment, tokenizer, self.mesh).layout  # noqa: B018
             path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(path)
+            if needs_statistics(self.experiment.model):
+                save_statistics(self._new_statistics(tokenizer), path)
             if self.origin is not None:
                 # So that what was imported can be exported as it came.
                 pretrained_origin.copy(self.origin[0].directory.path, path)
@@ -169,6 +173,22 @@ class TrainingRun:
         tokenizer = Tokenizer.train(self.data.tokenized("train"), config)
         self.progress("training the tokenizer", 1, 1)
         return tokenizer
+
+    def _new_statistics(self, tokenizer: Tokenizer) -> FeatureStatistics:
+        """The statistics of features that a new run has: those of the run that it starts from, or of its data."""
+        if self.origin is not None:
+            return self.origin[0].directory.statistics
+        self.progress("statistics of features", 0, 1)
+        store = self.data.store("train", tokenizer)
+        column = self.experiment.task.source(self.experiment.data)
+        found = feature_statistics(self.experiment.model, store, column, tokenizer.vocabulary)
+        self.progress("statistics of features", 1, 1)
+        return found
+
+    @property
+    def statistics(self) -> FeatureStatistics | None:
+        """What the run normalises features by, once it has begun; None = by no such statistics."""
+        return self.directory.statistics if needs_statistics(self.experiment.model) else None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -236,7 +256,7 @@ class TrainingRun:
     @functools.cached_property
     def system(self) -> System:
         """What computes."""
-        return System(self.experiment, self.tokenizer, self.mesh)
+        return System(self.experiment, self.tokenizer, self.mesh, statistics=self.statistics)
 
     def initial_state(self) -> TrainState:
         """The state before the first step: new parameters, or those that the run starts from.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from seq2seq_jax.data.batch_format import BatchFormat
-from seq2seq_jax.data.columns import Column, Tokens
+from seq2seq_jax.data.columns import Column, Frames, Tokens
 from seq2seq_jax.data.source import DataSource
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.evaluation.metric import Example, Metric, references
@@ -64,6 +64,8 @@ class Task(abc.ABC):
     """The column that text to generate from is a value of."""
     unit: ClassVar[str]
     """What examples are called in messages."""
+    unread_columns: ClassVar[frozenset[str]] = frozenset()
+    """Columns of the data that nothing but batches is made of, and that take much memory, such as audio."""
     converses: ClassVar[bool] = False
     """Whether `seq2seq chat` can hold a conversation: `chat_source` and `chat_reply` say how."""
     says_output: ClassVar[bool] = True
@@ -78,7 +80,7 @@ class Task(abc.ABC):
         """The columns that are stored and that batches are made of, by name, with their limits."""
 
     @abc.abstractmethod
-    def source(self, data: DataSource) -> Tokens:
+    def source(self, data: DataSource) -> Tokens | Frames:
         """The column that sources to generate from become: its limit, and what happens to longer ones."""
 
     @abc.abstractmethod
@@ -153,6 +155,14 @@ class Task(abc.ABC):
             ValueError: they cannot be scored together.
         """
         return (self.scored(columns, values) for values in examples)
+
+    def sample(self, example: Example, output: str, references: Sequence[str]) -> tuple[tuple[str, str], ...]:
+        """What a person sees of an example and of the output for it: names and texts, a line each."""
+        return (
+            ("source", example["source"]),
+            ("output", output),
+            *(("reference", reference) for reference in references),
+        )
 
     def source_text(self, example: Example) -> str:
         """The text that an output is generated from.

@@ -144,8 +144,8 @@ class Loop:
             with ledger.spending_on("input"):
                 batch = next(batches)
             batch = self.place(batch)
-            padded_positions = batch.target.tokens.size + batch.source.tokens.size
-            shape = batch.source.tokens.shape, batch.target.tokens.shape
+            padded_positions = batch.target.tokens.size + batch.source.segment_ids.size
+            shape = batch.source.segment_ids.shape, batch.target.tokens.shape
             is_new = shape not in shapes
             compiled, compiling = self.update.compilations, self.update.compiling_seconds
             if is_new:

@@ -99,13 +99,13 @@ class Sources:
     """What is generated from, and scored.
 
     Attributes:
-        ids: source ids of each example, EOS token included.
+        ids: source ids of each example, EOS token included, or its frames.
         examples: the columns of each.
         counted_target: index of an example that is cut -> the text of the target tokens that a row takes of it.
         rollout: makes what rolls outputs through the examples.
     """
 
-    ids: Sequence[list[int]]
+    ids: Sequence[Any]
     examples: Sequence[Example]
     counted_target: Callable[[int], str]
     rollout: Callable[[], Rollout | None]
@@ -146,7 +146,9 @@ class Validation:
         self.scorer = scorer
         self._needed = frozenset().union(*(metric.needs for metric in metrics))
         ids = [] if sources is None else sources.ids
-        longer = {index for index, each in enumerate(ids) if len(each) > generator.max_source_length}
+        longer = {
+            index for index, each in enumerate(ids) if generator.sources.length(each) > generator.max_source_length
+        }
         self._too_long, self._cut = (set(), longer) if generator.sources.truncates else (longer, set())
         columns = [] if sources is None else [example.get("source") for example in sources.examples]
         self._blank = {index for index, text in enumerate(columns) if isinstance(text, str) and is_blank(text)}

@@ -104,3 +104,30 @@ class CharacterErrorRate(_ErrorRate):
         import jiwer
 
         return jiwer.process_characters(references, outputs)
+
+
+def aligned_words(reference: str, output: str) -> tuple[str, str, str]:
+    """Reference and output with each word under its counterpart, asterisks where there is none, and a line of errors: S
+    substituted, D deleted, I inserted.
+    """
+    import jiwer
+
+    if not reference.split():
+        return reference, output, " ".join("I" * len(word) for word in output.split())
+    expected, given = reference.split(), output.split()
+    columns: list[tuple[str, str, str]] = []
+    for chunk in jiwer.process_words([" ".join(expected)], [" ".join(given)]).alignments[0]:
+        left = expected[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = given[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        mark = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}[chunk.type]
+        for index in range(max(len(left), len(right))):
+            one = left[index] if index < len(left) else "*" * len(right[index])
+            other = right[index] if index < len(right) else "*" * len(left[index])
+            columns.append((one, other, mark))
+    widths = [max(map(len, column)) for column in columns]
+    lines = (
+        " ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        for row in zip(*columns, strict=True)
+    )
+    reference, output, errors = (line.rstrip() for line in lines)
+    return reference, output, errors

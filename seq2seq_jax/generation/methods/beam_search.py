@@ -17,9 +17,24 @@ class BeamSearch(Beams):
     """Taken from a continuation, when continuations are chosen, for every more probable one of the same hypothesis, so
     that n-best lists differ in more than their last words; 0 = none."""
 
+    ctc_weight: float = 0.0
+    """Weight w of CTC, with model.ctc: scores are (1 - w) times the decoder's log-probability plus w times that of CTC,
+    which neither repeats nor leaves out parts of a source; 0 = the decoder alone."""
+
     def __post_init__(self):
         super().__post_init__()
         self._check_amounts("sibling_penalty")
+        if not 0.0 <= self.ctc_weight < 1.0:
+            raise ValueError(
+                f"ctc_weight must lie in [0, 1), got {self.ctc_weight}: of CTC alone, choose --generation "
+                "ctc_beam_search"
+            )
+        if self.ctc_weight and self.controls.coverage_penalty:
+            raise ValueError("controls.coverage_penalty is not supported with ctc_weight: leave out either")
+
+    @property
+    def needs_ctc(self) -> bool:
+        return self.ctc_weight > 0.0
 
     def check_phrases(self) -> None:
         if self.beam_size == 1 or self.sibling_penalty:

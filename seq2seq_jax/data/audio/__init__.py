@@ -1,0 +1,1 @@
+"""Sources of speech: recordings, features that are given, and strings of recorded digits."""

@@ -1,0 +1,102 @@
+"""Audio files: headers that are wrong, kinds that are not known, and samples at other rates."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from speech import wav
+
+from seq2seq_jax.data.audio.files import as_samples, decode_audio
+from seq2seq_jax.data.audio.resampling import resample
+
+SAMPLES = np.random.default_rng(0).integers(-20_000, 20_000, 500).astype(np.int16)
+
+
+def with_length(data, size):
+    """The same file with another number of bytes in its header."""
+    place = data.index(b"data") + 4
+    return data[:place] + struct.pack("<I", size) + data[place + 4 :]
+
+
+def test_samples_and_rate():
+    samples, rate = decode_audio(wav(SAMPLES), "one.wav")
+    assert rate == 8_000
+    np.testing.assert_array_equal(samples, SAMPLES[:, None])
+    stereo, _ = decode_audio(wav(SAMPLES, channels=2), "two.wav")
+    np.testing.assert_array_equal(stereo, SAMPLES.reshape(-1, 2))
+
+
+@pytest.mark.parametrize("size", [0, 2**32 - 1, 10**6])
+def test_data_is_trusted_where_the_header_has_another_length(size):
+    samples, _ = decode_audio(with_length(wav(SAMPLES), size), "streamed.wav")
+    np.testing.assert_array_equal(samples[:, 0], SAMPLES)
+
+
+def test_an_odd_byte_at_the_end_is_left_out():
+    samples, _ = decode_audio(with_length(wav(SAMPLES)[:-1], 0), "cut.wav")
+    np.testing.assert_array_equal(samples[:, 0], SAMPLES[:-1])
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (b"", "x.wav is empty"),
+        (wav(SAMPLES)[:40], "x.wav is a WAV file without samples"),
+        (b"RIFF\x00\x00\x00\x00WAVE", "x.wav is a WAV file without samples"),
+    ],
+)
+def test_what_is_no_audio_is_one_line(data, named):
+    with pytest.raises(ValueError) as error:
+        decode_audio(data, "x.wav")
+    assert named in str(error.value) and "\n" not in str(error.value)
+
+
+def test_other_formats_need_soundfile_and_unknown_ones_are_one_line():
+    with pytest.raises(ValueError) as error:
+        decode_audio(b"no audio at all", "x.bin")
+    assert "x.bin" in str(error.value) and "\n" not in str(error.value)
+    assert "soundfile" in str(error.value) or "cannot be read as audio" in str(error.value)
+
+
+def test_flac_is_read_as_it_was_written():
+    soundfile = pytest.importorskip("soundfile")
+    file = io.BytesIO()
+    soundfile.write(file, SAMPLES, 8_000, format="FLAC", subtype="PCM_16")
+    samples, rate = decode_audio(file.getvalue(), "x.flac")
+    assert rate == 8_000
+    np.testing.assert_array_equal(samples[:, 0], SAMPLES)
+
+
+def test_samples_of_callers():
+    np.testing.assert_array_equal(as_samples(SAMPLES, "x"), SAMPLES)
+    np.testing.assert_array_equal(as_samples(SAMPLES / 2.0**15, "x"), SAMPLES)
+    both = np.stack([SAMPLES, SAMPLES], axis=1)
+    np.testing.assert_array_equal(as_samples(both, "x"), SAMPLES)
+    for wrong, named in (
+        (np.zeros(0), "no samples"),
+        (np.array([2.0]), "in [-1, 1]"),
+        (np.array([np.nan]), "in [-1, 1]"),
+        (np.zeros((2, 2, 2)), "[samples]"),
+        (np.zeros(3, np.int32), "int16"),
+    ):
+        with pytest.raises(ValueError) as error:
+            as_samples(wrong, "audio[3]")
+        assert "audio[3]" in str(error.value) and named in str(error.value)
+
+
+@pytest.mark.parametrize(("up", "down"), [(8_000, 16_000), (16_000, 8_000), (10, 9), (10, 11), (8_000, 44_100)])
+def test_resampled_tones_are_tones_of_the_same_pitch(up, down):
+    """Tones of a fifth of the lower rate at most, against the formula; the ends, where there is silence, left out."""
+    size = 4_000
+    frequency = 0.17 * min(1.0, up / down)
+    found = resample(np.sin(2 * np.pi * frequency * np.arange(size)) * 10_000, up=up, down=down)
+    assert len(found) == -(-size * up // down)
+    expected = np.sin(2 * np.pi * frequency * np.arange(len(found)) * down / up) * 10_000
+    inner = slice(len(found) // 10, -len(found) // 10)
+    np.testing.assert_allclose(found[inner], expected[inner], atol=20)
+
+
+def test_what_would_be_folded_back_is_gone():
+    found = resample(np.sin(2 * np.pi * 0.4 * np.arange(4_000)) * 10_000, up=1, down=2)
+    assert np.abs(found[100:-100]).max() < 20
