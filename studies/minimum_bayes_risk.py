@@ -87,16 +87,16 @@ class Device:
         encoded = [tokenizer.encode_target(list(of_source)) for of_source in texts]
         self.texts = [[tokenizer.decode_target(ids) for ids in of_source] for of_source in encoded]
         self.tokens = _tokens(encoded, tokenizer.vocabulary.pad_id)
-        self._programs: dict[tuple[Utility, float | None], Any] = {}
+        self._programs: dict[tuple[Utility, float | None, float], Any] = {}
 
     def utilities(
-        self, utility: Utility, *, pruning: float | None = None, sources: int | None = None
+        self, utility: Utility, *, pruning: float | None = None, chrf_beta: float = 2.0, sources: int | None = None
     ) -> Float[np.ndarray, "sources texts"]:
         """Expected utilities of the texts of the first sources, all if None."""
         tokens = self.tokens[:sources]
         missing = -len(tokens) % self._batch
         padded = np.concatenate([tokens, tokens[:1].repeat(missing, axis=0)])
-        program = self._compiled(utility, pruning)
+        program = self._compiled(utility, pruning, chrf_beta)
         found = [program(padded[start : start + self._batch]) for start in range(0, len(padded), self._batch)]
         return np.concatenate(jax.device_get(found))[: len(tokens)]
 
@@ -104,7 +104,7 @@ class Device:
         """Memory of a call beside its arguments and its result."""
         return self._compiled(utility, pruning).memory_analysis().temp_size_in_bytes
 
-    def _compiled(self, utility: Utility, pruning: float | None) -> Any:
+    def _compiled(self, utility: Utility, pruning: float | None, chrf_beta: float = 2.0) -> Any:
         def run(tokens):
             shape = tokens.shape[:2]
             samples = Samples(
@@ -113,12 +113,13 @@ class Device:
                 lengths=jnp.zeros(shape, jnp.int32),
                 ended=jnp.ones(shape, bool),
             )
-            return expected_utilities(samples, self._table, utility=utility, pruning=pruning)[0]
+            return expected_utilities(samples, self._table, utility=utility, pruning=pruning, chrf_beta=chrf_beta)[0]
 
-        if (utility, pruning) not in self._programs:
+        key = utility, pruning, chrf_beta
+        if key not in self._programs:
             shape = jax.ShapeDtypeStruct((self._batch, *self.tokens.shape[1:]), np.int32)
-            self._programs[utility, pruning] = jax.jit(run).lower(shape).compile()
-        return self._programs[utility, pruning]
+            self._programs[key] = jax.jit(run).lower(shape).compile()
+        return self._programs[key]
 
 
 def _tokens(encoded: Sequence[Sequence[Sequence[int]]], pad_id: int) -> Int[np.ndarray, "sources texts length"]:

@@ -63,6 +63,8 @@ class QualityDiversityArguments:
     """Samples of minimum Bayes risk."""
     mbr_utilities: tuple[Literal["chrf", "bleu", "aggregated_chrf"], ...] = ("chrf", "aggregated_chrf")
     """Its utilities."""
+    mbr_betas: tuple[float, ...] = (2.0,)
+    """Weight of recall where the utility is chrF."""
     mbr_epsilons: tuple[float, ...] = (0.02,)
     """Probability that a token must have to be sampled for it."""
     mbr_temperatures: tuple[float, ...] = (1.0,)
@@ -116,14 +118,23 @@ def methods(chosen: QualityDiversityArguments, **limits: Any) -> Iterator[tuple[
         yield "sampling, top-p 0.9", "top-p", Sampling(samples=n, top_p=0.9, **limits)
         yield "sampling, ε 0.02", "ε", Sampling(samples=n, epsilon=0.02, **limits)
     if "mbr" in chosen.families:
-        settings = itertools.product(
-            chosen.mbr_utilities, chosen.mbr_epsilons, chosen.mbr_temperatures, chosen.mbr_samples
-        )
-        for utility, epsilon, temperature, samples in settings:
+        utilities = [
+            (utility, beta)
+            for utility in chosen.mbr_utilities
+            for beta in ((2.0,) if utility == "bleu" else chosen.mbr_betas)
+        ]
+        settings = itertools.product(utilities, chosen.mbr_epsilons, chosen.mbr_temperatures, chosen.mbr_samples)
+        for (utility, beta), epsilon, temperature, samples in settings:
             method = MinimumBayesRisk(
-                samples=samples, utility=utility, epsilon=epsilon, temperature=temperature, n_best=n, **limits
+                samples=samples,
+                utility=utility,
+                chrf_beta=beta,
+                epsilon=epsilon,
+                temperature=temperature,
+                n_best=n,
+                **limits,
             )
-            family = f"MBR, {utility.replace('_', ' ')}"
+            family = f"MBR, {utility.replace('_', ' ')}{'' if beta == 2 else f', β {beta:g}'}"
             drawn = "" if epsilon == 0.02 and temperature == 1 else f", ε {epsilon:g}, temperature {temperature:g}"
             yield f"{family}, {samples} samples{drawn}", f"{family}{drawn}", method
 
@@ -235,7 +246,7 @@ def _choose(
     name = f"ε {method.epsilon:g}, temperature {method.temperature:g}, {drawn} samples.json"
     found = texts_of(path.parent / "samples" / name, run, sampling, examples, split=split, family="samples")
     texts = [of_source[: method.samples] for of_source in found.texts]
-    utilities = Device(run.tokenizer, texts, batch=8).utilities(method.utility)
+    utilities = Device(run.tokenizer, texts, batch=8).utilities(method.utility, chrf_beta=method.chrf_beta)
     best = [best_texts(*pair, number=method.n_best) for pair in zip(texts, utilities.tolist(), strict=True)]
     Texts(
         method=method.described, n=method.n_best, texts=best, examples=len(examples), split=split, family=family

@@ -1,5 +1,6 @@
 """Minimum Bayes risk: of samples, the text that agrees best with all of them."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -24,11 +25,6 @@ Utility = Literal["chrf", "bleu", "aggregated_chrf"]
 number."""
 
 _VIEW_OF: dict[Utility, str] = {"chrf": "inked", "aggregated_chrf": "inked", "bleu": "13a"}
-_PAIRWISE: dict[Utility, tuple[int, Callable[[Overlap], Float[Array, "*rows"]]]] = {
-    "chrf": (metrics.CHRF_ORDER, metrics.chrf),
-    "bleu": (metrics.BLEU_ORDER, lambda words: metrics.bleu(words, "exp")),
-}
-"""Order of the n-grams, and the utility of each pair."""
 
 BLOCK = 16
 """Samples that texts are compared with at a time where some are left out on the way."""
@@ -36,8 +32,20 @@ RESAMPLES = 500
 """Bootstrap resamples of the samples that texts have been compared with."""
 
 
+def _of_pairs(utility: Utility, chrf_beta: float) -> tuple[int, Callable[[Overlap], Float[Array, "*rows"]]]:
+    """Order of the n-grams, and the utility of each pair."""
+    if utility == "bleu":
+        return metrics.BLEU_ORDER, lambda words: metrics.bleu(words, "exp")
+    return metrics.CHRF_ORDER, functools.partial(metrics.chrf, beta=chrf_beta)
+
+
 def expected_utilities(
-    samples: Samples, table: PieceTable, *, utility: Utility, pruning: float | None = None
+    samples: Samples,
+    table: PieceTable,
+    *,
+    utility: Utility,
+    pruning: float | None = None,
+    chrf_beta: float = metrics.CHRF_BETA,
 ) -> tuple[Float[Array, "batch samples"], Bool[Array, "batch samples"]]:
     """The mean utility of every sample with all samples of its source, and whether it is the first of its text.
 
@@ -46,13 +54,20 @@ def expected_utilities(
     Args:
         pruning: a text is left out, with utility -inf, as soon as it is not the best with this confidence, see
             `_pruned`; None = none is.
+        chrf_beta: weight of recall in chrF.
 
     Source: Eikema and Aziz 2022, arXiv:2108.04718, equation 4.
     """
-    return on_each_shard(lambda tokens: _of_rows(tokens, table, utility, pruning), samples.tokens)
+    return on_each_shard(lambda tokens: _of_rows(tokens, table, utility, pruning, chrf_beta), samples.tokens)
 
 
-def _of_rows(tokens: Int[Array, "batch samples length"], table: PieceTable, utility: Utility, pruning: float | None):
+def _of_rows(
+    tokens: Int[Array, "batch samples length"],
+    table: PieceTable,
+    utility: Utility,
+    pruning: float | None,
+    chrf_beta: float,
+):
     layout = table.layout(tokens)
     worst = table.worst_size(tokens.shape[-1])
     view = VIEWS[_VIEW_OF[utility]]
@@ -64,11 +79,11 @@ def _of_rows(tokens: Int[Array, "batch samples length"], table: PieceTable, util
 
     def score(texts: Symbols) -> Float[Array, " samples"]:
         if utility == "aggregated_chrf":
-            return _aggregated_chrf(texts)
+            return _aggregated_chrf(texts, chrf_beta)
+        order, of_pairs = _of_pairs(utility, chrf_beta)
         if pruning is None:
-            order, of_pairs = _PAIRWISE[utility]
             return _means(of_pairs(pairwise_overlap(texts, order=order)))
-        return _pruned(texts, utility, pruning)
+        return _pruned(texts, order, of_pairs, pruning)
 
     # One source after the other: the matrices of one are large enough to keep a device busy.
     scores = jax.lax.map(score, symbols)
@@ -84,13 +99,15 @@ def _means(utilities: Float[Array, "samples references"]) -> Float[Array, " samp
     return jnp.mean(jnp.sort(utilities, axis=1), axis=1)
 
 
-def _aggregated_chrf(texts: Symbols) -> Float[Array, " samples"]:
+def _aggregated_chrf(texts: Symbols, beta: float) -> Float[Array, " samples"]:
     number = texts.shape[0]
     matches, hypothesis, reference = aggregated_overlap(texts, jnp.full(number, 1.0 / number), order=metrics.CHRF_ORDER)
-    return metrics.chrf_of_counts(matches, hypothesis, reference[None])
+    return metrics.chrf_of_counts(matches, hypothesis, reference[None], beta=beta)
 
 
-def _pruned(texts: Symbols, utility: Utility, confidence: float) -> Float[Array, " samples"]:
+def _pruned(
+    texts: Symbols, order: int, of_pairs: Callable[[Overlap], Float[Array, "*rows"]], confidence: float
+) -> Float[Array, " samples"]:
     """The mean utility of each text with all texts, -inf for those that were left out on the way.
 
     Texts are compared with one block of samples after another. After 1, 2, 4, ... blocks, those are left out whose mean
@@ -102,7 +119,6 @@ def _pruned(texts: Symbols, utility: Utility, confidence: float) -> Float[Array,
     number = texts.shape[0]
     block = min(BLOCK, number)
     num_blocks = -(-number // block)
-    order, of_pairs = _PAIRWISE[utility]
     lengths = num_ngrams(texts, order=order)
     turns = list(itertools.takewhile(lambda blocks: blocks * block < number, (2**power for power in itertools.count())))
     shares = jnp.asarray(_shares_of_resamples([turn * block for turn in turns], number))

@@ -11,7 +11,7 @@ Smoothing = Literal["exp", "floor", "add-k", "none"]
 
 BLEU_ORDER = 4
 CHRF_ORDER = 6
-CHRF_BETA = 2
+CHRF_BETA = 2.0
 REPETITION_ORDER = 4
 FLOOR = 0.1
 """Number of matches that smoothing "floor" assumes if there are none, as in sacrebleu."""
@@ -50,23 +50,29 @@ def gleu(words: Overlap) -> Float[Array, "*rows"]:
     return matches / jnp.maximum(jnp.maximum(hypothesis, reference), 1.0)
 
 
-def chrf(characters: Overlap) -> Float[Array, "*rows"]:
-    """chrF2 in [0, 1]: F2 measure of mean precision and mean recall of n-grams of 1 to 6 characters.
+def chrf(characters: Overlap, *, beta: float = CHRF_BETA) -> Float[Array, "*rows"]:
+    """chrF in [0, 1], by default chrF2: F measure of mean precision and mean recall of n-grams of 1 to 6
+    characters.
 
     The means are over the orders for which both sides have n-grams.
 
     Args:
         characters: counts of characters without whitespace, 6 orders.
+        beta: weight of recall.
 
-    Source: Popović 2015; sacrebleu 2.6.0, CHRF().sentence_score.
+    Source: Popović 2015; sacrebleu 2.6.0, CHRF(beta=beta).sentence_score.
     """
-    return chrf_of_counts(characters.matches, characters.hypothesis, characters.reference)
+    return chrf_of_counts(characters.matches, characters.hypothesis, characters.reference, beta=beta)
 
 
 def chrf_of_counts(
-    matches: Num[Array, "*rows order"], hypothesis: Num[Array, "*rows order"], reference: Num[Array, "*#rows order"]
+    matches: Num[Array, "*rows order"],
+    hypothesis: Num[Array, "*rows order"],
+    reference: Num[Array, "*#rows order"],
+    *,
+    beta: float = CHRF_BETA,
 ) -> Float[Array, "*rows"]:
-    """chrF2 of numbers of n-grams, of which those of a reference may be fractions. See `chrf`."""
+    """chrF of numbers of n-grams, of which those of a reference may be fractions. See `chrf`."""
     both = (hypothesis > 0) & (reference > 0)
     num_orders = jnp.maximum(jnp.sum(both, axis=-1), 1)
 
@@ -75,9 +81,9 @@ def chrf_of_counts(
         return jnp.sum(jnp.where(both, fractions, 0.0), axis=-1) / num_orders
 
     precision, recall = mean_fraction(hypothesis), mean_fraction(reference)
-    denominator = CHRF_BETA**2 * precision + recall
+    denominator = beta**2 * precision + recall
     return jnp.where(
-        denominator > 0, (1 + CHRF_BETA**2) * precision * recall / jnp.where(denominator > 0, denominator, 1.0), 0.0
+        denominator > 0, (1 + beta**2) * precision * recall / jnp.where(denominator > 0, denominator, 1.0), 0.0
     )
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -60,21 +61,24 @@ def texts_of(seed, *, sources=6, number=10):
 
 METRICS = {
     "chrf": sacrebleu.CHRF(),
+    "chrf, beta 1": sacrebleu.CHRF(beta=1),
     "bleu": sacrebleu.BLEU(effective_order=True, tokenize="13a"),
 }
 
 
-@pytest.mark.parametrize("utility", METRICS)
-def test_expected_utilities_are_those_of_sacrebleu(tokenizer, utility):
+@pytest.mark.parametrize("metric", METRICS)
+def test_expected_utilities_are_those_of_sacrebleu(tokenizer, metric):
     texts = texts_of(1)
-    found, is_first = jax.jit(lambda samples: expected_utilities(samples, PieceTable.of(tokenizer), utility=utility))(
-        samples_of(tokenizer, texts)
+    utility, _, beta = metric.partition(", beta ")
+    run = functools.partial(
+        expected_utilities, table=PieceTable.of(tokenizer), utility=utility, chrf_beta=float(beta or 2)
     )
+    found, is_first = jax.jit(run)(samples_of(tokenizer, texts))
     for source, of_source in enumerate(texts):
         # As the model's tokens say them.
         said = [tokenizer.decode_target(tokenizer.encode_target([text])[0]) for text in of_source]
         expected = [
-            np.mean([METRICS[utility].sentence_score(text, [other]).score for other in said]) / 100 for text in said
+            np.mean([METRICS[metric].sentence_score(text, [other]).score for other in said]) / 100 for text in said
         ]
         np.testing.assert_allclose(found[source], expected, rtol=1e-4, atol=1e-5)
         assert is_first[source].tolist() == [text not in of_source[:index] for index, text in enumerate(of_source)]
@@ -126,7 +130,7 @@ def test_the_aggregated_utility_is_chrf_with_the_mean_of_all_samples(tokenizer):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("utility", METRICS)
+@pytest.mark.parametrize("utility", ["chrf", "bleu"])
 def test_pruning_leaves_out_texts_but_the_best(tokenizer, utility):
     """40 samples: all are compared with 16, those that are left with 32, and those with all."""
     texts = texts_of(3, sources=4, number=40)
@@ -187,6 +191,8 @@ def test_the_method_returns_texts_once_best_first(monkeypatch, tokenizer):
         ({"epsilon": 2.0}, "epsilon must lie above 0"),
         ({"pruning": 1.0}, "pruning must lie between 0 and 1"),
         ({"pruning": 0.9, "utility": "aggregated_chrf"}, "pruning has no effect with utility aggregated_chrf"),
+        ({"chrf_beta": 1.0, "utility": "bleu"}, "chrf_beta has no effect with utility bleu"),
+        ({"chrf_beta": 0.0}, "chrf_beta must be above 0"),
         ({"pruning": 0.9, "n_best": 2}, "pruning finds the best text alone, and n_best is 2"),
     ],
 )

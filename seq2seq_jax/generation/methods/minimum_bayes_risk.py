@@ -22,6 +22,8 @@ class MinimumBayesRisk(GenerationMethod):
     """Texts drawn for each source."""
     utility: Literal["chrf", "bleu", "aggregated_chrf"] = "chrf"
     """Sentence chrF or BLEU of a text with each sample; or chrF with the mean of all samples, which is cheaper."""
+    chrf_beta: float = 2.0
+    """Weight of recall in chrF. 2 is that of chrF as a metric, and chooses long texts; 1 weighs precision as much."""
     pruning: float | None = None
     """Confidence, such as 0.99, with which a text must be worse than the best one, by the samples that it has been
     compared with so far, to be compared with no more of them; None = all are compared with all."""
@@ -43,6 +45,10 @@ class MinimumBayesRisk(GenerationMethod):
             raise ValueError(f"samples must be at least 2, got {self.samples}: of one there is nothing to choose")
         if self.n_best > self.samples:
             raise ValueError(f"n_best must be at most samples, got {self.n_best} of {self.samples}: change either")
+        if self.chrf_beta <= 0:
+            raise ValueError(f"chrf_beta must be above 0, got {self.chrf_beta}: raise it")
+        if self.chrf_beta != 2.0 and self.utility == "bleu":
+            raise ValueError("chrf_beta has no effect with utility bleu: leave one of them out")
         if self.pruning is not None:
             if not 0 < self.pruning < 1:
                 raise ValueError(f"pruning must lie between 0 and 1, not at {self.pruning}: give a confidence, or None")
@@ -78,7 +84,7 @@ class MinimumBayesRisk(GenerationMethod):
             context
         )
         utilities, is_first = expected_utilities(
-            drawn, context.piece_table(), utility=self.utility, pruning=self.pruning
+            drawn, context.piece_table(), utility=self.utility, pruning=self.pruning, chrf_beta=self.chrf_beta
         )
         scores, places = top_k(jnp.where(is_first, utilities, -jnp.inf), self.n_best)
         result = pick(drawn.as_result(), places)
