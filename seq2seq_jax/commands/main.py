@@ -23,6 +23,7 @@ seq2seq: encoder-decoder training on JAX
 
   seq2seq train CONFIG [--run_dir D] [--part.field value ...]   train, or continue, a run
   seq2seq data CONFIG [--plot FILE] [--part.field value ...]    what a training would see of its data
+  seq2seq filter CONFIG --output DIR [--rules.NAME VALUE ...]   training pairs without those that break rules
   seq2seq evaluate RUN [RUN ...] [--split test] [--json FILE]   loss and scores on a split
   seq2seq generate RUN [--input FILE] [--output FILE]           a line out for a line in
   seq2seq translate-corpus RUN --input FILE --output DIR        a corpus of generated texts, in shards; continues
@@ -41,8 +42,8 @@ Each command has --help; `seq2seq train CONFIG --help` lists every field of the 
 """
 
 COMMANDS = (
-    "train", "data", "evaluate", "generate", "translate-corpus", "chat", "score", "rerank", "align", "average",
-    "import", "export", "benchmark", "compile",
+    "train", "data", "filter", "evaluate", "generate", "translate-corpus", "chat", "score", "rerank", "align",
+    "average", "import", "export", "benchmark", "compile",
 )  # fmt: skip
 
 MODULES = {"import": "import_model", "export": "export_model", "translate-corpus": "translate_corpus"}

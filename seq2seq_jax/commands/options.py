@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from seq2seq_jax.benchmark import MIN_ROUNDS
 from seq2seq_jax.commands.console import split_first
 from seq2seq_jax.compilation import StepName
+from seq2seq_jax.data.cleaning import CleaningRules
 from seq2seq_jax.overrides import override
 from seq2seq_jax.parallel.placement import ProcessesConfig
 from seq2seq_jax.training.writers import WriterName, check_installed
@@ -141,6 +142,31 @@ class DataOptions(Options):
             raise ValueError(f"--batches must be at least 1, not {self.batches}.")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FilterOptions(Options):
+    """Options of `seq2seq filter`."""
+
+    output: str | None = None
+    """New directory for the pairs that are kept (corpus.jsonl.gz), those that are not, and the report; required."""
+    rules: CleaningRules = CleaningRules()
+    """What a pair must be like."""
+    forward: str | None = None
+    """Directory of a run from source to target: pairs are judged by dual cross-entropy, too, with --backward."""
+    backward: str | None = None
+    """Directory of a run from target to source."""
+    max_dual_cross_entropy: float = 6.0
+    """Largest dual cross-entropy of a pair that is kept: how much both runs differ, and how improbable they find it
+    (nats per token; Junczys-Dowmunt 2018)."""
+    examples: int = 3
+    """Examples of each rule in the report."""
+
+    def __post_init__(self):
+        if (self.forward is None) != (self.backward is None):
+            raise ValueError("--forward and --backward go together: runs of both directions. Give both, or none.")
+        if self.examples < 0:
+            raise ValueError(f"--examples must be at least 0, not {self.examples}.")
+
+
 class Command(NamedTuple):
     """A command that takes a CONFIG."""
 
@@ -163,6 +189,12 @@ COMMANDS = {
         "Show what a training of CONFIG sees of its data: lengths of its columns, what its limits leave out or cut, "
         "padding, how much of the vocabulary occurs, and some rows. The tokenizer is trained, and token ids are "
         "stored, as a training does, which finds them there.",
+    ),
+    "filter": Command(
+        FilterOptions,
+        "Leave out of the training pairs of CONFIG those that break rules: lengths, copies, numbers that do not match, "
+        "other scripts and languages, duplicates, and, with two runs, pairs that the models of both directions find "
+        "improbable. What is kept is a table: seq2seq train own_table/transformer --data.train corpus.jsonl.gz.",
     ),
     "benchmark": Command(
         BenchmarkOptions,
