@@ -18,6 +18,7 @@ from seq2seq_jax.data.audio.features import SpeechFeatures
 from seq2seq_jax.data.audio.source import SpeechSource
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
+from seq2seq_jax.data.code_switching import CodeSwitching
 from seq2seq_jax.data.conversations import Conversations
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.dialogues import Dialogues
@@ -25,6 +26,7 @@ from seq2seq_jax.data.mixture import Mixture
 from seq2seq_jax.data.pronunciations import Pronunciations
 from seq2seq_jax.data.schema_dialogues import DialogueActs, DialogueStates
 from seq2seq_jax.data.source import DataSource
+from seq2seq_jax.data.synthesis import Synthetic
 from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import TokenizerConfig
@@ -76,6 +78,8 @@ class Experiment:
         | Mixture
         | DigitStrings
         | SpeechFeatures
+        | Synthetic
+        | CodeSwitching
     )
     """Where the text comes from and how it becomes rows."""
     task: Translation | Summarisation | Denoising | DialogueState | ResponseFromActs | Conversation | Speech = None  # pyright: ignore

@@ -1,7 +1,14 @@
 """Hash functions of integers in which every output bit depends on every input bit."""
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Array, UInt32, UInt64
+
+GOLDEN = 0x9E3779B97F4A7C15
+"""What the state of SplitMix64 grows by."""
+MASK = 2**64 - 1
 
 
 def mixed(values: UInt32[Array | np.ndarray, "*dims"]) -> UInt32[Array | np.ndarray, "*dims"]:
@@ -29,4 +36,15 @@ def random_words(keys: UInt64[np.ndarray, " keys"], count: int) -> UInt64[np.nda
 
     Source: SplitMix64 (Steele, Lea and Flood 2014), seeded with the keys.
     """
-    return mixed_64(keys[:, None] + np.uint64(0x9E3779B97F4A7C15) * np.arange(1, count + 1, dtype=np.uint64))
+    return mixed_64(keys[:, None] + np.uint64(GOLDEN) * np.arange(1, count + 1, dtype=np.uint64))
+
+
+def uniform_numbers(key: int, first: int = 0) -> Iterator[float]:
+    """Numbers in (0, 1] from the words of `random_words` of a key, from number `first`, without end: where few are
+    needed at a time.
+    """
+    for number in itertools.count(first + 1):
+        word = (key + GOLDEN * number) & MASK
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            word = ((word ^ (word >> shift)) * factor) & MASK
+        yield (((word ^ (word >> 31)) >> 11) + 1.0) * 2.0**-53

@@ -216,7 +216,7 @@ def test_an_override_that_does_not_fit_is_one_line(arguments, said, capfd):
 
 OF_DIRECTORY = (
     "ParallelText, Table, Catalogue, DocumentFiles, CatalogueDocuments, Dialogues, DialogueStates, DialogueActs, "
-    "Pronunciations, Conversations, DigitStrings and SpeechFeatures have"
+    "Pronunciations, Conversations, DigitStrings, SpeechFeatures, Synthetic and CodeSwitching have"
 )
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.data.augmentation import AugmentationConfig
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
+from seq2seq_jax.data.code_switching import CodeSwitching
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.source import SPLITS, VALIDATION_SET, Corpus, DocumentSource, PairSource
+from seq2seq_jax.data.synthesis import Synthetic
 from seq2seq_jax.data.tables import Table
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.effects import changes
@@ -31,7 +33,7 @@ class Part:
 
     name: str
     """Of the part, and of its validation set."""
-    source: ParallelText | Table | Dates | Catalogue | DocumentFiles | CatalogueDocuments
+    source: ParallelText | Table | Dates | Catalogue | Synthetic | CodeSwitching | DocumentFiles | CatalogueDocuments
     """Where its examples come from. Documents are source and target alike: to be copied, or with noise on the source
     to be restored. How they become rows is said by the mixture."""
     weights: tuple[float, ...] = (1.0,)
@@ -67,10 +69,7 @@ class Part:
     @property
     def splits(self) -> tuple[str, ...]:
         """Those that its source has."""
-        own = getattr(self.source, "names_of_files", None)
-        if own is None:
-            own = [split for split in SPLITS if getattr(self.source, split, "") is not None]
-        return tuple(split for split in SPLITS if split in own)
+        return tuple(split for split in SPLITS if split in self.source.available_splits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,11 @@ class DataSource(abc.ABC):
         """Names of all splits that there may be."""
         return SPLITS
 
+    @property
+    def available_splits(self) -> tuple[str, ...]:
+        """Names of the splits that it has: of all, those that its fields do not say are None."""
+        return tuple(split for split in self.all_splits if getattr(self, split, "") is not None)
+
     def special_tokens(self) -> tuple[str, ...]:
         """Pieces that a new tokenizer has for what marks the parts of texts, beside `tokenizer.special_tokens`."""
         return ()

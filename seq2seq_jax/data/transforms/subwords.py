@@ -15,14 +15,14 @@ from jaxtyping import UInt64
 
 from seq2seq_jax.data.columns import Ragged
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.data.transforms.words import GOLDEN, Pieces, Side, Words, uniforms
+from seq2seq_jax.data.transforms.words import Pieces, Side, Words, uniforms
+from seq2seq_jax.hashing import uniform_numbers
 
 DRAWS_AT_ONCE = 8
 MOST_CACHED = 2**20
 """Ways to cut words that are kept in memory; more begin anew."""
 MOST_MERGES = 10**9
 """More than a word has."""
-MASK = 2**64 - 1
 
 
 class Merges:
@@ -173,15 +173,6 @@ class BpeDropout:
         segmented, number = self._merges.segment(ids.tolist(), dropped)
         self._cut[ids.tobytes(), dropped] = found = np.array(segmented, ids.dtype), number
         return found
-
-
-def uniform_numbers(key: int, first: int) -> Iterator[float]:
-    """The numbers in (0, 1] of `uniforms` of a key, from number `first`, without end."""
-    for number in itertools.count(first + 1):
-        word = (key + int(GOLDEN) * number) & MASK
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            word = ((word ^ (word >> shift)) * factor) & MASK
-        yield (((word ^ (word >> 31)) >> 11) + 1.0) * 2.0**-53
 
 
 class UnigramSampling:

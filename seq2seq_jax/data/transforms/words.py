@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float, Int, UInt64
 
 from seq2seq_jax.data.columns import Ragged
 from seq2seq_jax.data.tokenizer import BYTE_PIECE, SPACE, Tokenizer
-from seq2seq_jax.hashing import mixed_64, random_words
+from seq2seq_jax.hashing import GOLDEN, mixed_64, random_words
 
 Side = Literal["source", "target"]
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Pieces:
@@ -100,7 +99,7 @@ class Words:
 
     def keys(self, keys: UInt64[np.ndarray, " examples"]) -> UInt64[np.ndarray, " words"]:
         """A key for each word, of those of the texts and its place."""
-        return mixed_64(keys[self.examples] + GOLDEN * (self.places + 1).astype(np.uint64))
+        return mixed_64(keys[self.examples] + np.uint64(GOLDEN) * (self.places + 1).astype(np.uint64))
 
     def ids(self, word: int) -> np.ndarray:
         """The tokens of a word."""
