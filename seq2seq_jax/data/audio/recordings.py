@@ -118,11 +118,11 @@ class Recordings(SpeechSource):
             if part and row.get("split") != part:
                 continue
             text = row["text"].lower() if self.lowercase else row["text"]
-            times = [seconds_in(row, column, path, line) for column in ("begin", "end")]
-            if None not in times and times[0] >= times[1]:
-                raise ValueError(f"line {line} of {path} begins at {times[0]:g} s and ends at {times[1]:g}: correct it")
+            begin, end = (seconds_in(row, column, path, line) for column in ("begin", "end"))
+            if begin is not None and end is not None and begin >= end:
+                raise ValueError(f"line {line} of {path} begins at {begin:g} s and ends at {end:g}: correct it")
             file = row["file"]
-            found.append(Entry(file, text, row.get("speaker", ""), row.get("id") or file, *times, line))
+            found.append(Entry(file, text, row.get("speaker", ""), row.get("id") or file, begin, end, line))
         if not found and part:
             raise ValueError(f"no row of {path} has {part!r} in the column split: name another, or leave it out")
         return found
