@@ -18,6 +18,7 @@ pytestmark = pytest.mark.long
 
 CONFIG = '''"""Tones that stand for digits, for tests."""
 
+from seq2seq_jax.data.audio.augmentation import AddedNoise, SoundAugmentationConfig, SpeedPerturbation
 from seq2seq_jax.data.audio.digit_strings import DigitStrings
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
@@ -37,6 +38,7 @@ def experiment():
         data=DigitStrings(
             directory="digits", cache_directory="cache", stride=320, max_source_length=48, max_target_length=8,
             train_examples=40, fewest_words=1, most_words=3, window=16,
+            augmentation=SoundAugmentationConfig(speed=SpeedPerturbation(), noise=AddedNoise()),
         ),
         tokenizer=TokenizerConfig(kind="words", vocabulary_size=20, byte_fallback=False),
         model=ModelConfig(

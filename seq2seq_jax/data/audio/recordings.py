@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from seq2seq_jax.data.audio.augmentation import SoundAugmentationConfig
 from seq2seq_jax.data.audio.digit_strings import read_table
 from seq2seq_jax.data.audio.files import as_samples, decode_audio, read_audio, to_int16
 from seq2seq_jax.data.audio.resampling import resample
@@ -65,6 +66,9 @@ class Recordings(SpeechSource):
     """What happens to a file with several channels."""
     lowercase: bool = False
     """Whether texts are lowercased."""
+
+    augmentation: SoundAugmentationConfig = SoundAugmentationConfig()
+    """What is done to training examples, otherwise in every epoch: speed, noise."""
 
     unit: ClassVar[str] = "sample"
 
