@@ -45,5 +45,5 @@ def experiment() -> Experiment:
         training=TrainingConfig(
             steps=3_600, target_tokens_per_batch=24 * 72, log_every=50, checkpoint_every=900, evaluate_every=900
         ),
-        generation=BeamSearch(beam_size=8, maximum_length_ratio=0.75, maximum_length_extra=5),
+        generation=BeamSearch(beam_size=8, ctc_weight=0.4, maximum_length_ratio=0.75, maximum_length_extra=5),
     )

@@ -382,9 +382,15 @@ class MaximumLikelihood(Objective):
         """See Objective.work."""
         return Work(
             flops=rows * self.pair_flops(source, target),
-            description=f"{rows:,} pairs of {source} + {target} tokens",
+            description=f"{rows:,} pairs of {source}{self._source_unit} + {target} tokens",
             logits_positions=self.config.loss_chunk or target,
         )
+
+    @property
+    def _source_unit(self) -> str:
+        """What a length of a source counts, if it is not tokens."""
+        seconds = self.model.config.seconds_per_position
+        return "" if seconds is None else f" positions of {seconds:g} s"
 
     def pair_flops(self, source: Amount, target: Amount) -> Amount:
         """Model FLOPs of a step on a pair of these lengths (tokens).
