@@ -15,6 +15,7 @@ from typing import Any
 
 from seq2seq_jax.data.audio.digit_strings import DigitStrings
 from seq2seq_jax.data.audio.features import SpeechFeatures
+from seq2seq_jax.data.audio.recordings import Recordings
 from seq2seq_jax.data.audio.source import SpeechSource
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.catalogue import Catalogue, CatalogueDocuments
@@ -78,6 +79,7 @@ class Experiment:
         | Mixture
         | DigitStrings
         | SpeechFeatures
+        | Recordings
         | Synthetic
         | CodeSwitching
     )

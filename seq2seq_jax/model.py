@@ -292,6 +292,11 @@ class EncoderDecoder(nn.Module):
         return self.config.num_experts
 
     @property
+    def seconds_per_position(self) -> float | None:
+        """See `ModelConfig.seconds_per_position`."""
+        return self.config.seconds_per_position
+
+    @property
     def has_ctc(self) -> bool:
         """Whether there are `ctc_scores`."""
         return self.config.ctc

@@ -124,6 +124,7 @@ ARCHITECTURES = {
             **RELATIVE,
         )
     ),
+    "conformer": Architecture(config=transformer(num_layers=1, positions="rotary", encoder={"convolution_kernel": 5})),
     "post_norm_scanned": Architecture(
         config=transformer(norm_position="post", normalization="rms", num_kv_heads=1, scan_layers=True, remat="full")
     ),

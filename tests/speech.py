@@ -8,11 +8,18 @@ import wave
 import jax
 import jax.numpy as jnp
 import numpy as np
+from batches import sequence
 
-from seq2seq_jax.batch import FrameRows
+from seq2seq_jax.batch import Batch, FrameRows, Vocabulary
 from seq2seq_jax.data.columns import Frames, Ragged
 from seq2seq_jax.data.layout import lay_out_frames
 from seq2seq_jax.data.packing import BatchRows
+from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.modules.front_end import FeaturesConfig, LogMelConfig, SpecAugmentConfig
 
 
 def rows_of_frames(rows, *, length, stride) -> FrameRows:
@@ -89,3 +96,56 @@ def write_digits(directory, *, speakers=("ann", "bob")):
         "bob-0\tbob\ttwo\t17_bob.wav\t50 80\n"
     )
     return directory
+
+
+VOCABULARY = Vocabulary(source_size=9, target_size=9, joint=True, pad_id=0, bos_id=2, eos_id=3)
+STACK = {"num_layers": 2, "model_dim": 16, "num_heads": 2, "hidden_dim": 32, "dropout": 0.1}
+RECURRENT = {"model_dim": 12, "dropout": 0.1}
+SPEC_AUGMENT = SpecAugmentConfig(time_masks=1, max_time_mask=3, frequency_masks=1, max_frequency_mask=3)
+MODELS = {
+    "transformer": ModelConfig(
+        front_end=LogMelConfig(rate=8_000, bands=10, normalization="segment", deltas=1, spec_augment=SPEC_AUGMENT),
+        encoder=TransformerEncoderConfig(**STACK),
+        decoder=TransformerDecoderConfig(**STACK),
+        tied_embeddings="decoder",
+        ctc=True,
+    ),
+    "conformer": ModelConfig(
+        front_end=FeaturesConfig(features=5, normalization="none", spec_augment=SPEC_AUGMENT),
+        encoder=TransformerEncoderConfig(positions="rotary", convolution_kernel=5, scan_layers=True, **STACK),
+        decoder=TransformerDecoderConfig(**STACK),
+        tied_embeddings="decoder",
+        ctc=True,
+    ),
+    "pyramid": ModelConfig(
+        front_end=FeaturesConfig(features=5, normalization="segment", convolutions=0, spec_augment=SPEC_AUGMENT),
+        encoder=RecurrentEncoderConfig(num_layers=3, pyramid_layers=2, hidden_dim=8, **RECURRENT),
+        decoder=RecurrentDecoderConfig(hidden_dim=12, input_feeding=True, **RECURRENT),
+        tied_embeddings="decoder",
+        ctc=True,
+    ),
+}
+"""Models of speech, whose positions are four frames."""
+
+
+def spoken_pairs(name, rng, lengths):
+    """Sources of a model of these lengths (frames), the last of which may be cut short, and targets that fit them."""
+    config = MODELS[name]
+    num_features, kind = config.front_end.stored
+    per_frame = config.front_end.values_per_frame
+    pairs = []
+    for frames in lengths:
+        size = frames * per_frame - int(rng.integers(per_frame))
+        values = rng.normal(size=(size, num_features)) * (3_000 if kind == "int16" else 1)
+        target = rng.integers(4, 9, min(3, -(-frames // 4) // 2))
+        pairs.append((values.astype(kind), [*target.tolist(), VOCABULARY.eos_id]))
+    return pairs
+
+
+def spoken_batch(name, rows, *, source_length, target_length):
+    """Pairs of each row, one after the other."""
+    source = rows_of_frames(
+        [[source for source, _ in row] for row in rows], length=source_length, stride=MODELS[name].source_stride
+    )
+    target = sequence([[target for _, target in row] for row in rows], target_length, VOCABULARY.pad_id)
+    return Batch(source=source, target=jax.tree.map(jnp.asarray, target))

@@ -216,7 +216,7 @@ def test_an_override_that_does_not_fit_is_one_line(arguments, said, capfd):
 
 OF_DIRECTORY = (
     "ParallelText, Table, Catalogue, DocumentFiles, CatalogueDocuments, Dialogues, DialogueStates, DialogueActs, "
-    "Pronunciations, Conversations, DigitStrings, SpeechFeatures, Synthetic and CodeSwitching have"
+    "Pronunciations, Conversations, DigitStrings, SpeechFeatures, Recordings, Synthetic and CodeSwitching have"
 )
 
 
@@ -492,7 +492,8 @@ def test_parts_have_to_fit_when_all_values_are_known():
 
 
 METHODS = (
-    "beam_search, greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk, mixture_of_experts"
+    "beam_search, greedy, sampling, diverse_beam_search, stochastic_beam_search, minimum_bayes_risk, "
+    "mixture_of_experts, ctc_greedy, ctc_beam_search"
 )
 
 

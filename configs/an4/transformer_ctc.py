@@ -24,7 +24,7 @@ def experiment() -> Experiment:
     stack = {"model_dim": 144, "num_heads": 4, "hidden_dim": 576, "dropout": 0.1}
     return Experiment(
         data=SpeechFeatures(directory="data/speech/an4", stride=4, max_source_length=192, max_target_length=72),
-        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=40, byte_fallback=False, normalization="nfkc"),
+        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=80, byte_fallback=False, normalization="nfkc"),
         model=ModelConfig(
             front_end=FeaturesConfig(
                 features=13,
@@ -45,5 +45,5 @@ def experiment() -> Experiment:
         training=TrainingConfig(
             steps=3_600, target_tokens_per_batch=24 * 72, log_every=50, checkpoint_every=900, evaluate_every=900
         ),
-        generation=BeamSearch(beam_size=8, maximum_length_ratio=0.75, maximum_length_extra=5),
+        generation=BeamSearch(beam_size=8, ctc_weight=0.4, maximum_length_ratio=0.75, maximum_length_extra=5),
     )

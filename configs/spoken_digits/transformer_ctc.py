@@ -40,5 +40,5 @@ def experiment() -> Experiment:
         training=TrainingConfig(
             steps=1_800, target_tokens_per_batch=16 * 24, log_every=50, checkpoint_every=450, evaluate_every=900
         ),
-        generation=BeamSearch(beam_size=5, maximum_length_ratio=0.25, maximum_length_extra=3),
+        generation=BeamSearch(beam_size=5, ctc_weight=0.4, maximum_length_ratio=0.25, maximum_length_extra=3),
     )

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from seq2seq_jax.batch import TokenRows
+from seq2seq_jax.batch import FrameRows, SourceRows, TokenRows
 from seq2seq_jax.benchmark.harness import Spread, take_turns
 from seq2seq_jax.benchmark.training import counted
 from seq2seq_jax.benchmark.workload import Compilation, Workload, compile_apart
@@ -77,7 +77,7 @@ def settings(workload: Workload, beam_size: int) -> BeamSearch:
     return dataclasses.replace(search, beam_size=beam_size, n_best=1, **limits)
 
 
-def sources_of(workload: Workload, number: int) -> TokenRows:
+def sources_of(workload: Workload, number: int) -> SourceRows:
     """A batch of n sources of similar length, from the middle of those that there are; repeated if there are fewer.
 
     Returns:
@@ -89,19 +89,23 @@ def sources_of(workload: Workload, number: int) -> TokenRows:
     chosen = [chosen[index % len(chosen)] for index in range(number)]
     longest = max(map(len, chosen))
     length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, system.experiment.max_source_length)
-    tokens = np.full((number, length), system.tokenizer.vocabulary.pad_id, np.int32)
-    segment_ids, positions = np.zeros_like(tokens), np.zeros_like(tokens)
+    # Of frames a position holds several; of tokens it is one.
+    values = np.full((number, length, *chosen[0].shape[1:]), system.tokenizer.vocabulary.pad_id, chosen[0].dtype)
+    segment_ids, positions = np.zeros((2, number, length), np.int32)
     for row, source in enumerate(chosen):
-        tokens[row, : len(source)] = source
+        values[row, : len(source)] = source
         segment_ids[row, : len(source)] = 1
         positions[row, : len(source)] = np.arange(len(source))
-    return TokenRows(tokens=tokens, segment_ids=segment_ids, positions=positions)
+    if values.ndim == 2:
+        return TokenRows(tokens=values, segment_ids=segment_ids, positions=positions)
+    counts = segment_ids * values.shape[2]
+    return FrameRows(values=values, counts=counts, segment_ids=segment_ids, positions=positions)
 
 
 class Searches:
     """The search of one beam for one batch, compiled."""
 
-    def __init__(self, system: System, config: BeamSearch, params: Any, source: TokenRows):
+    def __init__(self, system: System, config: BeamSearch, params: Any, source: SourceRows):
         generator = Generator(
             system.model,
             system.tokenizer,
@@ -111,7 +115,7 @@ class Searches:
         )
         self._params = params
         self._source = global_batch(pad_rows(source, batch_shards(system.mesh)), system.mesh, shard=(0, 1))
-        lines = np.arange(len(self._source.tokens), dtype=np.int32)
+        lines = np.arange(len(self._source.segment_ids), dtype=np.int32)
         self._lines = global_batch(lines, system.mesh, shard=(0, 1))
         self.compiled, self.compilation = compile_apart(lambda: generator.lower(params, self._source))
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
-from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
+from seq2seq_jax.batch import Batch, FrameRows, TokenRows, Vocabulary
 from seq2seq_jax.compilation.memory import MemoryUse
 from seq2seq_jax.compilation.programs import system_without_data
 from seq2seq_jax.data.batch_format import row_shapes
 from seq2seq_jax.data.packing import RowShape
 from seq2seq_jax.data.pipeline import training_batches
 from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.run.data import PROGRESS
 from seq2seq_jax.run.system import System
 from seq2seq_jax.run.training import TrainingRun
@@ -71,8 +71,10 @@ class Workload:
         return self.system.initial_state() if self.run is None else self.run.initial_state()
 
     @functools.cached_property
-    def pairs(self) -> list[tuple[Int[np.ndarray, " source"], int]]:
-        """Source ids, and target tokens, of every pair of the batches, by ascending length of the source."""
+    def pairs(self) -> list[tuple[np.ndarray, int]]:
+        """Source ids (or frames by position), and target tokens, of every pair of the batches, by ascending length of
+        the source.
+        """
         batches = [batch for kind in self.kinds for batch in kind.batches]
         return sorted((pair for batch in batches for pair in pairs_of(batch)), key=lambda pair: len(pair[0]))
 
@@ -93,7 +95,9 @@ def prepared(experiment: Experiment, name: str, *, synthetic: bool, progress: PR
     if synthetic:
         system = system_without_data(experiment, jax.devices())
         shape = row_shapes(experiment.batch_format, experiment.training.target_tokens_per_batch)[-1]
-        batches = tuple(full_rows(shape, system.tokenizer.vocabulary, seed=seed) for seed in range(NUM_KEPT))
+        batches = tuple(
+            full_rows(shape, system.tokenizer.vocabulary, seed=seed, model=experiment.model) for seed in range(NUM_KEPT)
+        )
         yield Workload(system, None, (BatchKind(shape=shape, share=1.0, batches=batches),))
         return
     with tempfile.TemporaryDirectory() as directory:
@@ -124,7 +128,7 @@ def by_shape(batches: Iterator[Batch]) -> tuple[BatchKind, ...]:
     kept: dict[RowShape, list[Batch]] = {}
     counts: dict[RowShape, int] = {}
     for batch in batches:
-        rows, source_length = batch.source.tokens.shape
+        rows, source_length = batch.source.segment_ids.shape
         shape = RowShape(rows=rows, source_length=source_length, target_length=batch.target.tokens.shape[1])
         counts[shape] = counts.get(shape, 0) + 1
         if counts[shape] <= NUM_KEPT:
@@ -136,8 +140,12 @@ def by_shape(batches: Iterator[Batch]) -> tuple[BatchKind, ...]:
     )
 
 
-def full_rows(shape: RowShape, vocabulary: Vocabulary, *, seed: int) -> Batch:
-    """Rows without padding, one pair per row, of random ids and an EOS token."""
+def full_rows(shape: RowShape, vocabulary: Vocabulary, *, seed: int, model: ModelConfig | None = None) -> Batch:
+    """Rows without padding, one pair per row, of random ids and an EOS token.
+
+    Args:
+        model: whose front end, if it has one, reads random frames as the source; None = a model of tokens.
+    """
     generator = np.random.default_rng(seed)
     special = [vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id, *vocabulary.sentinel_ids]
 
@@ -147,18 +155,30 @@ def full_rows(shape: RowShape, vocabulary: Vocabulary, *, seed: int) -> Batch:
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
         return TokenRows(tokens=tokens, segment_ids=np.ones_like(tokens), positions=positions.copy(), max_segments=1)
 
-    return Batch(
-        source=side(shape.source_length, vocabulary.source_size),
-        target=side(shape.target_length, vocabulary.target_size),
+    target = side(shape.target_length, vocabulary.target_size)
+    if model is None or model.front_end is None:
+        return Batch(source=side(shape.source_length, vocabulary.source_size), target=target)
+    num_features, kind = model.front_end.stored
+    size = shape.rows, shape.source_length, model.source_stride, num_features
+    values = generator.normal(size=size) * (1_000 if kind == "int16" else 1)
+    ids = np.ones(size[:2], np.int32)
+    source = FrameRows(
+        values=values.astype(kind),
+        counts=ids * model.source_stride,
+        segment_ids=ids,
+        positions=np.broadcast_to(np.arange(size[1], dtype=np.int32), ids.shape).copy(),
+        max_segments=1,
     )
+    return Batch(source=source, target=target)
 
 
-def pairs_of(batch: Batch) -> Iterator[tuple[Int[np.ndarray, " source"], int]]:
-    """Source ids and number of target tokens of every pair of a batch on the host."""
-    rows = zip(batch.source.tokens, batch.source.segment_ids, batch.target.segment_ids, strict=True)
-    for tokens, source_segments, target_segments in rows:
+def pairs_of(batch: Batch) -> Iterator[tuple[np.ndarray, int]]:
+    """Source ids, or frames by position, and number of target tokens of every pair of a batch on the host."""
+    values = batch.source.values if isinstance(batch.source, FrameRows) else batch.source.tokens
+    rows = zip(values, batch.source.segment_ids, batch.target.segment_ids, strict=True)
+    for of_row, source_segments, target_segments in rows:
         for segment in range(1, int(source_segments.max()) + 1):
-            yield tokens[source_segments == segment], int((target_segments == segment).sum())
+            yield of_row[source_segments == segment], int((target_segments == segment).sum())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

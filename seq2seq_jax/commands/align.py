@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.ensemble import RunArguments
 from seq2seq_jax.commands.outputs import OutputFile, open_outputs, refuse_unwritable_directory
+from seq2seq_jax.commands.sounds import reads_sounds, sounds_of, with_one_input
 from seq2seq_jax.commands.sources import max_line_bytes, read_sources
 from seq2seq_jax.data.lines import open_input
 from seq2seq_jax.generation.methods import BeamSearch, Method
@@ -35,7 +36,8 @@ class AlignArguments(RunArguments):
     """Command line of `seq2seq align`."""
 
     input: str | None = None
-    """File or pipe with sources, one per line, plain or gzipped; None or - = standard input."""
+    """File or pipe with sources, one per line, plain or gzipped; None or - = standard input. Of a model of speech: what
+    `seq2seq generate` reads; the pictures then show seconds."""
     field: str | None = None
     """The input has named fields, and this one holds the source; see `seq2seq generate`."""
     target: str | None = None
@@ -64,6 +66,7 @@ def run(arguments: list[str]) -> None:
 
     with contextlib.ExitStack() as outputs, Display() as display:
         run = Inference.open(directory, progress=display.progress, trust_code=values_of_option("trust_code", rest))
+        rest, inputs_given = with_one_input(rest) if reads_sounds(run) else (rest, ())
         chosen = override(
             AlignArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
             rest,
@@ -73,8 +76,14 @@ def run(arguments: list[str]) -> None:
         if chosen.compilation_cache:
             keep_compiled_programs()
         run = run.with_parts(generation=chosen.generation, mesh=chosen.mesh)
-        with open_input(chosen.input, max_bytes=max_line_bytes(run)) as given:
-            sources = [each.text for each in read_sources(given, chosen.field, run)]
+        if reads_sounds(run):
+            if chosen.field:
+                raise ValueError("--field has no effect: the model reads sounds, of which --input names the files.")
+            inputs = inputs_given or (chosen.input or "-",)
+            sources = [each.given for each in sounds_of(inputs, run, say=display.line)]
+        else:
+            with open_input(chosen.input, max_bytes=max_line_bytes(run)) as given:
+                sources = [each.text for each in read_sources(given, chosen.field, run)]
         if not sources:
             raise ValueError(f"{given.name} has no lines. Give one source per line.")
         targets = None

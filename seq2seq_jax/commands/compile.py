@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from seq2seq_jax.commands.console import Display, columns, duration, table
 from seq2seq_jax.commands.options import CompileOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable
+from seq2seq_jax.compilation import StepName
 from seq2seq_jax.compilation.cost import ASSUMPTIONS
 from seq2seq_jax.compilation.programs import build_step
 from seq2seq_jax.compilation.report import KNOWN_OF_GPUS, UNKNOWN_OF_GPUS, StepReport, compile_step
 from seq2seq_jax.compilation.topology import HINT, Topology
-from seq2seq_jax.experiment import CommandLine, to_json
+from seq2seq_jax.experiment import CommandLine, Experiment, to_json
 from seq2seq_jax.parallel.mesh import AXES, MeshConfig
 from seq2seq_jax.paths import user_path
 
@@ -64,7 +65,7 @@ def _show_all(
             print(f"{what}: {reason}")
     else:
         for report in reports:
-            _show(report, name, topology)
+            _show(report, name, topology, sound=_seconds_of_sound(chosen.experiment, report.step))
         meshes = other_meshes(reports[0].mesh)
         if meshes:
             print(f"This mesh is not tuned. To compare it with others: --sweep {' '.join(meshes)}")
@@ -144,8 +145,20 @@ def estimate(report: StepReport) -> tuple[str, str]:
     return f"{1e3 * low:,.1f} to {1e3 * high:,.1f} ms", f"{100 * worst:.1f} to {100 * best:.1f}%"
 
 
-def _show(report: StepReport, name: str, topology: Topology) -> None:
-    """All that is known of one step."""
+def _seconds_of_sound(experiment: Experiment, step: StepName) -> float | None:
+    """Of the full rows of a step of training; None = sources are no sound."""
+    seconds = experiment.model.seconds_per_position
+    if seconds is None or step == "generation":
+        return None
+    return experiment.rows_per_batch * experiment.max_source_length * seconds
+
+
+def _show(report: StepReport, name: str, topology: Topology, *, sound: float | None = None) -> None:
+    """All that is known of one step.
+
+    Args:
+        sound: seconds of sound in a batch; None = there is none.
+    """
     chip = topology.chip
     rows = [
         ("compiler", topology.compiler),
@@ -202,6 +215,9 @@ def _show(report: StepReport, name: str, topology: Topology) -> None:
         ("estimated time", time),
         ("estimated MFU", utilization),
     ]
+    if sound is not None:
+        least, most = (f"{sound / seconds:,.0f}" for seconds in reversed(report.step_seconds))
+        rows.append(("estimated speed", f"{least} to {most} seconds of sound per second"))
     if cost.open_loops:
         bounds = ", ".join(f"{trips:,.0f}" for trips in sorted(set(cost.open_loops.values())))
         rows.append(("loops to a bound", f"{len(cost.open_loops)}, counted to {bounds} trips"))

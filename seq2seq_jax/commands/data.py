@@ -8,6 +8,8 @@ from typing import Any
 from seq2seq_jax.commands.console import Display, columns, cut, table
 from seq2seq_jax.commands.options import DataOptions
 from seq2seq_jax.commands.outputs import open_outputs
+from seq2seq_jax.data.audio.source import SpeechSource
+from seq2seq_jax.data.audio.summary import SoundSummary, sounds_of
 from seq2seq_jax.data.batch_maker import batch_maker, select
 from seq2seq_jax.data.summary import (
     PaddingSummary,
@@ -50,6 +52,11 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
         )
         batches = [make(step)[0] for step in range(options.batches)]
         padding = padding_of(batches)
+        sounds = None
+        if isinstance(experiment.data, SpeechSource):
+            sounds = {
+                split: sounds_of(store, run.data.corpus, split, experiment.data) for split, store in stores.items()
+            }
         hint = padding_hint(padding, splits["train"].columns)
         if options.plot is not None:
             plot_lengths(
@@ -66,19 +73,26 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
                 title=f"Lengths of {name}",
             )
         if json_file is not None:
-            json_file.write(json.dumps(_to_json(splits, padding, hint), indent=2, ensure_ascii=False) + "\n")
-    _show(name, splits, padding, hint, options)
+            json_file.write(json.dumps(_to_json(splits, padding, hint, sounds), indent=2, ensure_ascii=False) + "\n")
+    _show(name, splits, padding, hint, options, sounds)
     for row in range(min(options.rows, len(batches[0].target.tokens))):
-        sides = (
+        sides = [
             ("source", batches[0].source, tokenizer.source_pieces),
             ("target", batches[0].target, tokenizer.target_pieces),
-        )
-        for side, tokens, pieces in sides:
+        ]
+        for side, tokens, pieces in sides if sounds is None else sides[1:]:
             text = " | ".join(" ".join(pieces(segment)) for segment in segments_of(tokens, row))
             print(f"row {row + 1}, {side}: {cut(text, LONGEST_SHOWN)}")
 
 
-def _show(name: str, splits: dict[str, SplitSummary], padding: PaddingSummary, hint: str, options: DataOptions) -> None:
+def _show(
+    name: str,
+    splits: dict[str, SplitSummary],
+    padding: PaddingSummary,
+    hint: str,
+    options: DataOptions,
+    sounds: dict[str, SoundSummary] | None,
+) -> None:
     header = ("split, column", "examples", "tokens", "mean", "50%", "90%", "99%", "longest", "limit", "longer")
     rows = [
         (
@@ -93,8 +107,28 @@ def _show(name: str, splits: dict[str, SplitSummary], padding: PaddingSummary, h
         for split, summary in splits.items()
         for column, facts in summary.columns.items()
     ]
-    columns(header, rows, title=f"{name}: tokens per example, EOS token included")
+    if sounds is None:
+        columns(header, rows, title=f"{name}: tokens per example, EOS token included")
+    else:
+        columns(header, rows, title=f"{name}: samples or frames, and tokens with the EOS token, per example")
     facts = []
+    for split, each in (sounds or {}).items():
+        facts.append(
+            (
+                f"speech, {split}",
+                f"{each.seconds:,.0f} seconds ({each.seconds / 3600:.2f} hours) of {each.speakers:,} speakers; "
+                f"{each.shortest:.2f} to {each.longest:.2f} seconds per example, "
+                f"{each.seconds_per_position * 1000:.4g} milliseconds per position of a row",
+            )
+        )
+        if each.without_path:
+            facts.append(
+                (
+                    f"too short, {split}",
+                    f"{each.without_path:,} examples have fewer positions than CTC needs for their texts, and are left "
+                    f"out of it: {', '.join(each.named_without_path)}",
+                )
+            )
     for split, summary in splits.items():
         if summary.limits.affected:
             facts.append(
@@ -127,8 +161,11 @@ def _show(name: str, splits: dict[str, SplitSummary], padding: PaddingSummary, h
     table(facts, title="")
 
 
-def _to_json(splits: dict[str, SplitSummary], padding: PaddingSummary, hint: str) -> dict[str, Any]:
-    return {
+def _to_json(
+    splits: dict[str, SplitSummary], padding: PaddingSummary, hint: str, sounds: dict[str, SoundSummary] | None
+) -> dict[str, Any]:
+    spoken = {} if sounds is None else {"speech": {split: dataclasses.asdict(each) for split, each in sounds.items()}}
+    return spoken | {
         "splits": {
             split: {
                 "limits": summary.limits._asdict(),

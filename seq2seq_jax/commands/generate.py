@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from seq2seq_jax.commands.conversation import converse
 from seq2seq_jax.commands.ensemble import InferenceArguments, open_run
 from seq2seq_jax.commands.line_controls import open_line_controls
 from seq2seq_jax.commands.outputs import STANDARD_OUTPUT, OutputFile, open_outputs
+from seq2seq_jax.commands.sounds import reads_sounds, sounds_of, with_one_input
 from seq2seq_jax.commands.sources import Source, grouped, max_line_bytes, read_sources
 from seq2seq_jax.data.lines import is_unicode, open_input
 from seq2seq_jax.data.splitting import TooLong
@@ -43,7 +45,8 @@ class GenerateArguments(InferenceArguments):
     """Command line of `seq2seq generate`."""
 
     input: str | None = None
-    """File or pipe with sources, one per line, plain or gzipped; None or - = standard input."""
+    """File or pipe with sources, one per line, plain or gzipped; None or - = standard input. For speech: audio files
+    (*.wav), manifests (.tsv, .jsonl), or lists of paths, a line each."""
     field: str | None = None
     """The input has named fields, and this one holds the source: JSON lines (an object per line), or tab-separated with
     the names in line 1 (.tsv); or a text with the names of several in braces. "" = every line is a source, whatever it
@@ -104,6 +107,17 @@ class GenerateArguments(InferenceArguments):
                     "they come."
                 )
 
+    def refuse_text_options(self) -> None:
+        """Refuse what has no effect where sources are sounds.
+
+        Raises:
+            ValueError: with the option.
+        """
+        for name in ("field", "line_field", "prefixes", "phrases", "prefix_field", "phrases_field", "interactive"):
+            if getattr(self, name):
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} has no effect: the model reads sounds, of which --input names the files.")
+
     @property
     def is_interactive(self) -> bool:
         """Whether lines are typed and answered one by one."""
@@ -128,6 +142,7 @@ def run(arguments: list[str]) -> None:
         override(GenerateArguments(), rest, program=PROGRAM, description=DESCRIPTION)
     with Display() as display:
         run = open_run(directory, rest, display=display, program=PROGRAM)
+        rest, inputs_given = with_one_input(rest) if reads_sounds(run) else (rest, ())
         chosen = override(
             GenerateArguments(generation=run.experiment.generation, mesh=run.experiment.mesh),
             _with_flag(rest, "--interactive"),
@@ -152,15 +167,19 @@ def run(arguments: list[str]) -> None:
                 )
             results = _Results(text_file, json_file, num_texts=chosen.n or 1)
             work = _Work(generator, chosen.too_long, results, display)
-            if chosen.is_interactive:
+            if chosen.is_interactive and not reads_sounds(run):
                 work.params = run.parameters(chosen.checkpoint)[0]
                 display.end_bars()
                 converse(work.answer, say=display.line)
                 results.end()
                 return
             max_bytes = max_line_bytes(run, chosen.max_source_length)
+            sounds = None
+            if reads_sounds(run):
+                chosen.refuse_text_options()
+                sounds = sounds_of(inputs_given or (chosen.input or "-",), run, say=display.line)
             with (
-                open_input(chosen.input, max_bytes=max_bytes) as given,
+                open_input(chosen.input if sounds is None else os.devnull, max_bytes=max_bytes) as given,
                 open_line_controls(
                     prefixes=chosen.prefixes,
                     phrases=chosen.phrases,
@@ -171,6 +190,8 @@ def run(arguments: list[str]) -> None:
             ):
 
                 def sources() -> Iterator[Source]:
+                    if sounds is not None:
+                        return iter(sounds)
                     found = read_sources(given, chosen.field, run, line_field=chosen.line_field)
                     found = found if line_controls is None else line_controls.attach(found)
                     return found if chosen.json is None else map(_checked_names, found)
@@ -363,7 +384,7 @@ class _Work:
     def _fit(self, sources: list[Source], num_before: int) -> "FittedSources":
         numbers = [each.number for each in sources if each.number is not None]
         return self._generator.sources.fit(
-            [each.text for each in sources],
+            [each.given for each in sources],
             too_long=self._too_long,
             first_line=num_before + 1,
             lines=numbers or None,

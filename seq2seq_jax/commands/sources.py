@@ -9,11 +9,14 @@ from seq2seq_jax.data.lines import Input
 from seq2seq_jax.generation.controls import LineControls
 
 if TYPE_CHECKING:
+    import seq2seq_jax.data.audio.inputs
     import seq2seq_jax.run.inference
 
 FIRST_GROUP_BATCHES, LAST_GROUP_BATCHES = 4, 256
 """Characters of the first and of the largest group of sources, for each token of a batch. Groups grow, so that the
 first results come soon, and few batches have the rest of a group in them."""
+SIZE_OF_SOUND = 1024
+"""What a sound counts as in a group, whose length is not known before it is read."""
 MOST_LINES_OF_GROUP = 2**15
 """Of short lines, a group has no more than these: it is what memory is needed for."""
 
@@ -27,12 +30,19 @@ class Source:
         number: of its line, which what is drawn for it depends on; None = as it comes.
         fields: other fields of the example that it stands in, if it stands in one.
         controls: requirements for its texts; None = no source has any.
+        load: reads the sound that has the text as its name; None = the text is the source.
     """
 
     text: str
     number: int | None = None
     fields: dict[str, Any] | None = None
     controls: LineControls | None = None
+    load: "Callable[[], seq2seq_jax.data.audio.inputs.Sound] | None" = None
+
+    @property
+    def given(self) -> Any:
+        """What is generated from: the text, or the sound, read anew."""
+        return self.text if self.load is None else self.load()
 
 
 def max_line_bytes(run: "seq2seq_jax.run.inference.Inference", max_source_length: int | None = None) -> int:
@@ -137,7 +147,7 @@ def grouped(
     group, size = [], 0
     for source in sources:
         group.append(source)
-        size += len(source.text) + 1
+        size += len(source.text) + 1 if source.load is None else SIZE_OF_SOUND
         if size >= room or len(group) == MOST_LINES_OF_GROUP or not more_has_come():
             yield group
             group, size, room = [], 0, min(2 * room, LAST_GROUP_BATCHES * target_tokens_per_batch)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from sentencepiece import sentencepiece_model_pb2
 
-from seq2seq_jax.batch import Batch, TokenRows
+from seq2seq_jax.batch import Batch, FrameRows, SourceRows, TokenRows
 from seq2seq_jax.compilation import StepName
 from seq2seq_jax.compilation.memory import tensor_groups
 from seq2seq_jax.data.batch_format import row_shapes
@@ -113,7 +113,8 @@ def _update(name: StepName, system: System) -> StepProgram:
     source, target = shape.source_length, shape.target_length
     most = 1 if experiment.has_unpacked_rows else shape.max_examples
     batch = Batch(
-        source=_rows(shape.rows, source, max_segments=most), target=_rows(shape.rows, target, max_segments=most)
+        source=_source_rows(system, shape.rows, source, max_segments=most),
+        target=_rows(shape.rows, target, max_segments=most),
     )
     work = system.objective.work(shape.rows, source, target)
     lowered = system.build_update().lower(system.layout, batch)
@@ -141,7 +142,7 @@ def _generation(system: System) -> StepProgram:
         maximum=generation.controls.maximum_length,
     )
     player = system.layout.players[system.player]
-    source = _rows(rows, length, max_segments=1)
+    source = _source_rows(system, rows, length, max_segments=1)
     flops = experiment.model.forward_flops(
         length, room, vocabulary=system.model.vocabulary, hypotheses=generation.num_hypotheses
     )
@@ -162,6 +163,17 @@ def _generation(system: System) -> StepProgram:
 def _rows(count: int, length: int, *, max_segments: int | None) -> TokenRows:
     array = jax.ShapeDtypeStruct((count, length), jnp.int32)
     return TokenRows(tokens=array, segment_ids=array, positions=array, max_segments=max_segments)
+
+
+def _source_rows(system: System, count: int, length: int, *, max_segments: int | None) -> SourceRows:
+    """Rows of tokens, or of frames as the front end reads them."""
+    model = system.experiment.model
+    if model.front_end is None:
+        return _rows(count, length, max_segments=max_segments)
+    num_features, kind = model.front_end.stored
+    array = jax.ShapeDtypeStruct((count, length), jnp.int32)
+    values = jax.ShapeDtypeStruct((count, length, model.source_stride, num_features), jnp.dtype(kind))
+    return FrameRows(values=values, counts=array, segment_ids=array, positions=array, max_segments=max_segments)
 
 
 def _bytes(tree: Any) -> int:

@@ -20,7 +20,15 @@ from seq2seq_jax.data.layout import EvaluationBatch, lay_out_side
 from seq2seq_jax.data.packing import BatchPlan, BatchRows, PlanPosition, RowShape, UniformPlan
 from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import Tokenizer
-from seq2seq_jax.data.transforms.transform import Augment, augmented, example_keys, length_bounds, transformed
+from seq2seq_jax.data.transforms.transform import (
+    Augment,
+    AugmentOfKnownLengths,
+    augmented,
+    augmented_lengths,
+    example_keys,
+    length_bounds,
+    transformed,
+)
 
 NOTICEABLE_FRACTION = 0.01
 """Of the examples of a split: if limits drop or cut more, that is a warning."""
@@ -260,7 +268,13 @@ class BatchMaker:
     def _augmented_lengths(
         self, epoch: int, examples: Int[np.ndarray, " examples"], copies: Int[np.ndarray, " examples"] | None
     ) -> tuple[Int[np.ndarray, " examples"], Int[np.ndarray, " examples"]]:
-        """Source and target tokens that augmented training examples have in an epoch."""
+        """Source and target positions that augmented training examples have in an epoch."""
+        if len(self.augments) == 1 and all(isinstance(each, AugmentOfKnownLengths) for each in self.augments[0]):
+            columns = self.batch_format.columns
+            keys = example_keys(self.seed or 0, np.full(len(examples), epoch), examples, copies)
+            stored = {name: each.cut(self.store.columns[name].lengths[examples]) for name, each in columns.items()}
+            made = augmented_lengths(stored, self.augments[0], keys, limits=_limits(columns))
+            return tuple(self.batch_format.row_lengths(side, made[side]) for side in ("source", "target"))
         parts: dict[str, list[Int[np.ndarray, " some"]]] = {"source": [], "target": []}
         transforms = [transform.build(self.vocabulary) for transform in self.batch_format.transforms]
         for begin in range(0, len(examples), AUGMENTED_AT_ONCE):
@@ -275,7 +289,7 @@ class BatchMaker:
             lengths = length_bounds({name: column.lengths for name, column in made.items()}, transforms)
             for name, found in parts.items():
                 found.append(lengths[name])
-        return np.concatenate(parts["source"]), np.concatenate(parts["target"])
+        return tuple(self.batch_format.row_lengths(side, np.concatenate(parts[side])) for side in ("source", "target"))
 
     def __getstate__(self) -> dict:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -6,6 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from seq2seq_jax.batch import Memory, SourceRows
+from seq2seq_jax.modules.conformer import ConvolutionModule
 from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.layers import over_layers
 from seq2seq_jax.modules.precision import Precision
@@ -16,6 +17,20 @@ from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, Tra
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerEncoderConfig(TransformerConfig):
     """Settings of a Transformer encoder."""
+
+    convolution_kernel: int | None = None
+    """Vectors that the convolution of a Conformer block reads (the paper: 31); odd. A block is then half of a
+    feed-forward layer, self-attention, a convolution, the other half and a normalisation. None = Transformer layers."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        kernel = self.convolution_kernel
+        if kernel is not None and (kernel < 1 or kernel % 2 == 0):
+            raise ValueError(f"TransformerEncoderConfig.convolution_kernel must be odd, and at least 1, not {kernel}.")
+        if kernel is not None and self.norm_position != "pre":
+            raise ValueError(
+                f"TransformerEncoderConfig.convolution_kernel needs norm_position = pre, not {self.norm_position}."
+            )
 
     @property
     def reduction(self) -> int:
@@ -34,7 +49,11 @@ class TransformerEncoderConfig(TransformerConfig):
 
     def forward_flops(self, source: Amount) -> Amount:
         """Model FLOPs of encoding an example of this many tokens."""
-        return self.num_layers * (self.self_attention_flops(source, source**2) + self.feed_forward_flops(source))
+        layer = self.self_attention_flops(source, source**2) + self.feed_forward_flops(source)
+        if self.convolution_kernel is not None:
+            layer += self.feed_forward_flops(source)
+            layer += ConvolutionModule.flops(source, model_dim=self.model_dim, kernel_size=self.convolution_kernel)
+        return self.num_layers * layer
 
     def build(self, *, precision: Precision) -> "TransformerEncoder":
         """The module."""
@@ -62,6 +81,20 @@ class EncoderLayer(nn.Module):
         bias: Float[Array, "#batch heads source source"] | None,
         deterministic: bool,
     ) -> Float[Array, "batch source model"]:
+        x = self.attend(x, source=source, bias=bias, deterministic=deterministic)
+        return self.feed_forward_residual(
+            x, lambda y: self.feed_forward(y, deterministic=deterministic), deterministic=deterministic
+        )
+
+    def attend(
+        self,
+        x: Float[Array, "batch source model"],
+        *,
+        source: SourceRows,
+        bias: Float[Array, "#batch heads source source"] | None,
+        deterministic: bool,
+    ) -> Float[Array, "batch source model"]:
+        """The residual branch of self-attention."""
         ids = source.segment_ids
         segments = Segments(queries=ids, keys=ids, max_segments=source.max_segments, causal=False)
 
@@ -75,14 +108,45 @@ class EncoderLayer(nn.Module):
                 deterministic=deterministic,
             )
 
-        x = self.attention_residual(x, attend, deterministic=deterministic)
-        return self.feed_forward_residual(
-            x, lambda y: self.feed_forward(y, deterministic=deterministic), deterministic=deterministic
+        return self.attention_residual(x, attend, deterministic=deterministic)
+
+
+class ConformerLayer(EncoderLayer):
+    """A Conformer block: half of a feed-forward layer, self-attention, a convolution, the other half, a normalisation.
+
+    Source: Gulati et al. 2020, equation 1.
+    """
+
+    def setup(self):
+        super().setup()
+        config = self.config
+        self.first_feed_forward = config.feed_forward(precision=self.precision)
+        self.first_feed_forward_residual = Residual(config)
+        self.convolution = ConvolutionModule(
+            config.model_dim, config.convolution_kernel, config.norm_layer(), self.precision
         )
+        self.convolution_residual = Residual(config)
+        self.norm = config.norm_layer()
+
+    def __call__(
+        self,
+        x: Float[Array, "batch source model"],
+        *,
+        source: SourceRows,
+        bias: Float[Array, "#batch heads source source"] | None,
+        deterministic: bool,
+    ) -> Float[Array, "batch source model"]:
+        def half(feed_forward):
+            return lambda y: 0.5 * feed_forward(y, deterministic=deterministic)
+
+        x = self.first_feed_forward_residual(x, half(self.first_feed_forward), deterministic=deterministic)
+        x = self.attend(x, source=source, bias=bias, deterministic=deterministic)
+        x = self.convolution_residual(x, lambda y: self.convolution(y, source.segment_ids), deterministic=deterministic)
+        return self.norm(self.feed_forward_residual(x, half(self.feed_forward), deterministic=deterministic))
 
 
 class TransformerEncoder(nn.Module):
-    """Layers of self-attention within each segment.
+    """Layers of self-attention within each segment, or Conformer blocks.
 
     Source: Vaswani et al. 2017.
     """
@@ -92,7 +156,8 @@ class TransformerEncoder(nn.Module):
 
     def setup(self):
         self.frame = PositionsAndFinalNorm(self.config, causal=False, precision=self.precision)
-        self.layer = EncoderLayer(self.config, self.precision)
+        layer = EncoderLayer if self.config.convolution_kernel is None else ConformerLayer
+        self.layer = layer(self.config, self.precision)
 
     def __call__(
         self, inputs: Float[Array, "batch source model"], source: SourceRows, *, deterministic: bool

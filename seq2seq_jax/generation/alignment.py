@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ class Alignment:
     Attributes:
         source: source text.
         target: target text, given or generated.
-        source_tokens: pieces of the source, of which the last is the EOS token.
+        source_tokens: pieces of the source, of which the last is the EOS token; of speech the seconds of positions.
         target_tokens: pieces of the target, likewise; a row of weights is the attention when its token is predicted.
         weights: each row over the source tokens sums to 1.
     """
@@ -73,7 +73,7 @@ class Aligner:
     def align(
         self,
         params: Any,
-        sources: list[str],
+        sources: Sequence[Any],
         targets: list[str] | None = None,
         *,
         progress: Callable[[str, int, int], None] | None = None,
@@ -81,6 +81,7 @@ class Aligner:
         """The alignment of each source with its target, in order.
 
         Args:
+            sources: texts, or sounds.
             targets: one text per source; None = the model's best outputs.
             progress: called with (task, pairs done, total pairs) after each batch.
 
@@ -113,12 +114,12 @@ class Aligner:
             for row, index in enumerate(map(int, examples)):
                 source, target = source_ids[index], target_ids[index]
                 aligned[index] = Alignment(
-                    source=sources[index],
+                    source=self.generator.sources.described(sources[index]),
                     target=targets[index],
-                    source_tokens=tokenizer.source_pieces(source),
+                    source_tokens=self.generator.sources.labels(source),
                     target_tokens=tokenizer.target_pieces(target),
                     # A copy, so that the weights of a whole padded batch are not kept for one row.
-                    weights=weights[row, :, :, : len(target), : len(source)].copy(),
+                    weights=weights[row, :, :, : len(target), : self.generator.sources.length(source)].copy(),
                 )
             if progress is not None:
                 progress("aligning", len(aligned), len(sources))

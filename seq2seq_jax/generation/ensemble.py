@@ -49,6 +49,11 @@ class Ensemble(nn.Module):
         return min(member.num_experts for member in self.members)
 
     @property
+    def seconds_per_position(self) -> float | None:
+        """Seconds of a source of which a state is made, the same for all; None = sources are no sound."""
+        return self.members[0].seconds_per_position
+
+    @property
     def has_ctc(self) -> bool:
         """Members of an ensemble vote by their decoders alone."""
         return False

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Num
 
+from seq2seq_jax.data.audio.inputs import Sound
 from seq2seq_jax.data.columns import Frames
 from seq2seq_jax.data.splitting import TooLong
-from seq2seq_jax.generation.sources import MOST_LINES, FittedSources, LongSource
+from seq2seq_jax.generation.sources import MOST_LINES, FittedSources, LongSource, SourceValues
 
 SEARCHED = 0.5
 """Fraction of the longest part, at its end, in which the quietest place is looked for."""
@@ -18,11 +19,13 @@ class FrameSources:
 
     truncates = False
 
-    def __init__(self, column: Frames):
+    def __init__(self, column: Frames, *, seconds_per_position: float | None = None):
         """Args:
         column: of sources, with its maximum length (frames).
+        seconds_per_position: of a position; None = they are not sound.
         """
         self.column = column
+        self._seconds = seconds_per_position
 
     @property
     def max_length(self) -> int:
@@ -33,13 +36,24 @@ class FrameSources:
         """Positions of a source."""
         return -(-len(source) // self.column.stride)
 
-    def is_blank(self, source: Num[np.ndarray, "frames features"]) -> bool:
+    def is_blank(self, source: Sound) -> bool:
         """Whether there is nothing in it: no frame, or zeros alone."""
-        return not np.any(source)
+        return not np.any(source.frames)
+
+    def described(self, source: Sound) -> str:
+        """What it is called."""
+        return source.name
+
+    def labels(self, source: Num[np.ndarray, "frames features"]) -> list[str]:
+        """What stands at each position of a picture: seconds from the beginning, or numbers."""
+        number = self.length(source)
+        if self._seconds is None:
+            return [str(index) for index in range(number)]
+        return [f"{index * self._seconds:.2f}" for index in range(number)]
 
     def fit(
         self,
-        sources: Sequence[Num[np.ndarray, "frames features"]],
+        sources: Sequence[Sound],
         *,
         too_long: TooLong | None = None,
         first_line: int = 1,
@@ -56,42 +70,44 @@ class FrameSources:
         if lines is None:
             lines = range(first_line, first_line + len(sources))
         elif len(lines) != len(sources) or not all(1 <= line < MOST_LINES for line in lines):
-            raise ValueError(f"expected a number, 1 or more, for each of {len(sources)} sources; got {len(lines)}")
-        parts: list[list[Sequence[int]]] = []
+            raise ValueError(
+                f"expected a number, 1 or more, for each of {len(sources)} sources; got {len(lines)}: correct them"
+            )
+        parts: list[list[SourceValues]] = []
         long: list[LongSource] = []
         for line, source in enumerate(sources, start=first_line):
-            self.column.check(source)
+            self.column.check(source.frames)
             if self.is_blank(source):
                 parts.append([])
-            elif self.length(source) <= self.max_length:
-                parts.append([source])
+            elif self.length(source.frames) <= self.max_length:
+                parts.append([source.frames])
             elif too_long in ("refuse", "truncate"):
-                raise self._refusal(line, source)
+                raise self._refusal(source)
             else:
-                parts.append(self._split(source))
-                long.append(LongSource(line, self.length(source), True, len(parts[-1])))
+                parts.append(self._split(source.frames))
+                long.append(LongSource(line, self.length(source.frames), True, len(parts[-1])))
         return FittedSources(parts, np.array(lines, np.int64), long)
 
-    def encode(self, sources: Sequence[Num[np.ndarray, "frames features"]]) -> list[np.ndarray]:
-        """The sources themselves.
+    def encode(self, sources: Sequence[Sound]) -> list[np.ndarray]:
+        """The frames of sources.
 
         Raises:
             ValueError: one is longer than the model takes, or has another shape or type.
         """
-        for line, source in enumerate(sources, 1):
-            self.column.check(source)
-            if self.length(source) > self.max_length:
-                raise self._refusal(line, source)
-        return list(sources)
+        for source in sources:
+            self.column.check(source.frames)
+            if self.length(source.frames) > self.max_length:
+                raise self._refusal(source)
+        return [source.frames for source in sources]
 
     def cut(self, source: Num[np.ndarray, "frames features"]) -> np.ndarray:
         """As much of a source as the model takes."""
         return source[: self.column.max_length]
 
-    def _refusal(self, line: int, source: np.ndarray) -> ValueError:
+    def _refusal(self, source: Sound) -> ValueError:
         return ValueError(
-            f"source {line} has {self.length(source)} positions, of {self.column.stride} frames each, and the model "
-            f"takes {self.max_length} (data.max_source_length). Divide it."
+            f"{source.name} has {self.length(source.frames)} positions, of {self.column.stride} frames each, and the "
+            f"model takes {self.max_length} (data.max_source_length). Divide it."
         )
 
     def _split(self, source: np.ndarray) -> list[np.ndarray]:

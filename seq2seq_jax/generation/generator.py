@@ -22,7 +22,7 @@ from seq2seq_jax.generation.ctc import ctc_of, joint_start, joint_step
 from seq2seq_jax.generation.ensemble import Ensemble
 from seq2seq_jax.generation.frames import FrameSources
 from seq2seq_jax.generation.method import GenerationMethod
-from seq2seq_jax.generation.sources import FittedSources, SourceEncoder
+from seq2seq_jax.generation.sources import FittedSources, SourceEncoder, SourceValues
 from seq2seq_jax.model import EncoderDecoder, step_with_attention
 from seq2seq_jax.parallel.mesh import JittedOnMesh, batch_sharding, batch_shards, global_batch, replicated
 from seq2seq_jax.rewards.text import PieceTable
@@ -84,7 +84,10 @@ class Generator:
         self.model = model
         self.tokenizer = tokenizer
         self.method = method
-        self.sources = FrameSources(source) if isinstance(source, Frames) else SourceEncoder(tokenizer, source)
+        if isinstance(source, Frames):
+            self.sources = FrameSources(source, seconds_per_position=model.seconds_per_position)
+        else:
+            self.sources = SourceEncoder(tokenizer, source)
         self.mesh = mesh
         self._controls = TokenControls.of(method.controls, tokenizer, shortest_limit=self.output_limit(1))
         self._compiled: set[tuple[tuple[int, ...], ...]] = set()
@@ -145,7 +148,7 @@ class Generator:
     def generate(
         self,
         params: Any,
-        texts: list[str],
+        texts: Sequence[Any],
         *,
         too_long: TooLong | None = None,
         lines: Sequence[int] | None = None,
@@ -217,7 +220,7 @@ class Generator:
     def generate_from_ids(
         self,
         params: Any,
-        sources: list[list[int]],
+        sources: Sequence[SourceValues],
         *,
         blank: Collection[int] = (),
         progress: Callable[[int, int], None] | None = None,
@@ -227,7 +230,7 @@ class Generator:
         Args:
             blank: indices of those of blank texts.
         """
-        parts: list[list[Sequence[int]]] = [[] if index in blank else [ids] for index, ids in enumerate(sources)]
+        parts: list[list[SourceValues]] = [[] if index in blank else [ids] for index, ids in enumerate(sources)]
         fitted = FittedSources(parts, np.arange(1, len(sources) + 1), [])
         return self.generate_fitted(params, fitted, progress=progress)
 
@@ -271,7 +274,7 @@ class Generator:
         return self._hypotheses(result, 0)[0]
 
     def best_tokens(
-        self, params: Any, texts: list[str], *, progress: Callable[[int, int], None] | None = None
+        self, params: Any, texts: Sequence[Any], *, progress: Callable[[int, int], None] | None = None
     ) -> list[list[int]]:
         """Target ids of the best text for each source, in order, EOS tokens included; otherwise like `generate`.
 
@@ -292,7 +295,7 @@ class Generator:
 
         return self._in_order(batches(), len(texts), progress)
 
-    def best_tokens_of(self, params: Any, encoded: list[list[int]]) -> list[list[int]]:
+    def best_tokens_of(self, params: Any, encoded: Sequence[SourceValues]) -> list[list[int]]:
         """Like `best_tokens`, for source ids that end in the EOS token."""
         taken: dict[int, list[int]] = {}
         for indices, result in self._generate_all(params, encoded, np.arange(len(encoded), dtype=np.int32)):
@@ -361,7 +364,7 @@ class Generator:
     def _generate_all(
         self,
         params: Any,
-        encoded: Sequence[Sequence[int]],
+        encoded: Sequence[SourceValues],
         lines: Int[np.ndarray, " texts"],
         line_tokens: list[LineTokens] | None = None,
         *,

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -78,7 +78,7 @@ class Scorer:
     def score(
         self,
         params: Any,
-        sources: list[str],
+        sources: Sequence[Any],
         targets: list[str],
         *,
         progress: Callable[[int, int], None] | None = None,
@@ -109,7 +109,7 @@ class Scorer:
             found = jax.device_get(self._scores(params, pad_rows(batch, batch_shards(self.generator.mesh))))
             for row, index in enumerate(map(int, examples)):
                 scored[index] = PairScore(
-                    source=sources[index],
+                    source=self.generator.sources.described(sources[index]),
                     target=targets[index],
                     pieces=tokenizer.target_pieces(target_ids[index]),
                     token_log_probabilities=found[row, : len(target_ids[index])].copy(),

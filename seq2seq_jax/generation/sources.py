@@ -21,6 +21,10 @@ PART_STEP = 0x9E3779B1
 """What is drawn for the second part of a line is drawn as for a line this far away, modulo 2^32, and so on."""
 
 
+SourceValues = Sequence[int] | np.ndarray
+"""Ids of a text, or frames."""
+
+
 class LongSource(NamedTuple):
     """A source that was longer than the model takes."""
 
@@ -45,7 +49,7 @@ class FittedSources:
         long: the texts that were longer.
     """
 
-    parts: list[list[Sequence[int]]]
+    parts: list[list[SourceValues]]
     lines: Int[np.ndarray, " texts"]
     long: list[LongSource]
 
@@ -92,6 +96,14 @@ class SourceEncoder:
         """Tokens of a source."""
         return len(ids)
 
+    def described(self, text: str) -> str:
+        """The text itself."""
+        return text
+
+    def labels(self, ids: Sequence[int]) -> list[str]:
+        """What stands at each token of a picture: its piece."""
+        return self.tokenizer.source_pieces(ids)
+
     def is_blank(self, text: str) -> bool:
         """Whether there is nothing to generate from; see `seq2seq_jax.data.lines.is_blank`."""
         return is_blank(text)
@@ -127,7 +139,7 @@ class SourceEncoder:
                 f"{min(lines, default=None)} to {max(lines, default=None)}: correct them"
             )
         too_long = too_long or ("truncate" if self.truncates else "split")
-        parts: list[list[Sequence[int]]] = []
+        parts: list[list[SourceValues]] = []
         long: list[LongSource] = []
         for line, text, ids in zip(itertools.count(first_line), texts, self._encoded(texts), strict=False):
             if is_blank(text):

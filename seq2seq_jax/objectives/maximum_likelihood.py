@@ -119,6 +119,11 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
                 f"objective.perturbation {type(self.perturbation).__name__} is not supported with model.copying. Set "
                 "it to fgm or unperturbed, or copying to False."
             )
+        if model.front_end is not None and self.perturbation.is_on:
+            raise ValueError(
+                f"objective.perturbation {type(self.perturbation).__name__} changes embeddings of tokens, and sources "
+                "are frames. Set it to unperturbed; model.front_end.spec_augment masks frames."
+            )
         for field, without in (("unlikelihood_weight", 0.0), ("r_drop_weight", 0.0), ("sampling_schedule", "none")):
             value = getattr(self, field)
             if model.copying and value != without:
@@ -377,9 +382,15 @@ class MaximumLikelihood(Objective):
         """See Objective.work."""
         return Work(
             flops=rows * self.pair_flops(source, target),
-            description=f"{rows:,} pairs of {source} + {target} tokens",
+            description=f"{rows:,} pairs of {source}{self._source_unit} + {target} tokens",
             logits_positions=self.config.loss_chunk or target,
         )
+
+    @property
+    def _source_unit(self) -> str:
+        """What a length of a source counts, if it is not tokens."""
+        seconds = self.model.config.seconds_per_position
+        return "" if seconds is None else f" positions of {seconds:g} s"
 
     def pair_flops(self, source: Amount, target: Amount) -> Amount:
         """Model FLOPs of a step on a pair of these lengths (tokens).

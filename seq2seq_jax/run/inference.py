@@ -3,10 +3,15 @@
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from seq2seq_jax.data.audio.inputs import Sound, describe_resampled, sound_of
+from seq2seq_jax.data.audio.source import SpeechSource
 from seq2seq_jax.data.columns import Frames
 from seq2seq_jax.data.pipeline import evaluation_batches
 from seq2seq_jax.data.splitting import TooLong
@@ -224,9 +229,35 @@ class Inference:
     def _best_parameters(self) -> Any:
         return self.parameters()[0]
 
+    def sources(self, given: Any, name: str, *, rate: int | None = None) -> list[Any]:
+        """Sources as the model reads them: texts, or for a model of speech sounds.
+
+        Args:
+            given: one string, or strings; for a model of speech an array of samples, or paths and arrays.
+            name: of the argument, for messages.
+            rate: samples per second of arrays; None = those that the model reads.
+
+        Raises:
+            ValueError: a sound cannot be read; the message names it.
+            TypeError: there is something else.
+        """
+        data = self.experiment.data
+        if not isinstance(data, SpeechSource):
+            if rate is not None:
+                raise TypeError("rate has no effect: the model reads text, and no sound.")
+            return list_of_texts(given, name)
+        is_one = isinstance(given, str | os.PathLike | Sound) or (isinstance(given, np.ndarray) and given.ndim == 1)
+        if not is_one and not isinstance(given, Iterable):
+            raise TypeError(f"{name} must be paths or arrays of samples, not a {type(given).__name__}.")
+        each = [given] if is_one else list(given)
+        sounds = [sound_of(one, data, name=f"{name}[{index}]", rate=rate) for index, one in enumerate(each)]
+        if resampled := describe_resampled(sounds, data):
+            logger.warning("%s.", resampled)
+        return sounds
+
     def hypotheses(
         self,
-        texts: str | Iterable[str],
+        texts: Any,
         *,
         method: GenerationMethod | None = None,
         too_long: TooLong | None = None,
@@ -234,12 +265,15 @@ class Inference:
         lines: Sequence[int] | None = None,
         prefixes: Sequence[str | None] | None = None,
         phrases: Sequence[Sequence[str]] | None = None,
+        rate: int | None = None,
         **settings: Any,
     ) -> list[list[Hypothesis]]:
         """The texts that a method gives for each text (as many as it says), with the best checkpoint.
 
         Args:
-            texts: a list, tuple, array or other iterable of strings; one string is a list of one.
+            texts: a list, tuple, array or other iterable of strings; one string is a list of one. Of a model of speech
+                paths of audio files, or arrays of samples, see `sources`.
+            rate: samples per second of arrays; None = those that the model reads.
             method: how they are generated, such as `seq2seq_jax.generation.methods.Sampling(samples=4)`; None = as the
                 run does.
             too_long: what happens to texts that are longer than the model takes, which a warning counts: split (the
@@ -259,7 +293,7 @@ class Inference:
         generator = self.system.generator_by(
             dataclasses.replace(chosen, **settings), max_source_length=max_source_length
         )
-        sources = generator.sources.fit(list_of_texts(texts, "texts"), too_long=too_long, lines=lines)
+        sources = generator.sources.fit(self.sources(texts, "texts", rate=rate), too_long=too_long, lines=lines)
         controls = line_controls(len(sources), prefixes=prefixes, phrases=phrases)
         if sources.long:
             logger.warning(
@@ -268,14 +302,14 @@ class Inference:
             )  # fmt: skip
         return generator.generate_fitted(self._best_parameters, sources, controls=controls)
 
-    def generate(self, texts: str | Iterable[str], **options: Any) -> list[str]:
+    def generate(self, texts: Any, **options: Any) -> list[str]:
         """The first text for each text, with the best checkpoint.
 
         Args:
             texts: see `hypotheses`.
             options: see `hypotheses`.
         """
-        return [best[0].text for best in self.hypotheses(texts, **options)]
+        return [best[0].text if best else "" for best in self.hypotheses(texts, **options)]
 
     def evaluate(self, split: str = "test", *, checkpoint: str = "best") -> dict[str, Any]:
         """Loss and scores on a split of the run's data: what `seq2seq evaluate --json` writes, without the tokenizer.
@@ -298,22 +332,25 @@ class Inference:
             ValueError: a text is longer than the model takes, or the numbers differ.
             TypeError: there is something else than strings.
         """
-        sources, targets = list_of_texts(sources, "sources"), list_of_texts(targets, "targets")
+        sources, targets = self.sources(sources, "sources"), list_of_texts(targets, "targets")
         return self.system.scorer.score(self._best_parameters, sources, targets)
 
-    def align(self, sources: str | Iterable[str], targets: str | Iterable[str] | None = None) -> list[Alignment]:
+    def align(
+        self, sources: Any, targets: str | Iterable[str] | None = None, *, rate: int | None = None
+    ) -> list[Alignment]:
         """The attention between each source and its target, with the best checkpoint.
 
         Args:
             sources: as for `hypotheses`.
             targets: as many texts; None = what `generate` gives.
+            rate: as for `hypotheses`.
 
         Raises:
             ValueError: the decoder has no attention, a text is longer than the model takes, or the numbers differ.
             TypeError: there is something else than strings.
         """
         targets = None if targets is None else list_of_texts(targets, "targets")
-        return self.system.aligner.align(self._best_parameters, list_of_texts(sources, "sources"), targets)
+        return self.system.aligner.align(self._best_parameters, self.sources(sources, "sources", rate=rate), targets)
 
 
 def usable_metrics(experiment: Experiment, *, trust: Trust, origin: str) -> tuple[Metric, ...]:

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Int16
 
+from seq2seq_jax.data.audio.augmentation import SoundAugmentationConfig
 from seq2seq_jax.data.audio.files import as_samples, decode_audio
 from seq2seq_jax.data.audio.source import Row, SpeechCorpus, SpeechSource, in_order
 from seq2seq_jax.data.source import SPLITS, Corpus
@@ -69,6 +70,9 @@ class DigitStrings(SpeechSource):
     """Seconds before, between and behind words at most; drawn evenly, from 0."""
     strings_seed: int = 0
     """Of the strings to train on."""
+
+    augmentation: SoundAugmentationConfig = SoundAugmentationConfig()
+    """What is done to training examples, otherwise in every epoch: speed, noise."""
 
     unit: ClassVar[str] = "sample"
 

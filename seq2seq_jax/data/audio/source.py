@@ -40,6 +40,13 @@ class SpeechSource(PairSource):
         super().__post_init__()
         if self.stride < 1:
             raise ValueError(f"data.stride must be at least 1 {self.unit}, not {self.stride}.")
+        if self.augmentation.source.is_on or (
+            self.augmentation.samples_subwords and self.augmentation.sampled_side != "target"
+        ):
+            raise ValueError(
+                "data.augmentation.source and sampled_side change words of sources, and those are sounds: leave source "
+                "as it is, and set sampled_side to target."
+            )
         if self.too_long != "drop":
             raise ValueError(
                 "data.too_long must be drop: of speech that is cut, nobody knows which part of its text is left."

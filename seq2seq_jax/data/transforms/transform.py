@@ -50,6 +50,17 @@ class Augment(Protocol):
 
 
 @runtime_checkable
+class AugmentOfKnownLengths(Protocol):
+    """An augment whose lengths are known without the values, so that batches of long examples are planned at once."""
+
+    def lengths(
+        self, lengths: Mapping[str, Int[np.ndarray, " examples"]], keys: UInt64[np.ndarray, " examples"]
+    ) -> dict[str, Int[np.ndarray, " examples"]]:
+        """The lengths of the columns that examples of these lengths become, with these keys."""
+        ...
+
+
+@runtime_checkable
 class TransformConfig(Protocol):
     """What a transform is: as it stands in a config, without a tokenizer."""
 
@@ -104,7 +115,10 @@ def augmented(
         chosen = np.arange(len(keys)) if len(augments) == 1 else np.flatnonzero(examples["part"].values == part)
         if not own or not len(chosen):
             continue
-        made: Mapping[str, Ragged] = {name: column.take(chosen) for name, column in examples.items()}
+        is_all = len(chosen) == len(keys)
+        made: Mapping[str, Ragged] = (
+            examples if is_all else {name: column.take(chosen) for name, column in examples.items()}
+        )
         own_keys = keys[chosen]
         for augment in own:
             made = augment(made, own_keys)
@@ -112,9 +126,29 @@ def augmented(
         fits = np.ones(len(chosen), bool)
         for name, limit in limits.items():
             fits &= True if limit is None else made[name].lengths <= limit
+        if is_all and fits.all():
+            return made
         for name, column in made.items():
             result[name] = result[name].with_examples(chosen[fits], column.take(np.flatnonzero(fits)))
     return result
+
+
+def augmented_lengths(
+    lengths: Mapping[str, Int[np.ndarray, " examples"]],
+    augments: Sequence[AugmentOfKnownLengths],
+    keys: UInt64[np.ndarray, " examples"],
+    *,
+    limits: Mapping[str, int | None],
+) -> Mapping[str, Int[np.ndarray, " examples"]]:
+    """Lengths of the examples that `augmented` makes of those of one part, without their values."""
+    own_keys, made = mixed_64(keys ^ AUGMENTATION), lengths
+    for augment in augments:
+        made = augment.lengths(made, own_keys)
+        own_keys = mixed_64(own_keys)
+    fits = np.ones(len(keys), bool)
+    for name, limit in limits.items():
+        fits &= True if limit is None else made[name] <= limit
+    return {name: np.where(fits, made[name], before).astype(np.int32) for name, before in lengths.items()}
 
 
 def transformed(
