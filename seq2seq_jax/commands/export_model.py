@@ -9,7 +9,7 @@ from seq2seq_jax.overrides import override
 from seq2seq_jax.paths import user_path
 
 DESCRIPTION = """\
-The model of RUN, the directory of a run, as a directory that transformers reads: config.json, model.safetensors
+The model of RUN, the directory of a run, as a directory that transformers or CTranslate2 reads: config.json, weights
 (several of at most 5 GB), the tokenizer, settings of generation, and a model card. A run that was imported, or started
 from one that was, is written as it came. What was written is read back and compared before the directory is there.
 """
@@ -21,8 +21,13 @@ class ExportArguments:
 
     output: str | None = None
     """Directory of the model; required."""
-    format: Literal["huggingface", "peft"] = "huggingface"
-    """Whose format it has: that of transformers, LoRA merged; or the adapter alone of a run with LoRA, for PEFT."""
+    format: Literal["huggingface", "ctranslate2", "peft"] = "huggingface"
+    """Whose format it has: that of transformers, LoRA merged; that of CTranslate2 (which must be installed); or the
+    adapter alone of a run with LoRA, for PEFT."""
+    quantization: Literal["float32", "float16", "bfloat16", "int16", "int8", "int8_float32", "int8_float16"] | None = (
+        None
+    )
+    """Type of weights for CTranslate2; None = float32. For no other format."""
     checkpoint: str = "best"
     """best, latest, or a step."""
     trust_code: tuple[str, ...] = ()
@@ -39,13 +44,19 @@ def run(arguments: list[str]) -> None:
     output = user_path(chosen.output).absolute()
     if output.exists():
         raise ValueError(f"{output} exists. Give a new directory.")
+    if chosen.quantization is not None and chosen.format != "ctranslate2":
+        raise ValueError(f"--quantization has no effect with --format {chosen.format}: it is for ctranslate2.")
     refuse_unwritable_directory(output.parent)
-    from seq2seq_jax.run.exchange import export_adapter, export_run
+    from seq2seq_jax.run.exchange import export_adapter, export_ctranslate2, export_run
     from seq2seq_jax.run.inference import Inference
 
     with Display() as display:
         run = Inference.open(directory, trust_code=chosen.trust_code)
-        if chosen.format == "peft":
+        if chosen.format == "ctranslate2":
+            exported = export_ctranslate2(
+                run, output, checkpoint=chosen.checkpoint, quantization=chosen.quantization or "float32"
+            )
+        elif chosen.format == "peft":
             exported = export_adapter(run, output, checkpoint=chosen.checkpoint)
         else:
             exported = export_run(run, output, checkpoint=chosen.checkpoint, progress=display.progress)

@@ -1,6 +1,7 @@
 """A model of another project in and out again: the same bytes, and a run like any other in between."""
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 
@@ -78,11 +79,36 @@ def test_mistakes_are_one_line_and_nothing_is_written(bart, imported, tmp_path, 
         (("import", tmp_path, "--output", tmp_path / "x"), "has no config.json"),
         (("import", bart, "--output", imported), "exists. Give a new directory"),
         (("export", imported, "--output", bart), "exists. Give a new directory"),
+        (("export", imported, "--output", tmp_path / "x", "--quantization", "int8"), "--quantization has no effect"),
+        (("import", bart, "--output", tmp_path / "x", "--decoder", bart), "has one of its own (bart)"),
+        (("import", bart, "--output", tmp_path / "x", "--pad_vocabulary", "0"), "must be at least 1"),
     ):
         assert call(*arguments) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and message in lines[0], lines
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="ctranslate2 is not installed")
+def test_a_run_for_ctranslate2_generates_what_it_generates_here(imported, tmp_path, capsys):
+    import ctranslate2
+
+    output = tmp_path / "out"
+    assert call("export", imported, "--output", output, "--format", "ctranslate2") == 0
+    run = Inference.open(imported)
+    tokenizer = run.tokenizer
+    source = tokenizer.source_pieces(tokenizer.encode_source(["bad egg"])[0])
+    prefix = tokenizer.target_pieces(tokenizer.vocabulary.first_ids)
+    translator = ctranslate2.Translator(str(output), compute_type="float32")
+    suppressed = [tokenizer.target_pieces([token]) for token in tokenizer.vocabulary.suppressed_ids]
+    [result] = translator.translate_batch(
+        [source], target_prefix=[prefix], beam_size=1, max_decoding_length=12, suppress_sequences=suppressed
+    )
+    pieces = result.hypotheses[0][len(prefix) :]
+    expected = run.generate(["bad egg"], beam_size=1)[0]
+    # Here a text may be as long as its source allows.
+    assert pieces and "".join(pieces).replace("▁", " ").startswith(expected[: len(pieces)])
+    assert "nats per token" in capsys.readouterr().out
 
 
 def test_a_tokenizer_that_was_changed_is_refused(imported, tmp_path):

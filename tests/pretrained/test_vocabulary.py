@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sentencepiece
+from made_tokenizers import TARGET, characters
 
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.data.imported_tokenizer import ImportedTokenizer
@@ -46,23 +47,6 @@ def test_new_rows_are_old_ones_or_means_or_noise_like_them():
     assert np.any(np.asarray(new_rows(table, rows, seed=1))[3] != found[3])
     # Biases of logits have rows alone.
     np.testing.assert_allclose(new_rows(table[:, 0], rows[:3], seed=0), found[:3, 0], rtol=1e-6)
-
-
-SOURCE, TARGET = "____abcd ", "____xyz "
-
-
-def characters(*, letters=(SOURCE, TARGET), **special):
-    """A tokenizer of one character each; ids 0 to 3 are special."""
-    size = max(map(len, letters))
-    special = {"pad_id": 0, "bos_id": 1, "eos_id": 2} | special
-    vocabulary = Vocabulary(source_size=size, target_size=size, joint=True, **special)
-    side = {"kind": "characters", "num_special": 4, "unknown_id": 3}
-    sides = {
-        "source": {**side, "characters": letters[0], "first": [1]},
-        "target": {**side, "characters": letters[1], "first": []},
-    }
-    facts = dict(vars(vocabulary))
-    return ImportedTokenizer({"format": 1, "vocabulary": facts, **sides}, {})
 
 
 def test_special_tokens_belong_together_by_what_they_are_for():
