@@ -52,7 +52,7 @@ DISCRIMINATORS: dict[str, DiscriminatorConfig] = {
     "causal, Transformer": CausalDiscriminatorConfig(
         model=ModelConfig(encoder=TransformerEncoderConfig(**STACK), decoder=TransformerDecoderConfig(**STACK))
     ),
-    "match matrix": MatchMatrixConfig(model_dim=16, channels=(32, 96), hidden_dim=64, dropout=0.0),
+    "match matrix": MatchMatrixConfig(model_dim=16, channels=(32, 64), hidden_dim=64, dropout=0.0),
     "two towers, convolutional": TwoTowersConfig(source=SOURCE, target=POOLED, hidden_dim=64),
     "two towers, recurrent": TwoTowersConfig(
         source=SOURCE,
