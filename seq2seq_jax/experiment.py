@@ -24,6 +24,7 @@ from seq2seq_jax.data.conversations import Conversations
 from seq2seq_jax.data.dates import Dates
 from seq2seq_jax.data.dialogues import Dialogues
 from seq2seq_jax.data.mixture import Mixture
+from seq2seq_jax.data.oracle_texts import OracleTexts
 from seq2seq_jax.data.pronunciations import Pronunciations
 from seq2seq_jax.data.schema_dialogues import DialogueActs, DialogueStates
 from seq2seq_jax.data.source import DataSource
@@ -36,10 +37,14 @@ from seq2seq_jax.evaluation.metric import ALTERNATIVES, CANDIDATES, LIKELIHOOD, 
 from seq2seq_jax.evaluation.metrics import OutsideMetric, metric_from_json, metric_to_json
 from seq2seq_jax.generation.methods import BeamSearch, Method
 from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.objectives.adversarial import AdversarialConfig
+from seq2seq_jax.objectives.cooperative import CooperativeConfig
 from seq2seq_jax.objectives.joint_ctc import JointCtcConfig
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.mixture_of_experts import MixtureOfExpertsConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
+from seq2seq_jax.objectives.preference import PreferenceConfig
+from seq2seq_jax.objectives.relaxed import RelaxedConfig
 from seq2seq_jax.old_names import current_fields
 from seq2seq_jax.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig
 from seq2seq_jax.outside import NOTHING, Trust, load_config_class, name_of_class, refuse_unnamed
@@ -82,6 +87,7 @@ class Experiment:
         | Recordings
         | Synthetic
         | CodeSwitching
+        | OracleTexts
     )
     """Where the text comes from and how it becomes rows."""
     task: Translation | Summarisation | Denoising | DialogueState | ResponseFromActs | Conversation | Speech = None  # pyright: ignore
@@ -90,7 +96,16 @@ class Experiment:
     """How text becomes tokens."""
     model: ModelConfig = dataclasses.field(metadata=changes("parameters"))
     """The encoder–decoder."""
-    objective: MaximumLikelihoodConfig | PolicyGradientConfig | MixtureOfExpertsConfig | JointCtcConfig
+    objective: (
+        MaximumLikelihoodConfig
+        | PolicyGradientConfig
+        | MixtureOfExpertsConfig
+        | AdversarialConfig
+        | PreferenceConfig
+        | CooperativeConfig
+        | RelaxedConfig
+        | JointCtcConfig
+    )
     """What is minimised."""
     optimizer: AdamWConfig | AdafactorConfig
     """How it is minimised."""
@@ -105,9 +120,9 @@ class Experiment:
     metrics: tuple[Metric, ...] | None = None
     """What validation and evaluation compute beside the loss: bleu, chrf, exact_match, rouge, summary (length ratio,
     what is taken from the source), wer, cer, perplexity, variety, hits, pronunciation, dialogue_state,
-    dialogue_state_gold, slot_errors, diversity (of several texts per source), with settings after commas
-    (bleu,tokenizer=zh), or a class as module:Class; empty = nothing. None = those of the task: BLEU, chrF and exact
-    match where nothing else is said."""
+    dialogue_state_gold, slot_errors, oracle (of the synthetic task), diversity (of several texts per source), with
+    settings after commas (bleu,tokenizer=zh), or a class as module:Class; empty = nothing. None = those of the task:
+    BLEU, chrF and exact match where nothing else is said."""
     init_from: str | None = None
     """RUN, RUN:best or RUN:STEP: the directory of a run whose parameters (its best, unless a step is given) and
     tokenizer training starts with; its model must be the same, but for LoRA, or have one expert for several. Or parts,

@@ -501,15 +501,20 @@ class EncoderDecoder(nn.Module):
         Args:
             tokens: the last token of every hypothesis; at first the BOS token, or the start token of an expert.
         """
-        inputs = self.embed_inputs(tokens)
+        return self.step_embedded(self.embed_inputs(tokens), state)
+
+    def step_embedded(
+        self, inputs: Float[Array, "hypotheses model"], state: DecodeState
+    ) -> tuple[Float[Array, "hypotheses vocab"], DecodeState]:
+        """`step` of embedded tokens, or of mixtures of them."""
         if not self.config.copying:
             hidden, state = self.decoder.step(inputs, state)
             return self._scores(self._before_output(hidden)), state
         of_decoder, source = state.per_source
         hidden, after = self.decoder.step(inputs, state.replace(per_source=of_decoder))
-        by_source = self._before_output(hidden).reshape(len(source.tokens), len(tokens) // len(source.tokens), -1)
+        by_source = self._before_output(hidden).reshape(len(source.tokens), len(inputs) // len(source.tokens), -1)
         logits = self._logits(by_source, jnp.ones(by_source.shape[:2], jnp.int32), source)
-        return logits.reshape(len(tokens), -1), after.replace(per_source=state.per_source)
+        return logits.reshape(len(inputs), -1), after.replace(per_source=state.per_source)
 
 
 def attention_weights(

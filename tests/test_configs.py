@@ -2,6 +2,7 @@
 
 import pathlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -99,14 +100,15 @@ def test_the_model_of_a_config_can_be_built(loaded):
     logits = jax.eval_shape(lambda params: model.apply({"params": params}, batch), params)
     assert logits.shape == (*rows.shape, size)
     objective = experiment.objective.build(model, LETTERS)
+    players = {player.name: nn.meta.unbox(jax.eval_shape(player.initialize, key)) for player in objective.players}
 
-    def first_loss(params, batch):
-        state = objective.initial_state({"model": params})
-        prepared, _ = objective.prepare({"model": params}, state, batch, step=jnp.int32(0), rng=key)
-        return objective.loss(Turn(0, "model"), {"model": params}, prepared, step=jnp.int32(0), rng=key)
+    def first_loss(players, batch):
+        state = objective.initial_state(players)
+        prepared, _ = objective.prepare(players, state, batch, step=jnp.int32(0), rng=key)
+        return objective.loss(Turn(0, "model"), players, prepared, step=jnp.int32(0), rng=key)
 
-    loss, _ = jax.eval_shape(first_loss, params, batch)
-    _, evaluated = jax.eval_shape(objective.evaluate, {"model": params}, batch)
+    loss, _ = jax.eval_shape(first_loss, players, batch)
+    _, evaluated = jax.eval_shape(objective.evaluate, players, batch)
     assert loss.sum.shape == () and "nll" in evaluated
     jax.eval_shape(experiment.optimizer.build(experiment.training.steps).init, params)
 

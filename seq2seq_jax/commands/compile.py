@@ -215,7 +215,7 @@ def _show(report: StepReport, name: str, topology: Topology, *, sound: float | N
         ("estimated time", time),
         ("estimated MFU", utilization),
     ]
-    if sound is not None:
+    if sound is not None and report.step_seconds is not None:
         least, most = (f"{sound / seconds:,.0f}" for seconds in reversed(report.step_seconds))
         rows.append(("estimated speed", f"{least} to {most} seconds of sound per second"))
     if cost.open_loops:

@@ -361,6 +361,7 @@ def _train(
                 job=job,
                 peak_flops=run.system.peak_flops,
                 failure=run.system.objective.failure,
+                stops=run.system.objective.stops,
                 after_step=report.step,
                 recorded=lambda: None if files is None else files.checksums,
                 compiling=compiling,

@@ -246,6 +246,24 @@ class MinimumRisk(Estimator):
         return -jnp.sum(probabilities * experience.rewards, axis=1)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportanceWeighted(Estimator):
+    """1/K Σ_k (K w_k - 1) ∇log π(y_k), with w = softmax(R_1 .. R_K): MaliGAN's weights, for rewards that are logits.
+
+    If R = log p/π, w are self-normalised importance weights, and the gradient follows that of the log-likelihood of p,
+    E_p[∇log π], whatever the normaliser of p is. Bias: of order 1/K, as the normaliser is estimated from the same
+    samples; one sample whose ratio is large takes all the weight.
+
+    Source: Che et al. 2017 (MaliGAN), section 3.2, with a baseline of 1/K.
+    """
+
+    minimum_samples: ClassVar[int] = 2
+
+    def advantages(self, returns, *, greedy, baseline):
+        """See Estimator.advantages."""
+        return returns.shape[1] * jax.nn.softmax(returns, axis=1) - 1.0
+
+
 def is_duplicate(tokens: Int[Array, "batch samples length"]) -> Bool[Array, "batch samples"]:
     """True for a sample that equals an earlier one of the same source."""
     same = jnp.all(tokens[:, :, None] == tokens[:, None, :], axis=-1)

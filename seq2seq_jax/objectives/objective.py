@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, NamedTuple
 
 import flax.struct
@@ -163,6 +163,15 @@ class Objective(abc.ABC):
         """
         return steps * self.turns.count(player)
 
+    def initial_params(self, params: dict[str, Params], *, given: Collection[str]) -> dict[str, Params]:
+        """The players' initial parameters, of which one may start from another's; by default as they are.
+
+        Args:
+            params: of every player: new ones, or those that training starts from.
+            given: players whose parameters, or parts of them, are not new.
+        """
+        return params
+
     def initial_state(self, params: dict[str, Params]) -> Any:
         """The objective's own initial state, a tree of arrays that is carried from step to step; by default empty.
 
@@ -210,6 +219,10 @@ class Objective(abc.ABC):
         """Further counts of a prepared global batch, such as samples; logged per second."""
         return {}
 
+    def prepared_metrics(self, prepared: Prepared) -> dict[str, Logged]:
+        """What is logged of a prepared global batch, whichever turns are taken; by default nothing."""
+        return {}
+
     def preparation_flops(self, prepared: Prepared) -> Float[Array, ""]:
         """Model FLOPs of `prepare` for the global batch; by default 0.
 
@@ -241,6 +254,14 @@ class Objective(abc.ABC):
 
     def failure(self) -> str | None:
         """Why a figure of a step is no number, a sentence for a person; None = the objective does not know."""
+        return None
+
+    def stops(self, figures: dict[str, float]) -> str | None:
+        """Why training cannot go on, a sentence for a person that says what to change; None = it can.
+
+        Args:
+            figures: what was logged of a step.
+        """
         return None
 
     def warnings(self, figures: dict[str, Any]) -> dict[str, str]:

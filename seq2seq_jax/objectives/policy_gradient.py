@@ -5,7 +5,7 @@ Sampling, reward and update are one compiled program: the reward is computed fro
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from seq2seq_jax.modules.flops import TRAINING, product_flops
 from seq2seq_jax.objectives.estimators import (
     Experience,
     GroupNormalized,
+    ImportanceWeighted,
     LeaveOneOut,
     MinimumRisk,
     Reinforce,
@@ -85,7 +86,12 @@ class PolicyGradientConfig(ObjectiveConfig):
 
     reward: RewardConfig = RewardConfig(bleu=1.0)
     """The reward to maximise, a weighted sum of metrics."""
-    estimator: Reinforce | SelfCritical | LeaveOneOut | GroupNormalized | MinimumRisk = LeaveOneOut()
+    reward_control: Literal["none", "constant", "shuffled"] = "none"
+    """What takes the place of the reward, as a control of what it contributes: nothing; the same reward for every
+    sample (Choshen et al. 2020); or the reward of the sample at the same place of the next row, another source's."""
+    estimator: Reinforce | SelfCritical | LeaveOneOut | GroupNormalized | MinimumRisk | ImportanceWeighted = (
+        LeaveOneOut()
+    )
     """How the gradient of the expected reward is estimated."""
     samples_per_source: int = 5
     """Samples drawn for each source."""
@@ -135,16 +141,29 @@ class PolicyGradientConfig(ObjectiveConfig):
                 raise ValueError(f"objective.{name} must be finite and not negative, and is {getattr(self, name)}.")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"objective.label_smoothing must lie in [0, 1), not {self.label_smoothing}.")
-        if self.reward_to_go and isinstance(self.estimator, MinimumRisk):
+        if self.reward_to_go and isinstance(self.estimator, MinimumRisk | ImportanceWeighted):
             raise ValueError(
-                "objective.reward_to_go is not supported with MinimumRisk, whose loss is one of whole texts: set it to "
-                "False."
+                f"objective.reward_to_go is not supported with {type(self.estimator).__name__}, which weights whole "
+                "texts: set it to False."
+            )
+        if self.reward_control != "none" and self.reward_to_go:
+            raise ValueError("objective.reward_control is not supported with reward_to_go: set it to False.")
+        if self.reward_control == "constant" and self.likelihood_weight == 0.0 and not self.learns_from_constants:
+            raise ValueError(
+                "objective.reward_control = constant leaves no gradient with "
+                f"{type(self.estimator).__name__}, whose advantages are 0 then. Set estimator to reinforce with "
+                "baseline none (and baseline_decay None), or likelihood_weight above 0, which then trains alone."
             )
         if self.include_reference and self.estimator.clip is not None:
             raise ValueError(
                 "objective.include_reference is not supported with objective.estimator.clip: the reference is not a "
                 "sample of the policy, so its ratio has no meaning. Set it to False, or clip to None."
             )
+
+    @property
+    def learns_from_constants(self) -> bool:
+        """Whether a reward that is the same for all samples has a gradient (noise with a mean of 0)."""
+        return isinstance(self.estimator, Reinforce) and self.estimator.baseline == "none"
 
     def check(self, model: ModelConfig, *, accumulation: int) -> None:
         """See ObjectiveConfig.check."""
@@ -194,7 +213,7 @@ class PolicyGradient(Objective):
     a source share its memory.
     """
 
-    def __init__(self, config: PolicyGradientConfig, model: EncoderDecoder, reward: RewardFunction):
+    def __init__(self, config: PolicyGradientConfig, model: EncoderDecoder, reward: RewardFunction | None):
         self.config = config
         self.model = model
         self.reward = reward
@@ -202,7 +221,7 @@ class PolicyGradient(Objective):
             vocabulary=model.vocabulary, temperature=config.temperature, minimum_length=config.minimum_length
         )
         self._baseline = config.estimator.baseline
-        self._likelihood = config.build_evaluation(model)
+        self._likelihood = MaximumLikelihoodConfig(label_smoothing=config.label_smoothing).build(model)
 
     @property
     def players(self) -> tuple[Player, ...]:
@@ -235,35 +254,51 @@ class PolicyGradient(Objective):
         self, params: dict[str, Params], state: Any, batch: Batch, *, step: Int[Array, ""], rng: jax.Array
     ) -> tuple[Prepared, Any]:
         """Samples of every source, their rewards and advantages. See Objective.prepare."""
+        return self._prepare(params, state, batch, rng=rng)
+
+    def _prepare(
+        self,
+        params: dict[str, Params],
+        state: Any,
+        batch: Batch,
+        *,
+        rng: jax.Array,
+        trains: bool | Bool[Array, ""] = True,
+    ) -> tuple[Prepared, Any]:
+        """See `prepare` and `experience`."""
         key = jax.random.fold_in(rng, ENCODER_STREAM) if self.config.sample_with_encoder_dropout else None
         memory = self._dropped_out(params[MODEL], batch.source, key=key, method="encode")
         drawn = self.draw(params[MODEL], memory, batch.source, rng=rng)
-        return self.experience(params, state, batch, memory, drawn, encoder_key=key)
+        return self.experience(params, state, batch, memory, drawn, encoder_key=key, rng=rng, trains=trains)
 
     def draw(self, params: Params, memory: Memory, source: SourceRows, *, rng: jax.Array) -> Samples:
         """The samples of every source, preceded by a greedy text if the estimator compares with it."""
-        config, decoder = self.config, self.model.config.decoder
+        greedy = int(self.config.estimator.compares_with_greedy)
+        num_samples = self.config.samples_per_source + greedy
+        context = self.sampling_context(params, memory, source)
+        return sample(
+            context,
+            policy=self.policy,
+            draws=draws_by_batch(rng, len(context.limits), num_samples),
+            num_samples=num_samples,
+            greedy=greedy,
+        )
+
+    def sampling_context(self, params: Params, memory: Memory, source: TokenRows) -> GenerationContext:
+        """The sources as samples are drawn from them."""
+        config = self.config
         limits, room = length_limits(
             source,
             ratio=config.maximum_length_ratio,
             extra=config.maximum_length_extra,
-            position_limit=decoder.position_limit,
+            position_limit=self.model.config.decoder.position_limit,
         )
-        greedy = int(config.estimator.compares_with_greedy)
-        num_samples = config.samples_per_source + greedy
-        context = GenerationContext(
+        return GenerationContext(
             step=lambda tokens, state: self._apply(params, tokens, state, method="step"),
             start=lambda number: self._apply(params, memory, max_length=room, beam_size=number, method="start"),
             limits=limits,
             max_length=room,
             vocabulary=self.model.vocabulary,
-        )
-        return sample(
-            context,
-            policy=self.policy,
-            draws=draws_by_batch(rng, len(limits), num_samples),
-            num_samples=num_samples,
-            greedy=greedy,
         )
 
     def experience(
@@ -275,6 +310,8 @@ class PolicyGradient(Objective):
         drawn: Samples,
         *,
         encoder_key: jax.Array | None = None,
+        rng: jax.Array | None = None,
+        trains: bool | Bool[Array, ""] = True,
     ) -> tuple[Prepared, Any]:
         """Samples with rewards and advantages, and the objective's next state.
 
@@ -282,12 +319,17 @@ class PolicyGradient(Objective):
             memory: of the sources.
             drawn: result of `draw`.
             encoder_key: key of the dropout of the memory, which every micro-batch sees; None = no dropout.
+            rng: key of rewards that are estimated by sampling; None = there are none.
+            trains: whether the model is trained on them; if not, what is expensive of the rewards may be left out.
 
         Returns:
             Prepared with an Experience as rows, and the encoder's key, shared; and the state.
         """
         example = RewardExample.of(batch)
-        scored = self._scored(drawn, batch.target, example)
+        if self.config.include_reference:
+            drawn = _with_reference(drawn, batch.target, self.model.vocabulary.pad_id)
+        given = self._rewards(params, batch, memory, drawn, example, rng=rng, trains=trains)
+        scored = self._scored(drawn, self._controlled(given))
         tokens, mask = scored.samples.tokens, scored.samples.mask
         returns = self._returns(scored, example)
         hidden = None
@@ -311,18 +353,42 @@ class PolicyGradient(Objective):
         )
         return Prepared(rows=experience, shared=encoder_key), self._next_state(state, scored.rewards, batch)
 
-    def _scored(self, drawn: Samples, references: TokenRows, example: RewardExample) -> "_Scored":
-        """Samples with their rewards, the greedy text apart, the reference added if the config says so."""
-        if self.config.include_reference:
-            drawn = _with_reference(drawn, references, self.model.vocabulary.pad_id)
-        scored = self.reward(drawn.tokens, example)
+    def _rewards(
+        self,
+        params: dict[str, Params],
+        batch: Batch,
+        memory: Memory,
+        drawn: Samples,
+        example: RewardExample,
+        *,
+        rng: jax.Array | None,
+        trains: bool | Bool[Array, ""],
+    ) -> "Rewards":
+        """The rewards of all decoded texts."""
+        return Rewards(*self.reward(drawn.tokens, example))
+
+    def _controlled(self, given: "Rewards") -> "Rewards":
+        """What the config has in the place of rewards; their terms stay as they are."""
+        control = self.config.reward_control
+        if control == "none":
+            return given
+        replaced = given._replace(metrics={})
+        replaced = jax.tree.map(
+            jnp.ones_like if control == "constant" else lambda leaf: jnp.roll(leaf, -1, axis=0), replaced
+        )
+        return replaced._replace(metrics=given.metrics)
+
+    def _scored(self, drawn: Samples, given: "Rewards") -> "_Scored":
+        """Samples with their rewards, the greedy text apart."""
         first = int(self.config.estimator.compares_with_greedy)
-        greedy = scored[0][:, :1] if first else None
-        samples, (rewards, metrics) = jax.tree.map(lambda leaf: leaf[:, first:], (drawn, scored))
-        return _Scored(samples, rewards, metrics, greedy)
+        greedy = given.rewards[:, :1] if first else None
+        samples, given = jax.tree.map(lambda leaf: leaf[:, first:], (drawn, given))
+        return _Scored(samples, *given, greedy)
 
     def _returns(self, scored: "_Scored", example: RewardExample) -> Float[Array, "batch samples length_or_one"]:
         """The reward of each sample or, with reward-to-go, what of it is still to come at each token."""
+        if scored.of_tokens is not None:
+            return jnp.where(scored.samples.mask, scored.of_tokens, 0.0)
         returns = scored.rewards[..., None]
         if not self.config.reward_to_go:
             return returns
@@ -345,7 +411,7 @@ class PolicyGradient(Objective):
         if self._baseline != "moving_average":
             return state
         average, decay = state["moving_average"], self.config.estimator.baseline_decay
-        mean = _mean_of_sources(jnp.mean(rewards, axis=1), _has_source(batch))
+        mean = _mean_of_sources(jnp.mean(rewards, axis=1), has_source(batch))
         average = {
             "sum": decay * average["sum"] + (1.0 - decay) * mean,
             "weight": decay * average["weight"] + (1.0 - decay),
@@ -377,8 +443,8 @@ class PolicyGradient(Objective):
         (tokens), `ended_fraction`, and `nll` of the references (nats per token) if likelihood_weight > 0.
         """
         experience: Experience = prepared.rows
-        has_source = _has_source(experience.batch)
-        num_sources = jnp.sum(has_source).astype(jnp.float32)
+        there = has_source(experience.batch)
+        num_sources = jnp.sum(there).astype(jnp.float32)
         if turn.player == BASELINE:
             values = _linear(params[BASELINE], experience.hidden)
             errors = jnp.where(experience.mask, jnp.square(values - experience.returns), 0.0)
@@ -389,16 +455,14 @@ class PolicyGradient(Objective):
             "sample_length": jnp.sum(experience.mask, axis=-1),
             "ended_fraction": experience.ended,
         }
-        if len(experience.metrics) > 1:
+        if len(experience.metrics) > 1 or self.config.reward_control != "none":
             samples |= {f"reward_{name}": values for name, values in experience.metrics.items()}
         for name, values in samples.items():
-            logged[name] = WeightedSum(jnp.sum(jnp.mean(values, axis=1), where=has_source), num_sources)
-        logged["reward_spread"] = WeightedSum(
-            jnp.sum(jnp.std(experience.rewards, axis=1), where=has_source), num_sources
-        )
+            logged[name] = WeightedSum(jnp.sum(jnp.mean(values, axis=1), where=there), num_sources)
+        logged["reward_spread"] = WeightedSum(jnp.sum(jnp.std(experience.rewards, axis=1), where=there), num_sources)
         sizes = jnp.abs(jnp.where(experience.mask, experience.advantages, 0.0))
         logged["advantage"] = WeightedSum(jnp.sum(sizes), jnp.sum(experience.mask).astype(jnp.float32))
-        return WeightedSum(jnp.sum(losses, where=has_source), num_sources), logged
+        return WeightedSum(jnp.sum(losses, where=there), num_sources), logged
 
     def losses(
         self,
@@ -421,7 +485,7 @@ class PolicyGradient(Objective):
         )
         hidden = self._decode(params, memory, experience.tokens, mask, dropout=keys[1])
         log_probabilities, entropies = self._scores(params, hidden, experience.tokens, mask, memory)
-        losses = config.estimator.losses(log_probabilities, experience)
+        losses = self._policy_losses(log_probabilities, experience)
 
         num_tokens = jnp.sum(mask).astype(jnp.float32)
 
@@ -448,6 +512,12 @@ class PolicyGradient(Objective):
             logged["nll"] = WeightedSum(jnp.sum(nll, where=target.mask), jnp.sum(target.mask).astype(jnp.float32))
         return losses, logged
 
+    def _policy_losses(
+        self, log_probabilities: Float[Array, "batch samples length"], experience: Experience
+    ) -> Float[Array, "batch"]:
+        """The estimator's loss of each source."""
+        return self.config.estimator.losses(log_probabilities, experience)
+
     def evaluate(self, params: dict[str, Params], batch: Batch) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         """The cross-entropy of the references, per target token. See Objective.evaluate."""
         return self._likelihood.evaluate(params, batch)
@@ -455,21 +525,34 @@ class PolicyGradient(Objective):
     def counts(self, prepared: Prepared) -> dict[str, Int[Array, ""]]:
         """See Objective.counts: `rewards`, the number of scored samples, and `sampled_tokens`."""
         experience: Experience = prepared.rows
-        scored = jnp.sum(_has_source(experience.batch)) * experience.tokens.shape[1]
+        scored = jnp.sum(has_source(experience.batch)) * experience.tokens.shape[1]
         return {"rewards": scored, "sampled_tokens": jnp.sum(experience.mask)}
 
     def preparation_flops(self, prepared: Prepared) -> Float[Array, ""]:
         """See Objective.preparation_flops."""
-        return jnp.sum(self._preparation_flops(_lengths_of(prepared.rows)))
+        return jnp.sum(self._preparation_flops(lengths_of(prepared.rows)))
 
     def turn_flops(self, turn: Turn, prepared: Prepared) -> Float[Array, ""]:
         """See Objective.turn_flops. The linear layer of a learned baseline does not count."""
         if turn.player == BASELINE:
             return jnp.zeros(())
-        return jnp.sum(self._update_flops(_lengths_of(prepared.rows)))
+        return jnp.sum(self._update_flops(lengths_of(prepared.rows)))
 
     def work(self, rows: int, source: int, target: int) -> Work:
         """See Objective.work: all samples are as long as they may get."""
+        config, lengths = self.config, self.longest_lengths(source, target)
+        longest = int(lengths.drawn[0, 0])
+        flops = self._preparation_flops(lengths) + config.estimator.updates * self._update_flops(lengths)
+        return Work(
+            flops=rows * flops.item(),
+            description=(
+                f"{config.samples_per_source} samples of {longest} tokens for each of {rows:,} sources of {source}"
+            ),
+            longest_output=longest,
+        )
+
+    def longest_lengths(self, source: int, target: int) -> "Lengths":
+        """Of one source and its reference, with samples as long as they may get."""
         config = self.config
         longest = longest_output(
             source,
@@ -478,17 +561,11 @@ class PolicyGradient(Objective):
             position_limit=self.model.config.decoder.position_limit,
         )
         samples = config.samples_per_source
-        lengths = Lengths(
+        return Lengths(
             source=np.full(1, source, float),
             reference=np.full(1, target, float),
             drawn=np.full((1, samples + config.estimator.compares_with_greedy), longest, float),
             learned=np.full((1, samples + config.include_reference), longest, float),
-        )
-        flops = self._preparation_flops(lengths) + config.estimator.updates * self._update_flops(lengths)
-        return Work(
-            flops=rows * flops.item(),
-            description=f"{samples} samples of {longest} tokens for each of {rows:,} sources of {source}",
-            longest_output=longest,
         )
 
     def _preparation_flops(self, lengths: "Lengths") -> Num[Array | ndarray, "sources"]:
@@ -536,21 +613,31 @@ class PolicyGradient(Objective):
         """See Objective.failure: what was wrong with a reward in Python."""
         return self.reward.failure() if isinstance(self.reward, Reward) else None
 
+    @property
+    def _best_reward(self) -> float | None:
+        """See RewardConfig.best."""
+        return self.config.reward.best
+
     def _solved(self, figures: dict[str, Any]) -> bool:
         """Whether the reward is as good as the best, so that samples hardly differ because there is one right text."""
-        best, weights = self.config.reward.best, self.config.reward.weights.values()
-        return best is not None and figures["reward"] >= best - SOLVED * sum(map(abs, weights))
+        best = self._best_reward
+        if best is None:
+            return False
+        weights = self.config.reward.weights.values()
+        return figures["reward"] >= best - SOLVED * sum(map(abs, weights))
 
     def warnings(self, figures: dict[str, Any]) -> dict[str, str]:
         """See Objective.warnings: warns of a collapsed policy."""
         found = {}
         entropy, ended = figures.get("entropy"), figures.get("ended_fraction")
         if entropy is not None and entropy < self.config.entropy_floor and not self._solved(figures):
-            best = self.config.reward.best
-            reward = f"at a reward of {figures['reward']:.4f}" + ("" if best is None else f" of at most {best:g}")
-            doubt = " (if that is the best there is, all is well)" if best is None else ""
+            best = self._best_reward
+            reward = ""
+            if "reward" in figures:
+                most = " (if that is the best there is, all is well)" if best is None else f" of at most {best:g}"
+                reward = f" at a reward of {figures['reward']:.4f}{most}"
             found["entropy"] = (
-                f"the policy has collapsed {reward}{doubt}: its entropy is {entropy:.3f} nats per token, below "
+                f"the policy has collapsed{reward}: its entropy is {entropy:.3f} nats per token, below "
                 f"objective.entropy_floor = {self.config.entropy_floor}, so its samples hardly differ and there is "
                 "little to learn from. Lower optimizer.learning_rate, or raise objective.entropy_weight or kl_weight."
             )
@@ -629,14 +716,23 @@ class PolicyGradient(Objective):
         return jnp.moveaxis(jax.lax.map(reward_of_prefix, indices), 0, -1)
 
 
+class Rewards(NamedTuple):
+    """Rewards of decoded texts."""
+
+    rewards: Float[Array, "batch texts"]
+    metrics: dict[str, Float[Array, "batch texts"]]
+    """Their terms, by name."""
+    of_tokens: Float[Array, "batch texts length"] | None = None
+    """What of the reward is still to come, or is expected, when a token is chosen; None = the whole reward."""
+
+
 class _Scored(NamedTuple):
-    """Samples with their rewards, the terms of the rewards by name, and the reward of the greedy text, if there is
-    one.
-    """
+    """Samples with their `Rewards`, and the reward of the greedy text, if there is one."""
 
     samples: Samples
     rewards: Float[Array, "batch samples"]
     metrics: dict[str, Float[Array, "batch samples"]]
+    of_tokens: Float[Array, "batch samples length"] | None
     greedy: Float[Array, "batch one"] | None
 
 
@@ -651,7 +747,8 @@ class Lengths(NamedTuple):
     """Of each text that is learned from."""
 
 
-def _lengths_of(experience: Experience) -> Lengths:
+def lengths_of(experience: Experience) -> Lengths:
+    """Those of a step's samples."""
     batch = experience.batch
     lengths = (
         jnp.sum(batch.source.mask, axis=-1),
@@ -662,7 +759,8 @@ def _lengths_of(experience: Experience) -> Lengths:
     return Lengths(*(length.astype(jnp.float32) for length in lengths))
 
 
-def _has_source(batch: Batch) -> Bool[Array, "batch"]:
+def has_source(batch: Batch) -> Bool[Array, "batch"]:
+    """Whether each row has a source."""
     return jnp.any(batch.source.mask, axis=1)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from seq2seq_jax.experiment import Experiment
+from seq2seq_jax.generation.scorer import Scorer
+from seq2seq_jax.objectives.adversarial import DISCRIMINATOR
 from seq2seq_jax.paths import unicode_path
 from seq2seq_jax.reranking.lists import CandidateList
 from seq2seq_jax.run.data import PROGRESS, no_progress
@@ -107,27 +109,57 @@ class Runs:
         Args:
             pair: (list, one of its texts) -> (what is given, what is scored).
         """
-        of_lists = [[pair(each, candidate.text) for candidate in each.candidates] for each in lists]
-        distinct = list(dict.fromkeys(one for pairs in of_lists for one in pairs))
-        found = dict(zip(distinct, self._score(path, checkpoint, distinct), strict=True))
-        return [np.array([found[one] for one in pairs]) for pairs in of_lists]
+        return _of_distinct(lists, pair, functools.partial(self._score, path, checkpoint))
+
+    def judge(self, path: str, checkpoint: str, lists: Sequence[CandidateList]) -> list[Float[np.ndarray, " _"]]:
+        """Logit of a run's discriminator for each text of each list, as `score` gives log-probabilities.
+
+        Raises:
+            ValueError: the run has no discriminator.
+        """
+        pair = lambda each, text: (each.source, text)  # noqa: E731
+        return _of_distinct(lists, pair, functools.partial(self._judge, path, checkpoint))
 
     def _score(self, path: str, checkpoint: str, pairs: Pairs) -> Float[np.ndarray, " pairs"]:
+        scorer = self.open(path).system.scorer
+
+        def log_probabilities(*columns, progress):
+            found = scorer.score(self._params(path, checkpoint), *columns, progress=progress)
+            return [each.log_probability for each in found]
+
+        return self._fitting(path, scorer, pairs, log_probabilities)
+
+    def _judge(self, path: str, checkpoint: str, pairs: Pairs) -> Float[np.ndarray, " pairs"]:
         run = self.open(path)
-        scorer = run.system.scorer
+        params, _ = run.parameters(checkpoint, player=DISCRIMINATOR)
+        judge = run.system.judge
+        return self._fitting(path, judge, pairs, functools.partial(judge.logits, params))
+
+    def _fitting(
+        self, path: str, scorer: Scorer, pairs: Pairs, values: Callable[..., Sequence[float]]
+    ) -> Float[np.ndarray, " pairs"]:
+        """The values of the pairs that a run takes; NaN for others."""
         too_long = scorer.too_long(*_columns(pairs))
         kept = [index for index in range(len(pairs)) if index not in too_long]
-        scored = scorer.score(
-            self._params(path, checkpoint),
-            *_columns([pairs[index] for index in kept]),
-            progress=functools.partial(self._progress, f"scoring with {path}"),
-        )
-        values = np.full(len(pairs), np.nan)
-        values[kept] = [each.log_probability for each in scored]
-        return values
+        found = np.full(len(pairs), np.nan)
+        progress = functools.partial(self._progress, f"scoring with {path}")
+        found[kept] = values(*_columns([pairs[index] for index in kept]), progress=progress)
+        return found
 
     def _params(self, path: str, checkpoint: str) -> Any:
         return self.open(path).parameters(checkpoint)[0]
+
+
+def _of_distinct(
+    lists: Sequence[CandidateList],
+    pair: Callable[[CandidateList, str], tuple[str, str]],
+    values: Callable[[Pairs], Sequence[float]],
+) -> list[Float[np.ndarray, " _"]]:
+    """The value of the pair that each text of each list makes, equal pairs computed once."""
+    of_lists = [[pair(each, candidate.text) for candidate in each.candidates] for each in lists]
+    distinct = list(dict.fromkeys(one for pairs in of_lists for one in pairs))
+    found = dict(zip(distinct, values(distinct), strict=True))
+    return [np.array([found[one] for one in pairs]) for pairs in of_lists]
 
 
 def _columns(pairs: Pairs) -> tuple[list[str], list[str]]:

@@ -15,6 +15,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Aligner
 from seq2seq_jax.generation.generator import Generator
+from seq2seq_jax.generation.judge import Judge
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.scorer import Scorer
 from seq2seq_jax.modules.front_end import FeatureStatistics
@@ -201,6 +202,21 @@ class System:
     def scorer(self) -> Scorer:
         """What scores given targets with the model."""
         return Scorer(self.generator, max_target_length=self.experiment.max_target_length)
+
+    @functools.cached_property
+    def judge(self) -> Judge:
+        """What judges given targets with the discriminator.
+
+        Raises:
+            ValueError: there is none.
+        """
+        discriminator = getattr(self.evaluation_objective, "discriminator", None)
+        if discriminator is None:
+            raise ValueError(
+                f"the run's objective is {type(self.experiment.objective).__name__}, which has no discriminator: give "
+                "a run of AdversarialConfig."
+            )
+        return Judge(self.generator, discriminator, max_target_length=self.experiment.max_target_length)
 
     @functools.cached_property
     def aligner(self) -> Aligner:

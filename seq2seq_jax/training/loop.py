@@ -51,6 +51,7 @@ class Loop:
         job: Job,
         peak_flops: Callable[[float], float | None],
         failure: Callable[[], str | None] = lambda: None,
+        stops: Callable[[dict[str, float]], str | None] = lambda figures: None,
         after_step: Callable[[int, float | None], None] = lambda step, loss: None,
         recorded: Callable[[], Any] = lambda: None,
         compiling: Callable[[TrainState, Batch], None] = lambda state, batch: None,
@@ -65,6 +66,7 @@ class Loop:
         peak_flops: takes the FLOPs per second that were reached; FLOPs per second of all devices together, which MFU is
             a share of, and which are no less than that; None = not known.
         failure: see `Objective.failure`.
+        stops: see `Objective.stops`.
         after_step: takes (updates done, loss) of each step, one step late; None = the first player took no turn.
         recorded: what tells later whether the records so far are complete, JSON; None = nothing is known.
         compiling: takes a state and the first batch of each shape, before the first update with it; the update may be
@@ -81,6 +83,7 @@ class Loop:
         self.job = job
         self.peak_flops = peak_flops
         self.failure = failure
+        self.stops = stops
         self.after_step = after_step
         self.recorded = recorded
         self.compiling = compiling
@@ -100,7 +103,7 @@ class Loop:
 
         Raises:
             NonFiniteLossError: with the step, and which checkpoint is the last good one.
-            ValueError: the same, where the objective knows of a user's mistake behind it.
+            ValueError: the same, where the objective knows of a user's mistake behind it; or it cannot go on.
         """
         config, ledger, job = self.config, self.ledger, self.job
         window, selection = progress.loop.window, progress.loop.selection
@@ -136,6 +139,9 @@ class Loop:
                     f"step {step}: {bad}. Training stopped; {kept}. Lower optimizer.learning_rate, raise "
                     "optimizer.warmup_steps, or look at the data near this step."
                 )
+            if reason := self.stops(values):
+                self.checkpoints.wait()
+                raise ValueError(f"step {step}: {reason}")
             window = window.plus(metrics, padded_positions)
             self.after_step(step, values.get("loss"))
 

@@ -174,6 +174,7 @@ def initial_state(
             own = params[name]
             values = merged(_unboxed(own), values)
             params[name] = meta.replace_boxed(own, jax.tree.map(jnp.copy, values))
+        params = objective.initial_params(params, given=given.keys())
         players = {
             name: PlayerState(
                 params=own,
@@ -326,8 +327,8 @@ def build_update(
     Returns:
         (state, batch) -> (state, metrics); metrics are scalars on the device: a player's `loss`, what the objective
         logs, and `gradient_norm` before clipping, of the last turn that the player has taken, names of all players but
-        the first leading with the player's, with a weight of 0 if it has taken none; and counts of the global batch,
-        among them `model_flops` of the step.
+        the first leading with the player's, with a weight of 0 if it has taken none; what the objective logs of the
+        prepared batch; and counts of the global batch, among them `model_flops` of the step.
     """
 
     def gradients(
@@ -403,6 +404,7 @@ def build_update(
             "target_tokens": jnp.sum(batch.target.mask),
             "source_tokens": jnp.sum(batch.source.mask),
         }
+        metrics |= objective.prepared_metrics(prepared)
         metrics |= {name: Count(value) for name, value in counts.items()}
         return TrainState(step=state.step + 1, players=players, objective=objective_state), metrics
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from architectures import ARCHITECTURES, VOCABULARY, convolutional, parameters, recurrent, transformer
 from batches import batch, random_pairs
+from tiny_policy import LIMIT, TEXTS, TINY, assert_close, given_samples
 
-from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
+from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
-from seq2seq_jax.generation.sampling import Samples
 from seq2seq_jax.objectives.estimators import (
     GroupNormalized,
     LeaveOneOut,
@@ -29,15 +29,6 @@ from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding
 from seq2seq_jax.rewards.reward import RewardConfig
 from seq2seq_jax.training.optimizer import AdamWConfig
 from seq2seq_jax.training.step import build_update, initial_state
-
-LIMIT = 3
-TINY = Vocabulary(source_size=5, target_size=5, joint=True, pad_id=0, bos_id=1, eos_id=2)
-WORDS = (3, 4)
-TEXTS = [
-    *((*words, TINY.eos_id) for length in range(LIMIT) for words in itertools.product(WORDS, repeat=length)),
-    *itertools.product(WORDS, repeat=LIMIT),
-]
-"""All texts over a vocabulary of three, the EOS token counted, of at most three tokens: fifteen."""
 
 SOURCE = [3, 4, 3, 2]
 REFERENCE = [4, 4, 2]
@@ -118,20 +109,6 @@ def exact_gradient(objective):
     return exact(objective.config.temperature)[1]
 
 
-def given_samples(tuples):
-    """Samples as if they had been drawn: the texts of each tuple for one row."""
-    texts = [text for each in tuples for text in each]
-    tokens = np.array([[*text, *[TINY.pad_id] * (LIMIT - len(text))] for text in texts])
-    shape = (len(tuples), len(tuples[0]))
-    mask = tokens != TINY.pad_id
-    return Samples(
-        tokens=jnp.asarray(tokens.reshape(*shape, LIMIT)),
-        log_probabilities=jnp.zeros((*shape, LIMIT)),
-        lengths=jnp.asarray(mask.sum(axis=1).reshape(shape)),
-        ended=jnp.asarray([TINY.eos_id in text for text in texts]).reshape(shape),
-    )
-
-
 def mean_estimate(objective, state=None):
     """Minus the estimator's gradient, averaged over all tuples of samples by their probability."""
     params = tiny_params() | {
@@ -177,12 +154,6 @@ def experience_of(objective, params, rows, samples):
 def losses_of(objective, params, prepared, key=None):
     """The loss of each source, and what is logged with it."""
     return jax.jit(objective.losses)(params, prepared, key)
-
-
-def assert_close(found, expected, tolerance=1e-5):
-    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
-    assert largest > 1e-2
-    jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, rtol=0, atol=tolerance), found, expected)
 
 
 UNBIASED = {

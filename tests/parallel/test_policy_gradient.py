@@ -5,7 +5,7 @@ import pytest
 from eight_devices import on_eight_devices
 
 pytestmark = pytest.mark.long
-CASES = ("self-critical transformer", "moving average", "leave one out LSTM")
+CASES = ("self-critical transformer", "moving average", "leave one out LSTM", "adversarial")
 
 
 @pytest.fixture(scope="module")

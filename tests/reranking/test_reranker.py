@@ -17,6 +17,7 @@ from seq2seq_jax.experiment import load_config_by_name
 from seq2seq_jax.generation.generator import Hypothesis
 from seq2seq_jax.reranking.features import (
     FEATURES,
+    Discriminator,
     Forward,
     LanguageModel,
     Length,
@@ -191,6 +192,18 @@ def test_features_are_what_command_lines_and_files_name():
         assert (str(feature), feature.weight) == (text, -0.5)
         assert feature_from_json(json.loads(json.dumps(feature_to_json(feature)))) == feature
     assert parse_feature("forward,run=runs/x") == Forward(run="runs/x")
+
+
+def test_a_discriminator_is_asked_about_each_text_and_must_be_there(monkeypatch):
+    monkeypatch.setattr(
+        Runs, "_judge", lambda runs, path, which, pairs: np.array([float(len(text)) for _, text in pairs])
+    )
+    monkeypatch.setattr(Inference, "open", lambda path, **_: run(path))
+    lists = lists_of(SOURCES, HYPOTHESES)
+    table = Reranker(run(), [Discriminator(run="other")]).table(lists)
+    np.testing.assert_array_equal(np.concatenate(table.values)[:, 0], [5.0, 3.0, 1.0, 7.0])
+    with pytest.raises(ValueError, match="MaximumLikelihoodConfig, which has no discriminator"):
+        run().system.judge  # noqa: B018
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from seq2seq_jax.evaluation.metrics.diversity import Diversity
 from seq2seq_jax.evaluation.metrics.error_rate import CharacterErrorRate, WordErrorRate
 from seq2seq_jax.evaluation.metrics.exact_match import ExactMatch
 from seq2seq_jax.evaluation.metrics.hits import Hits
+from seq2seq_jax.evaluation.metrics.oracle import OracleLikelihood
 from seq2seq_jax.evaluation.metrics.perplexity import Perplexity
 from seq2seq_jax.evaluation.metrics.pronunciation import PronunciationErrors
 from seq2seq_jax.evaluation.metrics.rouge import Rouge
@@ -43,6 +44,7 @@ METRICS: dict[str, type[Metric]] = {
         DialogueStateScores,
         GoldDialogueStateScores,
         SlotErrors,
+        OracleLikelihood,
     )
 }
 """Those of this package, by the name that a command line gives."""

@@ -5,6 +5,7 @@ import typing
 from typing import Any
 
 from seq2seq_jax.reranking.feature import Feature
+from seq2seq_jax.reranking.features.discriminator import Discriminator
 from seq2seq_jax.reranking.features.forward import Forward
 from seq2seq_jax.reranking.features.given import LogProbability, Score
 from seq2seq_jax.reranking.features.language_model import LanguageModel
@@ -13,7 +14,7 @@ from seq2seq_jax.reranking.features.reverse import Reverse
 from seq2seq_jax.values import check_value
 
 FEATURES: dict[str, type[Feature]] = {
-    kind.name: kind for kind in (Score, LogProbability, Length, Forward, Reverse, LanguageModel)
+    kind.name: kind for kind in (Score, LogProbability, Length, Forward, Reverse, LanguageModel, Discriminator)
 }
 """By the name that a command line gives."""
 
