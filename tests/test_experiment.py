@@ -124,7 +124,7 @@ def test_flatten_has_a_dotted_name_for_every_value():
         fields = [getattr(config, field.name) for field in dataclasses.fields(config)]
         return sum(count(value) if dataclasses.is_dataclass(value) else 1 for value in fields)
 
-    assert len(flat) == count(VARIANTS["text"]) + 7, "every field, and the seven names of classes"
+    assert len(flat) == count(VARIANTS["text"]) + 8, "every field, and the eight names of classes"
 
 
 def test_differences_name_old_and_new_values():

@@ -17,6 +17,7 @@ from seq2seq_jax.data.summary import (
     lengths_of,
     padding_hint,
     padding_of,
+    parts_of,
     segments_of,
     summary_of,
 )
@@ -57,6 +58,9 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
             sounds = {
                 split: sounds_of(store, run.data.corpus, split, experiment.data) for split, store in stores.items()
             }
+        names = [part.name for part in getattr(experiment.data, "parts", ())]
+        of_parts = parts_of(stores["train"], batch_format, seed=experiment.training.seed)
+        parts = dict(zip(names, of_parts, strict=True))
         hint = padding_hint(padding, splits["train"].columns)
         if options.plot is not None:
             plot_lengths(
@@ -74,7 +78,7 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
             )
         if json_file is not None:
             json_file.write(json.dumps(_to_json(splits, padding, hint, sounds), indent=2, ensure_ascii=False) + "\n")
-    _show(name, splits, padding, hint, options, sounds)
+    _show(name, splits, padding, hint, parts, options, sounds)
     for row in range(min(options.rows, len(batches[0].target.tokens))):
         sides = [
             ("source", batches[0].source, tokenizer.source_pieces),
@@ -90,6 +94,7 @@ def _show(
     splits: dict[str, SplitSummary],
     padding: PaddingSummary,
     hint: str,
+    parts: dict[str, tuple[int, int]],
     options: DataOptions,
     sounds: dict[str, SoundSummary] | None,
 ) -> None:
@@ -111,7 +116,10 @@ def _show(
         columns(header, rows, title=f"{name}: tokens per example, EOS token included")
     else:
         columns(header, rows, title=f"{name}: samples or frames, and tokens with the EOS token, per example")
-    facts = []
+    facts = [
+        (f"part {part}", f"{examples:,} examples, {copies:,} in the first epoch")
+        for part, (examples, copies) in parts.items()
+    ]
     for split, each in (sounds or {}).items():
         facts.append(
             (

@@ -108,6 +108,24 @@ def _ids(column: Tokens, values: np.ndarray, tokenizer: Tokenizer) -> dict[str, 
     }
 
 
+def parts_of(store: Store, batch_format: BatchFormat, *, seed: int) -> list[tuple[int, int]]:
+    """Of each part of a mixture its examples, and the copies of them that the first epoch holds.
+
+    Args:
+        seed: of the run.
+
+    Returns:
+        Nothing for data without parts.
+    """
+    if batch_format.mixing is None:
+        return []
+    parts = store.columns["part"].values
+    counts = batch_format.mixing.repetitions(parts, 0, seed=seed)
+    number = len(batch_format.mixing.weights)
+    sizes, drawn = np.bincount(parts, minlength=number), np.bincount(parts, weights=counts, minlength=number)
+    return [(int(size), int(copies)) for size, copies in zip(sizes, drawn, strict=True)]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PaddingSummary:
     """Of some training batches."""

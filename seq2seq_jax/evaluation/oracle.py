@@ -157,9 +157,9 @@ def as_text(tokens: Sequence[int]) -> str:
     return " ".join(map(str, tokens))
 
 
-def as_tokens(text: str, *, num_tokens: int) -> list[int] | None:
-    """The tokens of a text; None = a word is none."""
-    words = text.split()
+def as_tokens(text: str, *, num_tokens: int, most: int | None = None) -> list[int] | None:
+    """The tokens of a text, the first ones of a longer one; None = a word is none."""
+    words = text.split()[:most]
     if not all(word.isdecimal() and word.isascii() and int(word) < num_tokens for word in words):
         return None
     return [int(word) for word in words]

@@ -39,7 +39,7 @@ from seq2seq_jax.discriminators.losses import (
 from seq2seq_jax.discriminators.match_matrix import MatchMatrixConfig
 from seq2seq_jax.discriminators.two_towers import TwoTowersConfig
 from seq2seq_jax.generation.sampling import Samples, draws_by_batch, sample
-from seq2seq_jax.model import EncoderDecoder
+from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.objectives.adversarial_measures import (
     WATCHED,
@@ -51,7 +51,17 @@ from seq2seq_jax.objectives.adversarial_measures import (
 )
 from seq2seq_jax.objectives.estimators import Experience, ImportanceWeighted, MinimumRisk
 from seq2seq_jax.objectives.maximum_likelihood import MODEL
-from seq2seq_jax.objectives.objective import Logged, Params, Player, Prepared, Turn, WeightedSum, Work, per_step
+from seq2seq_jax.objectives.objective import (
+    Logged,
+    ObjectiveConfig,
+    Params,
+    Player,
+    Prepared,
+    Turn,
+    WeightedSum,
+    Work,
+    per_step,
+)
 from seq2seq_jax.objectives.policy_gradient import (
     Lengths,
     PolicyGradient,
@@ -256,6 +266,11 @@ class AdversarialConfig(PolicyGradientConfig):
         if self.replay_length is not None and self.replay_length < 1:
             raise ValueError(f"objective.replay_length must be at least 1 token, not {self.replay_length}.")
 
+    def check(self, model: ModelConfig, *, accumulation: int) -> None:
+        """See ObjectiveConfig.check."""
+        super().check(model, accumulation=accumulation)
+        check_sources_are_tokens(model, self)
+
     @property
     def foreign_code(self) -> str | None:
         """See ObjectiveConfig.foreign_code: a reward in Python."""
@@ -275,6 +290,19 @@ class AdversarialConfig(PolicyGradientConfig):
             ValueError: the metrics cannot be computed with the tokenizer.
         """
         return Adversarial(self, model, None if self.reward is None else self.reward.build(tokenizer))
+
+
+def check_sources_are_tokens(model: ModelConfig, objective: ObjectiveConfig) -> None:
+    """Refuse sources of frames, which discriminators do not read.
+
+    Raises:
+        ValueError: with the field to change.
+    """
+    if model.front_end is not None:
+        raise ValueError(
+            f"objective {type(objective).__name__} needs sources of tokens, and model.front_end reads frames: choose "
+            "another objective, such as policy gradients."
+        )
 
 
 @flax.struct.dataclass

@@ -20,6 +20,7 @@ from seq2seq_jax.generation.sampling import Samples
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.embedding import gather_scores
 from seq2seq_jax.modules.flops import TRAINING
+from seq2seq_jax.objectives.adversarial import check_sources_are_tokens
 from seq2seq_jax.objectives.estimators import Reinforce
 from seq2seq_jax.objectives.maximum_likelihood import MODEL, MaximumLikelihood, MaximumLikelihoodConfig
 from seq2seq_jax.objectives.objective import (
@@ -85,6 +86,10 @@ class CooperativeConfig(ObjectiveConfig):
         if self.likelihood_weight < 0.0:
             raise ValueError(f"objective.likelihood_weight must not be negative, and is {self.likelihood_weight}.")
         self.sampling()
+
+    def check(self, model: ModelConfig, *, accumulation: int) -> None:
+        """See ObjectiveConfig.check."""
+        check_sources_are_tokens(model, self)
 
     def sampling(self) -> PolicyGradientConfig:
         """Policy gradients that draw samples in the same way."""

@@ -114,6 +114,11 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
                 f"objective.coverage_weight = {self.coverage_weight} has no effect without copying. Set model.copying "
                 "to True, or coverage_weight to 0."
             )
+        if model.front_end is not None and self.perturbation.is_on:
+            raise ValueError(
+                f"objective.perturbation {type(self.perturbation).__name__} changes embeddings, and sources of "
+                "model.front_end have none. Set it to unperturbed."
+            )
         if model.copying and isinstance(self.perturbation, Vat | Cutoff):
             raise ValueError(
                 f"objective.perturbation {type(self.perturbation).__name__} is not supported with model.copying. Set "

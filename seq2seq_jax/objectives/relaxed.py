@@ -18,7 +18,7 @@ from seq2seq_jax.discriminators.two_towers import TwoTowersConfig
 from seq2seq_jax.generation.sampling import Policy
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.flops import TRAINING
-from seq2seq_jax.objectives.adversarial import DISCRIMINATOR
+from seq2seq_jax.objectives.adversarial import DISCRIMINATOR, check_sources_are_tokens
 from seq2seq_jax.objectives.maximum_likelihood import MODEL, MaximumLikelihood, MaximumLikelihoodConfig, model_player
 from seq2seq_jax.objectives.objective import (
     Logged,
@@ -91,6 +91,7 @@ class RelaxedConfig(ObjectiveConfig):
 
     def check(self, model: ModelConfig, *, accumulation: int) -> None:
         """See ObjectiveConfig.check."""
+        check_sources_are_tokens(model, self)
         if model.copying or model.num_experts > 1:
             raise ValueError(
                 "objective relaxed feeds soft tokens back, which copies and experts do not: set model.copying to False "

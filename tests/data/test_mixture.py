@@ -12,6 +12,7 @@ from seq2seq_jax.data.mixing import Mixing
 from seq2seq_jax.data.mixture import Mixture, Part
 from seq2seq_jax.data.pipeline import evaluation_batches, training_batches
 from seq2seq_jax.data.store import Store
+from seq2seq_jax.data.summary import parts_of
 from seq2seq_jax.data.text_files import DocumentFiles, ParallelText
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.effects import effects
@@ -202,6 +203,14 @@ def test_what_was_read_decides_the_fingerprint_and_weights_do_not(directory):
     assert fingerprint(mixture(directory)) == fingerprint(mixture(directory, real=(7.0,)))
     untagged = mixture(directory).parts[0], dataclasses.replace(mixture(directory).parts[1], tag=None)
     assert fingerprint(mixture(directory, parts=untagged)) != fingerprint(mixture(directory))
+
+
+def test_what_an_epoch_holds_of_each_part(directory, tokenizer):
+    data = mixture(directory, real=(2.0,), synthetic=(0.5,))
+    batch_format = Translation().batch_format(data)
+    assert parts_of(store_of(directory, data, tokenizer), batch_format, seed=0) == [(90, 180), (40, 20)]
+    plain = dataclasses.replace(batch_format, mixing=None)
+    assert parts_of(store_of(directory, data, tokenizer), plain, seed=0) == []
 
 
 def test_mistakes_are_one_line(directory):

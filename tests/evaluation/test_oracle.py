@@ -70,6 +70,8 @@ def test_the_metric_is_the_mean_over_texts_of_the_oracles_tokens():
     texts = oracle.draw(5, length=4, seed=0)
     texts[1] = texts[0]
     outputs = [*map(as_text, texts.tolist()), "1 2 3", "1 2 3 x", "1 2 3 30", ""]
+    # What comes behind the last token does not count.
+    outputs[0] += " x"
     found = OracleLikelihood(seed=5, num_tokens=30, length=4).corpus(outputs, [{}] * len(outputs))
     assert found["oracle_nll"].value == pytest.approx(oracle.negative_log_likelihoods(texts).mean())
     assert found["oracle_valid"].value == pytest.approx(500 / 9)

@@ -349,6 +349,12 @@ def test_passes_count_as_work_and_mistakes_are_one_line():
             ),
             "Vat is not supported with model.copying",
         ),
+        (
+            lambda: MaximumLikelihoodConfig(perturbation=Fgm()).check(
+                load_config_by_name("spoken_digits/transformer_ctc").model, accumulation=1
+            ),
+            "Fgm changes embeddings, and sources of model.front_end have none",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             make()

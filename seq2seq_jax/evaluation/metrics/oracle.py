@@ -9,10 +9,10 @@ from seq2seq_jax.evaluation.metric import OUTPUTS, Example, Metric, Score
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OracleLikelihood(Metric):
-    """Negative log-likelihood of outputs under an oracle, nats per token (NLL_oracle), of those that are texts of its
-    tokens of the right length; how many are, percent; and the distinct ones among all pairs of adjacent tokens,
-    percent. It is low for texts that are good, however few different ones there are: compare at equal diversity, or
-    at equal likelihood of held-out texts.
+    """Negative log-likelihood of outputs under an oracle, nats per token (NLL_oracle), of their first `length` tokens;
+    how many outputs have as many tokens of the oracle, percent, which are those that count; and the distinct ones among
+    all pairs of adjacent tokens, percent. NLL_oracle is low for texts that are good, however few different ones there
+    are: compare at equal diversity, or at equal likelihood of held-out texts.
 
     Source: Yu et al. 2017 (SeqGAN), equation 9.
     """
@@ -27,7 +27,7 @@ class OracleLikelihood(Metric):
     num_tokens: int = 5_000
     """Tokens of the oracle."""
     length: int = 20
-    """Tokens of a text."""
+    """Tokens of a text; what an output has beyond them, since it did not end in time, is left out."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ class OracleLikelihood(Metric):
         from seq2seq_jax.evaluation.oracle import as_tokens, oracle_of
 
         oracle = oracle_of(self.path, self.seed, self.num_tokens)
-        read = [as_tokens(text, num_tokens=self.num_tokens) for text in outputs]
+        read = [as_tokens(text, num_tokens=self.num_tokens, most=self.length) for text in outputs]
         texts = [text for text in read if text is not None and len(text) == self.length]
         # An early model may write nothing that the oracle can read.
         nll, distinct = float(np.log(self.num_tokens)), 0.0
