@@ -60,11 +60,11 @@ def unpacked():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_padding_changes_nothing_and_has_no_logit(built, name):
     _, params, find = built[name]
-    logits = np.asarray(find(params, unpacked()))
+    logits = find(params, unpacked())
     longer = jax.tree.map(jnp.asarray, batch([*([pair] for pair in PAIRS), []], 11, 13, VOCABULARY))
     np.testing.assert_allclose(find(params, longer)[:, :8], logits, atol=1e-5)
     assert np.ptp(logits_of_texts(logits, unpacked().target.mask)[:4]) > 1e-2
-    assert np.all(logits[~np.asarray(unpacked().target.mask)] == 0.0)
+    assert np.all(np.asarray(logits)[~np.asarray(unpacked().target.mask)] == 0.0)
 
 
 @pytest.mark.parametrize("name", PACKING)
@@ -172,7 +172,8 @@ def test_spectral_normalisation_leaves_matrices_of_norm_1(built, name):
         for matrix in matrices:
             count += 1
             largest = np.linalg.svd(np.asarray(matrix).reshape(len(matrix), -1), compute_uv=False)[0]
-            assert largest == pytest.approx(1.0, abs=0.03), jax.tree_util.keystr(path)
+            # The singular value is found from below, within 7% even where the next one is nearly as large.
+            assert 0.999 < largest < 1.07, jax.tree_util.keystr(path)
     assert count >= 4
     table = params["model" if name == "causal" else "target_embedding"]
     table = table["target_embedding"]["table"] if name == "causal" else table["table"]
