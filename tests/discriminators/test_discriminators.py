@@ -106,7 +106,7 @@ def test_samples_of_a_source_are_judged_as_if_alone(built, name):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["causal", "match matrix", "two towers of encoders"])
 def test_gradients_by_texts_are_finite_differences_and_can_be_penalised(built, name):
     discriminator, params, _ = built[name]
     rows = jax.tree.map(lambda leaf: leaf[:2], unpacked())

@@ -162,11 +162,9 @@ def reward_of(kind, logits):
 LAST = np.asarray(ALL.target.mask).sum(axis=1) - 1
 PREFIXES = {"train_prefixes": True}
 FORMS = {
-    "sequence": (PLAIN, 1, "logit", {}),
     "sequence, leave one out": (LeaveOneOut(), 2, "odds", {}),
     "sequence, self-critical": (SelfCritical(), 1, "probability", {}),
     "potential": (PLAIN, 1, "log_probability", PREFIXES | {"reward_form": "potential"}),
-    "potential, leave one out": (LeaveOneOut(), 2, "logit", PREFIXES | {"reward_form": "potential"}),
     "potential, learned": (
         Reinforce(baseline="learned", baseline_decay=None),
         1,
