@@ -132,13 +132,25 @@ def dual_judged(judged: Iterable[Judged], score: tuple[Score, Score], *, limit: 
 
 
 def scorers(options: FilterOptions, display: Display) -> tuple[Score, Score]:
-    """What scores pairs by the two runs of a command line."""
+    """What scores pairs by the two runs of a command line.
+
+    Raises:
+        ValueError: one is no run, or both translate in the same direction.
+    """
+    from seq2seq_jax.run.direction import arrow, is_reverse
     from seq2seq_jax.run.inference import Inference
 
     keep_compiled_programs()
+    forward, backward = (
+        Inference.open(user_path(path), progress=display.progress) for path in (options.forward, options.backward)
+    )
+    if is_reverse(backward.experiment, forward.experiment) is False:
+        raise ValueError(
+            f"--backward {options.backward} translates from {arrow(backward.experiment)}, and --forward from "
+            f"{arrow(forward.experiment)}. Give a run of the other direction."
+        )
 
-    def scorer(path: str, *, is_reversed: bool) -> Score:
-        run = Inference.open(user_path(path), progress=display.progress)
+    def scorer(run: "Inference", *, is_reversed: bool) -> Score:
         params, _ = run.parameters()
 
         def score(pairs: list[Pair]) -> list[float | None]:
@@ -156,7 +168,7 @@ def scorers(options: FilterOptions, display: Display) -> tuple[Score, Score]:
 
         return score
 
-    return scorer(options.forward, is_reversed=False), scorer(options.backward, is_reversed=True)
+    return scorer(forward, is_reversed=False), scorer(backward, is_reversed=True)
 
 
 def _show(name: str, directory: Path, report: dict[str, Any]) -> None:

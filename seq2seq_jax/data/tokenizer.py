@@ -43,6 +43,9 @@ VOCABULARY_SIZES = (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
 MOST_COUNTED = 32_000_000
 """Characters of training text from which on the largest of them is chosen."""
 
+LEAST_COVERAGE = 0.98
+"""Of characters that SentencePiece takes."""
+
 Kind = Literal["bpe", "unigram", "char", "words", "imported"]
 IMPORTED = "imported"
 """Kind of a tokenizer of another project, which comes with an imported run."""
@@ -84,7 +87,7 @@ class TokenizerConfig:
     byte_fallback: bool = True
     """A character without a piece becomes its UTF-8 bytes, so that any text survives. Otherwise it is unknown."""
     character_coverage: float = 1.0
-    """Share of the training text's characters that get a piece, in (0, 1]; the rarest go without."""
+    """Share of the training text's characters that get a piece, in [0.98, 1]; the rarest go without."""
     normalization: Literal["identity", "nfkc"] = "identity"
     """What happens to text first: nothing, or Unicode's NFKC, after which no output has full-width punctuation,
     fractions or superscripts ("，½²" is ",1⁄22")."""
@@ -116,9 +119,10 @@ class TokenizerConfig:
                 f"vocabulary_size is {self.vocabulary_size}, which leaves no piece beside the four special ids"
                 f"{bytes_counted}: set it to at least {smallest}"
             )
-        if not 0 < self.character_coverage <= 1:
+        if not LEAST_COVERAGE <= self.character_coverage <= 1:
             raise ValueError(
-                f"character_coverage is {self.character_coverage}: set it above 0 and to at most 1, such as 0.9995"
+                f"character_coverage is {self.character_coverage}: set it to at least {LEAST_COVERAGE} and at most 1, "
+                "such as 0.9995"
             )
         if self.joint and (self.target_kind is not None or self.target_vocabulary_size is not None):
             raise ValueError(

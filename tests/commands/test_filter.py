@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import types
 
 import pytest
 
 from seq2seq_jax.commands.filter import DUAL, TOO_LONG, Judged, dual_judged, run
 from seq2seq_jax.commands.options import parse
 from seq2seq_jax.data.cleaning import Pair
+from seq2seq_jax.experiment import load_config_by_name
+from seq2seq_jax.run.inference import Inference
 
 PAIRS = [
     ("one house", "ein Haus"),
@@ -67,6 +70,13 @@ def test_mistakes(directory):
         with pytest.raises(ValueError, match=message):
             filtered(directory, *arguments)
     assert not (directory / "kept").exists()
+
+
+def test_runs_of_the_same_direction_are_refused(directory, monkeypatch):
+    run = types.SimpleNamespace(experiment=load_config_by_name("multi30k/transformer_small"))
+    monkeypatch.setattr(Inference, "open", lambda path, progress: run)
+    with pytest.raises(ValueError, match="--backward b translates from en to de, and --forward from en to de"):
+        filtered(directory, "--forward", "a", "--backward", "b")
 
 
 def test_two_models_judge_what_no_rule_has_left_out():

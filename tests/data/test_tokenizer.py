@@ -248,7 +248,7 @@ def test_training_without_text_is_refused():
     [
         ({"vocabulary_size": 260}, "at least 261"),
         ({"vocabulary_size": 4, "byte_fallback": False}, "at least 5"),
-        ({"character_coverage": 0.0}, "above 0"),
+        ({"character_coverage": 0.97}, "at least 0.98"),
         ({"character_coverage": 1.1}, "at most 1"),
         ({"target_kind": "words"}, "joint to False"),
         ({"target_vocabulary_size": 300}, "joint to False"),
