@@ -16,7 +16,7 @@ from seq2seq_jax.optimizers import AdamWConfig
 from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding
 from seq2seq_jax.training.step import build_update, initial_state, player_optimizers
 
-MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "all": (2, 2, 2)}
+MESHES = {"one": (1, 1, 1), "all": (2, 2, 2)}
 STEPS, ROWS = 4, 8
 
 

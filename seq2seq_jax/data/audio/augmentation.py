@@ -56,6 +56,26 @@ class AddedNoise:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureAugmentationConfig(AugmentationConfig):
+    """What is done to training examples of features, a function of (seed, epoch, example)."""
+
+    tempo: SpeedPerturbation | None = None
+    """Another tempo, by linear interpolation between frames: what can be done of speed perturbation where there are no
+    samples. None = the recorded one. An example that would be too long stays as it is."""
+
+    @property
+    def is_on(self) -> bool:
+        return super().is_on or self.tempo is not None
+
+    def build(self, tokenizer: "Tokenizer") -> "tuple[Augment, ...]":
+        """What does it, in order."""
+        from seq2seq_jax.data.transforms.sound import ChangeTempo
+
+        own = [] if self.tempo is None else [ChangeTempo(self.tempo)]
+        return (*own, *super().build(tokenizer))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SoundAugmentationConfig(AugmentationConfig):
     """What is done to training examples of samples, a function of (seed, epoch, example)."""
 

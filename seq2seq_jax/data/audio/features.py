@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from seq2seq_jax.data.audio.augmentation import FeatureAugmentationConfig
 from seq2seq_jax.data.audio.digit_strings import read_table
 from seq2seq_jax.data.audio.source import Row, SpeechCorpus, SpeechSource, in_order
 from seq2seq_jax.data.source import SPLITS, Corpus
@@ -38,6 +39,9 @@ class SpeechFeatures(SpeechSource):
     """Likewise of the validation split; None = there is none."""
     test: str | None = dataclasses.field(default=None, metadata=changes("nothing"))
     """Likewise of the test split; None = there is none."""
+
+    augmentation: FeatureAugmentationConfig = FeatureAugmentationConfig()
+    """What is done to training examples, otherwise in every epoch: tempo."""
 
     unit: ClassVar[str] = "frame"
 

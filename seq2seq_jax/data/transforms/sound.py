@@ -27,13 +27,15 @@ class ChangeSpeed:
     config: SpeedPerturbation
 
     def __call__(self, examples: Mapping[str, Ragged], keys: UInt64[np.ndarray, " examples"]) -> dict[str, Ragged]:
-        sounds = []
-        for index, speed in enumerate(self._drawn(keys).tolist()):
-            samples = examples[SOURCE][index]
-            if speed != PARTS:
-                samples = to_int16(resample(samples[:, 0], up=PARTS, down=speed))[:, None]
-            sounds.append(samples)
-        return {**examples, SOURCE: _joined(sounds, examples[SOURCE])}
+        made = [
+            examples[SOURCE][index] if speed == PARTS else self._changed(examples[SOURCE][index], speed)
+            for index, speed in enumerate(self._drawn(keys).tolist())
+        ]
+        return {**examples, SOURCE: _joined(made, examples[SOURCE])}
+
+    def _changed(self, samples: np.ndarray, speed: int) -> np.ndarray:
+        """An example at a speed, in hundredths."""
+        return to_int16(resample(samples[:, 0], up=PARTS, down=speed))[:, None]
 
     def lengths(
         self, lengths: Mapping[str, Int[np.ndarray, " examples"]], keys: UInt64[np.ndarray, " examples"]
@@ -45,6 +47,18 @@ class ChangeSpeed:
         """The speed of each example, in hundredths."""
         speeds = np.array([round(speed * PARTS) for speed in self.config.speeds])
         return speeds[(_uniform(keys, 1)[:, 0] * len(speeds)).astype(np.int64)]
+
+
+class ChangeTempo(ChangeSpeed):
+    """The same with frames of features, between which is interpolated; see `FeatureAugmentationConfig.tempo`."""
+
+    def _changed(self, samples: np.ndarray, speed: int) -> np.ndarray:
+        size = -(-len(samples) * PARTS // speed)
+        places = np.minimum(np.arange(size) * speed / PARTS, len(samples) - 1)
+        before = places.astype(np.int64)
+        after, weight = np.minimum(before + 1, len(samples) - 1), (places - before)[:, None]
+        frames = samples.astype(np.float32)
+        return (frames[before] * (1 - weight) + frames[after] * weight).astype(samples.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

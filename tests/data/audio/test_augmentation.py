@@ -12,7 +12,7 @@ from seq2seq_jax.data.batch_maker import batch_maker
 from seq2seq_jax.data.columns import Ragged
 from seq2seq_jax.data.store import Store
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
-from seq2seq_jax.data.transforms.sound import AddNoise, ChangeSpeed
+from seq2seq_jax.data.transforms.sound import AddNoise, ChangeSpeed, ChangeTempo
 from seq2seq_jax.tasks.speech import Speech
 
 LENGTHS = (800, 1_111, 4_000, 801)
@@ -46,6 +46,24 @@ def test_speeds_change_length_and_pitch_as_was_planned():
             if speed == 1.0:
                 np.testing.assert_array_equal(made[index], TONES[index])
     assert speeds == {0.9, 1.0, 1.1}
+
+
+def test_tempo_interpolates_frames_and_keeps_ends():
+    ramps = [np.stack([np.arange(length), -2.0 * np.arange(length)], axis=1).astype(np.float32) for length in (50, 37)]
+    examples = {"source": Ragged(np.concatenate(ramps), np.array([0, 50, 87]))}
+    change, seen = ChangeTempo(SpeedPerturbation()), set()
+    for round_ in range(8):
+        keys = KEYS[:2] + np.uint64(round_)
+        made = change(examples, keys)["source"]
+        np.testing.assert_array_equal(
+            made.lengths, change.lengths({"source": examples["source"].lengths}, keys)["source"]
+        )
+        for index, ramp in enumerate(ramps):
+            speed = round(len(ramp) / made.lengths[index], 1)
+            seen.add(speed)
+            expected = np.minimum(np.arange(made.lengths[index]) * speed, len(ramp) - 1)
+            np.testing.assert_allclose(made[index], np.stack([expected, -2.0 * expected], axis=1), atol=1e-4)
+    assert seen == {0.9, 1.0, 1.1}
 
 
 def test_noise_has_the_ratio_that_was_drawn():
