@@ -195,7 +195,7 @@ def ours(checkpoint, *, model_config=None, pack=False):
             return memory.states
         inputs = target.tokens if part == "decoder" else None
         hidden = model.apply(params, target, memory, deterministic=True, inputs=inputs, method="decode")
-        return model.apply(params, hidden, method="logits")
+        return model.apply(params, hidden, target.segment_ids, memory, method="logits")
 
     params = {"params": with_new_parameters(checkpoint.load(), model)}
     return np.asarray(compute(params, *jax.tree.map(jnp.asarray, (source, target)))), target
