@@ -131,7 +131,7 @@ ARCHITECTURES = {
     "sides_differ": Architecture(
         config=transformer(
             encoder={"num_layers": 1, "model_dim": 24, "num_heads": 2, "positions": "rotary"},
-            decoder={"head_dim": 6, "num_kv_heads": 2, **RELATIVE},
+            decoder={"head_dim": 6, "num_kv_heads": 2, "relative_per_layer": True, **RELATIVE},
             tied_embeddings="decoder",
         )
     ),

@@ -13,7 +13,7 @@ from seq2seq_jax.modules.flops import Amount, causal_pairs, product_flops
 from seq2seq_jax.modules.layers import each_layer, over_layers
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.segments import Segments
-from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig
+from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig, positions_for_bias
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,8 @@ class DecoderLayer(nn.Module):
         self.self_attention = config.attention(memory_dim=config.model_dim, self_attention=True, precision=precision)
         self.cross_attention = config.attention(memory_dim=self.memory_dim, self_attention=False, precision=precision)
         self.feed_forward = config.feed_forward(precision=precision)
+        if config.relative_per_layer:
+            self.relative = config.relative_bias(causal=True)
         self.self_residual = Residual(config)
         self.cross_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
@@ -66,6 +68,10 @@ class DecoderLayer(nn.Module):
         self_bias: Float[Array, "#batch heads target target"] | None,
         deterministic: bool,
     ) -> Float[Array, "batch target model"]:
+        if self.config.relative_per_layer:
+            relative_positions = positions_for_bias(target)
+            self_bias = self.relative(relative_positions, relative_positions)
+
         def segments(key_ids, causal):
             return Segments(queries=target.segment_ids, keys=key_ids, max_segments=target.max_segments, causal=causal)
 
@@ -104,10 +110,18 @@ class DecoderLayer(nn.Module):
         positions: Int[Array, "batch beam"],
         self_mask: Bool[Array, "batch beam target"],
         self_bias: tuple[Float[Array, "heads target"], Float[Array, "heads"]] | None,
+        bias_positions: tuple[Int[Array, ""], Int[Array, " keys"]],
         cross_mask: Bool[Array, "batch 1 source"],
     ) -> tuple[Float[Array, "batch beam model"], KeysValues]:
-        """One position of every hypothesis; returns the layer's output, and the new entries of its cache."""
+        """One position of every hypothesis; returns the layer's output, and the new entries of its cache.
+
+        Args:
+            bias_positions: of the queries and of all keys, for a relative bias of the layer's own.
+        """
         own = {}
+        if self.config.relative_per_layer:
+            reached, keys = bias_positions
+            self_bias = step_bias(self.relative(reached[None, None], keys[None]), beam=x.shape[1])
 
         def attend(y):
             context, own["keys_values"] = self.self_attention.step_with_own(
@@ -208,8 +222,7 @@ class TransformerDecoder(nn.Module):
         key_positions = jnp.append(jnp.arange(max_length), reached)
         self_bias = self.frame.bias(reached[None, None], key_positions[None])
         if self_bias is not None:
-            of_cache = jnp.repeat(self_bias[0, :, 0, :-1], beam, axis=-1)
-            self_bias = of_cache, self_bias[0, :, 0, -1]
+            self_bias = step_bias(self_bias, beam=beam)
 
         x = self.frame.before_layers(inputs.reshape(batch, beam, -1), positions, deterministic=True)
         history = []
@@ -224,6 +237,7 @@ class TransformerDecoder(nn.Module):
                     positions=positions,
                     self_mask=self_mask,
                     self_bias=self_bias,
+                    bias_positions=(reached, key_positions),
                     cross_mask=source_mask[:, None],
                 )
 
@@ -232,6 +246,13 @@ class TransformerDecoder(nn.Module):
         ancestors = jax.lax.dynamic_update_slice_in_dim(ancestors, jnp.tile(slots, batch)[:, None], reached, axis=1)
         state = state.replace(per_hypothesis={"ancestors": ancestors, "position": position + 1}, history=tuple(history))
         return self.frame.after_layers(x).reshape(inputs.shape), state
+
+
+def step_bias(
+    bias: Float[Array, "one heads query keys"], *, beam: int
+) -> tuple[Float[Array, "heads cache"], Float[Array, "heads"]]:
+    """The bias of one query on the scores of the cache, which has `beam` keys per position, and on that of itself."""
+    return jnp.repeat(bias[0, :, 0, :-1], beam, axis=-1), bias[0, :, 0, -1]
 
 
 def _with_position(cache: StepKeysValues, own: KeysValues, position: Int[Array, ""]) -> StepKeysValues:

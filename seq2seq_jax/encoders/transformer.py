@@ -11,7 +11,7 @@ from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.layers import over_layers
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import Segments, mean_of_segments
-from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig
+from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig, positions_for_bias
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,8 @@ class EncoderLayer(nn.Module):
         config = self.config
         self.attention = config.attention(memory_dim=config.model_dim, self_attention=True, precision=self.precision)
         self.feed_forward = config.feed_forward(precision=self.precision)
+        if config.relative_per_layer:
+            self.relative = config.relative_bias(causal=False)
         self.attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
 
@@ -97,6 +99,9 @@ class EncoderLayer(nn.Module):
         """The residual branch of self-attention."""
         ids = source.segment_ids
         segments = Segments(queries=ids, keys=ids, max_segments=source.max_segments, causal=False)
+        if self.config.relative_per_layer:
+            positions = positions_for_bias(source)
+            bias = self.relative(positions, positions)
 
         def attend(y):
             return self.attention(

@@ -74,6 +74,9 @@ class TransformerConfig:
     """Buckets of the relative bias (T5: 32); only for positions = relative."""
     relative_max_distance: int | None = None
     """Distance (tokens) from which on all pairs share a bucket (T5: 128); only for positions = relative."""
+    relative_per_layer: bool = False
+    """Whether each layer has a relative bias of its own (UMT5), instead of one for all; only for positions = relative.
+    """
     attention_bias: bool = True
     """Whether the attention projections have biases."""
     biased_projections: tuple[Projection, ...] | None = None
@@ -138,6 +141,8 @@ class TransformerConfig:
             )
         if self.rotary != RotaryConfig() and self.positions != "rotary":
             raise ValueError(f"{name}.rotary has no effect with positions = {self.positions}: leave it as it is.")
+        if self.relative_per_layer and self.positions != "relative":
+            raise ValueError(f"{name}.relative_per_layer has no effect with positions = {self.positions}.")
         if self.biased_projections is not None and not self.attention_bias:
             raise ValueError(
                 f"{name}.biased_projections has no effect without attention_bias: set either to its default."
@@ -209,6 +214,15 @@ class TransformerConfig:
         scale = 1.0 if self.lora_alpha is None else self.lora_alpha / self.lora_rank
         return dict.fromkeys(self.lora_layers, Lora(rank=self.lora_rank, scale=scale))
 
+    def relative_bias(self, *, causal: bool) -> RelativeBias:
+        """The relative bias of this stack, or of a layer of it."""
+        return RelativeBias(
+            num_heads=self.num_heads,
+            num_buckets=self.relative_buckets,
+            max_distance=self.relative_max_distance,
+            bidirectional=not causal,
+        )
+
     def norm_layer(self) -> Normalization:
         """A normalisation of this stack."""
         return Normalization(self.normalization, self.norm_epsilon)
@@ -255,6 +269,12 @@ class TransformerConfig:
         )
 
 
+def positions_for_bias(sequence: SourceRows) -> Int[Array, "#batch length"]:
+    """The positions of a sequence, shared by all rows if each has a single segment."""
+    positions = sequence.positions
+    return jnp.arange(positions.shape[1])[None] if sequence.max_segments == 1 else positions
+
+
 class Residual(nn.Module):
     """x + branch(x) with its normalisation and dropout, pre- or post-norm, or with a norm before and behind the branch.
 
@@ -294,13 +314,8 @@ class PositionsAndFinalNorm(nn.Module):
         config = self.config
         if config.positions == "learned":
             self.learned = LearnedPositions(config.max_positions, config.model_dim)
-        if config.positions == "relative":
-            self.relative = RelativeBias(
-                num_heads=config.num_heads,
-                num_buckets=config.relative_buckets,
-                max_distance=config.relative_max_distance,
-                bidirectional=not self.causal,
-            )
+        if config.positions == "relative" and not config.relative_per_layer:
+            self.relative = config.relative_bias(causal=self.causal)
         if config.token_types:
             initializer = nn.with_logical_partitioning(nn.initializers.normal(config.model_dim**-0.5), (None, "model"))
             self.types = self.param("types", initializer, (config.token_types, config.model_dim))
@@ -336,14 +351,14 @@ class PositionsAndFinalNorm(nn.Module):
     def bias(
         self, query_positions: Int[Array, "batch target"], key_positions: Int[Array, "batch source"]
     ) -> Float[Array, "batch heads target source"] | None:
-        """The relative bias on attention scores; None if the stack has none."""
-        return self.relative(query_positions, key_positions) if self.config.positions == "relative" else None
+        """The relative bias of all layers on attention scores; None if the stack has none."""
+        config = self.config
+        has_bias = config.positions == "relative" and not config.relative_per_layer
+        return self.relative(query_positions, key_positions) if has_bias else None
 
     def self_bias(self, sequence: SourceRows) -> Float[Array, "#batch heads length length"] | None:
-        """The relative bias between the positions of a sequence, shared by all rows if each has a single segment."""
-        positions = sequence.positions
-        if sequence.max_segments == 1:
-            positions = jnp.arange(positions.shape[1])[None]
+        """The relative bias between the positions of a sequence, see `bias`."""
+        positions = positions_for_bias(sequence)
         return self.bias(positions, positions)
 
     def after_layers(self, x: Float[Array, "batch length model"]) -> Float[Array, "batch length model"]:

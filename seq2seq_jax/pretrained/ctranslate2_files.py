@@ -138,7 +138,10 @@ def _fill_stack(
         _fill_attention(layer.self_attention, own, of_layer, stack, is_self=True)
         _fill_norm(layer.self_attention.layer_norm, f"{residual}_residual/norm", stack, of_layer)
         if stack.positions == "relative":
-            layer.self_attention.relative_attention_bias = arrays[f"{frame}/relative/table"]
+            own_bias = of_layer.get("relative/table")
+            layer.self_attention.relative_attention_bias = (
+                arrays[f"{frame}/relative/table"] if own_bias is None else own_bias
+            )
             layer.self_attention.relative_attention_max_distance = np.int32(stack.relative_max_distance)
         if side == "decoder":
             _fill_attention(layer.attention, "cross_attention", of_layer, stack, is_self=False)

@@ -560,7 +560,7 @@ def _by_architecture(run: Inference) -> _Plan:
         )
     longest = max(LONGEST, run.experiment.max_source_length, run.experiment.max_target_length)
     reasons = []
-    for name in ("pegasus", "marian", "t5"):
+    for name in ("pegasus", "marian", "t5", "umt5"):
         family = FAMILIES[name]
         try:
             config = family.config_of(model, vocabulary, longest=longest)

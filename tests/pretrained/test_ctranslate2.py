@@ -25,6 +25,8 @@ CASES = {
                               **LEARNED),
     "T5 1.1": transformer(normalization="rms", positions="relative", relative_buckets=8, relative_max_distance=20,
                           attention_scale=1.0, attention_bias=False, gated=True, activation="gelu", head_dim=6),
+    "UMT5": transformer(normalization="rms", positions="relative", relative_buckets=8, relative_max_distance=20,
+                        relative_per_layer=True, gated=True, activation="gelu", attention_bias=False),
     "rotary": transformer(positions="rotary", rotary=RotaryConfig(base=500.0), num_kv_heads=2, gated=True,
                           activation="silu", normalization="rms_plus_one",
                           biased_projections=("query", "key", "value")),

@@ -1,4 +1,4 @@
-"""T5 1.0, 1.1, Flan and ByT5, and mT5."""
+"""T5 1.0, 1.1, Flan and ByT5, mT5, and UMT5."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -70,6 +70,7 @@ class T5(Family):
     # transformers writes true for 1.1, too, whose output has a table of its own.
     flag_decides_tie = False
     never_scales: ClassVar[bool] = False
+    relative_per_layer: ClassVar[bool] = False
 
     def describe(self, values: Mapping[str, Any], names: Collection[str], *, origin: str) -> Described:
         projection = values["feed_forward_proj"].split("-")
@@ -97,6 +98,7 @@ class T5(Family):
             "positions": "relative",
             "relative_buckets": values["relative_attention_num_buckets"],
             "relative_max_distance": values["relative_attention_max_distance"],
+            "relative_per_layer": self.relative_per_layer,
             "dropout": float(values["dropout_rate"]),
             "attention_dropout": float(values["dropout_rate"]),
             "hidden_dropout": float(values["dropout_rate"]),
@@ -119,8 +121,10 @@ class T5(Family):
         for side, stack in (("encoder", described.encoder), ("decoder", described.decoder)):
             layer, path = f"{side}.block.{{layer}}.layer", f"{side}/layer"
             own, residual = ("attention", "attention") if side == "encoder" else ("self_attention", "self")
-            first = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-            rows.append(table_row(first, f"{side}/frame/relative/table"))
+            place = (layer, path) if stack.relative_per_layer else (f"{side}.block.0.layer", f"{side}/frame")
+            rows.append(
+                table_row(f"{place[0]}.0.SelfAttention.relative_attention_bias.weight", f"{place[1]}/relative/table")
+            )
             rows += _branch(f"{layer}.0", "SelfAttention", f"{path}/{own}", f"{path}/{residual}_residual")
             last = f"{layer}.1"
             if side == "decoder":
@@ -142,6 +146,7 @@ class T5(Family):
             "embedding_norm": False,
             "query_key_norm": False,
             "positions": "relative",
+            "relative_per_layer": self.relative_per_layer,
             "biases": (),
             "attention_scale": 1.0,
             "token_types": 0,
@@ -212,9 +217,19 @@ class MT5(T5):
         raise ValueError("T5 says the same")
 
 
+class UMT5(T5):
+    """T5 1.1 with a relative bias in each layer."""
+
+    model_type = "umt5"
+    architecture = "UMT5ForConditionalGeneration"
+    read: ClassVar[Mapping[str, Any]] = T5.read | {"feed_forward_proj": "gated-gelu"}
+    ignored: ClassVar[Mapping[str, str]] = T5.ignored | {"tokenizer_class": "says nothing of the model"}
+    relative_per_layer = True
+
+
 def _branch(name: str, kind: str, path: str, residual: str) -> list[Entry]:
     names = {part: f"{name}.{kind}.{own}" for part, own in PROJECTIONS.items()}
     return [*attention(names, path, biases=()), *norm(f"{name}.layer_norm", f"{residual}/norm", bias=False)]
 
 
-FAMILIES = (T5(), MT5())
+FAMILIES = (T5(), MT5(), UMT5())
