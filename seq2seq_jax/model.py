@@ -107,9 +107,9 @@ class ModelConfig:
                 f"model.{field} = {getattr(self, field)} needs sources of tokens, and model.front_end reads frames. "
                 f"Set {field} to {'decoder' if self.shares_inputs else False}."
             )
-        if self.front_end is None and self.encoder.reduction > 1:
+        if self.front_end is None and self.reduction > 1:
             raise ValueError(
-                f"model.encoder makes one state of {self.encoder.reduction} vectors, which is for frames: set "
+                f"model.encoder makes one state of {self.reduction} vectors, which is for frames: set "
                 "pyramid_layers to 0, or model.front_end to log_mel or features."
             )
         if self.logit_scale is not None and self.logit_scale <= 0:
@@ -148,9 +148,14 @@ class ModelConfig:
         return params | {side: merged(params[side], getattr(self, side), side) for side in ("encoder", "decoder")}
 
     @property
+    def reduction(self) -> int:
+        """Vectors of the front end that the encoder makes one state of; an encoder that does not say makes one of each."""
+        return getattr(self.encoder, "reduction", 1)
+
+    @property
     def frames_per_position(self) -> int:
         """Frames of which the front end and the encoder make one state; 1 for tokens."""
-        return 1 if self.front_end is None else self.front_end.frames_per_position * self.encoder.reduction
+        return 1 if self.front_end is None else self.front_end.frames_per_position * self.reduction
 
     @property
     def source_stride(self) -> int:
@@ -170,7 +175,7 @@ class ModelConfig:
         """
         flops = self.encoder.forward_flops(source)
         if self.front_end is not None:
-            flops += self.front_end.flops(source * self.encoder.reduction, model_dim=self.encoder.model_dim)
+            flops += self.front_end.flops(source * self.reduction, model_dim=self.encoder.model_dim)
         if self.ctc:
             flops += product_flops(source, self.encoder.memory_dim, vocabulary.target_size)
         return flops
@@ -251,7 +256,7 @@ class EncoderDecoder(nn.Module):
         if config.front_end is not None:
             self.front_end = config.front_end.build(
                 model_dim=config.encoder.model_dim,
-                parts=config.encoder.reduction,
+                parts=config.reduction,
                 precision=config.precision,
                 statistics=self.statistics,
             )

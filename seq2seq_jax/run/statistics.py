@@ -35,7 +35,7 @@ def feature_statistics(model: ModelConfig, store: Store, column: Frames, vocabul
     """
     front_end = dataclasses.replace(model.front_end, normalization="none", spec_augment=None)
     module = front_end.build(
-        model_dim=model.encoder.model_dim, parts=model.encoder.reduction, precision="float32", statistics=None
+        model_dim=model.encoder.model_dim, parts=model.reduction, precision="float32", statistics=None
     )
 
     @jax.jit
