@@ -149,7 +149,7 @@ class ModelConfig:
 
     @property
     def reduction(self) -> int:
-        """Vectors of the front end that the encoder makes one state of; an encoder that does not say makes one of each."""
+        """Vectors of the front end that the encoder makes one state of; one, where an encoder does not say."""
         return getattr(self.encoder, "reduction", 1)
 
     @property
