@@ -3,9 +3,13 @@
     seq2seq train an4/transformer_ctc --data.directory DIR    # DIR has train.tsv, train.cepstra.f32, dev.tsv, ...
 
 845 utterances, 37 minutes of people who spell names, addresses and numbers. Speed perturbation needs samples, which
-cepstra are not. Word error rate: not measured yet.
+cepstra are not: frames are interpolated to other tempos instead. Words are tokens: there are some hundred.
+
+Word error rate: not measured yet. An earlier setting (40 byte pairs, dropout 0.1, no tempos) memorised its utterances:
+after 1,800 steps, dev had 52.7% by attention alone, and 26.8% token errors by CTC alone.
 """
 
+from seq2seq_jax.data.audio.augmentation import FeatureAugmentationConfig, SpeedPerturbation
 from seq2seq_jax.data.audio.features import SpeechFeatures
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
@@ -21,10 +25,16 @@ from seq2seq_jax.training.optimizer import AdamWConfig
 
 def experiment() -> Experiment:
     """The experiment."""
-    stack = {"model_dim": 144, "num_heads": 4, "hidden_dim": 576, "dropout": 0.1}
+    stack = {"model_dim": 144, "num_heads": 4, "hidden_dim": 576, "dropout": 0.2}
     return Experiment(
-        data=SpeechFeatures(directory="data/speech/an4", stride=4, max_source_length=192, max_target_length=72),
-        tokenizer=TokenizerConfig(kind="bpe", vocabulary_size=80, byte_fallback=False, normalization="nfkc"),
+        data=SpeechFeatures(
+            directory="data/speech/an4",
+            stride=4,
+            max_source_length=192,
+            max_target_length=32,
+            augmentation=FeatureAugmentationConfig(tempo=SpeedPerturbation()),
+        ),
+        tokenizer=TokenizerConfig(kind="words", vocabulary_size=200, byte_fallback=False, normalization="nfkc"),
         model=ModelConfig(
             front_end=FeaturesConfig(
                 features=13,
@@ -43,7 +53,7 @@ def experiment() -> Experiment:
             learning_rate=2e-3, schedule="cosine", warmup_steps=400, final_fraction=0.02, ema_decay=0.995
         ),
         training=TrainingConfig(
-            steps=3_600, target_tokens_per_batch=24 * 72, log_every=50, checkpoint_every=900, evaluate_every=900
+            steps=3_600, target_tokens_per_batch=24 * 32, log_every=50, checkpoint_every=900, evaluate_every=900
         ),
-        generation=BeamSearch(beam_size=8, ctc_weight=0.4, maximum_length_ratio=0.75, maximum_length_extra=5),
+        generation=BeamSearch(beam_size=8, ctc_weight=0.4, maximum_length_ratio=0.35, maximum_length_extra=5),
     )

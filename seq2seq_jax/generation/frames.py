@@ -1,6 +1,7 @@
 """Sources to generate from that are frames, such as speech; see `seq2seq_jax.generation.sources` for text."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Num
@@ -53,7 +54,7 @@ class FrameSources:
 
     def fit(
         self,
-        sources: Sequence[Sound],
+        sources: Sequence[Any],
         *,
         too_long: TooLong | None = None,
         first_line: int = 1,
@@ -62,6 +63,7 @@ class FrameSources:
         """Sources as the model takes them; longer ones are split where they are quietest.
 
         Args:
+            sources: sounds.
             too_long, first_line, lines: see `SourceEncoder.fit`.
 
         Raises:
@@ -75,8 +77,8 @@ class FrameSources:
             )
         parts: list[list[SourceValues]] = []
         long: list[LongSource] = []
+        self._check(sources)
         for line, source in enumerate(sources, start=first_line):
-            self.column.check(source.frames)
             if self.is_blank(source):
                 parts.append([])
             elif self.length(source.frames) <= self.max_length:
@@ -88,17 +90,31 @@ class FrameSources:
                 long.append(LongSource(line, self.length(source.frames), True, len(parts[-1])))
         return FittedSources(parts, np.array(lines, np.int64), long)
 
-    def encode(self, sources: Sequence[Sound]) -> list[np.ndarray]:
+    def encode(self, sources: Sequence[Any]) -> list[np.ndarray]:
         """The frames of sources.
 
         Raises:
             ValueError: one is longer than the model takes, or has another shape or type.
         """
+        self._check(sources)
         for source in sources:
-            self.column.check(source.frames)
             if self.length(source.frames) > self.max_length:
                 raise self._refusal(source)
         return [source.frames for source in sources]
+
+    def _check(self, sources: Sequence[Any]) -> None:
+        """Refuse what are no sounds, or none of the model's.
+
+        Raises:
+            ValueError: with what came.
+        """
+        for source in sources:
+            if not isinstance(source, Sound):
+                raise ValueError(
+                    f"the model reads sounds, and text came: {str(source)[:60]!r}. Name audio files for seq2seq "
+                    "generate or align; other commands read text."
+                )
+            self.column.check(source.frames)
 
     def cut(self, source: Num[np.ndarray, "frames features"]) -> np.ndarray:
         """As much of a source as the model takes."""
