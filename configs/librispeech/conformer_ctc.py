@@ -3,7 +3,7 @@
     seq2seq train librispeech/conformer_ctc --data.directory DIR    # prepared as transformer_ctc says
 
 The encoder's 12 layers are Conformer blocks (Gulati et al. 2020) with a convolution over 31 positions and rotary
-positions instead of the paper's relative ones. Not trained here: compiled only.
+positions instead of the paper's relative ones. Not trained here.
 """
 
 import dataclasses

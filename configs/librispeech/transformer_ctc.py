@@ -4,7 +4,7 @@
 
 DIR holds the extracted FLAC files and the manifests train.tsv and validation.tsv (columns file, text, speaker). The
 store of 960 hours at 16,000 samples per second is 110.6 GB. A row is 41 seconds, a batch 256 rows, at most 2.9 hours.
-12 + 6 layers of width 512, feed-forward 2048. Not trained here: compiled only.
+12 + 6 layers of width 512, feed-forward 2048. Not trained here.
 """
 
 from seq2seq_jax.data.audio.augmentation import SoundAugmentationConfig, SpeedPerturbation
