@@ -57,6 +57,8 @@ def override(experiment: Any, arguments: Sequence[str], *, program: str, descrip
     experiment, arguments = _with_classes(experiment, arguments)
     errors, refused = io.StringIO(), []
     help_is_asked = bool({"-h", "--help"} & set(arguments))
+    if help_is_asked:
+        description += _missing_parts(experiment)
     # tyro draws the boxes that `_one_line` opens with other characters where standard output has no UTF-8.
     output = contextlib.nullcontext() if help_is_asked else contextlib.redirect_stdout(_Utf8())
     try:
@@ -108,7 +110,7 @@ def _with_classes(config: Any, arguments: Sequence[str]) -> tuple[Any, list[str]
         option, assigned, value = argument.partition("=")
         place = option.removeprefix("--").replace("-", "_")
         part, candidates = dict(_parts(config)).get(place, (None, []))
-        if not option.startswith("--") or len(candidates) < 2:
+        if not option.startswith("--") or len(candidates) < (1 if part is None else 2):
             rest.append(argument)
             continue
         name = value if assigned else next(given, "")
@@ -120,9 +122,10 @@ def _with_classes(config: Any, arguments: Sequence[str]) -> tuple[Any, list[str]
 
 
 def _converted(part: Any, kind: type, option: str) -> Any:
-    """A part as one of another class, with the fields that both have."""
+    """A part, or None, as one of another class, with the fields that both have."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    common = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.name in fields}
+    own = () if part is None else dataclasses.fields(part)
+    common = {field.name: getattr(part, field.name) for field in own if field.name in fields}
     needed = [
         name
         for name, field in fields.items()
@@ -230,6 +233,8 @@ def _field_of_another_class(config: Any, arguments: Sequence[str]) -> str | None
         if option.startswith("--") and owners and type(part).__name__ not in owners:
             kind = type(part).__name__
             article, has = "an" if kind[0] in "AEIOU" else "a", "has" if len(owners) == 1 else "have"
+            if part is None:
+                return f"{option} has no effect without {place}: add it with --{place} {option_name(candidates[0])}."
             others = " and ".join(filter(None, [", ".join(owners[:-1]), owners[-1]]))
             return (
                 f"{option} has no effect: {place} is {article} {kind} here, which has no {name}; {others} {has} it. "
@@ -239,14 +244,26 @@ def _field_of_another_class(config: Any, arguments: Sequence[str]) -> str | None
 
 
 def _parts(config: Any, place: str = "") -> Iterator[tuple[str, tuple[Any, list[type]]]]:
-    """Dotted name of every part of a config -> the part, and the classes that it may be of."""
+    """Dotted name of every part of a config -> the part, None where the config has none, and the classes that it may be
+    of.
+    """
     unnamed = _unnamed(config)
     for name, kind in typing.get_type_hints(type(config)).items():
         part = getattr(config, name)
+        inner = place if name in unnamed else f"{place}.{name}".removeprefix(".")
         if dataclasses.is_dataclass(part):
-            inner = place if name in unnamed else f"{place}.{name}".removeprefix(".")
             yield inner, (part, dataclasses_of(kind))
             yield from _parts(part, inner)
+        elif part is None and dataclasses_of(kind):
+            yield inner, (None, dataclasses_of(kind))
+
+
+def _missing_parts(config: Any) -> str:
+    """What the help says of parts that a config may have, and does not."""
+    missing = [
+        f"--{place} ({', '.join(map(option_name, kinds))})" for place, (part, kinds) in _parts(config) if part is None
+    ]
+    return f"\n\nParts that may be added: {'; '.join(missing)}\n" if missing else ""
 
 
 def _unnamed(config: Any) -> list[str]:

@@ -525,3 +525,15 @@ def test_a_mistake_reads_the_same_where_standard_output_is_ascii(monkeypatch):
     with pytest.raises(ValueError) as error:
         override(experiment(), ["--training.select_by", "rouge"], program="seq2seq")
     assert str(error.value) == str(expected.value) and "---" not in str(error.value)
+
+
+def test_a_part_that_a_config_lacks_is_added_by_its_name():
+    experiment = load_config_by_name("dates/transformer")
+    plain = override(experiment.model, ["--tied_embeddings", "decoder"], program="test")
+    assert plain.front_end is None
+    model = override(plain, ["--front_end", "log_mel", "--front_end.rate", "8000"], program="test")
+    assert type(model.front_end).__name__ == "LogMelConfig" and model.front_end.rate == 8_000
+    with pytest.raises(ValueError, match=r"^--front_end must be one of log_mel, features, and is 'sound'\.$"):
+        override(plain, ["--front_end", "sound"], program="test")
+    with pytest.raises(ValueError, match=r"no effect without front_end: add it with --front_end log_mel"):
+        override(plain, ["--front_end.rate", "8000"], program="test")

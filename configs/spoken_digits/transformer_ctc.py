@@ -6,8 +6,8 @@ Real voices, made sequences: strings of 3 to 7 words of one speaker, with faint 
 second. A string to train on is a function of (seed, index). A position is 40 ms.
 
 1.78M parameters. Word error rate of the 500 strings of strings_dev.tsv (known speakers) after 1,800 steps in float32:
-1.15% by attention alone with beam 5, 0.37% with CTC in the score (0.3), 0.90% by the most probable path of CTC, 0.57% by
-its search over prefixes; a step takes 0.51 s of CPU time (AMD EPYC).
+1.15% by attention alone with beam 5, 0.37% with CTC in the score (0.3), 0.90% by the most probable path of CTC, 0.57%
+by its search over prefixes; a step takes 0.51 s of CPU time (AMD EPYC).
 """
 
 from seq2seq_jax.data.audio.digit_strings import DigitStrings

@@ -326,6 +326,7 @@ class PolicyGradient(Objective):
             Prepared with an Experience as rows, and the encoder's key, shared; and the state.
         """
         example = RewardExample.of(batch)
+        decoded_lengths = drawn.lengths
         if self.config.include_reference:
             drawn = _with_reference(drawn, batch.target, self.model.vocabulary.pad_id)
         given = self._rewards(params, batch, memory, drawn, example, rng=rng, trains=trains)
@@ -340,7 +341,7 @@ class PolicyGradient(Objective):
             tokens=tokens,
             mask=mask,
             log_probabilities=scored.samples.log_probabilities,
-            drawn_lengths=drawn.lengths,
+            drawn_lengths=decoded_lengths,
             ended=scored.samples.ended,
             rewards=scored.rewards,
             metrics=scored.metrics,

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from seq2seq_jax.data.batch_format import BatchFormat
 from seq2seq_jax.data.columns import Column, Tokens
-from seq2seq_jax.data.source import PairSource
+from seq2seq_jax.data.source import DataSource, PairSource
 from seq2seq_jax.data.tokenizer import TokenizerConfig
 from seq2seq_jax.evaluation.metric import Example, Metric
 from seq2seq_jax.evaluation.metrics import DEFAULT_METRICS
@@ -45,9 +45,10 @@ class Translation(Task):
             window=data.window,
         )
 
-    def check(self, data: PairSource, tokenizer: TokenizerConfig) -> None:
+    def check(self, data: DataSource, tokenizer: TokenizerConfig) -> None:
         super().check(data, tokenizer)
-        data.check_tokenizer(tokenizer)
+        if isinstance(data, PairSource):
+            data.check_tokenizer(tokenizer)
 
     def has_unpacked_rows(self, data: PairSource) -> bool:
         return not data.packing

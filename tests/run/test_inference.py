@@ -35,7 +35,7 @@ def echo(monkeypatch):
     monkeypatch.setattr(Inference, "system", SimpleNamespace(generator_by=lambda method, **options: Echo()))
     monkeypatch.setattr(Inference, "parameters", lambda run: (None, 0))
     run = Inference.__new__(Inference)
-    run.experiment = SimpleNamespace(generation=Greedy())
+    run.experiment = SimpleNamespace(generation=Greedy(), data=None)
     return run
 
 
