@@ -196,17 +196,23 @@ def picture(found: Mapping[str, dict[str, Any]]) -> Figure:
     Args:
         found: `scores` by method, with their `family`.
     """
-    figure = Figure(figsize=(12, 5.4), dpi=100, layout="constrained")
+    figure = Figure(figsize=(15, 5.4), dpi=100, layout="constrained")
     panels = {"mean_bleu": "BLEU of all texts", "oracle_bleu": "BLEU of the best text of each source"}
     families: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for name, values in found.items():
         if "pairwise_bleu" in values:
             families.setdefault(values["family"], []).append((name, values))
     for axes, (score, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for (family, members), marker in zip(families.items(), itertools.cycle("osD^vP*Xd<>")):
+        for index, ((family, members), marker) in enumerate(zip(families.items(), itertools.cycle("osD^vP*Xd<>"))):
             places = [values["pairwise_bleu"] for _, values in members]
             heights = [values[score] for _, values in members]
-            axes.plot(places, heights, marker=marker, label=family)
+            axes.plot(
+                places,
+                heights,
+                marker=marker,
+                color=f"C{index % 10}" if index < 10 else f"{0.15 * (index - 9)}",
+                label=family,
+            )
             if len(members) > 1:
                 for (name, _), place, height in zip(members, places, heights, strict=True):
                     label = name.rsplit(" ", 1)[-1] if not name.endswith("samples") else name.split()[-2]
@@ -216,7 +222,10 @@ def picture(found: Mapping[str, dict[str, Any]]) -> Figure:
         axes.invert_xaxis()
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("BLEU (percent)")
-    figure.axes[1].legend(fontsize="small", frameon=False)
+    # Beside the panels, where it covers no point however many families there are.
+    figure.legend(
+        *figure.axes[1].get_legend_handles_labels(), loc="outside right upper", fontsize="small", frameon=False
+    )
     return figure
 
 
