@@ -231,10 +231,10 @@ def _field_of_another_class(config: Any, arguments: Sequence[str]) -> str | None
         part, candidates = parts.get(place, (None, []))
         owners = [each.__name__ for each in candidates if name in {field.name for field in dataclasses.fields(each)}]
         if option.startswith("--") and owners and type(part).__name__ not in owners:
-            kind = type(part).__name__
-            article, has = "an" if kind[0] in "AEIOU" else "a", "has" if len(owners) == 1 else "have"
             if part is None:
                 return f"{option} has no effect without {place}: add it with --{place} {option_name(candidates[0])}."
+            kind = type(part).__name__
+            article, has = "an" if kind[0] in "AEIOU" else "a", "has" if len(owners) == 1 else "have"
             others = " and ".join(filter(None, [", ".join(owners[:-1]), owners[-1]]))
             return (
                 f"{option} has no effect: {place} is {article} {kind} here, which has no {name}; {others} {has} it. "

@@ -203,16 +203,11 @@ def picture(found: Mapping[str, dict[str, Any]]) -> Figure:
         if "pairwise_bleu" in values:
             families.setdefault(values["family"], []).append((name, values))
     for axes, (score, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for index, ((family, members), marker) in enumerate(zip(families.items(), itertools.cycle("osD^vP*Xd<>"))):
+        # Ten colours and eleven markers: no two of 110 families look alike.
+        for (family, members), marker in zip(families.items(), itertools.cycle("osD^vP*Xd<>")):
             places = [values["pairwise_bleu"] for _, values in members]
             heights = [values[score] for _, values in members]
-            axes.plot(
-                places,
-                heights,
-                marker=marker,
-                color=f"C{index % 10}" if index < 10 else f"{0.15 * (index - 9)}",
-                label=family,
-            )
+            axes.plot(places, heights, marker=marker, label=family)
             if len(members) > 1:
                 for (name, _), place, height in zip(members, places, heights, strict=True):
                     label = name.rsplit(" ", 1)[-1] if not name.endswith("samples") else name.split()[-2]

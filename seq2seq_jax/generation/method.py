@@ -59,6 +59,13 @@ class GenerationMethod(abc.ABC):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}: set it to 0 or more")
 
+    def _check_best(self, n_best: int, *, of: int) -> None:
+        if n_best > of:
+            raise ValueError(
+                f"n_best must be at most beam_size, got n_best {n_best} and beam_size {of}: "
+                "lower n_best or raise beam_size"
+            )
+
     def check(self, *, num_experts: int) -> None:  # noqa: B027
         """Refuse a model that the method cannot generate with.
 

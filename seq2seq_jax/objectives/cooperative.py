@@ -22,10 +22,9 @@ from seq2seq_jax.modules.embedding import gather_scores
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.objectives.adversarial import check_sources_are_tokens
 from seq2seq_jax.objectives.estimators import Reinforce
-from seq2seq_jax.objectives.maximum_likelihood import MODEL, MaximumLikelihood, MaximumLikelihoodConfig
+from seq2seq_jax.objectives.maximum_likelihood import MODEL, EvaluatedByLikelihood
 from seq2seq_jax.objectives.objective import (
     Logged,
-    ObjectiveConfig,
     Params,
     Player,
     Prepared,
@@ -42,7 +41,7 @@ MEDIATOR = "mediator"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CooperativeConfig(ObjectiveConfig):
+class CooperativeConfig(EvaluatedByLikelihood):
     """Config of cooperative training, normalised per source.
 
     The mediator M minimises half the negative log-likelihood of the reference and half that of a sample of the
@@ -102,10 +101,6 @@ class CooperativeConfig(ObjectiveConfig):
             label_smoothing=self.label_smoothing,
             entropy_floor=self.entropy_floor,
         )
-
-    def build_evaluation(self, model: EncoderDecoder) -> MaximumLikelihood:
-        """What evaluates parameters: the likelihood of references."""
-        return MaximumLikelihoodConfig(label_smoothing=self.label_smoothing).build(model)
 
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "Cooperative":
         """The objective for a model; it does not need the tokenizer."""

@@ -156,6 +156,20 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
         return MaximumLikelihood(self, model)
 
 
+class EvaluatedByLikelihood(ObjectiveConfig):
+    """Config of an objective whose parameters are evaluated by the likelihood of references, without foreign code."""
+
+    label_smoothing: float
+
+    def likelihood(self, model: EncoderDecoder) -> "MaximumLikelihood":
+        """Maximum likelihood with the label smoothing of the objective."""
+        return MaximumLikelihoodConfig(label_smoothing=self.label_smoothing).build(model)
+
+    def build_evaluation(self, model: EncoderDecoder) -> Objective:
+        """What evaluates parameters: the likelihood of references."""
+        return self.likelihood(model)
+
+
 @flax.struct.dataclass
 class Copied:
     """What copying adds to the likelihood of labels.

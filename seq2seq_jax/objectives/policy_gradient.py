@@ -31,14 +31,12 @@ from seq2seq_jax.objectives.estimators import (
 )
 from seq2seq_jax.objectives.maximum_likelihood import (
     MODEL,
-    MaximumLikelihood,
-    MaximumLikelihoodConfig,
+    EvaluatedByLikelihood,
     cross_entropy,
     model_player,
 )
 from seq2seq_jax.objectives.objective import (
     Objective,
-    ObjectiveConfig,
     Params,
     Player,
     Prepared,
@@ -72,7 +70,7 @@ MIN_ENDED_FRACTION = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyGradientConfig(ObjectiveConfig):
+class PolicyGradientConfig(EvaluatedByLikelihood):
     """Config of policy gradients, normalised per source.
 
     The loss of a source is that of the estimator, minus entropy_weight Σ_t H(π(· | y_<t, x)) and plus kl_weight
@@ -186,13 +184,6 @@ class PolicyGradientConfig(ObjectiveConfig):
         """See ObjectiveConfig.foreign_code: a reward in Python."""
         return self.reward.function
 
-    def build_evaluation(self, model: EncoderDecoder) -> MaximumLikelihood:
-        """What evaluates parameters of a model that was trained with this objective: the likelihood of references.
-
-        Imports no foreign code.
-        """
-        return MaximumLikelihoodConfig(label_smoothing=self.label_smoothing).build(model)
-
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "PolicyGradient":
         """The objective for a model.
 
@@ -221,7 +212,7 @@ class PolicyGradient(Objective):
             vocabulary=model.vocabulary, temperature=config.temperature, minimum_length=config.minimum_length
         )
         self._baseline = config.estimator.baseline
-        self._likelihood = MaximumLikelihoodConfig(label_smoothing=config.label_smoothing).build(model)
+        self._likelihood = config.likelihood(model)
 
     @property
     def players(self) -> tuple[Player, ...]:

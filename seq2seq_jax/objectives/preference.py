@@ -18,8 +18,8 @@ from seq2seq_jax.generation.sampling import Samples
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.objectives.estimators import LeaveOneOut, Reinforce
-from seq2seq_jax.objectives.maximum_likelihood import MODEL, MaximumLikelihood, MaximumLikelihoodConfig
-from seq2seq_jax.objectives.objective import Logged, ObjectiveConfig, Params, Prepared, Turn, WeightedSum, Work
+from seq2seq_jax.objectives.maximum_likelihood import MODEL, EvaluatedByLikelihood
+from seq2seq_jax.objectives.objective import Logged, Params, Prepared, Turn, WeightedSum, Work
 from seq2seq_jax.objectives.policy_gradient import (
     Lengths,
     PolicyGradient,
@@ -34,7 +34,7 @@ from seq2seq_jax.values import check_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PreferenceConfig(ObjectiveConfig):
+class PreferenceConfig(EvaluatedByLikelihood):
     """Config of preference optimisation, normalised per source.
 
     With y⁺ the preferred text, y⁻ the other one and β `beta`, the loss of a pair is
@@ -134,10 +134,6 @@ class PreferenceConfig(ObjectiveConfig):
     def foreign_code(self) -> str | None:
         """See ObjectiveConfig.foreign_code: a reward in Python."""
         return None if self.reward is None else self.reward.function
-
-    def build_evaluation(self, model: EncoderDecoder) -> MaximumLikelihood:
-        """What evaluates parameters: the likelihood of references. Imports no foreign code."""
-        return MaximumLikelihoodConfig(label_smoothing=self.label_smoothing).build(model)
 
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "Preference":
         """The objective for a model.

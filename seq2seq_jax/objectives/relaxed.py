@@ -19,11 +19,10 @@ from seq2seq_jax.generation.sampling import Policy
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.objectives.adversarial import DISCRIMINATOR, check_sources_are_tokens
-from seq2seq_jax.objectives.maximum_likelihood import MODEL, MaximumLikelihood, MaximumLikelihoodConfig, model_player
+from seq2seq_jax.objectives.maximum_likelihood import MODEL, EvaluatedByLikelihood, model_player
 from seq2seq_jax.objectives.objective import (
     Logged,
     Objective,
-    ObjectiveConfig,
     Params,
     Player,
     Prepared,
@@ -36,7 +35,7 @@ from seq2seq_jax.values import check_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RelaxedConfig(ObjectiveConfig):
+class RelaxedConfig(EvaluatedByLikelihood):
     """Config of relaxed adversarial training, normalised per source, of texts of one length.
 
     A token is softmax((log π + g) / τ) with Gumbel noise g: a sample of π in the limit τ = 0, where its gradient grows
@@ -103,10 +102,6 @@ class RelaxedConfig(ObjectiveConfig):
         share = jnp.minimum(step / self.temperature_steps, 1.0)
         return self.initial_temperature * (self.final_temperature / self.initial_temperature) ** share
 
-    def build_evaluation(self, model: EncoderDecoder) -> MaximumLikelihood:
-        """What evaluates parameters: the likelihood of references."""
-        return MaximumLikelihoodConfig(label_smoothing=self.label_smoothing).build(model)
-
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "Relaxed":
         """The objective for a model; it does not need the tokenizer."""
         return Relaxed(self, model)
@@ -128,7 +123,7 @@ class Relaxed(Objective):
         self.model = model
         self.discriminator = config.discriminator.build(model.config, model.vocabulary)
         self.policy = Policy(vocabulary=model.vocabulary, minimum_length=config.length)
-        self._likelihood = config.build_evaluation(model)
+        self._likelihood = config.likelihood(model)
 
     @property
     def players(self) -> tuple[Player, ...]:

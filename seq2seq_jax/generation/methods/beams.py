@@ -37,11 +37,7 @@ class Beams(Searching):
     def __post_init__(self):
         super().__post_init__()
         self._check_counts("n_best")
-        if self.n_best > self.beam_size:
-            raise ValueError(
-                f"n_best must be at most beam_size, got n_best {self.n_best} and beam_size {self.beam_size}: "
-                "lower n_best or raise beam_size"
-            )
+        self._check_best(self.n_best, of=self.beam_size)
 
     @property
     def num_hypotheses(self) -> int:
