@@ -173,7 +173,7 @@ def train(
     texts_per_step: int = 256,
     seed: int = 0,
 ) -> Quality:
-    """What a discriminator reaches after so many updates on fresh texts.
+    """What a discriminator reaches after n updates on fresh texts.
 
     Args:
         conditional: whether the source says which chain is that of the references: with source 0 the first, with

@@ -27,7 +27,7 @@ DESCRIPTION = """\
 Train all systems of the study in DIR, one after the other, and print the table: 5,000 pairs of Multi30k, drawn by
 seed, with 24,000 German sentences (the targets of the others); the same with all 29,000; four directions in one model;
 and the best recipe. A system that is finished is not trained again, and one that was killed continues: the same command
-goes on until all is done. --action table prints what there is, --action list the jobs.
+continues until all is done. --action table prints what there is, --action list the jobs.
 """
 
 PAIRS, ALL_PAIRS = 5_000, 29_000
@@ -309,7 +309,7 @@ def command(name: str, *arguments: str) -> None:
     """
     words = [sys.executable, "-m", "seq2seq_jax", name, *arguments]
     if subprocess.run(words, check=False).returncode:
-        raise ValueError(f"{' '.join(words[2:])} failed; the same command goes on with the study")
+        raise ValueError(f"{' '.join(words[2:])} failed; the same command continues the study")
 
 
 def subset(data: Path, path: Path, seed: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Multi30k in four directions in one model: English to German and French, and both back.
 
 A tag before the source says into which language: "<2fr> A man rides a horse." A direction that was never trained, such
-as German to French, is asked for likewise (zero shot). Validation is by direction: English to German is the run's own,
+as German to French, is requested likewise (zero shot). Validation is by direction: English to German is the run's own,
 the others are the sets en_fr, de_en and fr_en. Johnson et al. 2017. Measured against four models of one direction each
 by studies/little_data.py: not measured yet.
 

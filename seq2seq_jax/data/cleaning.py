@@ -21,7 +21,7 @@ MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|&(?:[a-z]+|#\d+);|https?://|www\.")
 LEARNED_FROM = 100_000
 """Pairs, from the first, from which scripts and languages of the sides are learned."""
 LONGEST_READ = 400
-"""Characters of a text by which its language is told."""
+"""Characters of a text by which its language is identified."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

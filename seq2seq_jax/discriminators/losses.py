@@ -76,7 +76,7 @@ class Logistic(PointwiseLoss):
         if not 0.0 <= self.smoothing < 0.5:
             raise ValueError(
                 f"objective.discriminator_loss.smoothing must lie in [0, 0.5), and is {self.smoothing}: references "
-                "would be told to be samples."
+                "would be labelled as samples."
             )
 
     def of_real(self, logits):

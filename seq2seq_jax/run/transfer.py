@@ -175,12 +175,12 @@ def assemble(
                     "run of it. Parts of it can be taken as it is."
                 )
             if name == "embeddings":
-                found, told = _tables(origin, layouts, model=model, tokenizer=tokenizer, seed=seed)
+                found, remark = _tables(origin, layouts, model=model, tokenizer=tokenizer, seed=seed)
             else:
-                found, told = _stack(name, origin, layouts, model=model), ""
+                found, remark = _stack(name, origin, layouts, model=model), ""
             params |= found
             number = sum(array.size for array in found.values())
-            described.append(f"{name} from {origin.name}: {number:,} parameters{told}")
+            described.append(f"{name} from {origin.name}: {number:,} parameters{remark}")
     new = tuple(path for path in layouts if path not in params)
     return Assembled(params=params, new=new, described=tuple(described))
 

@@ -108,7 +108,7 @@ def test_a_source_without_a_pair_has_no_loss():
 
 @pytest.mark.long
 def test_the_reference_model_is_refreshed_and_plays():
-    """Self-play draws from the reference model, which becomes the generator after so many steps."""
+    """Self-play draws from the reference model, which becomes the generator after this number of steps."""
     own = objective(pairs="self_play", reference_steps=3, samples_per_source=1)
     prepare = jax.jit(own.prepare)
     state, key = own.initial_state(params(4)), jax.random.key(0)

@@ -158,5 +158,5 @@ class SpeechCorpus(Corpus):
 
 
 def in_order(splits: Collection[str]) -> list[str]:
-    """Splits in the order in which they are hashed, whichever were asked for."""
+    """Splits in the order in which they are hashed, whichever are required."""
     return [*[split for split in SPLITS if split in splits], *sorted(set(splits) - set(SPLITS))]
