@@ -3,7 +3,7 @@
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.rewards.ngrams import Overlap
 
@@ -62,25 +62,18 @@ def chrf(characters: Overlap, *, beta: float = CHRF_BETA) -> Float[Array, "*rows
 
     Source: Popović 2015; sacrebleu 2.6.0, CHRF(beta=beta).sentence_score.
     """
-    return chrf_of_counts(characters.matches, characters.hypothesis, characters.reference, beta=beta)
-
-
-def chrf_of_counts(
-    matches: Num[Array, "*rows order"],
-    hypothesis: Num[Array, "*rows order"],
-    reference: Num[Array, "*#rows order"],
-    *,
-    beta: float = CHRF_BETA,
-) -> Float[Array, "*rows"]:
-    """chrF of numbers of n-grams, of which those of a reference may be fractions. See `chrf`."""
-    both = (hypothesis > 0) & (reference > 0)
+    both = (characters.hypothesis > 0) & (characters.reference > 0)
     num_orders = jnp.maximum(jnp.sum(both, axis=-1), 1)
 
-    def mean_fraction(totals: Num[Array, "*#rows order"]) -> Float[Array, "*rows"]:
-        fractions = matches / jnp.where(totals > 0, totals, 1)
+    def mean_fraction(totals: Int[Array, "*rows order"]) -> Float[Array, "*rows"]:
+        fractions = characters.matches / jnp.where(totals > 0, totals, 1)
         return jnp.sum(jnp.where(both, fractions, 0.0), axis=-1) / num_orders
 
-    precision, recall = mean_fraction(hypothesis), mean_fraction(reference)
+    return f_beta(mean_fraction(characters.hypothesis), mean_fraction(characters.reference), beta=beta)
+
+
+def f_beta(precision: Float[Array, "*rows"], recall: Float[Array, "*rows"], *, beta: float) -> Float[Array, "*rows"]:
+    """Harmonic mean in which recall counts beta times as much as precision; 0 where both are 0."""
     denominator = beta**2 * precision + recall
     return jnp.where(
         denominator > 0, (1 + beta**2) * precision * recall / jnp.where(denominator > 0, denominator, 1.0), 0.0

@@ -34,34 +34,31 @@ def pairwise_overlap(texts: UInt32[Array, "texts planes size"], *, order: int) -
     )
 
 
-def aggregated_overlap(
-    texts: UInt32[Array, "texts planes size"], weights: Float[Array, " texts"], *, order: int
-) -> tuple[Float[Array, "texts order"], Int[Array, "texts order"], Float[Array, " order"]]:
-    """Matches of every text with the mean of all texts, a reference whose n-grams have fractional counts.
+def weighted_matches(
+    texts: UInt32[Array, "texts planes size"], weights: Float[Array, "kinds texts order"], *, order: int
+) -> Float[Array, "kinds texts order"]:
+    """The matches of every text with all texts, each times the weight of the other text: what summing the matches of
+    all pairs would give, in time that is linear in the number of texts.
 
     Args:
-        weights: of the texts in the mean; they sum to 1.
-
-    Returns:
-        Matches; n-grams of each text; n-grams of the mean.
-
-    Source: Vamvas and Sennrich 2024, arXiv:2402.04251, section 3.
+        weights: of the matches with a text; several kinds at once, for the texts are sorted once.
     """
-    num_texts = texts.shape[0]
-    lengths = num_ngrams(texts, order=order)
+    num_kinds, num_texts, _ = weights.shape
 
-    def of_order(found: Occurrences, places: int) -> Float[Array, " texts"]:
-        indices = jnp.arange(places)
-        mean = jnp.zeros(places).at[found.ngram].add(jnp.where(found.exists, weights[found.text], 0.0))[found.ngram]
-        # The k-th occurrence of an n-gram in a text matches what of the mean is left by those before it.
-        rank = indices - found.first
-        matched = jnp.where(found.exists, jnp.clip(mean - rank, 0.0, 1.0), 0.0)
-        return jnp.zeros(num_texts).at[found.text].add(matched)
+    def of_order(found: Occurrences, of_texts: Float[Array, "kinds texts"], places: int) -> Float[Array, "kinds texts"]:
+        # The k-th occurrence of an n-gram in a text matches every text that has at least k.
+        element = found.ngram + jnp.arange(places) - found.first
+        gathered = jnp.where(found.exists, of_texts[:, found.text], 0.0)
+        matched = jnp.zeros((num_kinds, places)).at[:, element].add(gathered)[:, element]
+        return jnp.zeros((num_kinds, num_texts)).at[:, found.text].add(jnp.where(found.exists, matched, 0.0))
 
-    matches = _with_occurrences(
-        texts, lambda found, places: jax.vmap(lambda each: of_order(each, places))(found), order=order
+    return _with_occurrences(
+        texts,
+        lambda found, places: jax.vmap(lambda each, of_texts: of_order(each, of_texts, places), (0, 2), 2)(
+            found, weights
+        ),
+        order=order,
     )
-    return matches.T, lengths, weights @ lengths
 
 
 def num_ngrams(texts: UInt32[Array, "texts planes size"], *, order: int) -> Int[Array, "texts order"]:

@@ -97,7 +97,7 @@ def test_texts_that_tie_have_the_same_utility(tokenizer):
 
 
 def aggregated_chrf(texts):
-    """chrF2 of each text with a reference whose n-grams have the mean counts of all texts, by its definition."""
+    """chrF2 of each text, of its mean precision and mean recall with all texts, pair by pair."""
     counts = [
         [collections.Counter(text[i : i + n] for i in range(len(text) - n + 1)) for n in range(1, 7)]
         for text in ("".join(text.split()) for text in texts)
@@ -106,21 +106,18 @@ def aggregated_chrf(texts):
     for of_text in counts:
         precisions, recalls = [], []
         for n in range(6):
-            mean = collections.Counter()
-            for other in counts:
-                for gram, number in other[n].items():
-                    mean[gram] += number / len(texts)
-            hypothesis, reference = of_text[n].total(), sum(mean.values())
-            if hypothesis and reference:
-                matches = sum(min(number, mean[gram]) for gram, number in of_text[n].items())
-                precisions.append(matches / hypothesis)
-                recalls.append(matches / reference)
+            hypothesis = of_text[n].total()
+            references = [other[n] for other in counts if other[n]]
+            if hypothesis:
+                matches = [(of_text[n] & reference).total() for reference in references]
+                precisions.append(np.mean(matches) / hypothesis)
+                recalls.append(np.mean([m / each.total() for m, each in zip(matches, references, strict=True)]))
         precision, recall = (np.mean(each) if each else 0.0 for each in (precisions, recalls))
         scores.append(5 * precision * recall / (4 * precision + recall) if precision + recall else 0.0)
     return scores
 
 
-def test_the_aggregated_utility_is_chrf_with_the_mean_of_all_samples(tokenizer):
+def test_the_aggregated_utility_is_chrf_of_mean_precision_and_recall(tokenizer):
     texts, table = texts_of(2), PieceTable.of(tokenizer)
     run = jax.jit(lambda samples: expected_utilities(samples, table, utility="aggregated_chrf")[0])
     found = run(samples_of(tokenizer, texts))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seq2seq_jax.rewards.ngrams import overlap
-from seq2seq_jax.rewards.pairwise import aggregated_overlap, pairwise_overlap
+from seq2seq_jax.rewards.pairwise import pairwise_overlap, weighted_matches
 from seq2seq_jax.rewards.words import NO_SYMBOL
 
 ORDER = 4
@@ -65,17 +65,11 @@ def test_more_texts_than_can_be_told_apart_are_refused():
         jax.eval_shape(lambda texts: pairwise_overlap(texts, order=1), jax.ShapeDtypeStruct((50_000, 1, 2), np.uint32))
 
 
-def test_matches_with_the_mean_of_all_texts():
+def test_weighted_matches_are_those_of_all_pairs_times_their_weights():
     texts = texts_of(1, planes=1)
-    weights = np.random.default_rng(2).dirichlet(np.ones(len(texts))).astype(np.float32)
-    matches, hypothesis, reference = jax.jit(lambda *each: aggregated_overlap(*each, order=ORDER))(texts, weights)
+    weights = np.random.default_rng(2).random((2, len(texts), ORDER)).astype(np.float32)
+    found = jax.jit(lambda *each: weighted_matches(*each, order=ORDER))(texts, weights)
     for n in range(1, ORDER + 1):
         counts = [counts_of(text, n) for text in texts]
-        mean = collections.Counter()
-        for weight, each in zip(weights, counts, strict=True):
-            for gram, number in each.items():
-                mean[gram] += weight * number
-        expected = [sum(min(number, mean[gram]) for gram, number in each.items()) for each in counts]
-        np.testing.assert_allclose(matches[:, n - 1], expected, rtol=1e-5, atol=1e-6)
-        assert hypothesis[:, n - 1].tolist() == [each.total() for each in counts]
-        assert reference[n - 1] == pytest.approx(sum(mean.values()), rel=1e-5)
+        pairs = np.array([[(one & other).total() for other in counts] for one in counts])
+        np.testing.assert_allclose(found[..., n - 1], weights[..., n - 1] @ pairs.T, rtol=1e-5, atol=1e-6)

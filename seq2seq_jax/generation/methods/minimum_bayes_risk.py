@@ -21,7 +21,7 @@ class MinimumBayesRisk(GenerationMethod):
     samples: int = 64
     """Texts drawn for each source."""
     utility: Literal["chrf", "bleu", "aggregated_chrf"] = "chrf"
-    """Sentence chrF or BLEU of a text with each sample; or chrF with the mean of all samples, which is cheaper."""
+    """Sentence chrF or BLEU of a text with each sample; or chrF of the mean precision and recall, which is cheaper."""
     chrf_beta: float = 2.0
     """Weight of recall in chrF. 2 is that of chrF as a metric, and chooses long texts; 1 weighs precision as much."""
     pruning: float | None = None
