@@ -1,6 +1,6 @@
 """Which tokens may be drawn: one class a restriction, each on the distribution that the ones before it have left.
 
-A threshold is found by bisection over the bit patterns of floating-point numbers: 32 sums over the vocabulary, exact,
+A threshold is found by bisection over the bit patterns of floating-point numbers: 31 sums over the vocabulary, exact,
 and no sort of it.
 """
 
@@ -10,6 +10,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
+
+from seq2seq_jax.parallel.mesh import on_each_shard, platform
+
+BLOCK = 4
+"""Rows of which a CPU finds the thresholds at a time."""
 
 
 class Restriction(abc.ABC):
@@ -31,7 +36,7 @@ class TopK(Restriction):
 
     def kept(self, log_probabilities: Float[Array, "rows vocab"]) -> Bool[Array, "rows vocab"]:
         probabilities = jnp.exp(log_probabilities)
-        return _best(_bits(probabilities), jnp.ones_like(probabilities), float(self.number))
+        return _best(probabilities, float(self.number))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +53,7 @@ class TopP(Restriction):
         # All of them sum to 1 but for rounding.
         if self.probability >= 1.0:
             return jnp.ones_like(probabilities, bool)
-        return _best(_bits(probabilities), probabilities, self.probability)
+        return _best(probabilities, self.probability, weights=probabilities)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +85,8 @@ class Typical(Restriction):
             return jnp.ones_like(probabilities, bool)
         distance = jnp.abs(-log_probabilities - _entropy(log_probabilities))
         # The nearest come first.
-        order = jnp.uint32(2**31) - _bits(distance)
-        return _best(order, probabilities, self.probability)
+        order = _number(_bits(jnp.float32(jnp.inf)) - _bits(distance))
+        return _best(order, self.probability, weights=probabilities)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,25 +138,41 @@ def _entropy(log_probabilities: Float[Array, "rows vocab"]) -> Float[Array, "row
     return -jnp.sum(terms, axis=-1, keepdims=True)
 
 
-def _bits(numbers: Float[Array, "rows vocab"]) -> UInt32[Array, "rows vocab"]:
-    """Whole numbers below 2**31 in the order of the numbers, none of which is negative."""
+def _bits(numbers: Float[Array, "*dims"]) -> UInt32[Array, "*dims"]:
+    """Whole numbers in the order of the numbers, none of which is negative."""
     return jax.lax.bitcast_convert_type(jnp.maximum(numbers.astype(jnp.float32), 0.0), jnp.uint32)
 
 
+def _number(bits: UInt32[Array, "*dims"]) -> Float[Array, "*dims"]:
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+
 def _best(
-    order: UInt32[Array, "rows vocab"], weights: Float[Array, "rows vocab"], limit: float
+    order: Float[Array, "rows vocab"], limit: float, *, weights: Float[Array, "rows vocab"] | None = None
 ) -> Bool[Array, "rows vocab"]:
-    """True where the weights of all that is strictly higher in order sum to less than the limit."""
+    """True where the weights of all that is strictly higher in order sum to less than the limit.
 
-    def halve(_, bounds):
-        low, high = bounds
-        middle = low + (high - low) // 2
-        above = jnp.sum(jnp.where(order > middle, weights, 0.0), axis=-1, keepdims=True)
-        enough = above < limit
-        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+    Args:
+        order: none is negative.
+        weights: None = 1 each.
+    """
 
-    rows = order.shape[:-1] + (1,)
-    # The lowest threshold of which what is above weighs less than the limit.
-    bounds = jnp.zeros(rows, jnp.uint32), jnp.full(rows, 2**31, jnp.uint32)
-    threshold, _ = jax.lax.fori_loop(0, 32, halve, bounds)
-    return order >= threshold
+    def of_row(order: Float[Array, " vocab"], weights: Float[Array, " vocab"] | None) -> Bool[Array, " vocab"]:
+        def halve(_, bounds):
+            low, high = bounds
+            middle = low + (high - low) // 2
+            above = jnp.sum(jnp.where(order > _number(middle), 1.0 if weights is None else weights, 0.0))
+            enough = above < limit
+            return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+        # The lowest threshold of which what is above weighs less than the limit.
+        threshold, _ = jax.lax.fori_loop(0, 31, halve, (jnp.uint32(0), _bits(jnp.max(order))))
+        return order >= _number(threshold)
+
+    def of_rows(order, weights):
+        # On a CPU the rows of a block stay in its cache for all sums.
+        if platform() == "cpu":
+            return jax.lax.map(lambda row: of_row(*row), (order, weights), batch_size=BLOCK)
+        return jax.vmap(of_row)(order, weights)
+
+    return on_each_shard(of_rows, *jax.lax.stop_gradient((order, weights)))

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import Segments, segment_mask
-from seq2seq_jax.parallel.mesh import length_shards, shards_of_rows
+from seq2seq_jax.parallel.mesh import length_shards, platform, shards_of_rows
 
 OUTPUT_NAME, STATISTICS_NAME = SAVED_NAMES = ("attention_output", "attention_statistics")
 """What the kernel's backward pass needs of its forward pass, as names for a policy of `jax.checkpoint`."""
@@ -122,15 +122,6 @@ class KernelSettings:
     scale: float
     causal: bool
     learned_bias: bool
-
-
-def platform() -> str:
-    """What the program that is traced will run on: the devices of the mesh in use, else those of the process.
-
-    Not `jax.lax.platform_dependent`: its gradient keeps what the backward passes of all platforms need.
-    """
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
 
 
 def obstacle(

@@ -255,6 +255,15 @@ class JittedOnMesh:
             self.compiling_seconds += last_compilation() - started
 
 
+def platform() -> str:
+    """What the program that is traced will run on: the devices of the mesh in use, else those of the process.
+
+    Not `jax.lax.platform_dependent`: its gradient keeps what the backward passes of all platforms need.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def shards_of_rows(rows: int) -> int:
     """Number of shards that `on_each_shard` splits the rows into; 1 = no sharding."""
     axes = _free_batch_axes()

@@ -1,11 +1,16 @@
 """Restrictions against their definitions in NumPy, and draws under them against the probabilities of all texts."""
 
 import itertools
+import os
+import subprocess
+import sys
+import textwrap
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import flags_for_devices
 from table_model import END, PADDING, START, VOCAB_SIZE, random_model
 
 from seq2seq_jax.generation.methods import Sampling
@@ -46,6 +51,40 @@ def test_what_is_kept_is_what_the_definition_says(kind, value):
     kept = np.asarray(jax.jit(kind(value).kept)(log_probabilities))
     for row, of_row in enumerate(np.exp(np.asarray(log_probabilities, np.float64))):
         assert set(np.flatnonzero(kept[row]).tolist()) == DEFINITIONS[kind](of_row, value), row
+
+
+@pytest.mark.long
+def test_devices_keep_tokens_of_their_own_rows_and_exchange_nothing():
+    program = textwrap.dedent("""
+        import re
+
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+        from seq2seq_jax.generation.restrictions import TopK, TopP, Typical
+
+        mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+        rows = jax.nn.log_softmax(3 * jax.random.normal(jax.random.key(0), (12, 300)))
+        for restriction in TopK(7), TopP(0.9), Typical(0.5):
+            expected = jax.jit(restriction.kept)(rows)
+            arguments = jax.device_put(rows, NamedSharding(mesh, PartitionSpec("data")))
+            with jax.set_mesh(mesh):
+                compiled = jax.jit(restriction.kept).lower(arguments).compile()
+            np.testing.assert_array_equal(compiled(arguments), expected)
+            kinds = "all-gather|all-to-all|collective-permute|all-reduce|reduce-scatter"
+            assert not re.findall(rf"({kinds})(?:-start)?\\(", compiled.as_text())
+    """)
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": flags_for_devices(4),
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path])),
+    }
+    finished = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_equal_probabilities_are_kept_together():
