@@ -187,6 +187,8 @@ class Memory:
             else.
         segment_ids: their segment ids.
         tokens: ids of the source tokens, for a model that copies them; None = it does not.
+        preceding: for a model that copies them in order, the embedding of the token before each in its segment, and 0
+            for the first.
     """
 
     states: Float[Array, "batch source memory"]
@@ -194,6 +196,7 @@ class Memory:
     summary: Float[Array, "batch segments summary"]
     segment_ids: Int[Array, "batch source"]
     tokens: Int[Array, "batch source"] | None = None
+    preceding: Float[Array, "batch source model"] | None = None
 
 
 @flax.struct.dataclass

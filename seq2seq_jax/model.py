@@ -68,6 +68,9 @@ class ModelConfig:
     """Whether a token is copied from the source with a probability that the model learns (pointer-generator), so that
     names and numbers that were never a label can be generated. Needs a joint tokenizer, and a decoder with attention.
     """
+    copying_in_order: bool = False
+    """Whether copying also compares what was written last with the token before each source token, so that names of
+    several pieces are copied whole. Only with copying."""
     front_end: LogMelConfig | FeaturesConfig | None = None
     """What makes vectors of sources that are samples or frames (--model.front_end log_mel, features); None = sources
     are tokens."""
@@ -95,6 +98,11 @@ class ModelConfig:
             raise ValueError(
                 "model.copying needs a decoder with attention, and model.decoder.attention is None. Choose one, or set "
                 "copying to False."
+            )
+        if self.copying_in_order and not self.copying:
+            raise ValueError(
+                "model.copying_in_order has no effect without copying. Set model.copying to True, or copying_in_order "
+                "to False."
             )
         if self.shares_inputs and self.scaled_embeddings in ("source", "target"):
             raise ValueError(
@@ -198,8 +206,14 @@ class ModelConfig:
             target,
             model_dim=self.decoder.model_dim,
             memory_dim=self.encoder.memory_dim,
+            preceding_dim=self.preceding_dim,
             hypotheses=hypotheses,
         )
+
+    @property
+    def preceding_dim(self) -> int | None:
+        """Size of the embeddings that copying in order reads; None = it is not in order."""
+        return self.encoder.model_dim if self.copying_in_order else None
 
     def check(self, *, joint: bool) -> None:
         """Refuse what the tokenizer does not go with.
@@ -289,7 +303,9 @@ class EncoderDecoder(nn.Module):
                 (config.encoder.memory_dim,), (vocabulary.target_size,), ("model", "vocab"), True, config.precision
             )
         if config.copying:
-            self.pointer = Pointer(config.decoder.model_dim, config.encoder.memory_dim, config.precision)
+            self.pointer = Pointer(
+                config.decoder.model_dim, config.encoder.memory_dim, config.preceding_dim, config.precision
+            )
 
     @property
     def num_experts(self) -> int:
@@ -338,7 +354,14 @@ class EncoderDecoder(nn.Module):
             inputs = self.source_embedding(source.tokens)
         inputs = inputs if change is None else change.apply(inputs)
         memory = self.encoder(inputs, source, deterministic=deterministic)
-        return memory.replace(tokens=source.tokens) if self.config.copying else memory
+        if not self.config.copying:
+            return memory
+        if not self.config.copying_in_order:
+            return memory.replace(tokens=source.tokens)
+        is_first = (source.positions == 0)[..., None]
+        return memory.replace(
+            tokens=source.tokens, preceding=jnp.where(is_first, 0.0, jnp.roll(inputs, 1, axis=1)).astype(inputs.dtype)
+        )
 
     def decode(
         self,

@@ -283,7 +283,8 @@ COPYING = {
     "copying_convolutional": convolutional(num_layers=1, tied_embeddings="decoder", encoder={"model_dim": 20}),
 }
 ARCHITECTURES |= {
-    name: Architecture(config=dataclasses.replace(config, copying=True)) for name, config in COPYING.items()
+    name: Architecture(config=dataclasses.replace(config, copying=True, copying_in_order=name != "copying_transformer"))
+    for name, config in COPYING.items()
 }
 """The same, with copies of source tokens."""
 

@@ -54,6 +54,7 @@ OTHERS = {
     "convolutional": convolutional(num_layers=3, model_dim=48, hidden_dim=64, max_positions=64, dropout=0.0),
 }
 OTHERS["copying"] = dataclasses.replace(OTHERS["convolutional"], copying=True)
+OTHERS["copying in order"] = dataclasses.replace(OTHERS["copying"], copying_in_order=True)
 
 
 def compiled_flops(config, *, training):

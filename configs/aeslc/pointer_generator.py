@@ -13,4 +13,4 @@ from seq2seq_jax.experiment import Experiment, load_config_by_name
 def experiment() -> Experiment:
     """The experiment."""
     base = load_config_by_name("aeslc/transformer_small")
-    return dataclasses.replace(base, model=dataclasses.replace(base.model, copying=True))
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, copying=True, copying_in_order=True))

@@ -39,6 +39,7 @@ def experiment() -> Experiment:
             encoder=TransformerEncoderConfig(num_layers=3, **stack),
             decoder=TransformerDecoderConfig(num_layers=3, **stack),
             copying=True,
+            copying_in_order=True,
             precision="bfloat16_products",
         ),
         objective=MaximumLikelihoodConfig(label_smoothing=0.1),

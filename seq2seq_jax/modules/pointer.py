@@ -69,11 +69,20 @@ class Pointer(nn.Module):
     Σ_i a_i value_i as context, and p_gen = sigmoid(w context + v h + b). It works with any decoder, whatever computes
     the decoder's own attention; the paper's decoder has one attention, which is used for both.
 
-    Source: See et al. 2017, equations 8 and 9; Gu et al. 2016 (scores of its own for copying).
+    In order, the key of a source token is the sum of a projection of its state and one of the embedding of the token
+    before it. As h knows which token was written last, a pointer learns in few updates to point behind it, and so to
+    copy names of several pieces.
+
+    Source: See et al. 2017, equations 8 and 9; Gu et al. 2016 (scores of its own for copying; in order is to the same
+    end as its selective read).
+
+    Attributes:
+        preceding_dim: of the embeddings of preceding tokens; None = not in order.
     """
 
     model_dim: int
     memory_dim: int
+    preceding_dim: int | None
     precision: Precision
 
     def setup(self):
@@ -85,13 +94,16 @@ class Pointer(nn.Module):
 
         self.query = linear(self.model_dim, (self.model_dim,), bias=True)
         self.key = linear(self.memory_dim, (self.model_dim,), bias=False)
+        if self.preceding_dim is not None:
+            self.preceding_key = linear(self.preceding_dim, (self.model_dim,), bias=False)
         self.state_gate = linear(self.model_dim, (1,), bias=True)
         self.context_gate = linear(self.memory_dim, (1,), bias=False)
 
     def source(self, memory: Memory) -> PointerSource:
         """What it reads of the encoded sources."""
+        keys = self.key(memory.states)
         return PointerSource(
-            keys=self.key(memory.states),
+            keys=keys if self.preceding_dim is None else keys + self.preceding_key(memory.preceding),
             gates=self.context_gate(memory.values)[..., 0].astype(jnp.float32),
             tokens=memory.tokens,
             segment_ids=memory.segment_ids,
@@ -116,11 +128,22 @@ class Pointer(nn.Module):
         return Pointed(log_weights=log_weights, score=context + self.state_gate(hidden)[..., 0].astype(jnp.float32))
 
     @staticmethod
-    def flops(source: Amount, target: Amount, *, model_dim: int, memory_dim: int, hypotheses: int) -> Amount:
+    def flops(
+        source: Amount,
+        target: Amount,
+        *,
+        model_dim: int,
+        memory_dim: int,
+        preceding_dim: int | None,
+        hypotheses: int,
+    ) -> Amount:
         """Model FLOPs of `hypotheses` targets of one length for one source, whose keys they share."""
         # Keys and queries, and with each the gate's part of it.
         each = product_flops(target, model_dim, model_dim + 1) + product_flops(source * target, model_dim + 1, 1)
-        return product_flops(source, memory_dim, model_dim + 1) + hypotheses * each
+        keys = product_flops(source, memory_dim + (preceding_dim or 0), model_dim) + product_flops(
+            source, memory_dim, 1
+        )
+        return keys + hypotheses * each
 
 
 def mixed(

@@ -5,12 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from architectures import random_parameters
 
 from seq2seq_jax.batch import Memory
 from seq2seq_jax.modules.pointer import Pointed, Pointer, coverage_losses, mixed
 
-VOCABULARY, MODEL, MEMORY = 11, 6, 4
+VOCABULARY, MODEL, MEMORY, PRECEDING = 11, 6, 4, 3
 TOKENS = jnp.array([[5, 7, 5, 3, 9, 3, 0], [8, 8, 8, 8, 8, 8, 3]])
 SOURCE_SEGMENTS = jnp.array([[1, 1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1, 1]])
 TARGET_SEGMENTS = jnp.array([[1, 1, 2, 2, 0], [1, 1, 1, 0, 0]])
@@ -24,15 +25,20 @@ def inputs():
         for size in ((2, 7, MEMORY), (2, 7, MEMORY), (2, 5, MODEL), (2, 5, VOCABULARY))
     )
     memory = Memory(
-        states=states, values=values, summary=jnp.zeros((2, 1, 1)), segment_ids=SOURCE_SEGMENTS, tokens=TOKENS
+        states=states,
+        values=values,
+        summary=jnp.zeros((2, 1, 1)),
+        segment_ids=SOURCE_SEGMENTS,
+        tokens=TOKENS,
+        preceding=jnp.asarray(rng.normal(size=(2, 7, PRECEDING)), jnp.float32),
     )
     return memory, hidden, logits
 
 
 @functools.cache
-def pointed():
+def pointed(preceding_dim=None):
     memory, hidden, _ = inputs()
-    module = Pointer(MODEL, MEMORY, "float32")
+    module = Pointer(MODEL, MEMORY, preceding_dim, "float32")
 
     def point(module, hidden, memory):
         return module(hidden, TARGET_SEGMENTS, module.source(memory))
@@ -41,14 +47,17 @@ def pointed():
     return params, module.apply({"params": params}, hidden, memory, method=point)
 
 
-def by_definition(row, place):
+def by_definition(row, place, preceding_dim=None):
     """Weights of the source tokens and p_gen of one target position, in float64."""
     memory, hidden, _ = inputs()
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), pointed()[0])
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), pointed(preceding_dim)[0])
     state = np.asarray(hidden[row, place], np.float64)
     query = state @ params["query"]["kernel"] + params["query"]["bias"]
     of_segment = np.flatnonzero(SOURCE_SEGMENTS[row] == TARGET_SEGMENTS[row, place])
-    scores = np.array([query @ (np.asarray(memory.states[row, i]) @ params["key"]["kernel"]) for i in of_segment])
+    keys = np.asarray(memory.states[row]) @ params["key"]["kernel"]
+    if preceding_dim is not None:
+        keys += np.asarray(memory.preceding[row]) @ params["preceding_key"]["kernel"]
+    scores = keys[of_segment] @ query
     weights = np.zeros(TOKENS.shape[1])
     weights[of_segment] = np.exp(scores / MODEL**0.5) / np.exp(scores / MODEL**0.5).sum()
     context = weights @ np.asarray(memory.values[row], np.float64)
@@ -56,10 +65,11 @@ def by_definition(row, place):
     return weights, 1.0 / (1.0 + np.exp(-(gate + params["state_gate"]["bias"])[0]))
 
 
-def test_weights_and_the_probability_of_the_vocabulary_are_those_of_the_definition():
-    found = pointed()[1]
+@pytest.mark.parametrize("preceding_dim", [None, PRECEDING])
+def test_weights_and_the_probability_of_the_vocabulary_are_those_of_the_definition(preceding_dim):
+    found = pointed(preceding_dim)[1]
     for row, place in np.argwhere(TARGET_SEGMENTS > 0):
-        weights, p_gen = by_definition(row, place)
+        weights, p_gen = by_definition(row, place, preceding_dim)
         np.testing.assert_allclose(np.exp(found.log_weights[row, place]), weights, atol=1e-6)
         np.testing.assert_allclose(np.exp(found.log_generated[row, place]), p_gen, rtol=1e-5)
 
@@ -92,7 +102,7 @@ def test_what_a_label_has_from_copying_is_its_part_of_the_mixture():
 
 def test_a_gradient_is_finite_where_nothing_can_be_copied():
     memory, hidden, logits = inputs()
-    module = Pointer(MODEL, MEMORY, "float32")
+    module = Pointer(MODEL, MEMORY, None, "float32")
 
     def probability_of_absent(params):
         source = module.apply({"params": params}, memory, method="source")
