@@ -230,12 +230,14 @@ def test_pieces_that_the_vocabulary_loss_has_never_seen_are_copied():
     assert fraction_right(False, UNSEEN) == 0.0
 
 
-def test_copying_needs_attention_and_a_joint_tokenizer():
+def test_copying_needs_attention_and_a_joint_tokenizer_and_an_order_needs_copying():
     with pytest.raises(ValueError, match="model.copying needs a decoder with attention"):
         dataclasses.replace(recurrent(decoder={"attention": None}), copying=True)
     separate = dataclasses.replace(VOCABULARY, joint=False)
     with pytest.raises(ValueError, match="model.copying needs a joint tokenizer.*tokenizer.joint is False"):
         dataclasses.replace(transformer(tied_embeddings="decoder"), copying=True).build(separate)
+    with pytest.raises(ValueError, match="model.copying_in_order has no effect without copying"):
+        dataclasses.replace(transformer(), copying_in_order=True)
 
 
 @pytest.mark.parametrize(
