@@ -29,7 +29,7 @@ from seq2seq_jax.encoders.convolutional import ConvolutionalEncoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.modules.attention import WEIGHTS
-from seq2seq_jax.modules.embedding import Embedding, EmbeddingChange
+from seq2seq_jax.modules.embedding import Embedding, EmbeddingChange, Scoring
 from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.front_end import FeaturesConfig, FeatureStatistics, LogMelConfig
 from seq2seq_jax.modules.linear import LORA_IN, Linear, merge_lora
@@ -64,6 +64,8 @@ class ModelConfig:
     """What hidden states are multiplied by before the output projection (T5 1.0: 1 / sqrt(model_dim)); None = 1."""
     logit_bias: bool = False
     """Whether each token's logit has a learned bias."""
+    logit_cap: float | None = None
+    """Bound of the logits, which a tanh keeps within it (Gemma 2: 30); None = there is none."""
     copying: bool = False
     """Whether a token is copied from the source with a probability that the model learns (pointer-generator), so that
     names and numbers that were never a label can be generated. Needs a joint tokenizer, and a decoder with attention.
@@ -122,6 +124,13 @@ class ModelConfig:
             )
         if self.logit_scale is not None and self.logit_scale <= 0:
             raise ValueError(f"model.logit_scale must be positive or None, and is {self.logit_scale}.")
+        if self.logit_cap is not None and self.logit_cap <= 0:
+            raise ValueError(f"model.logit_cap must be positive or None, and is {self.logit_cap}.")
+
+    @property
+    def scoring(self) -> Scoring:
+        """How scores of the vocabulary are computed from `EncoderDecoder.output_table`."""
+        return Scoring(self.precision, self.logit_cap)
 
     @property
     def shares_inputs(self) -> bool:
@@ -440,7 +449,7 @@ class EncoderDecoder(nn.Module):
 
         def predict(hidden, index):
             hidden = self._before_output(hidden) if is_recurrent else hidden
-            logits = Embedding.scores(table, hidden, precision=self.config.precision)
+            logits = self.config.scoring.scores(table, hidden)
             if argmax:
                 return jnp.argmax(logits, axis=-1)
             return jax.random.categorical(jax.random.fold_in(sampling_key, index), logits)
@@ -458,8 +467,8 @@ class EncoderDecoder(nn.Module):
         return jnp.where(replaced, predictions.tokens, labels.tokens)
 
     def output_table(self) -> Float[Array, "vocab output"]:
-        """The table of the output projection: `Embedding.scores` of it, in the config's precision, are the scores of
-        the vocabulary of what `decode` gives, and without copying the logits. Biases of logits are its last column.
+        """The table of the output projection: the scores of it, see `ModelConfig.scoring`, are those of the vocabulary
+        of what `decode` gives, and without copying the logits. Biases of logits are its last column.
         """
         if not self.config.logit_bias:
             return self.output.table
@@ -498,7 +507,7 @@ class EncoderDecoder(nn.Module):
         return scores if source is None else mixed(scores, self._point(hidden, segment_ids, source), source.tokens)
 
     def _scores(self, hidden: Float[Array, "*dims output"]) -> Float[Array, "*dims vocab"]:
-        return Embedding.scores(self.output_table(), hidden, precision=self.config.precision)
+        return self.config.scoring.scores(self.output_table(), hidden)
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, "batch target vocab"]:
         """Logits of every label of the batch, with teacher forcing."""

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seq2seq_jax.batch import Batch, TokenRows, shift_right
+from seq2seq_jax.batch import Batch, FrameRows, TokenRows, shift_right
 from seq2seq_jax.data.text_files import read_lines
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.overrides import override
@@ -44,6 +44,12 @@ class RealWeightsArguments:
     """File of lines for MiniLM, plain or gzipped."""
     stories: str | None = None
     """The file stories260K.bin."""
+    whisper: str | None = None
+    """Directory of Whisper tiny.en as CTranslate2 has it: model.bin, and tokenizer.json."""
+    g2p: str | None = None
+    """The file checkpoint20.npz of the package g2p-en."""
+    words: str | None = None
+    """File of words for g2p, one per line or the first column, plain or gzipped."""
     json: str | None = None
     """File for all figures, as JSON."""
 
@@ -59,6 +65,11 @@ def main(arguments: list[str]) -> None:
         found["minilm"] = minilm(Path(chosen.minilm), lines)
     if chosen.stories is not None:
         found["stories260K"] = stories(Path(chosen.stories))
+    if chosen.whisper is not None:
+        found["whisper"] = whisper(Path(chosen.whisper))
+    if chosen.g2p is not None:
+        lines = [line.split() for line in read_lines(Path(chosen.words))] if chosen.words is not None else []
+        found["g2p"] = g2p(Path(chosen.g2p), [line[0] for line in lines if line])
     for name, figures in found.items():
         for what, figure in figures.items():
             print(f"{name}: {what}: {figure:.3g}" if isinstance(figure, float) else f"{name}: {what}: {figure}")
@@ -318,6 +329,247 @@ def write_llama(path: Path, directory: Path) -> None:
         for name, array in tensors.items()
     ]
     write_files(directory, stored, metadata={"format": "pt"})
+
+
+def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
+    """The variables in a model.bin, by name."""
+    content, place = path.read_bytes(), 0
+
+    def take(form: str) -> Any:
+        nonlocal place
+        [value] = struct.unpack_from(form, content, place)
+        place += struct.calcsize(form)
+        return value
+
+    def text() -> str:
+        nonlocal place
+        size = take("<H")
+        place += size
+        # With the zero byte that ends it.
+        return content[place - size : place - 1].decode()
+
+    version, _, _ = take("<I"), text(), take("<I")
+    if version < 6:
+        raise ValueError(f"{path} has the format {version}; expected 6.")
+    dtypes = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
+    found = {}
+    for _ in range(take("<I")):
+        name = text()
+        shape = [take("<I") for _ in range(take("<B"))]
+        dtype, size = np.dtype(dtypes[take("<B")]), take("<I")
+        found[name] = np.frombuffer(content, dtype, size // dtype.itemsize, place).reshape(shape)
+        place += size
+    return found
+
+
+def write_whisper(path: Path, directory: Path) -> None:
+    """A Whisper of CTranslate2 as a directory of transformers; its float16 numbers stay as they are."""
+    found = read_ctranslate2(path)
+    of_layer = {
+        "self_attention/layer_norm": "self_attn_layer_norm",
+        "attention/layer_norm": "encoder_attn_layer_norm",
+        "ffn/layer_norm": "final_layer_norm",
+        "ffn/linear_0": "fc1",
+        "ffn/linear_1": "fc2",
+    }
+    tensors: dict[str, np.ndarray] = {}
+
+    def put(name: str, there: str) -> None:
+        for part, other in (("weight", "weight"), ("bias", "bias"), ("gamma", "weight"), ("beta", "bias")):
+            if f"{there}/{part}" in found:
+                tensors[f"{name}.{other}"] = found[f"{there}/{part}"]
+
+    def put_joined(names: Sequence[str], there: str) -> None:
+        kernels, biases = (np.split(found[f"{there}/{part}"], len(names)) for part in ("weight", "bias"))
+        for name, kernel, bias in zip(names, kernels, biases, strict=True):
+            tensors[f"{name}.weight"] = kernel
+            if name.endswith("k_proj"):
+                assert not bias.any(), "Whisper's keys have no bias"
+            else:
+                tensors[f"{name}.bias"] = bias
+
+    layers = {side: sum(name.startswith(f"{side}/layer_") and name.endswith("ffn/linear_0/bias") for name in found)
+              for side in ("encoder", "decoder")}  # fmt: skip
+    for side, number in layers.items():
+        own = f"model.{side}"
+        tensors[f"{own}.embed_positions.weight"] = found[f"{side}/position_encodings/encodings"]
+        put(f"{own}.layer_norm", f"{side}/layer_norm")
+        for layer in range(number):
+            there, name = f"{side}/layer_{layer}", f"{own}.layers.{layer}"
+            for part, other in of_layer.items():
+                put(f"{name}.{other}", f"{there}/{part}")
+            attention = f"{there}/self_attention"
+            put_joined([f"{name}.self_attn.{part}_proj" for part in "qkv"], f"{attention}/linear_0")
+            put(f"{name}.self_attn.out_proj", f"{attention}/linear_1")
+            if side == "decoder":
+                attention = f"{there}/attention"
+                put(f"{name}.encoder_attn.q_proj", f"{attention}/linear_0")
+                put_joined([f"{name}.encoder_attn.{part}_proj" for part in "kv"], f"{attention}/linear_1")
+                put(f"{name}.encoder_attn.out_proj", f"{attention}/linear_2")
+    for index in (1, 2):
+        put(f"model.encoder.conv{index}", f"encoder/conv{index}")
+    tensors["model.decoder.embed_tokens.weight"] = found["decoder/embeddings/weight"]
+    vocabulary, width = found["decoder/embeddings/weight"].shape
+    config = {
+        "model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "vocab_size": vocabulary,
+        "d_model": width, "num_mel_bins": found["encoder/conv1/weight"].shape[1],
+        "encoder_layers": layers["encoder"], "decoder_layers": layers["decoder"],
+        "encoder_attention_heads": int(found["encoder/num_heads"]),
+        "decoder_attention_heads": int(found["decoder/num_heads"]),
+        "encoder_ffn_dim": len(found["encoder/layer_0/ffn/linear_0/bias"]),
+        "decoder_ffn_dim": len(found["decoder/layer_0/ffn/linear_0/bias"]),
+        "max_source_positions": len(found["encoder/position_encodings/encodings"]),
+        "max_target_positions": len(found["decoder/position_encodings/encodings"]),
+        "activation_function": "gelu", "scale_embedding": False, "decoder_start_token_id": 50257,
+        "pad_token_id": 50256, "bos_token_id": 50256, "eos_token_id": 50256,
+    }  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if (path.parent / "tokenizer.json").is_file():
+        (directory / "tokenizer.json").write_bytes((path.parent / "tokenizer.json").read_bytes())
+    stored = [
+        NewTensor(name=name, dtype="F16", shape=array.shape, values=lambda array=array: array)
+        for name, array in tensors.items()
+    ]
+    write_files(directory, stored, metadata={"format": "pt"})
+
+
+def whisper(directory: Path) -> dict[str, Any]:
+    """States and logits of made features beside CTranslate2 in float32, along the text that it chooses."""
+    import ctranslate2
+
+    with tempfile.TemporaryDirectory() as place:
+        here = Path(place)
+        write_whisper(directory / "model.bin", here)
+        checkpoint = Checkpoint.open(here)
+        tokenizer = read_tokenizer(checkpoint)
+        params = nested(checkpoint.load())
+    config, vocabulary = checkpoint.model(), tokenizer.vocabulary
+    positions, bands = config.encoder.position_limit, config.front_end.num_features
+    stride = config.source_stride
+    frames = np.random.default_rng(0).normal(size=(1, positions * stride, bands)).astype(np.float32)
+    theirs = ctranslate2.models.Whisper(str(directory), device="cpu", compute_type="float32", intra_threads=2)
+    features = ctranslate2.StorageView.from_array(np.ascontiguousarray(frames.transpose(0, 2, 1)))
+    expected_states = np.array(theirs.encode(features, to_cpu=True))[0]
+    prompt = [vocabulary.bos_id, *vocabulary.first_ids]
+    # Of noise nothing is said: without the EOS token there are as many steps as may be.
+    [result] = theirs.generate(
+        features, [prompt], beam_size=1, max_length=len(prompt) + 24, suppress_blank=False,
+        suppress_tokens=[vocabulary.eos_id], return_logits_vocab=True,
+    )  # fmt: skip
+    chosen = list(result.sequences_ids[0])
+    expected = np.stack([np.array(step, np.float32).reshape(-1) for step in result.logits[0]])
+    ones = np.ones((1, positions), np.int32)
+    source = FrameRows(
+        values=jnp.asarray(frames.reshape(1, positions, stride, bands)),
+        counts=jnp.asarray(ones * stride),
+        segment_ids=jnp.asarray(ones),
+        positions=jnp.arange(positions)[None],
+        max_segments=1,
+    )
+    model = config.build(vocabulary)
+    memory = jax.jit(lambda params: model.apply({"params": params}, source, deterministic=True, method="encode"))(
+        params
+    )
+    # A step has the logits of what comes after the prompt and the tokens before it.
+    target = rows([[*prompt[1:], *chosen]], vocabulary.pad_id)
+    hidden = model.apply({"params": params}, target, memory, deterministic=True, method="decode")
+    logits = model.apply({"params": params}, hidden, target.segment_ids, memory, method="logits")
+    found = np.array(logits)[0, len(prompt) - 1 :][: len(expected)]
+    found[:, vocabulary.eos_id] = -np.inf
+    others = [np.delete(values, vocabulary.eos_id, axis=1) for values in (found, expected)]
+    return {
+        "largest state": float(np.abs(expected_states).max()),
+        "largest difference of states": float(np.abs(np.asarray(memory.states)[0] - expected_states).max()),
+        "steps": len(found),
+        "largest logit": float(np.abs(others[1]).max()),
+        "largest difference of logits": float(np.abs(others[0] - others[1]).max()),
+        "tokens that are equal": f"{num_equal(found.argmax(-1).tolist(), chosen)} of {len(chosen)}",
+    }
+
+
+GRAPHEMES = ["<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz"]
+VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
+CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH UW V W Y Z ZH".split()
+PHONEMES = [
+    "<pad>",
+    "<unk>",
+    "<s>",
+    "</s>",
+    *sorted([*CONSONANTS, *(f"{vowel}{n}" for vowel in VOWELS for n in "012")]),
+]
+"""Ids of g2p-en, which its code has and its arrays have not; UW without stress is among them."""
+
+
+def write_g2p(path: Path, directory: Path) -> None:
+    """The arrays of g2p-en as safetensors, with a config."""
+    arrays = dict(np.load(path))
+    config = {
+        "model_type": "g2p_en", "architectures": ["G2p"], "hidden_size": int(arrays["enc_w_hh"].shape[1]),
+        "graphemes": GRAPHEMES, "phonemes": PHONEMES,
+    }  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    stored = [
+        NewTensor(name=name, dtype="F32", shape=array.shape, values=lambda array=array: array)
+        for name, array in arrays.items()
+    ]
+    write_files(directory, stored, metadata={"format": "np"})
+
+
+def g2p(path: Path, words: Sequence[str]) -> dict[str, Any]:
+    """Logits of each step, and greedy phonemes of words, beside the formulas of the package in NumPy."""
+    arrays = dict(np.load(path))
+    with tempfile.TemporaryDirectory() as place:
+        here = Path(place)
+        write_g2p(path, here)
+        checkpoint = Checkpoint.open(here)
+        tokenizer = read_tokenizer(checkpoint)
+        params = nested(checkpoint.load())
+    model, vocabulary = checkpoint.model().build(tokenizer.vocabulary), tokenizer.vocabulary
+    words = [word for word in words if word.isascii() and word.isalpha()]
+    largest, same, top = 0.0, 0, 0.0
+    for first in range(0, len(words), 100):
+        some = words[first : first + 100]
+        source = rows(tokenizer.encode_source(some), vocabulary.pad_id)
+        expected = [greedy_of_g2p(arrays, ids) for ids in tokenizer.encode_source(some)]
+        labels = np.zeros((len(some), 20), np.int32)
+        for row, (_, ids) in zip(labels, expected, strict=True):
+            row[: len(ids)] = ids
+        run = stepwise(model, params, source)
+        steps = run(
+            jnp.full(len(some), vocabulary.bos_id), lambda index, _, labels=labels: jnp.asarray(labels[:, index]), 20
+        )
+        logits = np.stack(steps, axis=1)
+        for row, (scores, ids) in zip(logits, expected, strict=True):
+            largest = max(largest, float(np.abs(row[: len(ids)] - scores).max()))
+            top = max(top, float(np.abs(scores).max()))
+            same += row[: len(ids)].argmax(-1).tolist() == ids
+    return {
+        "largest logit": top,
+        "largest difference of logits": largest,
+        "greedy texts that are equal": f"{same} of {len(words)}",
+    }
+
+
+def greedy_of_g2p(arrays: Mapping[str, np.ndarray], ids: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+    """Logits and ids of each step, the EOS token's last, as the package's `predict` computes them."""
+
+    def cell(x: np.ndarray, h: np.ndarray, name: str) -> np.ndarray:
+        of_input = arrays[f"{name}_w_ih"] @ x + arrays[f"{name}_b_ih"]
+        of_state = arrays[f"{name}_w_hh"] @ h + arrays[f"{name}_b_hh"]
+        (r, z, n), (of_r, of_z, of_n) = np.split(of_input, 3), np.split(of_state, 3)
+        r, z = 1 / (1 + np.exp(-(r + of_r))), 1 / (1 + np.exp(-(z + of_z)))
+        return (1 - z) * np.tanh(n + r * of_n) + z * h
+
+    h = np.zeros(arrays["enc_w_hh"].shape[1], np.float32)
+    for token in ids:
+        h = cell(arrays["enc_emb"][token], h, "enc")
+    token, scores, chosen = 2, [], []
+    while len(chosen) < 20 and token != 3:
+        h = cell(arrays["dec_emb"][token], h, "dec")
+        scores.append(arrays["fc_w"] @ h + arrays["fc_b"])
+        token = int(scores[-1].argmax())
+        chosen.append(token)
+    return np.stack(scores), chosen
 
 
 if __name__ == "__main__":

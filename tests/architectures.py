@@ -17,6 +17,7 @@ from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig, DotAttentionConfig, GeneralAttentionConfig
+from seq2seq_jax.modules.position import RotaryConfig
 from seq2seq_jax.modules.precision import Precision
 
 VOCABULARY = Vocabulary(source_size=29, target_size=29, joint=True, pad_id=0, bos_id=2, eos_id=3)
@@ -109,6 +110,9 @@ ARCHITECTURES = {
             activation="silu",
             num_kv_heads=2,
             attention_bias=False,
+            attention_window=4,
+            full_attention_every=2,
+            window_rotary=RotaryConfig(base=100.0),
             tied_embeddings="none",
             scan_layers=True,
         )
@@ -148,6 +152,8 @@ ARCHITECTURES = {
                 position_offset=2,
                 token_types=2,
                 attention_scale=0.4,
+                attention_cap=1.5,
+                attention_window=3,
                 biased_projections=("query", "value"),
                 activation="gelu_exact",
                 tied_embeddings="inputs",
@@ -155,6 +161,7 @@ ARCHITECTURES = {
             scaled_embeddings="none",
             logit_scale=0.5,
             logit_bias=True,
+            logit_cap=2.0,
         )
     ),
     "bfloat16": Architecture(

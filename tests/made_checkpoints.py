@@ -10,7 +10,7 @@ from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.pretrained.checkpoint import TINY, unboxed_shapes
-from seq2seq_jax.pretrained.family import Family
+from seq2seq_jax.pretrained.family import SOURCE, TARGET, Family
 from seq2seq_jax.pretrained.registry import FAMILIES
 from seq2seq_jax.pretrained.safetensors_files import DTYPES, NewTensor, write_files
 from seq2seq_jax.pretrained.table import Entry, places
@@ -24,6 +24,12 @@ BART = {
     "eos_token_id": 2, "decoder_start_token_id": 1, "grapheme_chars": LETTERS, "phoneme_chars": SOUNDS,
     "transformers_version": "5.0.0",
 }  # fmt: skip
+WHISPER = {
+    "model_type": "whisper", "vocab_size": 9, "d_model": 8, "encoder_layers": 1, "decoder_layers": 2,
+    "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 12, "decoder_ffn_dim": 10,
+    "num_mel_bins": 80, "max_source_positions": 12, "max_target_positions": 16, "pad_token_id": 1, "bos_token_id": 1,
+    "eos_token_id": 1, "decoder_start_token_id": 0,
+}  # fmt: skip
 
 
 def arrays(config: dict, *, seed: int = 0) -> dict[str, np.ndarray]:
@@ -31,13 +37,18 @@ def arrays(config: dict, *, seed: int = 0) -> dict[str, np.ndarray]:
     family: Family = FAMILIES[config["model_type"]]
     values = family.values(config, origin="config.json")
     described = family.describe(values, ["final_logits_bias"], origin="config.json")
+    tied = "all" if SOURCE in family.tied else "decoder"
     model = ModelConfig(
-        encoder=described.encoder, decoder=described.decoder, scaled_embeddings="none", **described.model
+        encoder=described.encoder,
+        decoder=described.decoder,
+        tied_embeddings=tied,
+        scaled_embeddings="none",
+        **described.model,
     )
     size = described.vocabulary_size
     vocabulary = Vocabulary(source_size=size, target_size=size, joint=True, pad_id=0, bos_id=1, eos_id=2)
     shapes = unboxed_shapes(model.build(vocabulary))
-    rows = [Entry("model.shared.weight", ("target_embedding/table",), Table()), *family.table(described)]
+    rows = [Entry(family.tied[TARGET][0], (TARGET,), Table()), *family.table(described)]
     rng = np.random.default_rng(seed)
     return {
         name: rng.normal(0, 0.3, place.stored_shape(shapes)).astype(np.float32)

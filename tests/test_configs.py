@@ -26,6 +26,9 @@ CHIPS = {
     "c4_span_corruption/t5_large": 512,
     "c4_span_corruption/t5_3b": 512,
     "c4_span_corruption/t5_11b": 512,
+    "own_text/flan_t5_xl": 16,
+    "own_text/nllb_3b": 16,
+    "own_text/mt5_xxl": 64,
 }
 """Numbers of chips on which configs for many shall run as they are."""
 
@@ -54,7 +57,7 @@ def test_a_config_comes_back_from_json(loaded):
 
 def test_text_is_normalised_where_scores_were_measured_so(loaded):
     experiment, _, name = loaded
-    own = name.partition("/")[0] in ("own_text", "own_table")
+    own = name.partition("/")[0].startswith("own_")
     assert experiment.tokenizer.normalization == ("identity" if own else "nfkc")
 
 
@@ -131,3 +134,14 @@ def test_the_models_of_t5_have_their_published_sizes(name, millions):
     model = experiment.model.build(vocabulary)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), one_token_batch())["params"])
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(millions, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("flan_t5_xl", 2849.8), ("nllb_3b", 3345.0), ("mt5_xxl", 12921.1)])
+def test_architectures_of_pretrained_models_have_their_published_sizes(name, millions):
+    """All parameters are those of the released models, but for rows that pad the vocabulary."""
+    experiment = load_config(CONFIGS[f"own_text/{name}"])[0]
+    size = experiment.tokenizer.vocabulary_size
+    vocabulary = Vocabulary(source_size=size, target_size=size, joint=True, pad_id=0, bos_id=2, eos_id=3)
+    model = experiment.model.build(vocabulary)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), one_token_batch())["params"])
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(millions, abs=0.2)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 A run of an encoder–decoder that transformers has saved to DIR (config.json, model.safetensors, its tokenizer): BART,
-mBART, Pegasus, Marian, M2M-100, T5, mT5; or of an encoder (BERT, RoBERTa, ELECTRA) with a decoder of another directory
-(GPT-2, Llama and its relatives), or with a new one. It is evaluated, generates, and is trained on like any other:
-RUN/config.py is a config that starts from it.
+mBART, Pegasus, Marian, M2M-100, T5, mT5, T5Gemma, Whisper; or of an encoder (BERT, RoBERTa, ELECTRA) with a decoder of
+another directory (GPT-2, Llama and its relatives), or with a new one. It is evaluated, generates, and is trained on
+like any other: RUN/config.py is a config that starts from it.
 """
 
 
@@ -119,6 +119,11 @@ def _vocabulary(checkpoint: "Checkpoint", chosen: ImportArguments) -> "tuple[Che
     if not isinstance(tokenizer, ImportedTokenizer):
         raise ValueError(
             f"{checkpoint.directory} has a tokenizer of this project, whose ids cannot be chosen: leave --trim_to and "
+            "--pad_vocabulary out."
+        )
+    if not tokenizer.vocabulary.joint:
+        raise ValueError(
+            f"{checkpoint.directory} has a vocabulary per side, whose ids cannot be chosen: leave --trim_to and "
             "--pad_vocabulary out."
         )
     texts = None

@@ -1,4 +1,4 @@
-"""Tokenizers of other projects, whose files stay as they are: characters, tokenizer.json, SentencePiece and its ids.
+"""Tokenizers of other projects, whose files stay as they are: characters, words, tokenizer.json, SentencePiece.
 
 `tokenizer.imported.json` in a run's directory says which ids begin a text and end it, and which file each side has; the
 files themselves lie unchanged in `tokenizer/`.
@@ -91,6 +91,33 @@ class Characters(Codec):
 
     def token(self, piece: str) -> int | None:
         return self._ids.get(" " if piece == SPACE else piece)
+
+
+class Words(Codec):
+    """One id per word between spaces."""
+
+    def __init__(self, words: Sequence[str], *, num_special: int, unknown_id: int):
+        """Args:
+        words: id -> word; those of special ids are placeholders.
+        num_special: ids before the first word.
+        unknown_id: of other words.
+        """
+        self._words = list(words)
+        self._special = num_special
+        self.unknown_id = unknown_id
+        self._ids = {word: index for index, word in enumerate(words) if index >= num_special}
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        return [[self._ids.get(word, self.unknown_id) for word in text.split()] for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self._words[token] for token in ids if self._special <= token < len(self._words))
+
+    def piece(self, token: int) -> str:
+        return SPACE + self._words[token] if self._special <= token < len(self._words) else f"<{token}>"
+
+    def token(self, piece: str) -> int | None:
+        return self._ids.get(piece.removeprefix(SPACE))
 
 
 class TokenizerJson(Codec):
@@ -282,6 +309,8 @@ class ImportedTokenizer(Tokenizer):
     def _codec(self, facts: Mapping[str, Any]) -> Codec:
         if facts["kind"] == "characters":
             return Characters(facts["characters"], num_special=facts["num_special"], unknown_id=facts["unknown_id"])
+        if facts["kind"] == "words":
+            return Words(facts["words"], num_special=facts["num_special"], unknown_id=facts["unknown_id"])
         for name in ("file", "ids_file"):
             if facts.get(name) is not None and facts[name] not in self._files:
                 raise ValueError(f"expected the tokenizer's file {facts[name]}; there is none: restore it")

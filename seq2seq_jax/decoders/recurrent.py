@@ -45,6 +45,12 @@ class RecurrentDecoderConfig(RecurrentConfig):
     input_feeding: bool = False
     """Whether the attentional hidden state of the previous step is an input of the first layer (Luong et al. 2015,
     section 3.3). Training then computes the steps one after the other, too."""
+    initial_state: Literal["projected", "summary"] = "projected"
+    """The first state: a projection of the encoder's summary, or that summary itself, for which both must be one vector
+    of the same width."""
+    output_layer: bool = True
+    """Whether tanh(W [state; context; embedding] + b) is multiplied with the output table, or the state itself, which
+    then must be as wide as model_dim; without attention alone."""
     deep_output: bool = False
     """Whether the output layer also reads the embedding of the previous token, besides state and context (Pascanu et
     al. 2014; Bahdanau et al. 2015)."""
@@ -57,6 +63,13 @@ class RecurrentDecoderConfig(RecurrentConfig):
                 f"{name}.input_feeding needs an attention, and attention is None. Choose one, or leave input_feeding "
                 "out."
             )
+        if not self.output_layer and (
+            self.attention is not None or self.deep_output or self.hidden_dim != self.model_dim
+        ):
+            raise ValueError(
+                f"{name}.output_layer = False needs attention None, deep_output False and hidden_dim = model_dim; "
+                f"hidden_dim is {self.hidden_dim} and model_dim {self.model_dim}. Change them, or set it to True."
+            )
         if self.attention_layer == "first" and (self.attention is None or self.num_layers == 1):
             raise ValueError(
                 f"{name}.attention_layer = first needs an attention and two layers or more, and there are "
@@ -68,8 +81,14 @@ class RecurrentDecoderConfig(RecurrentConfig):
         """The module, for an encoder with states and summaries of these widths.
 
         Raises:
-            ValueError: dot-product attention between states of different widths.
+            ValueError: dot-product attention between states of different widths, or a summary that is no state.
         """
+        states = self.num_layers * CELLS[self.cell].num_states
+        if self.initial_state == "summary" and (states != 1 or summary_dim != self.hidden_dim):
+            raise ValueError(
+                f"{type(self).__name__}.initial_state = summary needs a GRU of one layer with the encoder's width, "
+                f"{summary_dim}; there are {states} states with hidden_dim = {self.hidden_dim}. Set it to projected."
+            )
         # Refuses widths that it cannot score before anything is traced.
         self.build_attention(memory_dim=memory_dim, precision=precision)
         return RecurrentDecoder(self, memory_dim, summary_dim, precision)
@@ -106,7 +125,9 @@ class RecurrentDecoderConfig(RecurrentConfig):
         )
         if self.input_feeding:
             layers += product_flops(target, self.model_dim, CELLS[self.cell].num_gates * self.hidden_dim)
-        output = product_flops(target, self.output_input_dim(memory_dim=memory_dim), self.model_dim)
+        output = 0.0
+        if self.output_layer:
+            output = product_flops(target, self.output_input_dim(memory_dim=memory_dim), self.model_dim)
         attention = 0.0
         if self.attention is not None:
             attention = self.attention.forward_flops(
@@ -171,8 +192,8 @@ class DecoderInputs:
 class RecurrentDecoder(nn.Module):
     """LSTM or GRU layers over the target, with or without attention to the source.
 
-    The initial states of a segment are tanh(W summary + b). The output is tanh(W [state; context; embedding] + b), with
-    the context only if there is attention, and the embedding only with deep output.
+    The initial states of a segment are tanh(W summary + b), or the summary. The output is tanh(W [state; context;
+    embedding] + b), with the context only if there is attention, and the embedding only with deep output; or the state.
 
     Source: Sutskever et al. 2014; Bahdanau et al. 2015; Luong et al. 2015; Wu et al. 2016.
     """
@@ -188,20 +209,22 @@ class RecurrentDecoder(nn.Module):
             config.layer(input_dim=config.input_dim(index, memory_dim=self.memory_dim), precision=precision)
             for index in range(config.num_layers)
         ]
-        self.bridge = Linear(
-            input_dims=(self.summary_dim,),
-            output_dims=(config.num_layers * CELLS[config.cell].num_states, config.hidden_dim),
-            axes=("model", None, "hidden"),
-            bias=True,
-            precision=precision,
-        )
+        if config.initial_state == "projected":
+            self.bridge = Linear(
+                input_dims=(self.summary_dim,),
+                output_dims=(config.num_layers * CELLS[config.cell].num_states, config.hidden_dim),
+                axes=("model", None, "hidden"),
+                bias=True,
+                precision=precision,
+            )
         self.cross_attention = config.build_attention(memory_dim=self.memory_dim, precision=precision)
-        glorot = nn.with_logical_partitioning(nn.initializers.glorot_uniform(), ("hidden", "model"))
-        self.output = self.param(
-            "output", glorot, (config.output_input_dim(memory_dim=self.memory_dim), config.model_dim)
-        )
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("model",))
-        self.output_bias = self.param("output_bias", zeros, (config.model_dim,))
+        if config.output_layer:
+            glorot = nn.with_logical_partitioning(nn.initializers.glorot_uniform(), ("hidden", "model"))
+            self.output = self.param(
+                "output", glorot, (config.output_input_dim(memory_dim=self.memory_dim), config.model_dim)
+            )
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("model",))
+            self.output_bias = self.param("output_bias", zeros, (config.model_dim,))
         if config.input_feeding:
             glorot = nn.with_logical_partitioning(nn.initializers.glorot_uniform(), ("model", "hidden"))
             gates = CELLS[config.cell].num_gates * config.hidden_dim
@@ -230,6 +253,8 @@ class RecurrentDecoder(nn.Module):
 
     def _initial_states(self, summary: Float[Array, "batch segments summary"]) -> Float[Array, "batch segments states"]:
         """Initial states of all layers for each segment, concatenated."""
+        if self.config.initial_state == "summary":
+            return summary.astype(jnp.float32)
         states = jnp.tanh(self.bridge(summary).astype(jnp.float32))
         return states.reshape(*summary.shape[:2], -1)
 
@@ -259,6 +284,8 @@ class RecurrentDecoder(nn.Module):
         if config.attention_layer == "last" and config.attention is not None:
             context = context_of(x)
         read = _together(x, context, embedded if config.deep_output else None)
+        if not config.output_layer:
+            return read
         product = matrix_product(read.reshape(-1, read.shape[-1]), self.output, precision=self.precision)
         return jnp.tanh(product + self.output_bias.astype(product.dtype)).reshape(*x.shape[:2], -1)
 
@@ -355,11 +382,10 @@ class RecurrentDecoder(nn.Module):
             keys: None without attention, as are values.
             first_gates: whether it also computes the gates of the first layer.
         """
-        kernels = {"output": self.output}
-        constants = {
-            "layers": tuple(layer.constants() for layer in self.layers),
-            "output_bias": self.output_bias,
-        }
+        kernels, constants = {}, {"layers": tuple(layer.constants() for layer in self.layers)}
+        if self.config.output_layer:
+            kernels["output"] = self.output
+            constants["output_bias"] = self.output_bias
         for index, layer in enumerate(self.layers):
             kernels[f"recurrent_{index}"] = layer.recurrent_kernel()
             if index > 0 or first_gates:
@@ -409,7 +435,7 @@ class RecurrentDecoder(nn.Module):
         if config.attention_layer == "last" and config.attention is not None:
             context, weights = context_of(x)
         read = _together(x, context, inputs.embedded.astype(jnp.float32) if config.deep_output else None)
-        hidden = jnp.tanh(project("output", read) + constants["output_bias"])
+        hidden = jnp.tanh(project("output", read) + constants["output_bias"]) if config.output_layer else read
         carry = DecoderCarry(
             layers=tuple(states),
             fed=hidden if config.input_feeding else None,

@@ -13,7 +13,13 @@ from seq2seq_jax.modules.flops import Amount, causal_pairs, product_flops
 from seq2seq_jax.modules.layers import each_layer, over_layers
 from seq2seq_jax.modules.precision import Precision, activation_dtype
 from seq2seq_jax.modules.segments import Segments
-from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig, positions_for_bias
+from seq2seq_jax.modules.transformer import (
+    Locality,
+    PositionsAndFinalNorm,
+    Residual,
+    TransformerConfig,
+    positions_for_bias,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,22 +73,31 @@ class DecoderLayer(nn.Module):
         target: TokenRows,
         self_bias: Float[Array, "#batch heads target target"] | None,
         deterministic: bool,
+        locality: Locality | None = None,
     ) -> Float[Array, "batch target model"]:
+        window, frequencies = (None, None) if locality is None else (locality.window, locality.frequencies)
         if self.config.relative_per_layer:
             relative_positions = positions_for_bias(target)
             self_bias = self.relative(relative_positions, relative_positions)
 
-        def segments(key_ids, causal):
-            return Segments(queries=target.segment_ids, keys=key_ids, max_segments=target.max_segments, causal=causal)
+        def segments(key_ids, causal, window=None):
+            return Segments(
+                queries=target.segment_ids,
+                keys=key_ids,
+                max_segments=target.max_segments,
+                causal=causal,
+                window=window,
+            )
 
         def attend(y):
             return self.self_attention(
                 y,
-                self.self_attention.keys_values(y, y, target.positions),
+                self.self_attention.keys_values(y, y, target.positions, frequencies),
                 positions=target.positions,
-                segments=segments(target.segment_ids, causal=True),
+                segments=segments(target.segment_ids, causal=True, window=window),
                 bias=self_bias,
                 deterministic=deterministic,
+                frequencies=frequencies,
             )
 
         def attend_memory(y):
@@ -112,11 +127,13 @@ class DecoderLayer(nn.Module):
         self_bias: tuple[Float[Array, "heads target"], Float[Array, "heads"]] | None,
         bias_positions: tuple[Int[Array, ""], Int[Array, " keys"]],
         cross_mask: Bool[Array, "batch 1 source"],
+        frequencies: Float[Array, "pairs"] | None = None,
     ) -> tuple[Float[Array, "batch beam model"], KeysValues]:
         """One position of every hypothesis; returns the layer's output, and the new entries of its cache.
 
         Args:
             bias_positions: of the queries and of all keys, for a relative bias of the layer's own.
+            frequencies: of rotary positions, where they are the layer's own.
         """
         own = {}
         if self.config.relative_per_layer:
@@ -125,7 +142,7 @@ class DecoderLayer(nn.Module):
 
         def attend(y):
             context, own["keys_values"] = self.self_attention.step_with_own(
-                y, cache, positions=positions, mask=self_mask, bias=self_bias
+                y, cache, positions=positions, mask=self_mask, bias=self_bias, frequencies=frequencies
             )
             return context
 
@@ -166,10 +183,13 @@ class TransformerDecoder(nn.Module):
         x = self.frame.before_layers(inputs, target.positions, deterministic=deterministic)
         self_bias = self.frame.self_bias(target)
 
-        def body(layer, x, _):
-            return layer(x, memory, target=target, self_bias=self_bias, deterministic=deterministic), None
+        def body(layer, x, localities):
+            locality = jax.tree.map(lambda leaf: leaf[0], localities)
+            return layer(
+                x, memory, target=target, self_bias=self_bias, deterministic=deterministic, locality=locality
+            ), None
 
-        x, _ = over_layers(body, self.layer, x, config=self.config)
+        x, _ = over_layers(body, self.layer, x, self.config.localities(), config=self.config)
         return self.frame.after_layers(x)
 
     def start(self, memory: Memory, *, max_length: int, beam_size: int) -> DecodeState:
@@ -225,20 +245,26 @@ class TransformerDecoder(nn.Module):
             self_bias = step_bias(self_bias, beam=beam)
 
         x = self.frame.before_layers(inputs.reshape(batch, beam, -1), positions, deterministic=True)
-        history = []
-        calls = each_layer(self.layer, config=self.config)
-        for call, cache, memory in zip(calls, state.history, state.per_source["memory"], strict=True):
+        history, localities = [], self.config.localities()
+        calls = enumerate(each_layer(self.layer, config=self.config))
+        for (index, call), cache, memory in zip(calls, state.history, state.per_source["memory"], strict=True):
+            locality = None if localities is None else localities.of_layer(index)
+            near = self_mask
+            if locality is not None:
+                # The cache has `beam` keys per position.
+                near = self_mask & (reached - jnp.repeat(jnp.arange(max_length), beam) < locality.window)
 
-            def step(layer, x, cache, memory):
+            def step(layer, x, cache, memory, near=near, locality=locality):
                 return layer.step(
                     x,
                     cache,
                     memory,
                     positions=positions,
-                    self_mask=self_mask,
+                    self_mask=near,
                     self_bias=self_bias,
                     bias_positions=(reached, key_positions),
                     cross_mask=source_mask[:, None],
+                    frequencies=None if locality is None else locality.frequencies,
                 )
 
             x, own = call(step, x, cache, memory)

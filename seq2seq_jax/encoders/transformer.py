@@ -3,6 +3,7 @@
 import dataclasses
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Float
 
 from seq2seq_jax.batch import Memory, SourceRows
@@ -11,7 +12,13 @@ from seq2seq_jax.modules.flops import Amount
 from seq2seq_jax.modules.layers import over_layers
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import Segments, mean_of_segments
-from seq2seq_jax.modules.transformer import PositionsAndFinalNorm, Residual, TransformerConfig, positions_for_bias
+from seq2seq_jax.modules.transformer import (
+    Locality,
+    PositionsAndFinalNorm,
+    Residual,
+    TransformerConfig,
+    positions_for_bias,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,8 +89,9 @@ class EncoderLayer(nn.Module):
         source: SourceRows,
         bias: Float[Array, "#batch heads source source"] | None,
         deterministic: bool,
+        locality: Locality | None = None,
     ) -> Float[Array, "batch source model"]:
-        x = self.attend(x, source=source, bias=bias, deterministic=deterministic)
+        x = self.attend(x, source=source, bias=bias, deterministic=deterministic, locality=locality)
         return self.feed_forward_residual(
             x, lambda y: self.feed_forward(y, deterministic=deterministic), deterministic=deterministic
         )
@@ -95,10 +103,12 @@ class EncoderLayer(nn.Module):
         source: SourceRows,
         bias: Float[Array, "#batch heads source source"] | None,
         deterministic: bool,
+        locality: Locality | None = None,
     ) -> Float[Array, "batch source model"]:
         """The residual branch of self-attention."""
         ids = source.segment_ids
-        segments = Segments(queries=ids, keys=ids, max_segments=source.max_segments, causal=False)
+        window, frequencies = (None, None) if locality is None else (locality.window, locality.frequencies)
+        segments = Segments(queries=ids, keys=ids, max_segments=source.max_segments, causal=False, window=window)
         if self.config.relative_per_layer:
             positions = positions_for_bias(source)
             bias = self.relative(positions, positions)
@@ -106,11 +116,12 @@ class EncoderLayer(nn.Module):
         def attend(y):
             return self.attention(
                 y,
-                self.attention.keys_values(y, y, source.positions),
+                self.attention.keys_values(y, y, source.positions, frequencies),
                 positions=source.positions,
                 segments=segments,
                 bias=bias,
                 deterministic=deterministic,
+                frequencies=frequencies,
             )
 
         return self.attention_residual(x, attend, deterministic=deterministic)
@@ -140,12 +151,13 @@ class ConformerLayer(EncoderLayer):
         source: SourceRows,
         bias: Float[Array, "#batch heads source source"] | None,
         deterministic: bool,
+        locality: Locality | None = None,
     ) -> Float[Array, "batch source model"]:
         def half(feed_forward):
             return lambda y: 0.5 * feed_forward(y, deterministic=deterministic)
 
         x = self.first_feed_forward_residual(x, half(self.first_feed_forward), deterministic=deterministic)
-        x = self.attend(x, source=source, bias=bias, deterministic=deterministic)
+        x = self.attend(x, source=source, bias=bias, deterministic=deterministic, locality=locality)
         x = self.convolution_residual(x, lambda y: self.convolution(y, source.segment_ids), deterministic=deterministic)
         return self.norm(self.feed_forward_residual(x, half(self.feed_forward), deterministic=deterministic))
 
@@ -176,10 +188,11 @@ class TransformerEncoder(nn.Module):
         x = self.frame.before_layers(inputs, source.positions, deterministic=deterministic)
         bias = self.frame.self_bias(source)
 
-        def body(layer, x, _):
-            return layer(x, source=source, bias=bias, deterministic=deterministic), None
+        def body(layer, x, localities):
+            locality = jax.tree.map(lambda leaf: leaf[0], localities)
+            return layer(x, source=source, bias=bias, deterministic=deterministic, locality=locality), None
 
-        x, _ = over_layers(body, self.layer, x, config=self.config)
+        x, _ = over_layers(body, self.layer, x, self.config.localities(), config=self.config)
         states = self.frame.after_layers(x)
         summary = mean_of_segments(states, source.segment_ids)
         return Memory(states=states, values=states, summary=summary, segment_ids=source.segment_ids)

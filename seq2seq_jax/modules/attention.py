@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from seq2seq_jax.modules.cap import capped
 from seq2seq_jax.modules.dot_product_attention import MASKED_SCORE, blocked_attention, dot_product_attention
 from seq2seq_jax.modules.fused_attention import fused_attention, obstacle
 from seq2seq_jax.modules.linear import Linear, Lora
@@ -68,6 +69,7 @@ class MultiHeadAttention(nn.Module):
         norm: normalisation of each head's queries and keys, before they are rotated; None = there is none.
         norm_epsilon: of that.
         lora: changes of low rank of projections, by name.
+        cap: bound of the scores, see `capped`; None = there is none.
 
     Source: Vaswani et al. 2017, equation 1; Ainslie et al. 2023 (grouped queries); Dehghani et al. 2023, section 2
     (normalised queries and keys).
@@ -87,6 +89,7 @@ class MultiHeadAttention(nn.Module):
     norm: NormalizationKind | None = None
     norm_epsilon: float = EPSILON
     lora: tuple[tuple[str, Lora], ...] = ()
+    cap: float | None = None
 
     def setup(self):
         def projection(input_dim, heads, axis, name):
@@ -114,19 +117,31 @@ class MultiHeadAttention(nn.Module):
             self.query_norm = Normalization(self.norm, self.norm_epsilon)
             self.key_norm = Normalization(self.norm, self.norm_epsilon)
 
+    def _rotated(
+        self,
+        x: Float[Array, "batch length heads head_dim"],
+        positions: Int[Array, "batch length"],
+        frequencies: Float[Array, "pairs"] | None,
+    ) -> Float[Array, "batch length heads head_dim"]:
+        return rotate(x, positions, self.rotary.frequencies(self.head_dim // 2) if frequencies is None else frequencies)
+
     def _queries(
-        self, x: Float[Array, "batch target model"], positions: Int[Array, "batch target"] | None
+        self,
+        x: Float[Array, "batch target model"],
+        positions: Int[Array, "batch target"] | None,
+        frequencies: Float[Array, "pairs"] | None = None,
     ) -> Float[Array, "batch target heads head_dim"]:
         """Queries, times what makes 1 / sqrt(head_dim), by which all kernels multiply, the scale.
 
         Args:
             positions: None = they are not rotated.
+            frequencies: of rotary positions; None = those of `rotary`.
         """
         queries = self.query(x)
         if self.norm is not None:
             queries = self.query_norm(queries)
         if self.rotary is not None and positions is not None:
-            queries = rotate(queries, positions, self.rotary)
+            queries = self._rotated(queries, positions, frequencies)
         return queries if self.scale is None else queries * (self.scale * self.head_dim**0.5)
 
     def keys_values(
@@ -134,13 +149,18 @@ class MultiHeadAttention(nn.Module):
         states: Float[Array, "batch source memory"],
         values: Float[Array, "batch source memory"],
         positions: Int[Array, "batch source"],
+        frequencies: Float[Array, "pairs"] | None = None,
     ) -> KeysValues:
-        """Project what is attended to."""
+        """Project what is attended to.
+
+        Args:
+            frequencies: of rotary positions; None = those of `rotary`.
+        """
         keys, values = self.key(states), self.value(values)
         if self.norm is not None:
             keys = self.key_norm(keys)
         if self.rotary is not None:
-            keys = rotate(keys, positions, self.rotary)
+            keys = self._rotated(keys, positions, frequencies)
         return KeysValues(keys=gather_length(keys, 1), values=gather_length(values, 1))
 
     def __call__(
@@ -152,17 +172,19 @@ class MultiHeadAttention(nn.Module):
         segments: Segments,
         bias: Float[Array, "#batch heads target source"] | None,
         deterministic: bool,
+        frequencies: Float[Array, "pairs"] | None = None,
     ) -> Float[Array, "batch target model"]:
         """Attend from each position of x.
 
         Args:
             segments: which keys each query may read.
             bias: added to the scores.
+            frequencies: of rotary positions; None = those of `rotary`.
 
         Raises:
             ValueError: kernel = fused, and it cannot be; the message says why.
         """
-        queries = self._queries(x, positions)
+        queries = self._queries(x, positions, frequencies)
         if x.shape[1] > 1:
             queries = shard_length(queries, 1)
         drops = self.dropout > 0.0 and not deterministic
@@ -174,6 +196,7 @@ class MultiHeadAttention(nn.Module):
             "dropout": self.dropout,
             "dropout_key": self.make_rng("dropout") if drops else None,
             "precision": self.precision,
+            "cap": self.cap,
         }
         if kernel == "blocked":
             return self.output(blocked_attention(queries, memory.keys, memory.values, segments, **settings))
@@ -188,7 +211,14 @@ class MultiHeadAttention(nn.Module):
             return "plain"
         if self.kernel == "blocked":
             return "blocked"
-        reason = obstacle(segments, head_dim=self.head_dim, precision=self.precision, relative=relative, dropout=drops)
+        reason = obstacle(
+            segments,
+            head_dim=self.head_dim,
+            precision=self.precision,
+            relative=relative,
+            dropout=drops,
+            cap=self.cap,
+        )
         if reason is None:
             return "fused"
         if self.kernel == "fused":
@@ -226,6 +256,7 @@ class MultiHeadAttention(nn.Module):
         positions: Int[Array, "batch beam"],
         mask: Bool[Array, "batch beam source"],
         bias: tuple[Float[Array, "heads source"], Float[Array, "heads"]] | None,
+        frequencies: Float[Array, "pairs"] | None = None,
     ) -> tuple[Float[Array, "batch beam model"], KeysValues]:
         """Attend from each hypothesis to what stands in the cache, and to itself.
 
@@ -235,15 +266,16 @@ class MultiHeadAttention(nn.Module):
             cache: keys and values of earlier positions, of all hypotheses of a source.
             mask: which of them each hypothesis may read.
             bias: added to the scores of the cache, and to that of itself.
+            frequencies: of rotary positions; None = those of `rotary`.
 
         Returns:
             What it attended to, and its own keys and values.
         """
-        own = self.keys_values(x, x, positions)
-        queries = self._step_queries(self._queries(x, positions))
+        own = self.keys_values(x, x, positions, frequencies)
+        queries = self._step_queries(self._queries(x, positions, frequencies))
         scores = self._step_scores(queries, cache.keys, mask, None if bias is None else bias[0])
         own_keys, own_values = own.keys.transpose(0, 2, 1, 3)[:, :, None], own.values.transpose(0, 2, 1, 3)[:, :, None]
-        own_scores = jnp.sum((queries * own_keys).astype(jnp.float32), axis=-1, keepdims=True)
+        own_scores = capped(jnp.sum((queries * own_keys).astype(jnp.float32), axis=-1, keepdims=True), self.cap)
         if bias is not None:
             own_scores = own_scores + bias[1].reshape(self.num_kv_heads, -1, 1, 1)
         highest = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), own_scores)
@@ -263,7 +295,7 @@ class MultiHeadAttention(nn.Module):
         batch, kv_heads, group, beam, head_dim = queries.shape
         rows = queries.reshape(batch, kv_heads, group * beam, head_dim)
         scores = product("bkrd,bkds->bkrs", rows, keys, precision=self.precision).astype(jnp.float32)
-        scores = scores.reshape(batch, kv_heads, group, beam, -1)
+        scores = capped(scores.reshape(batch, kv_heads, group, beam, -1), self.cap)
         if bias is not None:
             scores = scores + bias.reshape(kv_heads, group, 1, -1)
         return jnp.where(mask[:, None, None], scores, MASKED_SCORE)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from seq2seq_jax.modules.cap import capped
 from seq2seq_jax.modules.dropout import dropped
 from seq2seq_jax.modules.fused_attention import OUTPUT_NAME
 from seq2seq_jax.modules.precision import Precision, product
@@ -28,6 +29,7 @@ def dot_product_attention(
     dropout: float,
     dropout_key: jax.Array | None,
     precision: Precision,
+    cap: float | None = None,
 ) -> tuple[Float[Array, "batch target heads head_dim"], Float[Array, "batch heads target source"]]:
     """softmax(Q K^T / sqrt(head_dim) + bias) V, consecutive query heads sharing a head of keys and values.
 
@@ -35,6 +37,7 @@ def dot_product_attention(
         bias: added to the scores.
         dropout: probability that a weight is dropped out.
         dropout_key: what is drawn from; None = no dropout.
+        cap: bound of the scores, before the bias; None = there is none.
 
     Returns:
         The context of each query, and its weights before dropout.
@@ -45,7 +48,7 @@ def dot_product_attention(
     queries, keys, values = (x.transpose(0, 2, 1, 3) for x in (queries * head_dim**-0.5, keys, values))
     groups = (batch, kv_heads, heads // kv_heads, target, -1)
     scores = product("bkgtd,bksd->bkgts", queries.reshape(groups), keys, precision=precision).astype(jnp.float32)
-    scores = scores.reshape(batch, heads, target, -1)
+    scores = capped(scores.reshape(batch, heads, target, -1), cap)
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, MASKED_SCORE), axis=-1)
@@ -65,6 +68,7 @@ def blocked_attention(
     dropout: float,
     dropout_key: jax.Array | None,
     precision: Precision,
+    cap: float | None = None,
 ) -> Float[Array, "batch target heads head_dim"]:
     """What `dot_product_attention` computes under the mask of segments, with memory that is linear in the length.
 
@@ -99,6 +103,7 @@ def blocked_attention(
             dropout=dropout,
             dropout_key=None if dropout_key is None else jax.random.fold_in(dropout_key, own["index"]),
             precision=precision,
+            cap=cap,
         )
         return shard_length(context, 1)
 

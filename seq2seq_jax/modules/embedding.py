@@ -1,10 +1,13 @@
 """Token embeddings, which may also be the output projection."""
 
+import dataclasses
+
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from seq2seq_jax.modules.cap import capped
 from seq2seq_jax.modules.precision import Precision, activation_dtype, matrix_product, operand_dtype
 
 
@@ -34,6 +37,41 @@ class EmbeddingChange:
         return embedded if self.added is None else embedded + self.added.astype(embedded.dtype)
 
 
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How scores of the vocabulary are computed from the table of the output.
+
+    Attributes:
+        precision: of the product.
+        cap: bound of the scores, see `capped`; None = there is none.
+    """
+
+    precision: Precision
+    cap: float | None = None
+
+    def scores(
+        self, table: Float[Array, "vocab model"], hidden: Float[Array, "*dims model"]
+    ) -> Float[Array, "*dims vocab"]:
+        """Scores of every token, in float32."""
+        rows = hidden.reshape(-1, hidden.shape[-1]).astype(jnp.float32)
+        # In bfloat16, logits of 16 to 32 would be an eighth apart: too coarse for a loss.
+        precision = "float32" if self.precision == "float32" else "bfloat16_products"
+        logits = matrix_product(rows, table, precision=precision, transposed=True)
+        return capped(logits.reshape(*hidden.shape[:-1], len(table)).astype(jnp.float32), self.cap)
+
+    def scores_of_rows(
+        self, rows: Float[Array, "batch tokens model"], hidden: Float[Array, "batch length model"]
+    ) -> Float[Array, "batch length tokens"]:
+        """What `scores` gives for some tokens of each row of a batch, up to rounding, from the rows of the table that
+        belong to them.
+        """
+        dtype = operand_dtype(self.precision)
+        products = jnp.einsum(
+            "bld,btd->blt", hidden.astype(dtype), rows.astype(dtype), preferred_element_type=jnp.float32
+        )
+        return capped(products.astype(jnp.float32), self.cap)
+
+
 class Embedding(nn.Module):
     """A table [vocab, model].
 
@@ -55,7 +93,7 @@ class Embedding(nn.Module):
 
     def logits(self, hidden: Float[Array, "*dims model"]) -> Float[Array, "*dims vocab"]:
         """Scores of every token, in float32."""
-        return Embedding.scores(self.table, hidden, precision=self.precision)
+        return Scoring(self.precision).scores(self.table, hidden)
 
     @staticmethod
     def rows(
@@ -64,27 +102,3 @@ class Embedding(nn.Module):
         """The result of calling the module, from its table; usable in JAX's loops, where a module's methods are not."""
         rows = table[tokens]
         return (rows * table.shape[1] ** 0.5 if is_scaled else rows).astype(activation_dtype(precision))
-
-    @staticmethod
-    def scores(
-        table: Float[Array, "vocab model"], hidden: Float[Array, "*dims model"], *, precision: Precision
-    ) -> Float[Array, "*dims vocab"]:
-        """The result of `logits`, from the table."""
-        rows = hidden.reshape(-1, hidden.shape[-1]).astype(jnp.float32)
-        # In bfloat16, logits of 16 to 32 would be an eighth apart: too coarse for a loss.
-        precision = "float32" if precision == "float32" else "bfloat16_products"
-        logits = matrix_product(rows, table, precision=precision, transposed=True)
-        return logits.reshape(*hidden.shape[:-1], len(table)).astype(jnp.float32)
-
-    @staticmethod
-    def scores_of_rows(
-        rows: Float[Array, "batch tokens model"], hidden: Float[Array, "batch length model"], *, precision: Precision
-    ) -> Float[Array, "batch length tokens"]:
-        """What `scores` gives for some tokens of each row of a batch, up to rounding, from the rows of the table that
-        belong to them.
-        """
-        dtype = operand_dtype(precision)
-        products = jnp.einsum(
-            "bld,btd->blt", hidden.astype(dtype), rows.astype(dtype), preferred_element_type=jnp.float32
-        )
-        return products.astype(jnp.float32)

@@ -5,6 +5,7 @@ All of it is part of the compiled step, so that the host sends samples as they a
 
 import dataclasses
 import functools
+import math
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ from seq2seq_jax.batch import PADDING_SEGMENT, FrameRows
 from seq2seq_jax.effects import changes
 from seq2seq_jax.modules.convolution import unfold
 from seq2seq_jax.modules.dropout import Dropout
+from seq2seq_jax.modules.feed_forward import ACTIVATIONS, Activation
 from seq2seq_jax.modules.flops import Amount, product_flops
 from seq2seq_jax.modules.layers import ACTIVATION_AXES
 from seq2seq_jax.modules.linear import Linear
@@ -123,7 +125,13 @@ class FrontEndConfig:
     spec_augment: SpecAugmentConfig | None = dataclasses.field(default=None, metadata=changes("numbers"))
     """Masks over time and bands in training; None = none."""
     convolutions: int = 2
-    """Convolutions before the encoder, each of which halves the number of vectors."""
+    """Convolutions before the encoder, each of which halves the number of vectors unless strides say otherwise."""
+    strides: tuple[int, ...] | None = None
+    """Vectors from one output to the next of each convolution (Whisper: 1 2); None = 2 of each."""
+    activation: Activation = "relu"
+    """Nonlinearity behind each convolution."""
+    projection: bool = True
+    """Whether a linear map follows the convolutions; without it their channels must be the encoder's model_dim."""
     kernel_size: int = 3
     """Vectors that a convolution reads; odd."""
     convolution_dim: int | None = None
@@ -142,6 +150,18 @@ class FrontEndConfig:
             raise ValueError(f"{name}.convolutions must be 0 to 6, not {self.convolutions}.")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"{name}.kernel_size must be odd, not {self.kernel_size}.")
+        if self.strides is not None and (len(self.strides) != self.convolutions or min(self.strides, default=1) < 1):
+            raise ValueError(
+                f"{name}.strides must be {self.convolutions} numbers, one per convolution, of at least 1, and are "
+                f"{self.strides}."
+            )
+        if not self.projection and not self.convolutions:
+            raise ValueError(f"{name}.projection must be True where there are no convolutions.")
+
+    @property
+    def conv_strides(self) -> tuple[int, ...]:
+        """Vectors from one output to the next, by convolution."""
+        return (2,) * self.convolutions if self.strides is None else self.strides
 
     @property
     def num_bands(self) -> int:
@@ -156,7 +176,7 @@ class FrontEndConfig:
     @property
     def frames_per_position(self) -> int:
         """Frames of which the front end makes one vector."""
-        return 2**self.convolutions
+        return math.prod(self.conv_strides)
 
     @property
     def values_per_frame(self) -> int:
@@ -185,11 +205,11 @@ class FrontEndConfig:
         """Model FLOPs of this many vectors for an encoder."""
         channels, total, length = self.convolution_dim or model_dim, 0.0, positions * self.frames_per_position
         inputs = self.num_features
-        for _ in range(self.convolutions):
-            length = length / 2
+        for stride in self.conv_strides:
+            length = length / stride
             total += product_flops(length, self.kernel_size * inputs, channels)
             inputs = channels
-        return total + product_flops(positions, inputs, model_dim)
+        return total + product_flops(positions, inputs, model_dim) * self.projection
 
     def build(self, *, model_dim: int, parts: int, precision: Precision, statistics: FeatureStatistics | None):
         """The module.
@@ -199,7 +219,15 @@ class FrontEndConfig:
             parts: vectors for the encoder of each position of a source: 1, or more where the encoder makes one state
                 of several.
             statistics: of the training split; None = they are not known, as where nothing is computed.
+
+        Raises:
+            ValueError: without a projection, convolutions have other channels than the encoder's width.
         """
+        if not self.projection and self.convolution_dim not in (None, model_dim):
+            raise ValueError(
+                f"{type(self).__name__}.convolution_dim = {self.convolution_dim} needs a projection, since "
+                f"model.encoder.model_dim is {model_dim}: set projection to True, or convolution_dim to None."
+            )
         return FrontEnd(self, model_dim, parts, precision, statistics)
 
 
@@ -393,21 +421,23 @@ def with_deltas(
 
 
 class Subsampling(nn.Module):
-    """A convolution within each segment that makes one vector of two, and a ReLU.
+    """A convolution within each segment that makes one vector of `stride`, and a nonlinearity.
 
-    The window is centred on the first of two vectors, so that an output is there where its first input is.
+    The window is centred on the first of these vectors, so that an output is there where its first input is.
     """
 
     input_dim: int
     output_dim: int
     kernel_size: int
     precision: Precision
+    stride: int = 2
+    activation: Activation = "relu"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch length input"], ids: Int[Array, "batch length"]
-    ) -> Float[Array, "batch half output"]:
-        windows = unfold(x, ids, kernel_size=self.kernel_size, before=self.kernel_size // 2)[:, ::2]
+    ) -> Float[Array, "batch fewer output"]:
+        windows = unfold(x, ids, kernel_size=self.kernel_size, before=self.kernel_size // 2)[:, :: self.stride]
         linear = Linear(
             (self.kernel_size * self.input_dim,),
             (self.output_dim,),
@@ -415,7 +445,7 @@ class Subsampling(nn.Module):
             bias=True,
             precision=self.precision,
         )
-        return jax.nn.relu(linear(windows))
+        return ACTIVATIONS[self.activation](linear(windows))
 
 
 class FrontEnd(nn.Module):
@@ -435,8 +465,13 @@ class FrontEnd(nn.Module):
         config = self.config
         channels = config.convolution_dim or self.model_dim
         dims = [config.num_features, *[channels] * config.convolutions]
-        self.convolutions = [Subsampling(inputs, channels, config.kernel_size, self.precision) for inputs in dims[:-1]]
-        self.output = Linear((dims[-1],), (self.model_dim,), ("hidden", "model"), bias=True, precision=self.precision)
+        self.convolutions = [
+            Subsampling(inputs, channels, config.kernel_size, self.precision, stride, config.activation)
+            for inputs, stride in zip(dims[:-1], config.conv_strides, strict=True)
+        ]
+        if config.projection:
+            sizes = (dims[-1],), (self.model_dim,)
+            self.output = Linear(*sizes, ("hidden", "model"), bias=True, precision=self.precision)
         self.dropout = Dropout(config.dropout)
 
     def features(
@@ -481,8 +516,9 @@ class FrontEnd(nn.Module):
         x, ids = self.features(source, deterministic=deterministic)
         x = x.astype(activation_dtype(self.precision))
         for convolution in self.convolutions:
-            x, ids = convolution(x, ids), ids[:, ::2]
-        x = self.dropout(self.output(x), deterministic=deterministic)
+            x, ids = convolution(x, ids), ids[:, :: convolution.stride]
+        x = self.output(x) if self.config.projection else x
+        x = self.dropout(x, deterministic=deterministic)
         return nn.with_logical_constraint(x, ACTIVATION_AXES)
 
 

@@ -131,6 +131,7 @@ def obstacle(
     precision: Precision,
     relative: bool,
     dropout: bool,
+    cap: float | None = None,
 ) -> str | None:
     """Why the kernel cannot serve an attention, in words; None = it can.
 
@@ -138,6 +139,7 @@ def obstacle(
         relative: whether there is a bias on the scores.
         dropout: whether attention weights are dropped out. cuDNN would draw from a count of its own calls, which a
             run that is continued does not have.
+        cap: bound of the scores; None = there is none.
     """
     if platform() not in ("gpu", "cuda"):
         return f"it runs on NVIDIA GPUs, and this is for {platform()}"
@@ -147,6 +149,10 @@ def obstacle(
         return f"a head must be a multiple of 8 wide, {LARGEST_HEAD} at most, and is {head_dim}"
     if dropout:
         return "it does not drop out attention weights: set attention_dropout to 0"
+    if segments.window is not None:
+        return "it has no windows: set attention_window to None"
+    if cap is not None:
+        return "it does not bound scores: set attention_cap to None"
     if segments.max_segments is None:
         return "the most examples of a row must be known: set data.max_examples_per_row, or data.packing to False"
     if segments.max_segments > 1:

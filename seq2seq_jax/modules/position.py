@@ -74,14 +74,18 @@ def sinusoidal(positions: Int[Array, "*dims"], *, model_dim: int, is_open: bool 
 def rotate(
     x: Float[Array, "batch length heads head_dim"],
     positions: Int[Array, "batch length"],
-    rotary: RotaryConfig = RotaryConfig(),
+    frequencies: Float[Array, "pairs"] | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
     """Rotary positions: each pair of dims (i, i + head_dim/2) is rotated by an angle proportional to the position.
+
+    Args:
+        frequencies: radians per token of each pair; None = those of the paper.
 
     Source: Su et al. 2021, equation 34.
     """
     half = x.shape[-1] // 2
-    angles = (positions[..., None] * rotary.frequencies(half))[:, :, None, :]
+    frequencies = RotaryConfig().frequencies(half) if frequencies is None else frequencies
+    angles = (positions[..., None] * frequencies)[:, :, None, :]
     cosines, sines = jnp.cos(angles), jnp.sin(angles)
     first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     rotated = jnp.concatenate([first * cosines - second * sines, second * cosines + first * sines], axis=-1)

@@ -43,6 +43,9 @@ class RecurrentConfig:
     """First layer (2 or later) with a residual connection (GNMT: 3); None = no residual connections."""
     layer_norm: bool = False
     """Layer normalisation inside the cells."""
+    full_product_bias: bool = False
+    """Whether a GRU's product with its state has a bias in all gates, as PyTorch and cuDNN keep it; False = that of the
+    candidate alone, since those of the reset and the update gate add to others that are there."""
     dropout: float = dataclasses.field(default=0.1, metadata=changes("numbers"))
     """Dropout on the inputs of each layer, and on the output of a decoder."""
     variational_dropout: bool = dataclasses.field(default=False, metadata=changes("numbers"))
@@ -60,6 +63,8 @@ class RecurrentConfig:
                 f"{name}.residual_from must be None or one of layers 2 to num_layers = {self.num_layers}, not "
                 f"{self.residual_from}."
             )
+        if self.full_product_bias and self.cell != "gru":
+            raise ValueError(f"{name}.full_product_bias has no effect with cell = {self.cell}: set it to False.")
         if self.variational_dropout and self.dropout == 0.0:
             raise ValueError(f"{name}.variational_dropout needs a dropout above 0.")
 
@@ -87,6 +92,7 @@ class RecurrentConfig:
             layer_norm=self.layer_norm,
             recurrent_dropout=self.recurrent_dropout,
             precision=precision,
+            full_product_bias=self.full_product_bias,
         )
 
     def input_dropout(self) -> Dropout:
@@ -112,6 +118,7 @@ class RecurrentLayer(nn.Module):
     layer_norm: bool
     recurrent_dropout: float
     precision: Precision
+    full_product_bias: bool = False
 
     def setup(self):
         cell, hidden = CELLS[self.cell], self.hidden_dim
@@ -126,7 +133,9 @@ class RecurrentLayer(nn.Module):
         self.input = parameter("input", glorot, self.input_dim, cell.num_gates, hidden, axes=matrix)
         self.kernel = parameter("kernel", _orthogonal_gates, hidden, cell.num_gates, hidden, axes=matrix)
         self.bias = parameter("bias", _remembering if self.cell == "lstm" else zeros, cell.num_gates, hidden)
-        if self.cell == "gru":
+        if self.full_product_bias:
+            self.product_bias = parameter("product_bias", zeros, cell.num_gates, hidden)
+        elif self.cell == "gru":
             self.candidate_bias = parameter("candidate_bias", zeros, hidden)
         if self.layer_norm:
             self.input_scale = parameter("input_scale", ones, cell.num_gates, hidden)
@@ -151,7 +160,9 @@ class RecurrentLayer(nn.Module):
     def constants(self) -> dict[str, Array]:
         """Further parameters that `gate_inputs` and `cell_step` read."""
         constants = {"bias": self.bias.reshape(-1)}
-        if self.cell == "gru":
+        if self.full_product_bias:
+            constants["product_bias"] = self.product_bias.reshape(-1)
+        elif self.cell == "gru":
             constants["product_bias"] = jnp.pad(self.candidate_bias, (2 * self.hidden_dim, 0))
         if self.layer_norm:
             constants["input_scale"] = self.input_scale.reshape(-1)

@@ -24,12 +24,14 @@ class Segments:
         keys: segment ids of the keys.
         max_segments: see `Sequence.max_segments`.
         causal: whether a query attends only to keys at or before its own position in the row.
+        window: a query attends to keys at a distance below it (tokens); None = at any distance.
     """
 
     queries: Int[Array, "batch target"]
     keys: Int[Array, "batch source"]
     max_segments: int | None = flax.struct.field(pytree_node=False)
     causal: bool = flax.struct.field(pytree_node=False)
+    window: Int[Array, ""] | None = None
 
     def mask(self, *, places: Int[Array, "target"] | None = None) -> Bool[Array, "batch target source"]:
         """True where the query attends to the key.
@@ -38,11 +40,13 @@ class Segments:
             places: indices of the queries in the row; None = 0, 1, 2, ...
         """
         mask = segment_mask(self.queries, self.keys)
-        if not self.causal:
-            return mask
         if places is None:
             places = jnp.arange(self.queries.shape[1])
-        return mask & (jnp.arange(self.keys.shape[1]) <= places[:, None])
+        # The tokens of a segment follow each other, so that places are as far apart as positions.
+        keys = jnp.arange(self.keys.shape[1])
+        if self.causal:
+            mask = mask & (keys <= places[:, None])
+        return mask if self.window is None else mask & (jnp.abs(keys - places[:, None]) < self.window)
 
 
 def is_first(segment_ids: Int[Array, "batch length"]) -> Bool[Array, "batch length"]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
+import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -83,6 +85,17 @@ class TransformerConfig:
     """Which of the attention projections query, key, value and output have biases; None = all, with attention_bias."""
     attention_scale: float | None = None
     """What attention scores are multiplied by; None = 1 / sqrt(head width)."""
+    attention_cap: float | None = None
+    """Bound of the attention scores, which a tanh keeps within it (Gemma 2: 50); None = there is none."""
+    attention_window: int | None = None
+    """Self-attention reads keys at a distance below it (tokens); None = at any distance. Model FLOPs are counted as if
+    there were none."""
+    full_attention_every: int | None = None
+    """Each n-th layer reads keys at any distance (Gemma 2: 2, Gemma 3: 6); None = none does. Only with
+    attention_window."""
+    window_rotary: RotaryConfig | None = None
+    """Frequencies of rotary positions in the layers with a window (Gemma 3); None = as in the others. Only with
+    attention_window."""
     lora_rank: int | None = None
     """Rank of changes (LoRA) of linear layers, which are all that is trained then unless optimizer.frozen says
     otherwise; None = there are none."""
@@ -143,6 +156,7 @@ class TransformerConfig:
             raise ValueError(f"{name}.rotary has no effect with positions = {self.positions}: leave it as it is.")
         if self.relative_per_layer and self.positions != "relative":
             raise ValueError(f"{name}.relative_per_layer has no effect with positions = {self.positions}.")
+        self._check_attention(name)
         if self.biased_projections is not None and not self.attention_bias:
             raise ValueError(
                 f"{name}.biased_projections has no effect without attention_bias: set either to its default."
@@ -173,6 +187,39 @@ class TransformerConfig:
                     f"{name}.{field} must be set when positions = {needed_by}, and only then; "
                     f"positions = {self.positions} and {field} = {getattr(self, field)}."
                 )
+
+    def _check_attention(self, name: str) -> None:
+        """Refuse caps and windows that cannot be."""
+        check_sizes(
+            self,
+            *(field for field in ("attention_window", "full_attention_every") if getattr(self, field) is not None),
+        )
+        if self.attention_cap is not None and self.attention_cap <= 0:
+            raise ValueError(f"{name}.attention_cap must be positive or None, and is {self.attention_cap}.")
+        for field in ("full_attention_every", "window_rotary"):
+            if getattr(self, field) is not None and self.attention_window is None:
+                raise ValueError(f"{name}.{field} has no effect without attention_window: set that, too, or neither.")
+        if self.window_rotary is not None and self.positions != "rotary":
+            raise ValueError(f"{name}.window_rotary has no effect with positions = {self.positions}: leave it None.")
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The window of each layer; None = it reads keys at any distance."""
+        every = self.full_attention_every
+        layers = range(1, self.num_layers + 1)
+        return tuple(None if every and not layer % every else self.attention_window for layer in layers)
+
+    def localities(self) -> "Locality | None":
+        """Of all layers, [1, layers, ...]; None = they do not differ, and have no window."""
+        if self.attention_window is None:
+            return None
+        windows = [NO_WINDOW if window is None else window for window in self.windows]
+        frequencies = None
+        if self.window_rotary is not None:
+            pairs = self.dim_per_head // 2
+            kinds = [self.rotary if window is None else self.window_rotary for window in self.windows]
+            frequencies = jnp.stack([kind.frequencies(pairs) for kind in kinds])[None]
+        return Locality(window=jnp.array(windows, jnp.int32)[None], frequencies=frequencies)
 
     @property
     def position_limit(self) -> int | None:
@@ -254,6 +301,7 @@ class TransformerConfig:
             norm=self.normalization if self.query_key_norm else None,
             norm_epsilon=self.norm_epsilon,
             lora=tuple(self.lora.items()),
+            cap=self.attention_cap,
         )
 
     def feed_forward(self, *, precision: Precision) -> FeedForward:
@@ -267,6 +315,27 @@ class TransformerConfig:
             precision=precision,
             lora=tuple(self.lora.items()),
         )
+
+
+NO_WINDOW = 2**30
+"""A distance that no two tokens have."""
+
+
+@flax.struct.dataclass
+class Locality:
+    """In what the self-attention of a layer differs from that of the other layers of its stack.
+
+    Attributes:
+        window: see `Segments.window`.
+        frequencies: of rotary positions; None = those of all layers.
+    """
+
+    window: Int[Array, "*layers"]
+    frequencies: Float[Array, "*layers pairs"] | None = None
+
+    def of_layer(self, index: int) -> "Locality":
+        """That of a layer, from those of all layers, see `TransformerConfig.localities`."""
+        return jax.tree.map(lambda leaf: leaf[0, index], self)
 
 
 def positions_for_bias(sequence: SourceRows) -> Int[Array, "#batch length"]:

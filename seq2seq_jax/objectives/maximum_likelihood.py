@@ -12,10 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 from seq2seq_jax.batch import Batch, Memory, TokenRows
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
-from seq2seq_jax.modules.embedding import Embedding, EmbeddingChange, gather_scores
+from seq2seq_jax.modules.embedding import EmbeddingChange, Scoring, gather_scores
 from seq2seq_jax.modules.flops import TRAINING, Amount, causal_pairs, product_flops
 from seq2seq_jax.modules.pointer import Pointed, coverage_losses
-from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.modules.segments import lengths_of_pairs, segment_mask
 from seq2seq_jax.objectives.objective import (
     Logged,
@@ -327,7 +326,7 @@ class MaximumLikelihood(Objective):
                 batch=batch,
                 dims={side: stack.model_dim for side, stack in stacks.items()},
                 rng=rng,
-                precision=self.model.config.precision,
+                scoring=self.model.config.scoring,
                 chunk=config.loss_chunk,
             )
             loss, sums = config.perturbation.loss(passes, params[turn.player])
@@ -368,7 +367,7 @@ class MaximumLikelihood(Objective):
             values = {"copy_probability": jax.nn.sigmoid(-pointed.score), "coverage": coverage_losses(pointed)}
             of_copying = {name: jnp.sum(value, where=target.mask) for name, value in values.items()}
         loss, sums = _vocabulary_loss(
-            config, self.model.config.precision, table, negatives, copied, hidden, target.tokens, target.mask
+            config, self.model.config.scoring, table, negatives, copied, hidden, target.tokens, target.mask
         )
         if self.config.coverage_weight > 0.0:
             loss += self.config.coverage_weight * of_copying["coverage"]
@@ -446,7 +445,7 @@ class MaximumLikelihood(Objective):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _vocabulary_loss(
     config: MaximumLikelihoodConfig,
-    precision: Precision,
+    scoring: Scoring,
     table: Float[Array, "vocab model"],
     negatives: Negatives | None,
     copied: Copied | None,
@@ -466,18 +465,18 @@ def _vocabulary_loss(
 
     def add(sums, chunk):
         hidden, *rest = chunk
-        return jax.tree.map(jnp.add, sums, _masked_sums(config, *_scores(precision, table, rows, hidden), *rest)), None
+        return jax.tree.map(jnp.add, sums, _masked_sums(config, *_scores(scoring, table, rows, hidden), *rest)), None
 
     return _over_chunks(config, add, _no_sums(config, negatives), (hidden, copied, labels, mask, allowed))[0]
 
 
-def _vocabulary_loss_forward(config, precision, table, negatives, copied, hidden, labels, mask):
+def _vocabulary_loss_forward(config, scoring, table, negatives, copied, hidden, labels, mask):
     rows, allowed = (None, None) if negatives is None else (negatives.rows, negatives.allowed)
 
     def add(carry, chunk):
         sums, operand_gradients = carry
         hidden, copied, *rest = chunk
-        scores, to_operands = jax.vjp(functools.partial(_scores, precision), table, rows, hidden)
+        scores, to_operands = jax.vjp(functools.partial(_scores, scoring), table, rows, hidden)
         loss, to_terms, logged = jax.vjp(
             lambda *terms: _masked_sums(config, *terms, *rest), *scores, copied, has_aux=True
         )
@@ -491,7 +490,7 @@ def _vocabulary_loss_forward(config, precision, table, negatives, copied, hidden
     return sums, (*operand_gradients, *of_positions)
 
 
-def _vocabulary_loss_backward(config, precision, gradients, cotangents):
+def _vocabulary_loss_backward(config, scoring, gradients, cotangents):
     of_loss, _ = cotangents
     table, rows, copied, hidden = jax.tree.map(lambda gradient: gradient * of_loss.astype(gradient.dtype), gradients)
     return table, None if rows is None else Negatives(rows=rows, allowed=None), copied, hidden, None, None
@@ -500,10 +499,10 @@ def _vocabulary_loss_backward(config, precision, gradients, cotangents):
 _vocabulary_loss.defvjp(_vocabulary_loss_forward, _vocabulary_loss_backward)
 
 
-def _scores(precision, table, rows, hidden):
+def _scores(scoring, table, rows, hidden):
     """Scores of all tokens, and of the candidates with these rows of the table, if there are any."""
-    of_candidates = None if rows is None else Embedding.scores_of_rows(rows, hidden, precision=precision)
-    return Embedding.scores(table, hidden, precision=precision), of_candidates
+    of_candidates = None if rows is None else scoring.scores_of_rows(rows, hidden)
+    return scoring.scores(table, hidden), of_candidates
 
 
 def _no_sums(config, negatives):
@@ -530,7 +529,7 @@ def _masked_sums(config, scores, candidate_scores, copied, labels, mask, allowed
 
 def negative_log_likelihoods(
     config: MaximumLikelihoodConfig,
-    precision: Precision,
+    scoring: Scoring,
     table: Float[Array, "vocab model"],
     copied: Copied | None,
     hidden: Float[Array, "batch target model"],
@@ -542,7 +541,7 @@ def negative_log_likelihoods(
 
     def of_chunk(nothing, chunk):
         hidden, copied, labels = chunk
-        scores = Embedding.scores(table, hidden, precision=precision)
+        scores = scoring.scores(table, hidden)
         return nothing, cross_entropy(scores, labels, label_smoothing=0.0, z_loss=0.0, copied=copied)[1]
 
     return _over_chunks(config, of_chunk, (), (hidden, copied, labels))[1]

@@ -93,7 +93,7 @@ class MixtureOfExperts(MaximumLikelihood):
                 pointed = apply(hidden, target.segment_ids, memory, method="point")
                 copied = Copied.of(pointed, target.tokens, memory)
             return negative_log_likelihoods(
-                self.config, self.model.config.precision, table, copied, hidden, target.tokens
+                self.config, self.model.config.scoring, table, copied, hidden, target.tokens
             )
 
         # One after the other, so that no more than one pass's activations exist at once.

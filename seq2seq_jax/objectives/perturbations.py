@@ -17,8 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from seq2seq_jax.batch import Batch
-from seq2seq_jax.modules.embedding import Embedding, EmbeddingChange
-from seq2seq_jax.modules.precision import Precision
+from seq2seq_jax.modules.embedding import EmbeddingChange, Scoring
 from seq2seq_jax.modules.segments import segment_mask
 from seq2seq_jax.values import check_values
 
@@ -53,7 +52,7 @@ class Passes:
         batch: whose losses are summed.
         dims: of the embeddings, by side.
         rng: key of the step.
-        precision: of logits.
+        scoring: of the vocabulary.
         chunk: target positions whose logits exist at a time; None = all.
     """
 
@@ -61,7 +60,7 @@ class Passes:
     batch: Batch
     dims: dict[str, int]
     rng: jax.Array
-    precision: Precision
+    scoring: Scoring
     chunk: int | None
 
     @property
@@ -80,7 +79,7 @@ class Passes:
     def divergence(self, clean: Pass, other: Pass, *, symmetric: bool) -> Float[Array, ""]:
         """Kullback-Leibler divergence (nats) of the distributions of two passes, summed over the target tokens."""
         return divergences(
-            clean, other, self.batch.target.mask, precision=self.precision, chunk=self.chunk, symmetric=symmetric
+            clean, other, self.batch.target.mask, scoring=self.scoring, chunk=self.chunk, symmetric=symmetric
         )
 
 
@@ -391,7 +390,7 @@ def divergences(
     other: Pass,
     mask: Bool[Array, "batch target"],
     *,
-    precision: Precision,
+    scoring: Scoring,
     chunk: int | None,
     symmetric: bool,
 ) -> Float[Array, ""]:
@@ -406,8 +405,8 @@ def divergences(
     @jax.checkpoint
     def of_chunk(total: Float[Array, ""], arrays: Any) -> tuple[Float[Array, ""], None]:
         hidden, changed, kept = arrays
-        one = jax.nn.log_softmax(Embedding.scores(clean.table, hidden, precision=precision))
-        two = jax.nn.log_softmax(Embedding.scores(other.table, changed, precision=precision))
+        one = jax.nn.log_softmax(scoring.scores(clean.table, hidden))
+        two = jax.nn.log_softmax(scoring.scores(other.table, changed))
         weights = 0.5 * (jnp.exp(one) - jnp.exp(two)) if symmetric else jnp.exp(one)
         return total + jnp.sum(jnp.where(kept, jnp.sum(weights * (one - two), axis=-1), 0.0)), None
 

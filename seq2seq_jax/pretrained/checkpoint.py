@@ -24,7 +24,14 @@ from seq2seq_jax.pretrained.transforms import ChosenRows, Table
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 
-SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
+SPECIAL = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "suppress_tokens",
+)
 """Fields that a config or the file of generation settings may have."""
 
 TINY = {"num_layers": 1, "model_dim": 8, "num_heads": 1, "hidden_dim": 8}
@@ -98,7 +105,11 @@ class Checkpoint:
         if (directory / GENERATION_FILE).is_file():
             # Where newer versions write what configs had.
             generation = read_json(directory / GENERATION_FILE)
-            said = {name for name in SPECIAL if config.get(name) is None and generation.get(name) is not None}
+            said = {
+                name
+                for name in SPECIAL
+                if name in family.read and config.get(name) is None and generation.get(name) is not None
+            }
             values |= {name: generation[name] for name in said}
         try:
             described = family.describe(values, names.keys(), origin=origin)
@@ -146,7 +157,7 @@ class Checkpoint:
     @property
     def tied_embeddings(self) -> str:
         """The value of `ModelConfig.tied_embeddings`, by the bytes of the tables."""
-        if SOURCE in self.tables:
+        if SOURCE in self.tables or SOURCE not in self.family.tied:
             return "none" if OUTPUT in self.tables else "decoder"
         return "inputs" if OUTPUT in self.tables else "all"
 
@@ -184,13 +195,15 @@ class Checkpoint:
         eos = one("eos_token_id", 0)
         forced = values.get("forced_bos_token_id")
         return Vocabulary(
-            source_size=size,
+            source_size=self.described.source_vocabulary_size or size,
             target_size=size,
-            joint=True,
+            joint=self.described.source_vocabulary_size is None,
             pad_id=one("pad_token_id", 0),
             bos_id=one("decoder_start_token_id", one("bos_token_id", eos)),
             eos_id=eos,
+            never_ids=tuple(values.get("suppress_tokens") or ()),
             first_ids=() if forced is None else (forced,),
+            source_eos_id=values.get("source_eos_token_id"),
         )
 
     @functools.cached_property

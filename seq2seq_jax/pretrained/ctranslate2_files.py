@@ -50,8 +50,14 @@ def _obstacle(model: ModelConfig) -> str | None:
             return f"model.{side}.norm_position is both"
         if stack.query_key_norm:
             return f"model.{side}.query_key_norm is True"
+        if stack.attention_cap is not None or stack.attention_window is not None:
+            return f"model.{side} has an attention_cap or an attention_window"
         if stack.positions == "rotary" and (stack.rotary.factor != 1.0 or stack.rotary.trained_length is not None):
             return f"model.{side}.rotary scales positions"
+    if model.front_end is not None:
+        return "its sources are frames (model.front_end)"
+    if model.logit_cap is not None:
+        return f"model.logit_cap is {model.logit_cap:g}"
     if model.copying or model.num_experts > 1:
         return "it copies from its source" if model.copying else "it has several experts"
     epsilons = [stack.norm_epsilon for stack in (model.encoder, model.decoder)]
@@ -69,7 +75,8 @@ def build_spec(model: ModelConfig, params: Mapping[str, Any], vocabulary: Vocabu
         longest: positions of each side where positions have no limit of their own.
     """
     specs = importlib.import_module("ctranslate2.specs")
-    arrays = {path: np.asarray(values, np.float32) for path, values in params.items()}
+    # Copies, since quantisation scales them in place.
+    arrays = {path: np.array(values, np.float32) for path, values in params.items()}
     stacks = {}
     for side, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
         kind = getattr(specs.transformer_spec, f"Transformer{side.title()}Spec")

@@ -6,7 +6,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.pretrained.fields import Only, read_fields
@@ -31,14 +33,16 @@ class Described:
         stacks: settings of the encoder and of the decoder, whichever there are.
         model: settings of the model that are neither's.
         vocabulary_size: rows of the tables.
+        source_vocabulary_size: rows of the source's table, where it has a vocabulary of its own; None = they share one.
         is_scaled: whether embeddings are multiplied by the square root of the width.
     """
 
     values: Mapping[str, Any]
-    encoder: TransformerEncoderConfig | None = None
-    decoder: TransformerDecoderConfig | None = None
+    encoder: TransformerEncoderConfig | RecurrentEncoderConfig | None = None
+    decoder: TransformerDecoderConfig | RecurrentDecoderConfig | None = None
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     vocabulary_size: int
+    source_vocabulary_size: int | None = None
     is_scaled: bool = False
 
 

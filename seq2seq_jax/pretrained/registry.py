@@ -1,10 +1,12 @@
 """All architectures, by the model_type of their configs."""
 
-from seq2seq_jax.pretrained.families import bart, bert, decoders, t5
+from seq2seq_jax.pretrained.families import bart, bert, decoders, g2p, t5, t5gemma, whisper
 from seq2seq_jax.pretrained.family import Family
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for module in (bart, t5, bert, decoders) for family in module.FAMILIES
+    family.model_type: family
+    for module in (bart, t5, t5gemma, whisper, g2p, bert, decoders)
+    for family in module.FAMILIES
 }
 """model_type -> its architecture."""
 

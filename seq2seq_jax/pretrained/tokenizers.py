@@ -37,16 +37,22 @@ def read_tokenizer(
         tokenizer = Tokenizer.load(directory)
     elif "grapheme_chars" in checkpoint.config and "phoneme_chars" in checkpoint.config:
         tokenizer = _of_characters(checkpoint, vocabulary)
+    elif "graphemes" in checkpoint.config and "phonemes" in checkpoint.config:
+        tokenizer = _of_letters_and_phonemes(checkpoint, vocabulary)
     elif (directory / TOKENIZER_JSON).is_file():
-        tokenizer = _of_json(directory, vocabulary, source_language, target_language)
+        has_frames = checkpoint.described.model.get("front_end") is not None
+        of_json = _of_frames if has_frames else _of_json
+        tokenizer = of_json(directory, vocabulary, source_language, target_language)
     else:
         tokenizer = _of_sentencepiece(checkpoint, vocabulary, source_language, target_language)
-    found, size = tokenizer.vocabulary, checkpoint.described.vocabulary_size
-    if max(found.source_size, found.target_size) > size:
-        raise ValueError(
-            f"the tokenizer in {directory} has {max(found.source_size, found.target_size):,} ids, and the model "
-            f"{size:,}. Give the tokenizer of this model."
-        )
+    found = tokenizer.vocabulary
+    for side in ("source", "target"):
+        has, size = getattr(found, f"{side}_size"), getattr(vocabulary, f"{side}_size")
+        if has > size:
+            raise ValueError(
+                f"the tokenizer in {directory} has {has:,} ids, and the model {size:,}. Give the tokenizer of this "
+                "model."
+            )
     return tokenizer
 
 
@@ -170,6 +176,24 @@ def _of_characters(checkpoint: Checkpoint, vocabulary: Vocabulary) -> Tokenizer:
     return ImportedTokenizer(_described(vocabulary, sides), {})
 
 
+def _of_letters_and_phonemes(checkpoint: Checkpoint, vocabulary: Vocabulary) -> Tokenizer:
+    """That of g2p-en, whose lists begin with pad, unknown and EOS token, and pad, unknown, BOS and EOS token."""
+    unknown, letters, phonemes = 1, checkpoint.config["graphemes"], checkpoint.config["phonemes"]
+    vocabulary = dataclasses.replace(vocabulary, never_ids=(unknown,))
+    before = [letter if len(letter) == 1 else "\0" for letter in letters]
+    sides = {
+        "source": {
+            "kind": "characters",
+            "characters": "".join(before),
+            "num_special": 3,
+            "unknown_id": unknown,
+            "first": [],
+        },
+        "target": {"kind": "words", "words": phonemes, "num_special": 4, "unknown_id": unknown, "first": []},
+    }
+    return ImportedTokenizer(_described(vocabulary, sides), {})
+
+
 def _of_json(directory: Path, vocabulary: Vocabulary, source: str | None, target: str | None) -> Tokenizer:
     content = (directory / TOKENIZER_JSON).read_bytes()
     codec = TokenizerJson(content)
@@ -189,6 +213,33 @@ def _of_json(directory: Path, vocabulary: Vocabulary, source: str | None, target
     sides = {
         "source": {"kind": "tokenizers", "file": TOKENIZER_JSON, "first": before},
         "target": {"kind": "tokenizers", "file": TOKENIZER_JSON, "first": list(first)},
+    }
+    return ImportedTokenizer(_described(vocabulary, sides), {TOKENIZER_JSON: content})
+
+
+def _of_frames(directory: Path, vocabulary: Vocabulary, source: str | None, target: str | None) -> Tokenizer:
+    """That of Whisper, whose targets begin with what its template has behind the decoder's start token: a language
+    (--target_language '<|de|>') and the task in models of several languages, and that there are no timestamps.
+    """
+    if source is not None:
+        raise ValueError("--source_language has no effect where sources are frames: leave it out.")
+    content = _content(directory / TOKENIZER_JSON)
+    codec = TokenizerJson(content)
+    before, behind = codec.template()
+    if before[:1] != [vocabulary.bos_id] or behind != [vocabulary.eos_id]:
+        raise ValueError(
+            f"{directory / TOKENIZER_JSON} begins texts with the ids {before} and ends them with {behind}; expected "
+            f"that the first is the model's start token {vocabulary.bos_id}, and the last its EOS token "
+            f"{vocabulary.eos_id}. Give the tokenizer of this model."
+        )
+    first = before[1:]
+    if target is not None:
+        task = codec.token("<|transcribe|>")
+        first = [_language(codec.token(target), target, directory), *([] if task is None else [task]), *before[-1:]]
+    vocabulary = dataclasses.replace(vocabulary, first_ids=tuple(first))
+    sides = {
+        "source": {"kind": "tokenizers", "file": TOKENIZER_JSON, "first": []},
+        "target": {"kind": "tokenizers", "file": TOKENIZER_JSON, "first": first},
     }
     return ImportedTokenizer(_described(vocabulary, sides), {TOKENIZER_JSON: content})
 

@@ -1,7 +1,7 @@
 """How a tensor lies in another project's files and in this project's parameters, each with its inverse.
 
 All are exact: dims are moved, merged or joined, and no number is changed. Arrays from memory-mapped files stay views,
-so that of a sharded parameter only the part is read that is used.
+but for kernels of convolutions, so that of a sharded parameter only the part is read that is used.
 """
 
 import abc
@@ -89,6 +89,28 @@ class Matrix(Transform):
         [values] = own
         flat = values.reshape(math.prod(values.shape[: self.inputs]), -1)
         return flat.T
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution(Transform):
+    """A kernel [window * inputs, outputs] over unfolded windows, stored as PyTorch has it: [outputs, inputs, window].
+
+    Attributes:
+        window: vectors that the kernel reads.
+    """
+
+    window: int
+
+    def stored_shape(self, shapes: Sequence[Shape]) -> Shape:
+        [(rows, outputs)] = shapes
+        return outputs, rows // self.window, self.window
+
+    def own(self, stored: np.ndarray, index: int, shapes: Sequence[Shape]) -> np.ndarray:
+        return stored.transpose(2, 1, 0).reshape(shapes[index])
+
+    def stored(self, own: Sequence[np.ndarray]) -> np.ndarray:
+        [values] = own
+        return values.reshape(self.window, -1, values.shape[1]).transpose(2, 1, 0)
 
 
 @dataclasses.dataclass(frozen=True)

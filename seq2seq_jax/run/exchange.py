@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seq2seq_jax.batch import Batch, TokenRows
+from seq2seq_jax.batch import Batch, FrameRows, TokenRows
 from seq2seq_jax.data.imported_tokenizer import FILES as TOKENIZER_FILES
 from seq2seq_jax.data.imported_tokenizer import ImportedTokenizer
 from seq2seq_jax.data.store_files import unfinished_directory
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.experiment import Experiment, to_json
 from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.modules.transformer import TransformerConfig
 from seq2seq_jax.pretrained import origin
 from seq2seq_jax.pretrained.adapter import Adapter, write_adapter
 from seq2seq_jax.pretrained.checkpoint import CONFIG_FILE, GENERATION_FILE, Checkpoint, read_json, with_chosen_rows
@@ -33,7 +34,7 @@ from seq2seq_jax.pretrained.transforms import Table
 from seq2seq_jax.run.description import commit_of_code, versions, write_description
 from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.run.system import System, build_mesh
-from seq2seq_jax.run.transfer import NEW_OUTPUT, zeros
+from seq2seq_jax.run.transfer import silent_attention
 from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.progress import Progress
 from seq2seq_jax.training.step import num_parameters
@@ -143,7 +144,7 @@ def import_parts(
     progress("reading", 1, 2)
     if decoder is not None:
         params |= padded_rows(decoder, tokenizer.vocabulary.target_size).load(layouts)
-        params |= {path: zeros(layout) for path, layout in layouts.items() if path.startswith(NEW_OUTPUT)}
+        params |= silent_attention(layouts, model.decoder)
     progress("reading", 2, 2)
     return _write_run(system, params, output, [encoder] if decoder is None else [encoder, decoder], keep=None)
 
@@ -263,7 +264,17 @@ def chosen_rows(tokenizer: ImportedTokenizer, *, texts: Iterable[str] | None, mu
 
 
 def with_model(experiment: Experiment, model: ModelConfig, tokenizer: Tokenizer) -> Experiment:
-    """An experiment with another model and tokenizer, its rows no longer than the model has positions for."""
+    """An experiment with another model and tokenizer, its rows no longer than the model has positions for.
+
+    How a stack is compiled, and what its backward pass recomputes, stays as the experiment says where both are
+    Transformers.
+    """
+    compiled = ("scan_layers", "remat", "attention_kernel")
+    for side in ("encoder", "decoder"):
+        before, stack = getattr(experiment.model, side), getattr(model, side)
+        if isinstance(before, TransformerConfig) and isinstance(stack, TransformerConfig):
+            stack = dataclasses.replace(stack, **{name: getattr(before, name) for name in compiled})
+            model = dataclasses.replace(model, **{side: stack})
     limits = {
         "max_source_length": model.encoder.position_limit,
         "max_target_length": model.decoder.position_limit,
@@ -289,7 +300,8 @@ def with_model(experiment: Experiment, model: ModelConfig, tokenizer: Tokenizer)
 def padded_to(tokenizer: Tokenizer, size: int) -> Tokenizer:
     """The tokenizer with a vocabulary as large as the model's tables; ids without a piece are never generated."""
     found = tokenizer.vocabulary
-    if found.source_size == found.target_size == size or not isinstance(tokenizer, ImportedTokenizer):
+    is_padded = found.source_size == found.target_size == size or not found.joint
+    if is_padded or not isinstance(tokenizer, ImportedTokenizer):
         return tokenizer
     return tokenizer.with_vocabulary(dataclasses.replace(found, source_size=size, target_size=size))
 
@@ -638,7 +650,11 @@ def fingerprint(model: Any, params: Any, tokenizer: Tokenizer, *, ids: Sequence[
 
 
 def logits_of(model: Any, params: Any, source: list[int], target: list[int]) -> np.ndarray:
-    """Logits of the tokens of one target, [target, vocab], in float32."""
+    """Logits of the tokens of one target, [target, vocab], in float32.
+
+    Args:
+        source: token ids; where sources are frames, made ones at as many positions.
+    """
 
     def row(ids: list[int]) -> TokenRows:
         tokens = jnp.asarray([ids], jnp.int32)
@@ -647,9 +663,26 @@ def logits_of(model: Any, params: Any, source: list[int], target: list[int]) -> 
         )
 
     exact = type(model)(dataclasses.replace(model.config, precision="float32"), model.vocabulary)
+    read = row(source) if model.config.front_end is None else made_frames(model.config, len(source))
     return np.asarray(jax.jit(lambda params, batch: exact.apply({"params": params}, batch))(
-        params, Batch(source=row(source), target=row(target))
+        params, Batch(source=read, target=row(target))
     ))[0]  # fmt: skip
+
+
+def made_frames(config: ModelConfig, positions: int) -> FrameRows:
+    """A row of one source of frames, always the same, for a model with a front end."""
+    num_features, kind = config.front_end.stored
+    stride = config.source_stride
+    values = np.sin(np.outer(np.arange(positions * stride) + 1.0, np.sqrt(np.arange(num_features) + 1.0)))
+    if kind == "int16":
+        values = values * 1_000
+    return FrameRows(
+        values=jnp.asarray(values.reshape(1, positions, stride, num_features).astype(kind)),
+        counts=jnp.full((1, positions), stride, jnp.int32),
+        segment_ids=jnp.ones((1, positions), jnp.int32),
+        positions=jnp.arange(positions)[None],
+        max_segments=1,
+    )
 
 
 def check_copy(checkpoint: Checkpoint, params: Mapping[str, Any]) -> float | None:
@@ -748,10 +781,16 @@ def compare_with_transformers(checkpoint: Checkpoint) -> str:
     model, vocabulary = checkpoint.model().build(checkpoint.vocabulary), checkpoint.vocabulary
     rng = np.random.default_rng(0)
     source, target = (rng.integers(4, checkpoint.described.vocabulary_size, 9).tolist() for _ in range(2))
+    inputs: dict[str, Any] = {"input_ids": torch.tensor([source])}
+    if model.config.front_end is not None:
+        # transformers takes frames of the full length alone.
+        source = [0] * model.source_position_limit
+        frames = np.asarray(made_frames(model.config, len(source)).values, np.float32)
+        inputs = {"input_features": torch.tensor(frames.reshape(1, -1, frames.shape[-1]).transpose(0, 2, 1))}
     found = logits_of(model, nested(checkpoint.load()), source, target)
     with torch.no_grad():
         expected = theirs.float()(
-            input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([[vocabulary.bos_id, *target[:-1]]])
+            **inputs, decoder_input_ids=torch.tensor([[vocabulary.bos_id, *target[:-1]]])
         ).logits[0].numpy()  # fmt: skip
     difference = float(np.abs(found - expected).max())
     if not difference < CHECK_TOLERANCE * max(1.0, float(np.abs(expected).max()) / 10):

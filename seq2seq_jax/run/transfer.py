@@ -28,7 +28,8 @@ TABLES = {"source_embedding/table": "source", "target_embedding/table": "target"
           "logit_bias": "target"}  # fmt: skip
 """Path of each table of tokens -> the side whose ids it has."""
 NEW_OUTPUT = "decoder/layer/cross_attention/output/"
-"""Parameters that are zero where a decoder was trained without an encoder, so that it computes what it did."""
+NEW_NORM = "decoder/layer/cross_residual/norm_after/scale"
+"""Parameters by which attention to the encoder adds nothing where a decoder was trained without one."""
 
 
 class Part(abc.ABC):
@@ -198,7 +199,7 @@ def _stack(side: str, origin: Part, layouts: Mapping[str, Any], *, model: ModelC
         raise ValueError(f"--init-from {side}: {origin.name} has other shapes of {describe_names(others)}.")
     found = origin.load(fitting)
     if side == "decoder" and "encoder" not in origin.sides:
-        found |= {path: zeros(layout) for path, layout in wanted.items() if path.startswith(NEW_OUTPUT)}
+        found |= silent_attention(wanted, model.decoder)
     return found
 
 
@@ -221,9 +222,23 @@ def check_stack(there: Any, here: Any, *, side: str, name: str) -> None:
             )
 
 
-def zeros(layout: Any) -> jax.Array:
-    """An array of zeros of a shape, dtype and sharding."""
-    return jax.jit(lambda: jnp.zeros(layout.shape, layout.dtype), out_shardings=layout.sharding)()
+def filled(layout: Any, value: float) -> jax.Array:
+    """An array of one value, of a shape, dtype and sharding."""
+    return jax.jit(lambda: jnp.full(layout.shape, value, layout.dtype), out_shardings=layout.sharding)()
+
+
+def silent_attention(layouts: Mapping[str, Any], decoder: Any) -> dict[str, jax.Array]:
+    """Parameters with which attention to the encoder adds nothing, so that a decoder that was trained without one
+    computes what it did: a zero output or, where a norm stands behind it, whose gradient at zero is huge, a zero scale.
+
+    Args:
+        layouts: shapes, dtypes and shardings by path.
+        decoder: settings of the decoder.
+    """
+    if getattr(decoder, "norm_position", None) == "both":
+        zero = -1.0 if decoder.normalization == "rms_plus_one" else 0.0
+        return {NEW_NORM: filled(layouts[NEW_NORM], zero)}
+    return {path: filled(layout, 0.0) for path, layout in layouts.items() if path.startswith(NEW_OUTPUT)}
 
 
 def _tables(

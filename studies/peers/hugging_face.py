@@ -1,7 +1,6 @@
 """Hugging Face's Marian, Pegasus and T5, and this project's models that compute the same."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,11 +9,17 @@ from jaxtyping import Bool, Float, Int
 from torch import nn
 from torch.nn import functional
 
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.objectives.objective import Params
+from seq2seq_jax.pretrained.family import TARGET, Described, Family
+from seq2seq_jax.pretrained.registry import FAMILIES
+from seq2seq_jax.pretrained.table import Entry, flat, places, stored_arrays
+from seq2seq_jax.pretrained.transforms import Table
 from studies.peers import transformer
 from studies.peers.pytorch import Weights
 from studies.peers.task import BOS_ID, EOS_ID, PAD_ID, Task
-from studies.peers.transformer import EPSILON, position_table, weights_by_layer
+from studies.peers.transformer import EPSILON, position_table
 
 IDS = {
     "pad_token_id": PAD_ID,
@@ -141,64 +146,31 @@ class T5Peer(nn.Module):
         return functional.linear(hidden, table)
 
 
-def _renamed(name: str, names: Mapping[str, str]) -> str:
-    """A name with its parts replaced, of those that have another."""
-    return ".".join(filter(None, (names.get(part, part) for part in name.split("."))))
+def _stored(params: Params, family: Family, **form: Any) -> Weights:
+    """The parameters of this project's model (or their gradients) by the names and in the shapes of transformers.
+
+    Args:
+        form: fields of both stacks that decide which parameters there are.
+    """
+    leaves = flat(params)
+    described = Described(
+        values={},
+        encoder=TransformerEncoderConfig(**form),
+        decoder=TransformerDecoderConfig(**form),
+        model={"logit_bias": False},
+        vocabulary_size=len(leaves[TARGET]),
+    )
+    rows = [Entry(family.tied[TARGET][0], (TARGET,), Table()), *family.table(described)]
+    return {f"model.{name}": values() for name, _, values in stored_arrays(places(rows, leaves), leaves)}
 
 
 def bart_weights(params: Params) -> Weights:
     """The parameters of this project's model (or their gradients) by the names that BART's descendants give them."""
-    names = {
-        "embedding": "shared",
-        "encoder": "encoder.layers",
-        "decoder": "decoder.layers",
-        "self_attention": "self_attn",
-        "cross_attention": "encoder_attn",
-        "query": "q_proj",
-        "key": "k_proj",
-        "value": "v_proj",
-        "output": "out_proj",
-        "feed_forward": "",
-        "expand": "fc1",
-        "contract": "fc2",
-        "self_norm": "self_attn_layer_norm",
-        "cross_norm": "encoder_attn_layer_norm",
-        "feed_forward_norm": "final_layer_norm",
-    }
-    ends = {"encoder": "encoder", "decoder": "decoder", "norm": "layer_norm"}
-    return {
-        f"model.model.{_renamed(name, names | (ends if '.norm.' in name else {}))}": value
-        for name, value in weights_by_layer(params).items()
-    }
+    if "norm" in params["encoder"].get("frame", {}):
+        return _stored(params, FAMILIES["pegasus"])
+    return _stored(params, FAMILIES["marian"], norm_position="post")
 
 
 def t5_weights(params: Params) -> Weights:
     """The parameters of this project's model (or their gradients) by T5's names."""
-    found = {}
-    for name, value in weights_by_layer(params).items():
-        side, _, rest = name.partition(".")
-        names: dict[str, Any] = {
-            "embedding": "shared",
-            "norm": "final_layer_norm",
-            "relative": "block.0.layer.0.SelfAttention.relative_attention_bias",
-            "query": "q",
-            "key": "k",
-            "value": "v",
-            "output": "o",
-            "expand": "wi",
-            "contract": "wo",
-        }
-        last = 2 if side == "decoder" else 1
-        for index, (branch, norm, module) in enumerate(
-            (
-                ("self_attention", "self_norm", "SelfAttention"),
-                ("cross_attention", "cross_norm", "EncDecAttention"),
-                ("feed_forward", "feed_forward_norm", "DenseReluDense"),
-            )
-        ):
-            place = f"layer.{min(index, last)}"
-            names |= {branch: f"{place}.{module}", norm: f"{place}.layer_norm"}
-        if rest[0].isdigit():
-            rest = f"block.{rest}"
-        found[f"model.{_renamed(f'{side}.{rest}', names)}"] = value
-    return found
+    return _stored(params, FAMILIES["t5"])

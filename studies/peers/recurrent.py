@@ -11,18 +11,21 @@ from torch.nn import functional
 from seq2seq_jax.decoders.recurrent import RecurrentDecoderConfig
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.modules.global_attention import AdditiveAttentionConfig, GeneralAttentionConfig
 from seq2seq_jax.objectives.objective import Params
 from studies.peers.pytorch import Weights
 from studies.peers.task import Task
 
 Attention = Literal["general", "additive"]
+ATTENTIONS = {"general": GeneralAttentionConfig(), "additive": AdditiveAttentionConfig()}
 
 
 def model_config(task: Task, attention: Attention, *, dropout: float) -> ModelConfig:
     """This project's model, one layer per side and without input feeding, so that PyTorch can use its fused LSTM."""
     stack = {"num_layers": 1, "model_dim": task.model_dim, "hidden_dim": task.hidden_dim, "dropout": dropout}
     return ModelConfig(
-        encoder=RecurrentEncoderConfig(**stack), decoder=RecurrentDecoderConfig(attention=attention, **stack)
+        encoder=RecurrentEncoderConfig(**stack),
+        decoder=RecurrentDecoderConfig(attention=ATTENTIONS[attention], **stack),
     )
 
 

@@ -16,9 +16,10 @@ from seq2seq_jax.generation.context import longest_output
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.objectives.objective import Params
+from seq2seq_jax.pretrained.ctranslate2_files import tokens_of, write_model
+from seq2seq_jax.pretrained.table import flat
 from studies.peers import pytorch
 from studies.peers.hugging_face import bart_weights, use_our_positions_and_epsilon
-from studies.peers.transformer import EPSILON, position_table, weights_by_layer
 
 SAME_FUNCTION = {
     "normalization": "layer",
@@ -213,7 +214,7 @@ class CTranslate2Search(SearchPeer):
         super().__init__(config, tokenizer)
         self._longest = self.limit(longest_source)
         num_positions = max(longest_source, self._longest) + 1
-        specification(params, model, tokenizer, num_positions=num_positions).save(str(directory))
+        write_model(directory, model, flat(params), tokenizer, longest=num_positions, quantization="float32")
         device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
         self.translator = ctranslate2.Translator(
             str(directory),
@@ -222,13 +223,13 @@ class CTranslate2Search(SearchPeer):
             inter_threads=1,
             intra_threads=threads or usable_cores(),
         )
-        pieces = tokenizer.target_pieces(range(self.vocabulary.target_size))
-        self._ids = {piece: token for token, piece in enumerate(pieces)}
+        self._names = tokens_of(tokenizer)
+        self._ids = {name: token for token, name in enumerate(self._names["target"])}
 
     def search(self, sources: list[list[int]], *, batch_size: int) -> list[list[int]]:
         """See SearchPeer.search; batch_size counts source tokens."""
         results = self.translator.translate_batch(
-            [self.tokenizer.source_pieces(source) for source in sources],
+            [[self._names["source"][token] for token in source] for source in sources],
             max_batch_size=batch_size,
             batch_type="tokens",
             beam_size=self.config.beam_size,
@@ -242,60 +243,7 @@ class CTranslate2Search(SearchPeer):
         """See SearchPeer.token_log_probabilities."""
         # It adds the EOS token itself.
         [scored] = self.translator.score_batch(
-            [self.tokenizer.source_pieces(source)], [self.tokenizer.target_pieces(target[:-1])]
+            [[self._names["source"][token] for token in source]],
+            [[self._names["target"][token] for token in target[:-1]]],
         )
         return np.array(scored.log_probs)
-
-
-def specification(
-    params: Params, model: ModelConfig, tokenizer: Tokenizer, *, num_positions: int
-) -> ctranslate2.specs.TransformerSpec:
-    """A run's model for CTranslate2."""
-    weights = weights_by_layer(params)
-    spec = ctranslate2.specs.TransformerSpec.from_config(
-        (model.encoder.num_layers, model.decoder.num_layers),
-        model.encoder.num_heads,
-        pre_norm=True,
-        activation=ctranslate2.specs.Activation.RELU,
-    )
-
-    def linear(part, *names):
-        part.weight = np.concatenate([weights[f"{name}.weight"] for name in names])
-        part.bias = np.concatenate([weights[f"{name}.bias"] for name in names])
-
-    def normalization(part, name):
-        part.gamma, part.beta = weights[f"{name}.weight"], weights[f"{name}.bias"]
-
-    positions = position_table(num_positions, model.encoder.model_dim).numpy()
-    for side, stack in (("encoder", spec.encoder), ("decoder", spec.decoder)):
-        stack.position_encodings.encodings = positions
-        normalization(stack.layer_norm, f"{side}.norm")
-        for index, layer in enumerate(stack.layer):
-            name = f"{side}.{index}"
-            normalization(layer.self_attention.layer_norm, f"{name}.self_norm")
-            attention = f"{name}.self_attention"
-            linear(layer.self_attention.linear[0], *(f"{attention}.{part}" for part in ("query", "key", "value")))
-            linear(layer.self_attention.linear[1], f"{attention}.output")
-            if side == "decoder":
-                normalization(layer.attention.layer_norm, f"{name}.cross_norm")
-                attention = f"{name}.cross_attention"
-                linear(layer.attention.linear[0], f"{attention}.query")
-                linear(layer.attention.linear[1], f"{attention}.key", f"{attention}.value")
-                linear(layer.attention.linear[2], f"{attention}.output")
-            normalization(layer.ffn.layer_norm, f"{name}.feed_forward_norm")
-            linear(layer.ffn.linear_0, f"{name}.feed_forward.expand")
-            linear(layer.ffn.linear_1, f"{name}.feed_forward.contract")
-    table = weights["embedding.weight"]
-    spec.encoder.embeddings[0].weight = table
-    spec.decoder.embeddings.weight = table
-    spec.decoder.projection.weight = table
-
-    vocabulary = tokenizer.vocabulary
-    pieces = tokenizer.target_pieces(range(vocabulary.target_size))
-    spec.register_source_vocabulary(pieces)
-    spec.register_target_vocabulary(pieces)
-    spec.config.decoder_start_token = spec.config.bos_token = pieces[vocabulary.bos_id]
-    spec.config.eos_token = pieces[vocabulary.eos_id]
-    spec.config.layer_norm_epsilon = EPSILON
-    spec.validate()
-    return spec

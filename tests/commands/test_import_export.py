@@ -8,10 +8,11 @@ import shutil
 import numpy as np
 import pytest
 from command_line import call
-from made_checkpoints import BART, arrays, write
+from made_checkpoints import BART, WHISPER, arrays, write
 
 from seq2seq_jax.pretrained.checkpoint import Checkpoint
 from seq2seq_jax.pretrained.safetensors_files import TensorFiles
+from seq2seq_jax.pretrained.tokenizers import read_tokenizer
 from seq2seq_jax.run.exchange import CHECK_FILE, _by_architecture, check_copy
 from seq2seq_jax.run.inference import Inference
 
@@ -58,6 +59,31 @@ def test_an_imported_run_is_a_run_and_comes_out_as_it_went_in(bart, imported, ca
     for name in ("config.json", "special_tokens_map.json"):
         assert (imported.parent / "out" / name).read_bytes() == (bart / name).read_bytes()
     assert "# run" in (imported.parent / "out" / "README.md").read_text()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tokenizers") is None, reason="needs the extra `pretrained`")
+def test_a_model_of_frames_goes_in_and_out_with_the_tokens_that_begin_its_targets(tmp_path):
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, processors
+
+    write(tmp_path / "whisper", arrays(WHISPER), WHISPER, dtype="F16")
+    words = ["<start>", "<end>", "<plain>", "?", "a", "b", "<de>"]
+    made = tokenizers.Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.add_special_tokens(["<start>", "<end>", "<plain>", "<de>"])
+    special = [("<start>", 0), ("<plain>", 2), ("<end>", 1)]
+    made.post_processor = processors.TemplateProcessing(single="<start> <plain> $A <end>", special_tokens=special)
+    made.save(str(tmp_path / "whisper" / "tokenizer.json"))
+    config = "--config", "own_sounds/features"
+    assert call("import", tmp_path / "whisper", "--output", tmp_path / "run", *config) == 0
+    run = Inference.open(tmp_path / "run")
+    assert run.tokenizer.encode_target(["a b"]) == [[2, 4, 5, 1]]
+    assert (run.tokenizer.vocabulary.bos_id, run.tokenizer.vocabulary.first_ids) == (0, (2,))
+    assert run.experiment.max_source_length == 12
+    assert call("export", tmp_path / "run", "--output", tmp_path / "out") == 0
+    assert same_tensors(tmp_path / "whisper", tmp_path / "out")
+    checkpoint = Checkpoint.open(tmp_path / "whisper")
+    assert read_tokenizer(checkpoint, target_language="<de>").encode_target(["b"]) == [[6, 2, 5, 1]]
 
 
 def test_what_was_kept_of_logits_finds_a_changed_copy(imported, bart, tmp_path):

@@ -31,7 +31,23 @@ def arrays(key_length, *, kv_heads):
 @pytest.mark.parametrize("kv_heads", [HEADS, 2])
 @pytest.mark.parametrize(("keys", "causal"), [(KEY_SEGMENTS, False), (QUERY_SEGMENTS, True)])
 def test_blocks_are_the_same_function_and_have_the_same_gradient(keys, causal, kv_heads, bias_rows):
-    segments = Segments(queries=QUERY_SEGMENTS, keys=keys, max_segments=None, causal=causal)
+    check_blocks(keys, causal, kv_heads, bias_rows)
+
+
+def test_blocks_with_a_window_and_bounded_scores_are_the_same_function():
+    check_blocks(QUERY_SEGMENTS, True, HEADS, None, window=jnp.int32(2), cap=0.7)
+
+
+def test_scores_are_bounded_by_a_tanh():
+    """Of a query and two keys with the scores 3 and 0, so that the first weight is sigmoid of the bounded 3."""
+    queries, keys = jnp.full((1, 1, 1, 4), 1.5), jnp.array([1.0, 0.0])[None, :, None, None] * jnp.ones((1, 2, 1, 4))
+    _, weights = dot_product_attention(queries, keys, keys, jnp.ones((1, 1, 2), bool), **SETTINGS, cap=2.0)
+    np.testing.assert_allclose(weights[0, 0, 0, 0], 1 / (1 + np.exp(-2 * np.tanh(1.5))), rtol=1e-6)
+
+
+def check_blocks(keys, causal, kv_heads, bias_rows, *, window=None, cap=None):
+    """Blocks give what all scores at once give, and the same gradient."""
+    segments = Segments(queries=QUERY_SEGMENTS, keys=keys, max_segments=None, causal=causal, window=window)
     operands = arrays(keys.shape[1], kv_heads=kv_heads)
     factors = np.random.default_rng(1).normal(size=(BATCH, TARGET, HEADS, HEAD_DIM))
     if bias_rows is not None:
@@ -40,7 +56,7 @@ def test_blocks_are_the_same_function_and_have_the_same_gradient(keys, causal, k
     def of(attend):
         def total(operands):
             *three, bias = operands if bias_rows is not None else (*operands, None)
-            return jnp.sum(attend(*three, SETTINGS | {"bias": bias}) * factors)
+            return jnp.sum(attend(*three, SETTINGS | {"bias": bias, "cap": cap}) * factors)
 
         return jax.jit(jax.value_and_grad(total))(operands)
 

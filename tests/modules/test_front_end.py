@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from speech import of_segments, rows_of_frames
 
+from seq2seq_jax.batch import FrameRows
 from seq2seq_jax.modules.front_end import FeaturesConfig, FeatureStatistics, LogMelConfig, SpecAugmentConfig
 
 RATE, HOP, STRIDE = 8_000, 80, 320
@@ -113,6 +115,34 @@ def test_packed_equals_unpacked_after_convolutions(parts):
         np.testing.assert_allclose(vectors, expected[index], atol=1e-5)
 
 
+def test_convolutions_with_strides_of_their_own_and_nothing_behind_them():
+    """As Whisper has them: the first keeps the number of vectors. Against loops over windows."""
+    config = FeaturesConfig(
+        features=3, normalization="none", strides=(1, 2), activation="silu", projection=False, dropout=0.0
+    )
+    assert (config.frames_per_position, config.num_features) == (2, 3)
+    module = front_end(config)
+    frames = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    ids = np.array([[1, 1, 1, 2]])
+    source = FrameRows(
+        values=jnp.asarray(frames.reshape(1, 4, 2, 3)),
+        counts=jnp.full((1, 4), 2, jnp.int32),
+        segment_ids=jnp.asarray(ids),
+        positions=jnp.array([[0, 1, 2, 0]]),
+    )
+    params = nn.meta.unbox(module.init(jax.random.key(0), source, deterministic=True))
+    found = module.apply(params, source, deterministic=True)
+
+    def convolved(x, kernel, stride):
+        padded = np.pad(x, ((1, 1), (0, 0)))
+        sums = np.stack([padded[t : t + 3].reshape(-1) @ kernel for t in range(0, len(x), stride)])
+        return sums / (1 + np.exp(-sums))
+
+    kernels = [params["params"][f"convolutions_{index}"]["Linear_0"]["kernel"] for index in range(2)]
+    expected = np.concatenate([convolved(convolved(x, kernels[0], 1), kernels[1], 2) for x in (frames[:6], frames[6:])])
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+
+
 def test_spec_augment_masks_each_segment_for_itself():
     """Zeros of masks: in time over all bands, in bands over all frames of the segment, never more than is allowed."""
     masks = SpecAugmentConfig(
@@ -164,6 +194,12 @@ def test_what_does_not_fit_is_refused():
         features([[SOUNDS[1]]], LogMelConfig(rate=RATE, bands=120, normalization="none"))
     with pytest.raises(ValueError, match="kernel_size must be odd"):
         FeaturesConfig(kernel_size=4)
+    with pytest.raises(ValueError, match="strides must be 2 numbers, one per convolution"):
+        FeaturesConfig(strides=(1, 2, 2))
+    with pytest.raises(ValueError, match="projection must be True where there are no convolutions"):
+        FeaturesConfig(convolutions=0, projection=False)
+    with pytest.raises(ValueError, match="convolution_dim = 5 needs a projection"):
+        front_end(FeaturesConfig(convolution_dim=5, projection=False))
 
 
 def test_silence_is_finite():

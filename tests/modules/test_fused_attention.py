@@ -170,6 +170,8 @@ PACKED = segments([[1, 2]], [[1, 2]], 2)
         (PACKED, {"head_dim": 256}, "128 at most"),
         (PACKED, {"dropout": True}, "attention_dropout to 0"),
         (PACKED, {"relative": True}, "data.packing to False"),
+        (PACKED, {"cap": 50.0}, "attention_cap to None"),
+        (PACKED.replace(window=jnp.int32(4)), {}, "attention_window to None"),
         (segments([[1, 2]], [[1, 2]], None), {}, "data.max_examples_per_row"),
         (segments([[1, 1]], [[1, 1]], 1), {"relative": True}, None),
         (segments([[1, 1, 1]], [[1, 1, 1]], 1), {"relative": True}, "even lengths"),

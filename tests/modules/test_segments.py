@@ -3,7 +3,14 @@
 import jax.numpy as jnp
 import numpy as np
 
-from seq2seq_jax.modules.segments import at_first_positions, is_first, is_last, mean_of_segments, sum_of_segments
+from seq2seq_jax.modules.segments import (
+    Segments,
+    at_first_positions,
+    is_first,
+    is_last,
+    mean_of_segments,
+    sum_of_segments,
+)
 
 SEGMENTS = np.array([[1, 1, 2, 3, 3, 3, 0, 0], [1, 2, 2, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 0, 0, 0]])
 VALUES = np.random.default_rng(0).normal(size=(3, 8, 4)).astype(np.float32)
@@ -11,6 +18,19 @@ VALUES = np.random.default_rng(0).normal(size=(3, 8, 4)).astype(np.float32)
 
 def places(row, segment):
     return [index for index, found in enumerate(SEGMENTS[row]) if found == segment]
+
+
+def test_a_window_leaves_the_keys_at_a_distance_below_it():
+    ids = jnp.asarray(SEGMENTS)
+    for causal in (False, True):
+        segments = Segments(queries=ids, keys=ids, max_segments=None, causal=causal, window=jnp.int32(3))
+        mask = np.asarray(segments.mask())
+        for row, query, key in np.ndindex(mask.shape):
+            distance = query - key
+            is_near = 0 <= distance < 3 if causal else abs(distance) < 3
+            assert mask[row, query, key] == (SEGMENTS[row, query] == SEGMENTS[row, key] and is_near)
+        some = segments.replace(queries=ids[:, 2:5]).mask(places=jnp.arange(2, 5))
+        np.testing.assert_array_equal(some, mask[:, 2:5])
 
 
 def test_borders():

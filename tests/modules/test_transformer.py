@@ -1,5 +1,7 @@
 """The settings of a stack, its residual branches, and its loop over layers against a loop in Python."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,11 +41,23 @@ from seq2seq_jax.modules.transformer import Residual, TransformerConfig
         ({"rotary": RotaryConfig(base=5e5)}, "rotary has no effect with positions = sinusoidal"),
         ({"attention_bias": False, "biased_projections": ("query",)}, "biased_projections has no effect without"),
         ({"positions": "learned", "max_positions": 2, "position_offset": 2}, "position_offset must be below"),
+        ({"attention_cap": 0.0}, "attention_cap must be positive or None, and is 0.0"),
+        ({"attention_window": 0}, "attention_window must be at least 1, not 0"),
+        ({"full_attention_every": 2}, "full_attention_every has no effect without attention_window"),
+        ({"window_rotary": RotaryConfig()}, "window_rotary has no effect without attention_window"),
+        ({"attention_window": 3, "window_rotary": RotaryConfig()}, "window_rotary has no effect with positions = sin"),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong, message):
     with pytest.raises(ValueError, match=rf"^TransformerEncoderConfig\.[^\n]*{message}[^\n]*$"):
         TransformerEncoderConfig(**STACK | wrong)
+
+
+def test_windows_by_layer():
+    config = TransformerConfig(num_layers=5, attention_window=7)
+    assert config.windows == (7,) * 5
+    assert dataclasses.replace(config, full_attention_every=2).windows == (7, None, 7, None, 7)
+    assert TransformerConfig(num_layers=2).windows == (None, None) and TransformerConfig().localities() is None
 
 
 def test_what_follows_from_other_settings():

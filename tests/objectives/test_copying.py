@@ -17,6 +17,7 @@ from batches import batch, random_pairs
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.generation.context import GenerationContext
 from seq2seq_jax.generation.search import beam_search
+from seq2seq_jax.modules.embedding import Scoring
 from seq2seq_jax.modules.pointer import coverage_losses
 from seq2seq_jax.objectives.maximum_likelihood import Copied, MaximumLikelihoodConfig, _vocabulary_loss
 from seq2seq_jax.objectives.objective import Prepared, Turn, values_of
@@ -102,7 +103,7 @@ def test_the_gradient_is_that_of_finite_differences(chunk):
         @jax.jit
         def loss(table, hidden, generated, copied):
             of_copying = Copied(log_generated=generated, log_copied=copied)
-            return _vocabulary_loss(config, "float32", table, None, of_copying, hidden, labels, mask)[0]
+            return _vocabulary_loss(config, Scoring("float32"), table, None, of_copying, hidden, labels, mask)[0]
 
         gradient = jax.jit(jax.grad(loss, argnums=range(4)))(*arguments)
         for index, of_argument in enumerate(gradient):

@@ -13,7 +13,7 @@ from batches import batch, random_pairs
 
 from seq2seq_jax.batch import shift_right
 from seq2seq_jax.experiment import load_config_by_name
-from seq2seq_jax.modules.embedding import EmbeddingChange
+from seq2seq_jax.modules.embedding import EmbeddingChange, Scoring
 from seq2seq_jax.modules.segments import segment_mask
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.mixture_of_experts import MixtureOfExpertsConfig
@@ -233,7 +233,7 @@ def test_divergences_by_hand():
     hidden = [jnp.log(jnp.array([[each, each]])) for each in (p, q)]
     passes = [Pass(jnp.zeros(()), {}, each, jnp.eye(3)) for each in hidden]
     mask = jnp.array([[True, False]])
-    settings = {"precision": "float32", "chunk": None}
+    settings = {"scoring": Scoring("float32"), "chunk": None}
     one, other = np.sum(p * np.log(p / q)), np.sum(q * np.log(q / p))
     assert float(divergences(*passes, mask, symmetric=False, **settings)) == pytest.approx(one, rel=1e-5)
     assert float(divergences(*passes, mask, symmetric=True, **settings)) == pytest.approx((one + other) / 2, rel=1e-5)

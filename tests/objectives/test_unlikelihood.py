@@ -10,6 +10,7 @@ import pytest
 from architectures import VOCABULARY, parameters, transformer
 from batches import batch
 
+from seq2seq_jax.modules.embedding import Scoring
 from seq2seq_jax.objectives.maximum_likelihood import (
     MaximumLikelihoodConfig,
     Negatives,
@@ -111,7 +112,7 @@ def test_the_gradient_is_that_of_finite_differences(chunk):
         @jax.jit
         def loss(table, hidden):
             negatives = Negatives(rows=table[labels], allowed=allowed)
-            return _vocabulary_loss(config, "float32", table, negatives, None, hidden, labels, mask)[0]
+            return _vocabulary_loss(config, Scoring("float32"), table, negatives, None, hidden, labels, mask)[0]
 
         of_table, of_hidden = jax.jit(jax.grad(loss, argnums=(0, 1)))(table, hidden)
         # Along the signs of the gradient, where the difference is far above the rounding of a float32 loss.

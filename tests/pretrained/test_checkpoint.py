@@ -12,7 +12,7 @@ from seq2seq_jax.pretrained.checkpoint import Checkpoint
 from seq2seq_jax.pretrained.registry import FAMILIES
 from seq2seq_jax.pretrained.safetensors_files import NewTensor, TensorFiles, write_file
 from seq2seq_jax.pretrained.table import Entry, load, places, stored_arrays
-from seq2seq_jax.pretrained.transforms import Joined, Matrix, Reshaped, Table
+from seq2seq_jax.pretrained.transforms import Convolution, Joined, Matrix, Reshaped, Table
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,15 @@ def test_each_transform_is_the_inverse_of_itself_and_a_view(transform, shapes, s
     assert [each.shape for each in own] == shapes
     assert all(np.shares_memory(each, values) for each in own)
     np.testing.assert_array_equal(transform.stored(own), values)
+
+
+def test_a_convolution_reads_the_vectors_of_its_window_one_behind_the_other():
+    """Dims that are merged in another order are no view; kernels of convolutions are small."""
+    stored = np.arange(5 * 4 * 3).reshape(5, 4, 3)
+    own = Convolution(3).own(stored, 0, [(12, 5)])
+    assert own[2 * 4 + 1, 3] == stored[3, 1, 2]
+    assert Convolution(3).stored_shape([(12, 5)]) == (5, 4, 3)
+    np.testing.assert_array_equal(Convolution(3).stored([own]), stored)
 
 
 def test_a_matrix_is_transposed_and_its_heads_are_split():
@@ -154,7 +163,7 @@ def test_fields_that_change_nothing_may_be_named(tmp_path, tensors):
 @pytest.mark.parametrize(
     ("model_type", "field", "value", "message"),
     [
-        ("mistral", "sliding_window", 4096, "sliding windows are not built"),
+        ("qwen2", "use_sliding_window", True, "sliding windows of the upper layers alone are not built"),
         ("bert", "position_embedding_type", "relative_key", "relative positions of BERT are not built"),
         ("gpt2", "scale_attn_weights", False, "not built for GPT-2"),
     ],

@@ -8,6 +8,7 @@ from architectures import convolutional, parameters, recurrent, transformer
 from made_tokenizers import characters
 
 from seq2seq_jax.model import ModelConfig
+from seq2seq_jax.modules.front_end import FeaturesConfig
 from seq2seq_jax.modules.position import RotaryConfig
 from seq2seq_jax.pretrained.ctranslate2_files import check_model, scores, tokens_of, write_model
 from seq2seq_jax.pretrained.table import flat
@@ -55,6 +56,24 @@ def test_the_same_log_probabilities(name, tmp_path):
     np.testing.assert_allclose(scores(tmp_path, *texts, quantization="float32"), expected, atol=1e-4)
 
 
+@needs_ctranslate2
+@pytest.mark.parametrize(("quantization", "least", "most"), [("int8", 1e-4, 0.3), ("int16", 1e-5, 0.05)])
+def test_quantised_models_are_near_and_the_parameters_stay_as_they_are(quantization, least, most, tmp_path):
+    config = CASES["run"]
+    model = config.build(TOKENIZER.vocabulary)
+    params = parameters(model)
+    expected = log_probabilities(model, params, SOURCE, TARGET)
+    leaves = {path: np.asarray(values) for path, values in flat(params).items()}
+    before = {path: values.copy() for path, values in leaves.items()}
+    write_model(tmp_path, config, leaves, TOKENIZER, longest=20, quantization=quantization)
+    tokens = tokens_of(TOKENIZER)
+    texts = [tokens["source"][token] for token in SOURCE], [tokens["target"][token] for token in TARGET[:-1]]
+    difference = np.abs(scores(tmp_path, *texts, quantization=quantization) - expected).max()
+    assert least < difference < most
+    for path, values in leaves.items():
+        np.testing.assert_array_equal(values, before[path], err_msg=path)
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
@@ -64,6 +83,9 @@ def test_the_same_log_probabilities(name, tmp_path):
         (transformer(encoder={"query_key_norm": True}), "model.encoder.query_key_norm is True"),
         (transformer(encoder={"norm_epsilon": 1e-3}), "norm_epsilon is 0.001 in its encoder and 1e-06 in its decoder"),
         (changed(CASES["run"], copying=True), "it copies from its source"),
+        (transformer(decoder={"attention_window": 4}), "model.decoder has an attention_cap or an attention_window"),
+        (changed(CASES["run"], logit_cap=30.0), "model.logit_cap is 30"),
+        (changed(CASES["run"], tied_embeddings="decoder", front_end=FeaturesConfig()), "its sources are frames"),
     ],
 )
 def test_models_that_ctranslate2_has_not_are_refused(config, reason):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq2seq_jax.batch import TokenRows, shift_right
+from seq2seq_jax.batch import FrameRows, TokenRows, shift_right
 from seq2seq_jax.modules.position import RotaryConfig
 from seq2seq_jax.pretrained.checkpoint import Checkpoint, unboxed_shapes
 from seq2seq_jax.pretrained.table import nested
@@ -51,6 +51,31 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }  # fmt: skip
+GEMMA = GROUPED | {"query_pre_attn_scalar": 7, "sliding_window": 5, "attn_implementation": "eager"}
+CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 6.0}
+"""transformers' default attention does not bound scores."""
+GEMMA2 = GEMMA | CAPS
+BY_KIND = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+}
+GEMMA3 = GEMMA | {
+    "num_hidden_layers": 3, "rope_parameters": BY_KIND, "final_logit_softcapping": 6.0,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+}  # fmt: skip
+T5GEMMA = {
+    "encoder": GEMMA2, "decoder": GEMMA2 | {"hidden_size": 24, "rms_norm_eps": 1e-2}, "vocab_size": VOCABULARY_SIZE,
+    "attn_implementation": "eager",
+}  # fmt: skip
+FSMT = {name: value for name, value in SIDES.items() if name != "vocab_size"} | {
+    "src_vocab_size": VOCABULARY_SIZE + 3, "tgt_vocab_size": VOCABULARY_SIZE, "use_cache": False,
+}  # fmt: skip
+
+POSITIONS, FRAMES, BANDS = 16, 32, 6
+WHISPER = {name: value for name, value in SIDES.items() if name != "max_position_embeddings"} | {
+    "num_mel_bins": BANDS, "max_source_positions": POSITIONS, "max_target_positions": 36, "activation_function": "gelu",
+    "scale_embedding": False, "suppress_tokens": [7], "begin_suppress_tokens": None,
+}  # fmt: skip
 
 CASES = {
     "bart": ("BartConfig", "BartForConditionalGeneration", SIDES),
@@ -59,11 +84,14 @@ CASES = {
     "pegasus": ("PegasusConfig", "PegasusForConditionalGeneration", SIDES | {"pad_token_id": 0, "bos_token_id": 1}),
     "marian": ("MarianConfig", "MarianMTModel", MARIAN),
     "m2m_100": ("M2M100Config", "M2M100ForConditionalGeneration", SIDES),
+    "fsmt": ("FSMTConfig", "FSMTForConditionalGeneration", FSMT),
     "t5": ("T5Config", "T5ForConditionalGeneration", T5_SIZES),
     "t5_1.1": ("T5Config", "T5ForConditionalGeneration", GATED | {"tie_word_embeddings": False}),
     "mt5": ("MT5Config", "MT5ForConditionalGeneration", GATED),
     # With its default attention, 5.17's decoder attends to later tokens.
     "umt5": ("UMT5Config", "UMT5ForConditionalGeneration", GATED | {"attn_implementation": "eager"}),
+    "whisper": ("WhisperConfig", "WhisperForConditionalGeneration", WHISPER),
+    "t5gemma": ("T5GemmaConfig", "T5GemmaForConditionalGeneration", T5GEMMA),
     "bert": ("BertConfig", "BertModel", BERT),
     "roberta": ("RobertaConfig", "RobertaModel", BERT),
     "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaModel", BERT),
@@ -71,10 +99,12 @@ CASES = {
     "gpt2": ("GPT2Config", "GPT2LMHeadModel", GPT2),
     "llama": ("LlamaConfig", "LlamaForCausalLM", GROUPED | {"rope_parameters": LLAMA3}),
     "llama_tied": ("LlamaConfig", "LlamaForCausalLM", GROUPED | {"tie_word_embeddings": True, "attention_bias": True}),
-    "mistral": ("MistralConfig", "MistralForCausalLM", GROUPED | {"sliding_window": None}),
+    "mistral": ("MistralConfig", "MistralForCausalLM", GROUPED | {"sliding_window": 5}),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", GROUPED | {"rope_parameters": LINEAR}),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", GROUPED),
     "gemma": ("GemmaConfig", "GemmaForCausalLM", GROUPED),
+    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", GEMMA2),
+    "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", GEMMA3),
 }  # fmt: skip
 
 
@@ -87,8 +117,9 @@ def draw_weights(model, *, seed=0, tables=0.3):
     with torch.no_grad():
         biases = [(name, buffer) for name, buffer in model.named_buffers() if name == "final_logits_bias"]
         for name, weight in [*model.named_parameters(), *biases]:
-            if "embed_positions" in name and not weight.requires_grad and "pegasus" not in type(model).__module__:
-                # A constant, which is not saved.
+            of_module = type(model).__module__
+            is_constant = "fsmt" in of_module or (not weight.requires_grad and "pegasus" not in of_module)
+            if "embed_positions" in name and is_constant:
                 continue
             scale = tables if id(weight) in inputs else 0.3
             weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
@@ -154,6 +185,24 @@ def texts(seed, lengths):
     return [rng.integers(3, VOCABULARY_SIZE, length).astype(np.int32) for length in lengths]
 
 
+SOUNDS = np.random.default_rng(3).normal(size=(len(LENGTHS), FRAMES, BANDS)).astype(np.float32)
+"""As long as Whisper's encoder has positions, which transformers insists on."""
+
+
+def sounds(*, pack):
+    """Rows of SOUNDS, one of each or one of all."""
+    number = len(SOUNDS)
+    ids = np.repeat(np.arange(number) + 1, POSITIONS)[None] if pack else np.ones((number, POSITIONS), np.int32)
+    shape = (1, number * POSITIONS) if pack else (number, POSITIONS)
+    stride = FRAMES // POSITIONS
+    return FrameRows(
+        values=SOUNDS.reshape(*shape, stride, BANDS),
+        counts=np.full(shape, stride, np.int32),
+        segment_ids=ids.astype(np.int32),
+        positions=np.tile(np.arange(POSITIONS), number).reshape(shape),
+    )
+
+
 SOURCES, TARGETS = texts(1, LENGTHS), texts(2, (33, 1, 7))
 
 
@@ -173,6 +222,8 @@ def theirs(model, checkpoint):
     vocabulary, part = checkpoint.vocabulary, checkpoint.family.part
     source = rows(SOURCES, vocabulary.pad_id)
     inputs = {"input_ids": tensor(source.tokens), "attention_mask": tensor(source.segment_ids)}
+    if "front_end" in checkpoint.described.model:
+        inputs = {"input_features": torch.tensor(SOUNDS.transpose(0, 2, 1))}
     with torch.no_grad():
         if part == "encoder":
             return model(**inputs).last_hidden_state.numpy(), SOURCES
@@ -189,6 +240,8 @@ def ours(checkpoint, *, model_config=None, pack=False):
     model, part = config.build(vocabulary), checkpoint.family.part
     lay = packed if pack else (lambda given: rows(given, vocabulary.pad_id))
     source, target = lay(SOURCES), lay(TARGETS if part == "encoder_decoder" else SOURCES)
+    if config.front_end is not None:
+        source = sounds(pack=pack)
 
     @jax.jit
     def compute(params, source, target):
@@ -228,6 +281,11 @@ def changed(side, **settings):
     return apply
 
 
+def of_front_end(**settings):
+    """A change of what makes vectors of frames."""
+    return lambda config: dataclasses.replace(config, front_end=dataclasses.replace(config.front_end, **settings))
+
+
 def replaced(**settings):
     """A change of a model's config."""
     return lambda config: dataclasses.replace(config, **settings)
@@ -262,6 +320,23 @@ MUTATIONS = {
     ("qwen3", "query_key_norm"): changed("decoder", query_key_norm=False),
     ("gemma", "normalization"): changed("decoder", normalization="rms"),
     ("gemma", "scaled_embeddings"): replaced(scaled_embeddings="none"),
+    ("fsmt", "sinusoids"): changed("decoder", positions="sinusoidal_open"),
+    ("fsmt", "position_offset"): changed("encoder", position_offset=0),
+    ("whisper", "activation"): of_front_end(activation="relu"),
+    ("whisper", "biases"): changed("decoder", biased_projections=("query", "value")),
+    ("whisper", "epsilon"): changed("encoder", norm_epsilon=1e-2),
+    ("mistral", "attention_window"): changed("decoder", attention_window=None),
+    ("gemma2", "norm_position"): changed("decoder", norm_position="pre"),
+    ("gemma2", "attention_scale"): changed("decoder", attention_scale=None),
+    ("gemma2", "attention_cap"): changed("decoder", attention_cap=None),
+    ("gemma2", "attention_window"): changed("decoder", attention_window=6),
+    ("gemma2", "full_attention_every"): changed("decoder", full_attention_every=None),
+    ("gemma2", "logit_cap"): replaced(logit_cap=None),
+    ("gemma3", "query_key_norm"): changed("decoder", query_key_norm=False),
+    ("gemma3", "window_rotary"): changed("decoder", window_rotary=None),
+    ("t5gemma", "attention_window"): changed("encoder", attention_window=5),
+    ("t5gemma", "attention_cap"): changed("encoder", attention_cap=None),
+    ("t5gemma", "epsilon"): changed("decoder", norm_epsilon=1e-3),
 }
 
 

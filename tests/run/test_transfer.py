@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,10 @@ import pytest
 from command_line import call
 from made_checkpoints import BART, arrays, arrays_of_part, write
 
-from seq2seq_jax.batch import Batch, TokenRows
+from seq2seq_jax.batch import Batch, TokenRows, Vocabulary
+from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
+from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
+from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.modules.patterns import merged, paths_of
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 from seq2seq_jax.pretrained.adapter import Adapter
@@ -21,7 +25,7 @@ from seq2seq_jax.pretrained.table import flat, nested
 from seq2seq_jax.pretrained.tokenizers import read_tokenizer
 from seq2seq_jax.run.inference import Inference
 from seq2seq_jax.run.training import TrainingRun
-from seq2seq_jax.run.transfer import PartOfCheckpoint, assemble, place_and_checkpoint
+from seq2seq_jax.run.transfer import NEW_NORM, PartOfCheckpoint, assemble, place_and_checkpoint, silent_attention
 from seq2seq_jax.training.origins import Source, sources_of
 
 BERT = {
@@ -190,6 +194,30 @@ def parts(tmp_path_factory):
     with_tokenizers(place / "bert", "bert", ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *"abcdefgh"])
     with_tokenizers(place / "llama", "llama", ["<x>", "<s>", "</s>", "<unk>", *"uvwxyz"])
     return place
+
+
+@pytest.mark.parametrize("normalization", ["rms_plus_one", "layer"])
+def test_new_attention_behind_which_a_norm_stands_adds_nothing_either(normalization):
+    """With a gradient of its own that is of the order of others: that of a norm at zero is huge."""
+    stack = {"num_layers": 1, "model_dim": 8, "num_heads": 2, "hidden_dim": 8, "dropout": 0.0}
+    decoder = TransformerDecoderConfig(norm_position="both", normalization=normalization, **stack)
+    vocabulary = Vocabulary(source_size=9, target_size=9, joint=True, pad_id=0, bos_id=1, eos_id=2)
+    model = ModelConfig(encoder=TransformerEncoderConfig(**stack), decoder=decoder).build(vocabulary)
+    leaves = flat(nn.meta.unbox(model.init(jax.random.key(0), one_row((3, 4)))["params"]))
+    layouts = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
+    params = nested(leaves | silent_attention(layouts, decoder))
+
+    def total(params, source):
+        memory = model.apply({"params": params}, one_row(source).source, deterministic=True, method="encode")
+        target = one_row((5, 6)).target
+        hidden = model.apply({"params": params}, target, memory, deterministic=True, method="decode")
+        logits = model.apply({"params": params}, hidden, target.segment_ids, memory, method="logits")
+        return jnp.sum(jax.nn.log_softmax(logits)[..., 3]), logits
+
+    (_, one), gradient = jax.value_and_grad(total, has_aux=True)(params, (3, 4))
+    np.testing.assert_array_equal(one, total(params, (7,))[1])
+    sizes = {path: float(jnp.abs(leaf).max()) for path, leaf in flat(gradient).items()}
+    assert 0 < sizes[NEW_NORM] < 100 and max(sizes.values()) < 100
 
 
 needs_tokenizers = pytest.mark.skipif(

@@ -1,5 +1,6 @@
-"""BART and what has its names: mBART, Pegasus, Marian, M2M-100 (NLLB)."""
+"""BART and what has its names: mBART, Pegasus, Marian, M2M-100 (NLLB), FSMT."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
@@ -260,6 +261,39 @@ class M2M100(Bart):
         return {"positions": "sinusoidal", "position_offset": values["pad_token_id"] + 1}
 
 
+class Fsmt(Bart):
+    """Post-norm with sinusoids behind an offset, a vocabulary per side."""
+
+    model_type = "fsmt"
+    architecture = "FSMTForConditionalGeneration"
+    embedding_norm = False
+    read: ClassVar[Mapping[str, Any]] = {
+        **{name: default for name, default in Bart.read.items() if name != "vocab_size"},
+        "src_vocab_size": REQUIRED,
+        "tgt_vocab_size": REQUIRED,
+        "activation_function": "relu",
+        "scale_embedding": True,
+        "decoder_start_token_id": 2,
+    }
+    only: ClassVar[Mapping[str, Only]] = {}
+    ignored: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("langs", "vocab_size", "decoder"), "says nothing of the model"
+    )
+    unused = (r"model\.(encoder|decoder)\.embed_positions\.weight",)
+    tied: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        TARGET: ("model.decoder.embed_tokens.weight",),
+        SOURCE: ("model.encoder.embed_tokens.weight",),
+        OUTPUT: ("model.decoder.output_projection.weight",),
+    }
+
+    def positions(self, values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+        return {"positions": "sinusoidal", "position_offset": values["pad_token_id"] + 1}
+
+    def describe(self, values: Mapping[str, Any], names: Collection[str], *, origin: str) -> Described:
+        described = super().describe({**values, "vocab_size": values["tgt_vocab_size"]}, names, origin=origin)
+        return dataclasses.replace(described, source_vocabulary_size=values["src_vocab_size"])
+
+
 def _config_of(family: Sinusoidal, model: ModelConfig, vocabulary: Any, *, longest: int) -> dict[str, Any]:
     """The config of a Transformer that was trained here, whose positions are written as a table."""
     encoder, decoder = model.encoder, model.decoder
@@ -271,6 +305,8 @@ def _config_of(family: Sinusoidal, model: ModelConfig, vocabulary: Any, *, longe
         "gated": False,
         "biases": ("query", "key", "value", "output"),
         "attention_scale": None,
+        "attention_cap": None,
+        "attention_window": None,
         "token_types": 0,
     }
     for side, stack in (("encoder", encoder), ("decoder", decoder)):
@@ -299,8 +335,8 @@ def _config_of(family: Sinusoidal, model: ModelConfig, vocabulary: Any, *, longe
     ):
         if getattr(encoder, name) != getattr(decoder, name):
             raise ValueError(f"model.encoder.{name} and model.decoder.{name} differ")
-    if model.tied_embeddings != "all" or model.logit_scale is not None or model.num_experts > 1:
-        raise ValueError("model.tied_embeddings is not all, or the model has a logit_scale or experts")
+    if model.tied_embeddings != "all" or model.logit_scale or model.logit_cap or model.num_experts > 1:
+        raise ValueError("model.tied_embeddings is not all, or the model has a logit_scale, a logit_cap or experts")
     if model.scaled_embeddings not in ("both", "none"):
         raise ValueError("model.scaled_embeddings differs between the sides")
     rows = {stack.max_positions - stack.position_offset for stack in (encoder, decoder) if stack.max_positions}
@@ -336,4 +372,4 @@ def _config_of(family: Sinusoidal, model: ModelConfig, vocabulary: Any, *, longe
     }
 
 
-FAMILIES = (Bart(), MBart(), Pegasus(), Marian(), M2M100())
+FAMILIES = (Bart(), MBart(), Pegasus(), Marian(), M2M100(), Fsmt())

@@ -1,6 +1,7 @@
-"""GPT-2, Llama, Mistral, Qwen2, Qwen3 and Gemma: decoders without an encoder."""
+"""GPT-2, Llama, Mistral, Qwen2, Qwen3 and Gemma 1 to 3: decoders without an encoder."""
 
-from collections.abc import Collection, Mapping
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from seq2seq_jax.decoders.transformer import TransformerDecoderConfig
@@ -18,8 +19,6 @@ from seq2seq_jax.pretrained.family import (
 )
 from seq2seq_jax.pretrained.fields import REQUIRED, Only, activation
 from seq2seq_jax.pretrained.table import Entry
-
-NO_WINDOW = "sliding windows are not built"
 
 
 class Gpt2(Family):
@@ -155,11 +154,13 @@ class Llama(Family):
             "norm_position": "pre",
             "norm_epsilon": values["rms_norm_eps"],
             "positions": "rotary",
-            "rotary": rotary(values, origin=origin),
             "dropout": 0.0,
             "attention_dropout": float(values["attention_dropout"]),
         }
-        decoder = TransformerDecoderConfig(**settings | self.settings(values, origin=origin))
+        settings |= self.settings(values, origin=origin)
+        if "rotary" not in settings:
+            settings["rotary"] = rotary(values, origin=origin)
+        decoder = TransformerDecoderConfig(**settings)
         is_scaled = decoder.normalization == "rms_plus_one"
         return Described(values=values, decoder=decoder, vocabulary_size=values["vocab_size"], is_scaled=is_scaled)
 
@@ -179,6 +180,36 @@ class Llama(Family):
             for part in ("query", "key"):
                 rows += norm(f"{layer}.self_attn.{part[0]}_norm", f"{path}/self_attention/{part}_norm", bias=False)
         return tuple(rows)
+
+
+def windows(
+    window: int | None, layer_types: Sequence[str] | None, *, num_layers: int, every: int | None, origin: str
+) -> dict[str, Any]:
+    """Settings of a stack with windows in its self-attention.
+
+    Args:
+        window: tokens; None = there is none.
+        layer_types: sliding_attention or full_attention, by layer; None = each n-th layer is full.
+        every: that n; None = no layer is.
+
+    Raises:
+        ValueError: other types, or layers in another order.
+    """
+    if layer_types is not None:
+        full = [index for index, kind in enumerate(layer_types, 1) if kind == "full_attention"]
+        every = full[0] if full else None
+        expected = [
+            "full_attention" if every and not index % every else "sliding_attention"
+            for index in range(1, num_layers + 1)
+        ]
+        if list(layer_types) != expected:
+            raise ValueError(
+                f"{origin} has the layer_types {' '.join(layer_types)}; built are sliding_attention in all layers, or "
+                "in all but each n-th, which has full_attention."
+            )
+    if window is None or every == 1:
+        return {}
+    return {"attention_window": window, "full_attention_every": every}
 
 
 def rotary(values: Mapping[str, Any], *, origin: str) -> RotaryConfig:
@@ -206,11 +237,17 @@ def rotary(values: Mapping[str, Any], *, origin: str) -> RotaryConfig:
 
 
 class Mistral(Llama):
-    """Llama; older configs have a sliding window, which is not built."""
+    """Llama, in which all layers may have a window."""
 
     model_type = "mistral"
     architecture = "MistralForCausalLM"
-    only: ClassVar[Mapping[str, Only]] = Llama.only | {"sliding_window": Only((None,), NO_WINDOW)}
+    read: ClassVar[Mapping[str, Any]] = Llama.read | {"sliding_window": None}
+
+    def settings(self, values: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
+        found = windows(
+            values["sliding_window"], None, num_layers=values["num_hidden_layers"], every=None, origin=origin
+        )
+        return {"attention_bias": False, **found}
 
 
 class Qwen2(Llama):
@@ -218,7 +255,9 @@ class Qwen2(Llama):
 
     model_type = "qwen2"
     architecture = "Qwen2ForCausalLM"
-    only: ClassVar[Mapping[str, Only]] = Llama.only | {"use_sliding_window": Only((False,), NO_WINDOW)}
+    only: ClassVar[Mapping[str, Only]] = Llama.only | {
+        "use_sliding_window": Only((False,), "sliding windows of the upper layers alone are not built")
+    }
     ignored: ClassVar[Mapping[str, str]] = Llama.ignored | dict.fromkeys(
         ("sliding_window", "max_window_layers", "layer_types"), "use_sliding_window is False"
     )
@@ -263,4 +302,88 @@ class Gemma(Llama):
         }
 
 
-FAMILIES = (Gpt2(), Llama(), Mistral(), Qwen2(), Qwen3(), Gemma())
+def gemma2_settings(values: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
+    """In what Gemma 2 differs from Gemma: norms on both sides of a branch, caps, a scale of its own, windows."""
+    return {
+        "norm_position": "both",
+        "attention_scale": values["query_pre_attn_scalar"] ** -0.5,
+        "attention_cap": values["attn_logit_softcapping"],
+        **windows(
+            values["sliding_window"],
+            values["layer_types"],
+            num_layers=values["num_hidden_layers"],
+            every=values.get("sliding_window_pattern", 2),
+            origin=origin,
+        ),
+    }
+
+
+class Gemma2(Gemma):
+    """Gemma with norms before and behind a branch, bounded scores and logits, windows in every second layer."""
+
+    model_type = "gemma2"
+    architecture = "Gemma2ForCausalLM"
+    read: ClassVar[Mapping[str, Any]] = Gemma.read | {
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "layer_types": None,
+        "final_logit_softcapping": 30.0,
+        "attn_logit_softcapping": 50.0,
+    }
+    ignored: ClassVar[Mapping[str, str]] = Gemma.ignored | {"cache_implementation": "says nothing of the model"}
+
+    def settings(self, values: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
+        return super().settings(values, origin=origin) | gemma2_settings(values, origin=origin)
+
+    def describe(self, values: Mapping[str, Any], names: Collection[str], *, origin: str) -> Described:
+        described = super().describe(values, names, origin=origin)
+        return dataclasses.replace(described, model={"logit_cap": values["final_logit_softcapping"]})
+
+    def table(self, described: Described) -> tuple[Entry, ...]:
+        rows = super().table(described)
+        layer, path = "layers.{layer}", "decoder/layer"
+        # What Llama has between its branches stands behind the first of them.
+        moved = f"{layer}.post_attention_layernorm.weight"
+        return (
+            *(row for row in rows if row.name != moved),
+            *norm(f"{layer}.post_attention_layernorm", f"{path}/self_residual/norm_after", bias=False),
+            *norm(f"{layer}.pre_feedforward_layernorm", f"{path}/feed_forward_residual/norm", bias=False),
+            *norm(f"{layer}.post_feedforward_layernorm", f"{path}/feed_forward_residual/norm_after", bias=False),
+        )
+
+
+class Gemma3(Gemma2):
+    """Gemma 2 without caps, with normalised queries and keys, windows in five of six layers, which have another
+    rotary base.
+    """
+
+    model_type = "gemma3_text"
+    architecture = "Gemma3ForCausalLM"
+    read: ClassVar[Mapping[str, Any]] = Gemma2.read | {
+        "final_logit_softcapping": None,
+        "attn_logit_softcapping": None,
+        "sliding_window_pattern": 6,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 10_000.0,
+    }
+    only: ClassVar[Mapping[str, Only]] = Gemma2.only | {
+        "attn_logit_softcapping": Only((None,), "transformers does not bound the scores of Gemma 3"),
+    }
+    ignored: ClassVar[Mapping[str, str]] = Gemma2.ignored | {"_sliding_window_pattern": "layer_types say it"}
+
+    def settings(self, values: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
+        settings = super().settings(values, origin=origin) | {"query_key_norm": True}
+        parameters = values["rope_parameters"]
+        if parameters is None:
+            whole, local = values, {**values, "rope_theta": values["rope_local_base_freq"], "rope_scaling": None}
+        else:
+            whole, local = (
+                {**values, "rope_parameters": parameters[kind]} for kind in ("full_attention", "sliding_attention")
+            )
+        settings["rotary"] = rotary(whole, origin=origin)
+        if "attention_window" in settings:
+            settings["window_rotary"] = rotary(local, origin=origin)
+        return settings
+
+
+FAMILIES = (Gpt2(), Llama(), Mistral(), Qwen2(), Qwen3(), Gemma(), Gemma2(), Gemma3())

@@ -149,6 +149,8 @@ class T5(Family):
             "relative_per_layer": self.relative_per_layer,
             "biases": (),
             "attention_scale": 1.0,
+            "attention_cap": None,
+            "attention_window": None,
             "token_types": 0,
         }
         for side, stack in (("encoder", encoder), ("decoder", decoder)):
@@ -167,8 +169,10 @@ class T5(Family):
         ):  # fmt: skip
             if getattr(encoder, name) != getattr(decoder, name):
                 raise ValueError(f"model.encoder.{name} and model.decoder.{name} differ")
-        if model.scaled_embeddings != "none" or model.num_experts > 1 or model.logit_bias:
-            raise ValueError("model.scaled_embeddings is not none, or the model has experts or a logit_bias")
+        if model.scaled_embeddings != "none" or model.num_experts > 1 or model.logit_bias or model.logit_cap:
+            raise ValueError(
+                "model.scaled_embeddings is not none, or the model has experts, a logit_bias or a logit_cap"
+            )
         scales = model.logit_scale is not None
         if scales and not math.isclose(model.logit_scale, encoder.model_dim**-0.5):
             raise ValueError(f"model.logit_scale is {model.logit_scale} instead of 1 / sqrt(model_dim)")
