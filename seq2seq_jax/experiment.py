@@ -153,8 +153,8 @@ class Experiment:
             )
         if self.objective.requires_unpacked_rows and not self.has_unpacked_rows:
             raise ValueError(
-                f"objective {type(self.objective).__name__} samples a text for every row, so a row must hold one "
-                "example. Set data.packing to False."
+                f"objective {type(self.objective).__name__} samples a text for every row, or mixes rows, so a row must "
+                "hold one example. Set data.packing to False."
             )
         if self.model.num_experts > 1 and not self.objective.trains_experts:
             raise ValueError(
