@@ -44,6 +44,7 @@ from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.mixture_of_experts import MixtureOfExpertsConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.objectives.preference import PreferenceConfig
+from seq2seq_jax.objectives.professor_forcing import ProfessorForcingConfig
 from seq2seq_jax.objectives.relaxed import RelaxedConfig
 from seq2seq_jax.old_names import current_fields
 from seq2seq_jax.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig
@@ -103,6 +104,7 @@ class Experiment:
         | AdversarialConfig
         | PreferenceConfig
         | CooperativeConfig
+        | ProfessorForcingConfig
         | RelaxedConfig
         | JointCtcConfig
     )

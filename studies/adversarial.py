@@ -37,7 +37,7 @@ one DIR share the jobs, best one per core (taskset -c 0, taskset -c 1). --action
 list the jobs.
 
 synthetic: texts of an oracle. Maximum likelihood for 33 epochs; from its last checkpoint SeqGAN with three seeds,
-RelGAN, SeqGAN with the rewards of other samples, and more maximum likelihood; CoT from nothing;
+RelGAN, SeqGAN with the rewards of other samples, and more maximum likelihood; CoT and professor forcing from nothing;
 of each the negative log-likelihood of its texts under the oracle against that of held-out texts under it, at eight
 temperatures.
 
@@ -103,6 +103,7 @@ class Synthetic(Jobs):
         for seed in (1, 2):
             self._train(f"seqgan_{seed}", "synthetic/seqgan", (*start, "--training.seed", str(seed)), first)
         self._train(LIKELIHOOD, "synthetic/maximum_likelihood", start, first)
+        self._train("professor_forcing", "synthetic/professor_forcing", base)
         self._train("shuffled", "synthetic/seqgan", (*start, "--objective.reward_control", "shuffled"), first)
 
     def _train(self, name: str, config: str, options: Sequence[str], *needs: str) -> str:

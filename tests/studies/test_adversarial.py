@@ -61,7 +61,7 @@ def test_on_an_oracle_what_trains_on_starts_from_maximum_likelihood(tmp_path, co
     assert list(found) == list(study.jobs)
     for name, experiment in found.items():
         assert experiment.data.oracle == "oracle.npz" and experiment.training.steps == 7
-        starts = name not in ("maximum_likelihood", "cooperative")
+        starts = name not in ("maximum_likelihood", "cooperative", "professor_forcing")
         assert experiment.init_from == (f"{tmp_path}/runs/maximum_likelihood:latest" if starts else None)
     assert {found[f"seqgan_{seed}"].training.seed for seed in range(3)} == {0, 1, 2}
     assert found["shuffled"].objective.reward_control == "shuffled"
