@@ -44,6 +44,7 @@ from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.mixture_of_experts import MixtureOfExpertsConfig
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
 from seq2seq_jax.objectives.preference import PreferenceConfig
+from seq2seq_jax.objectives.professor_forcing import ProfessorForcingConfig
 from seq2seq_jax.objectives.relaxed import RelaxedConfig
 from seq2seq_jax.old_names import current_fields
 from seq2seq_jax.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig
@@ -103,6 +104,7 @@ class Experiment:
         | AdversarialConfig
         | PreferenceConfig
         | CooperativeConfig
+        | ProfessorForcingConfig
         | RelaxedConfig
         | JointCtcConfig
     )
@@ -153,8 +155,8 @@ class Experiment:
             )
         if self.objective.requires_unpacked_rows and not self.has_unpacked_rows:
             raise ValueError(
-                f"objective {type(self.objective).__name__} samples a text for every row, so a row must hold one "
-                "example. Set data.packing to False."
+                f"objective {type(self.objective).__name__} samples a text for every row, or mixes rows, so a row must "
+                "hold one example. Set data.packing to False."
             )
         if self.model.num_experts > 1 and not self.objective.trains_experts:
             raise ValueError(

@@ -360,7 +360,7 @@ class EncoderDecoder(nn.Module):
         if isinstance(source, FrameRows):
             inputs = self.front_end(source, deterministic=deterministic)
         else:
-            inputs = self.source_embedding(source.tokens)
+            inputs = self.embed_source(source.tokens)
         inputs = inputs if change is None else change.apply(inputs)
         memory = self.encoder(inputs, source, deterministic=deterministic)
         if not self.config.copying:
@@ -408,6 +408,10 @@ class EncoderDecoder(nn.Module):
         if self.config.logit_bias:
             hidden = jnp.concatenate([hidden, jnp.ones_like(hidden[..., :1])], axis=-1)
         return hidden
+
+    def embed_source(self, tokens: Int[Array, "*dims"]) -> Float[Array, "*dims model"]:
+        """Embedded tokens of the source."""
+        return self.source_embedding(tokens)
 
     def embed_inputs(self, tokens: Int[Array, "*dims"]) -> Float[Array, "*dims model"]:
         """Embedded decoder inputs: tokens, and start tokens of experts (`Vocabulary.start_ids`).

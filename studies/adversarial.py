@@ -3,11 +3,9 @@
 import dataclasses
 import itertools
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,43 +14,59 @@ from matplotlib.figure import Figure
 
 from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.benchmark import report
+from seq2seq_jax.data.text_files import find_file, read_lines
+from seq2seq_jax.evaluation.metrics.bleu import Bleu
+from seq2seq_jax.evaluation.metrics.chrf import ChrF
 from seq2seq_jax.evaluation.metrics.oracle import OracleLikelihood
-from seq2seq_jax.files import write_whole
+from seq2seq_jax.evaluation.significance import paired_bootstrap
+from seq2seq_jax.generation.methods import Sampling
 from seq2seq_jax.generation.sampling import Policy
 from seq2seq_jax.modules.embedding import gather_scores
-from seq2seq_jax.overrides import override
+from seq2seq_jax.overrides import override, split_names
+from seq2seq_jax.paths import user_path
 from seq2seq_jax.run.inference import Inference
+from studies.generated import opened, texts_of
+from studies.jobs import Claim, Jobs, TrainingJobArguments, carry_out
+from studies.quality_diversity import scores
 
 PROGRAM = "python -m studies.adversarial"
 DESCRIPTION = """\
-Train what is compared, one run after the other, each in a directory of its own in --results, and measure it. A run that
-was interrupted continues, one that is finished is not trained again, and what was measured of it is kept in a file, so
-that the study can be stopped at any time and started again. --only names runs by how their names begin.
+Train in DIR what is compared, the most important first, and measure it. A run that was interrupted continues, one that
+is finished is not trained again, so that the study can be stopped at any time and started again; several processes on
+one DIR share the jobs, best one per core (taskset -c 0, taskset -c 1). --action table prints what there is, --action
+list the jobs.
 
 synthetic: texts of an oracle. Maximum likelihood for 33 epochs; from its last checkpoint SeqGAN with three seeds,
-RelGAN, SeqGAN with the rewards of other samples, and more maximum likelihood; CoT from nothing; of each the negative
-log-likelihood of its texts under the oracle against that of held-out texts under it, at eight temperatures. multi30k:
-from --start, adversarial training with teacher forcing, three seeds of it and of a constant reward; shuffled rewards,
-BLEU in the reward, preference optimisation, self-play and more maximum likelihood; of each BLEU and chrF by greedy and
-beam search.
+RelGAN, SeqGAN with the rewards of other samples, and more maximum likelihood; CoT and professor forcing from nothing;
+of each the negative log-likelihood of its texts under the oracle against that of held-out texts under it, at eight
+temperatures.
+
+multi30k: from --start, adversarial training with teacher forcing, three seeds of it and of a constant reward; shuffled
+rewards, BLEU in the reward, preference optimisation, self-play and more maximum likelihood; of each BLEU and chrF by
+greedy and beam search, against more maximum likelihood and the constant reward of the same seed (paired bootstrap); 32
+samples reranked by the discriminator; and 8 samples at each temperature.
 """
-YIELD = "19"
-"""What processes are started with as their priority."""
+START, LIKELIHOOD, CONSTANT = "start", "more_likelihood", "adversarial_constant"
+"""Names of what the runs on translation are compared with."""
+SEARCHES = {"greedy": 1, "beam": 5}
+"""Searches by which translations are scored, and their beams."""
+RERANKED, SAMPLED = 32, 8
+"""Samples of each source that are reranked, and whose diversity is measured."""
+SAMPLING_TEMPERATURES = (0.3, 0.5, 0.7, 0.85, 1.0)
+"""Of the samples whose diversity is measured."""
+WATCHED = ("entropy", "ended_fraction", "distinct_2")
+"""Of the records of training, what says whether a policy has collapsed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdversarialArguments:
+class AdversarialArguments(TrainingJobArguments):
     """Command line of the study."""
 
     task: Literal["synthetic", "multi30k"] = "synthetic"
     """What is trained."""
-    results: str = "adversarial"
-    """Directory of the runs and of what was measured."""
-    only: tuple[str, ...] = ()
-    """Runs, by the beginnings of their names; none = all."""
     oracle: str | None = None
     """File of the oracle's arrays (synthetic); None = an oracle of its own."""
-    directory: str | None = None
+    data: str | None = None
     """Directory of the text (multi30k)."""
     start: str | None = None
     """Run that all start from (multi30k)."""
@@ -60,75 +74,220 @@ class AdversarialArguments:
     """Texts that are generated at each temperature (synthetic)."""
     temperatures: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
     """Temperatures of the curves (synthetic)."""
-    train: bool = True
-    """Whether runs are trained; otherwise those that are there are measured."""
-    options: tuple[str, ...] = ()
-    """Further options of every training, such as --options=--training.steps=100."""
     plot: str | None = None
     """PNG file for the curves (synthetic)."""
     json: str | None = None
     """File for all that was measured, as JSON."""
 
     def __post_init__(self):
-        if self.task == "multi30k" and (self.directory is None or self.start is None):
-            raise ValueError("--task multi30k needs --directory, that of its text, and --start, the run to start from.")
+        if self.task == "multi30k" and (self.data is None or self.start is None):
+            raise ValueError(
+                "--task multi30k needs --data, the directory of its text, and --start, a run to start from."
+            )
 
 
-class Run(NamedTuple):
-    """A run of the study."""
-
-    name: str
-    config: str
-    options: tuple[str, ...] = ()
-
-
-def synthetic(chosen: AdversarialArguments) -> Iterator[Run]:
+class Synthetic(Jobs):
     """The runs on texts of an oracle."""
-    oracle = () if chosen.oracle is None else ("--data.oracle", chosen.oracle)
-    metric = ("--metrics", "oracle" if chosen.oracle is None else f"oracle,path={chosen.oracle}")
-    first = "maximum_likelihood"
-    yield Run(first, "synthetic/maximum_likelihood", (*oracle, *metric))
-    start = (*oracle, *metric, "--init-from", f"{Path(chosen.results) / first}:latest")
-    for seed in range(3):
-        yield Run(f"seqgan_{seed}", "synthetic/seqgan", (*start, "--training.seed", str(seed)))
-    yield Run("cooperative", "synthetic/cooperative", (*oracle, *metric))
-    yield Run("relgan", "synthetic/relgan", start)
-    yield Run("shuffled", "synthetic/seqgan", (*start, "--objective.reward_control", "shuffled"))
-    yield Run("more_likelihood", "synthetic/maximum_likelihood", start)
+
+    def __init__(self, directory: Path, chosen: AdversarialArguments):
+        super().__init__(directory)
+        self.chosen = chosen
+        oracle = () if chosen.oracle is None else ("--data.oracle", chosen.oracle)
+        metric = ("--metrics", "oracle" if chosen.oracle is None else f"oracle,path={chosen.oracle}")
+        base = (*oracle, *metric)
+        first = self._train("maximum_likelihood", "synthetic/maximum_likelihood", base)
+        start = (*base, "--init-from", f"{self.path(first)}:latest")
+        self._train("seqgan_0", "synthetic/seqgan", start, first)
+        self._train("cooperative", "synthetic/cooperative", base)
+        self._train("relgan", "synthetic/relgan", start, first)
+        for seed in (1, 2):
+            self._train(f"seqgan_{seed}", "synthetic/seqgan", (*start, "--training.seed", str(seed)), first)
+        self._train(LIKELIHOOD, "synthetic/maximum_likelihood", start, first)
+        self._train("professor_forcing", "synthetic/professor_forcing", base)
+        self._train("shuffled", "synthetic/seqgan", (*start, "--objective.reward_control", "shuffled"), first)
+
+    def _train(self, name: str, config: str, options: Sequence[str], *needs: str) -> str:
+        def work(claim: Claim) -> dict[str, Any]:
+            claim.seq2seq("train", *training_arguments(claim, config, options, self.chosen))
+            return measure_synthetic(claim.path, self.chosen)
+
+        return self.add(name, work, *needs)
+
+    def show(self) -> None:
+        """Print the table of what is done, and draw it if --plot says where."""
+        found = {name: result for name in self.jobs if (result := self.result(name)) is not None}
+        report.output().print(table_of_synthetic(found), soft_wrap=True)
+        if len(found) > 1:
+            first, *others = found
+            for name in others:
+                words = lower_where(found[name]["best"]["curve"], found[first]["best"]["curve"])
+                report.output().print(f"NLL_oracle of {name} against {first}: {words}.", soft_wrap=True)
+            if self.chosen.plot is not None:
+                picture(found).savefig(self.chosen.plot)
+        report.write_json({"task": "synthetic", "runs": found}, self.chosen.json)
 
 
-def multi30k(chosen: AdversarialArguments) -> Iterator[Run]:
-    """The runs on translation."""
-    base = ("--data.directory", str(chosen.directory), "--init-from", str(chosen.start))
-    for name in ("adversarial", "adversarial_constant"):
-        for seed in range(3):
-            yield Run(f"{name}_{seed}", f"multi30k/{name}", (*base, "--training.seed", str(seed)))
-    for name in ("adversarial_shuffled", "adversarial_bleu", "preference", "self_play"):
-        yield Run(name, f"multi30k/{name}", base)
-    yield Run("leave_one_out", "multi30k/transformer_small_leave_one_out", base)
-    more = ("--optimizer.learning_rate", "2e-4", "--optimizer.warmup_steps", "20", "--optimizer.final_fraction", "0")
-    steps = ("--optimizer.ema_decay", "0.99", "--training.steps", "2500", "--training.evaluate_every", "625")
-    yield Run("more_likelihood", "multi30k/transformer_small", (*base, *more, *steps))
+class Multi30k(Jobs):
+    """The runs on translation, what they start from among them."""
+
+    def __init__(self, directory: Path, chosen: AdversarialArguments):
+        super().__init__(directory)
+        self.chosen = chosen
+        self.start = user_path(str(chosen.start))
+        self.add(START, lambda claim: self._scored(claim, self.start))
+        for name in ("adversarial_0", LIKELIHOOD, f"{CONSTANT}_0", "preference", "adversarial_bleu"):
+            self._train(name)
+        for seed, name in itertools.product((1, 2), ("adversarial", CONSTANT)):
+            self._train(f"{name}_{seed}")
+        self.add("rerank", self._rerank, "adversarial_0")
+        for name in ("self_play", "leave_one_out", "adversarial_shuffled"):
+            self._train(name)
+        for name in (
+            START,
+            "adversarial_0",
+            LIKELIHOOD,
+            "preference",
+            f"{CONSTANT}_0",
+            "adversarial_bleu",
+            "self_play",
+        ):
+            self.add(f"samples/{name}", lambda claim, name=name: self._sampled(claim, name), name)
+
+    def _train(self, name: str) -> None:
+        config, _, seed = name.rpartition("_")
+        if not seed.isdigit():
+            config, seed = name, "0"
+        if config in (LIKELIHOOD, "leave_one_out"):
+            config = f"transformer_small_{config}"
+        options = ("--data.directory", str(self.chosen.data), "--init-from", str(self.start), "--training.seed", seed)
+
+        def work(claim: Claim) -> dict[str, Any]:
+            claim.seq2seq("train", *training_arguments(claim, f"multi30k/{config}", options, self.chosen))
+            return self._scored(claim, claim.path) | {"records": last_of_records(claim.path)}
+
+        self.add(name, work)
+
+    def _scored(self, claim: Claim, run: Path) -> dict[str, Any]:
+        """Scores of a run on the test split by greedy and by beam search; the outputs are kept."""
+        found: dict[str, Any] = {}
+        claim.path.mkdir(parents=True, exist_ok=True)
+        for search, beam in SEARCHES.items():
+            path = claim.path / f"{search}.json"
+            claim.seq2seq(
+                "evaluate", str(run), "--data.directory", str(self.chosen.data), "--generation.beam_size", str(beam),
+                "--metrics", "bleu", "chrf", "--json", str(path), "--output", str(claim.path / f"{search}.txt"),
+            )  # fmt: skip
+            found[search] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def _rerank(self, claim: Claim) -> dict[str, Any]:
+        """BLEU of the first of the start's samples in the order of the likelihood alone, and with the discriminator;
+        weights are tuned on the validation split.
+        """
+        claim.path.mkdir(parents=True, exist_ok=True)
+        judge = f"discriminator,run={self.path('adversarial_0')}"
+        sampling = ("--generation", "sampling", "--generation.samples", str(RERANKED), "--n", str(RERANKED))
+        for split in ("val", TEST):
+            source = str(self._text_file(split, "en"))
+            lists, texts = (str(claim.path / f"{split}.{ending}") for ending in ("jsonl", "txt"))
+            claim.seq2seq("generate", str(self.start), "--input", source, *sampling, "--json", lists, "--output", texts)
+        found: dict[str, Any] = {}
+        for name, features in (("log_probability", ()), ("with_discriminator", (judge,))):
+            weights, output = claim.path / f"{name}.json", claim.path / f"{name}.txt"
+            claim.seq2seq(
+                "rerank", str(self.start), "--input", str(claim.path / "val.jsonl"), "--features", "log_probability",
+                "length", *features, "--tune", str(self._text_file("val", "de")), "--json", str(weights),
+            )  # fmt: skip
+            claim.seq2seq(
+                "rerank", str(self.start), "--input", str(claim.path / f"{TEST}.jsonl"), "--tuned", str(weights),
+                "--output", str(output),
+            )  # fmt: skip
+            outputs = output.read_text(encoding="utf-8").split("\n")[:-1]
+            found[name] = {
+                score: metric.corpus(outputs, self._examples())[score].value
+                for score, metric in (("bleu", Bleu()), ("chrf", ChrF()))
+            }
+        return found
+
+    def _sampled(self, claim: Claim, name: str) -> dict[str, Any]:
+        """How good and how different samples of a run are, at each temperature."""
+        run = opened(
+            str(self.start if name == START else self.path(name)),
+            split="test", directory=self.chosen.data, precision=None,
+        )  # fmt: skip
+        examples = list(run.data.scored("test"))
+        usual, curve = run.experiment.generation, []
+        for temperature in SAMPLING_TEMPERATURES:
+            method = Sampling(
+                samples=SAMPLED,
+                temperature=temperature,
+                maximum_length_ratio=usual.maximum_length_ratio,
+                maximum_length_extra=usual.maximum_length_extra,
+                source_tokens_per_batch=usual.source_tokens_per_batch,
+            )
+            path = claim.path / f"temperature {temperature:g}.json"
+            texts = texts_of(path, run, method, examples, split="test", family="sampling")
+            curve.append({"temperature": temperature, **scores(texts, examples)})
+        return {"curve": curve}
+
+    def _text_file(self, split: str, language: str) -> Path:
+        return find_file(str(self.chosen.data), f"{split}.{language}", split=split)
+
+    def _examples(self) -> list[dict[str, str]]:
+        sides = (read_lines(self._text_file(TEST, language)) for language in ("en", "de"))
+        return [{"source": source, "target": target} for source, target in zip(*sides, strict=True)]
+
+    def _compared(self, name: str, search: str) -> dict[str, float | None]:
+        """P-values of BLEU against more maximum likelihood, and against the constant reward of the same seed."""
+        seed = name.rpartition("_")[2]
+        constant = f"{CONSTANT}_{seed if seed.isdigit() else 0}"
+        found = {}
+        for other in (LIKELIHOOD, constant):
+            systems = {
+                each: (self.path(each) / f"{search}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+                for each in (other, name)
+                if self.result(each) is not None
+            }
+            if len(systems) == 2:
+                found[other] = paired_bootstrap(systems, self._examples(), Bleu())[name].p_value
+        return found
+
+    def show(self) -> None:
+        """Print the tables of what is done."""
+        found = {name: result for name in self.jobs if (result := self.result(name)) is not None}
+        trained = {name: result for name, result in found.items() if "greedy" in result}
+        p_values = {name: {search: self._compared(name, search) for search in SEARCHES} for name in trained}
+        report.output().print(table_of_translation(trained, p_values), soft_wrap=True)
+        for name, values in found.get("rerank", {}).items():
+            if name != "seconds":
+                report.output().print(
+                    f"{RERANKED} samples by {name}: BLEU {values['bleu']:.2f}, chrF {values['chrf']:.2f}"
+                )
+        curves = {name: result["curve"] for name, result in found.items() if "curve" in result}
+        if curves:
+            report.output().print(table_of_samples(curves), soft_wrap=True)
+        report.write_json({"task": "multi30k", "jobs": found, "p_values": p_values}, self.chosen.json)
 
 
-RUNS: dict[str, Callable[[AdversarialArguments], Iterator[Run]]] = {"synthetic": synthetic, "multi30k": multi30k}
+TASKS: dict[str, Callable[[Path, AdversarialArguments], Synthetic | Multi30k]] = {
+    "synthetic": Synthetic,
+    "multi30k": Multi30k,
+}
+TEST = "test_2016_flickr"
 
 
-def command(run: Run, chosen: AdversarialArguments) -> list[str]:
-    """The training of a run, without the program: a run that is there continues."""
-    directory = str(Path(chosen.results) / run.name)
-    return ["train", run.config, *run.options, *chosen.options, "--run-dir", directory]
+def training_arguments(claim: Claim, config: str, options: Sequence[str], chosen: AdversarialArguments) -> list[str]:
+    """The command line of a training, whose run continues where it is there."""
+    return [config, *options, *chosen.words, "--run-dir", str(claim.path)]
 
 
-def call(arguments: Sequence[str]) -> None:
-    """Run `seq2seq` at the lowest priority.
-
-    Raises:
-        ValueError: it fails.
-    """
-    done = subprocess.run(["nice", "-n", YIELD, sys.executable, "-m", "seq2seq_jax", *arguments], check=False)
-    if done.returncode:
-        raise ValueError(f"seq2seq {' '.join(arguments)} ended with status {done.returncode}: see its message above.")
+def last_of_records(run: Path) -> dict[str, float]:
+    """What is watched, of the last record of training that has it."""
+    found: dict[str, float] = {}
+    for line in read_lines(run / "metrics.jsonl"):
+        record = json.loads(line)
+        found |= {name: record[name] for name in WATCHED if name in record}
+    return found
 
 
 def log_probabilities(run: Inference, params: Any, texts: Sequence[str], temperature: float) -> float:
@@ -157,46 +316,30 @@ def log_probabilities(run: Inference, params: Any, texts: Sequence[str], tempera
     return -sum(sums) / kept.size
 
 
-def measure_synthetic(run: Run, chosen: AdversarialArguments) -> dict[str, Any]:
-    """Of the best and of the last checkpoint, at each temperature: NLL_oracle, NLL_test and distinct-2."""
-    opened = Inference.open(Path(chosen.results) / run.name)
-    data = opened.experiment.data
-    opened = opened.with_parts(splits=["test"])
-    held_out = [example["target"] for example in itertools.islice(opened.data.scored("test"), chosen.texts)]
+def measure_synthetic(path: Path, chosen: AdversarialArguments) -> dict[str, Any]:
+    """Of the best and of the last checkpoint of a run, at each temperature: NLL_oracle, NLL_test and distinct-2."""
+    run = Inference.open(path)
+    data = run.experiment.data
+    run = run.with_parts(splits=["test"])
+    held_out = [example["target"] for example in itertools.islice(run.data.scored("test"), chosen.texts)]
     judge = OracleLikelihood(path=data.oracle, seed=data.oracle_seed, num_tokens=data.num_tokens, length=data.length)
     found = {}
     for which in ("best", "latest"):
-        params, step = opened.parameters(which)
+        params, step = run.parameters(which)
         curve = []
         for temperature in chosen.temperatures:
-            method = dataclasses.replace(opened.experiment.generation, temperature=temperature)
-            drawn = opened.system.generator_by(method).generate(params, ["."] * chosen.texts)
-            scores = judge.corpus([each[0].text for each in drawn], [{}] * len(drawn))
+            method = dataclasses.replace(run.experiment.generation, temperature=temperature)
+            drawn = run.system.generator_by(method).generate(params, ["."] * chosen.texts)
+            values = judge.corpus([each[0].text for each in drawn], [{}] * len(drawn))
             curve.append(
                 {
                     "temperature": temperature,
-                    "nll_test": log_probabilities(opened, params, held_out, temperature),
-                    **{name: score.value for name, score in scores.items()},
+                    "nll_test": log_probabilities(run, params, held_out, temperature),
+                    **{name: score.value for name, score in values.items()},
                 }
             )
-        found[which] = {"step": step, "curve": curve, "signature": scores["oracle_nll"].signature}
+        found[which] = {"step": step, "curve": curve, "signature": values["oracle_nll"].signature}
     return found
-
-
-def measure_multi30k(run: Run, chosen: AdversarialArguments) -> dict[str, Any]:
-    """Scores on the test split by greedy and by beam search; the outputs are kept beside them, for tests of
-    significance by `sacrebleu --paired-bs`.
-    """
-    directory, found = Path(chosen.results) / run.name, {}
-    for name, beam in (("greedy", 1), ("beam", 5)):
-        path = directory / f"{name}.json"
-        options = ["--generation.beam_size", str(beam), "--json", str(path), "--output", str(directory / f"{name}.de")]
-        call(["evaluate", str(directory), *options])
-        found[name] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-MEASURES = {"synthetic": measure_synthetic, "multi30k": measure_multi30k}
 
 
 def lower_where(curve: Sequence[dict[str, float]], other: Sequence[dict[str, float]]) -> str:
@@ -234,22 +377,51 @@ def picture(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def table(chosen: AdversarialArguments, found: dict[str, Any]) -> str:
-    """What was measured, as Markdown."""
-    if chosen.task == "synthetic":
-        lines = ["| run | checkpoint | step | NLL_oracle | NLL_test | distinct-2 |", "| --- | --- |" + " ---: |" * 4]
-        for name, measured in found.items():
-            for which, values in measured.items():
-                point = min(values["curve"], key=lambda each: abs(each["temperature"] - 1.0))
-                lines.append(
-                    f"| {name} | {which} | {values['step']} | {point['oracle_nll']:.3f} | {point['nll_test']:.3f} | "
-                    f"{point['oracle_distinct_2'] / 100:.3f} |"
-                )
-        return "\n".join(lines) + "\n"
-    lines = ["| run | greedy BLEU | greedy chrF | beam BLEU | beam chrF |", "| --- |" + " ---: |" * 4]
+def table_of_synthetic(found: Mapping[str, dict[str, Any]]) -> str:
+    """What was measured at temperature 1, as Markdown."""
+    lines = ["| run | checkpoint | step | NLL_oracle | NLL_test | distinct-2 |", "| --- | --- |" + " ---: |" * 4]
     for name, measured in found.items():
-        cells = [measured[search][metric] for search in ("greedy", "beam") for metric in ("bleu", "chrf")]
-        lines.append(f"| {name} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
+        for which in ("best", "latest"):
+            values = measured[which]
+            point = min(values["curve"], key=lambda each: abs(each["temperature"] - 1.0))
+            lines.append(
+                f"| {name} | {which} | {values['step']} | {point['oracle_nll']:.3f} | {point['nll_test']:.3f} | "
+                f"{point['oracle_distinct_2'] / 100:.3f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def table_of_translation(
+    found: Mapping[str, dict[str, Any]], p_values: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+) -> str:
+    """Scores by run, as Markdown; behind BLEU the p-values against more maximum likelihood and the constant reward."""
+    lines = [
+        "| run | greedy BLEU (p: more likelihood, constant reward) | greedy chrF | beam BLEU (p) | beam chrF | "
+        "entropy | ended | distinct-2 |",
+        "| --- |" + " ---: |" * 7,
+    ]
+    for name, measured in found.items():
+        cells = []
+        for search in SEARCHES:
+            p = [f"{value:.3f}" for value in p_values[name][search].values() if value is not None]
+            cells.append(f"{measured[search]['bleu']:.2f}" + (f" ({', '.join(p)})" if p else ""))
+            cells.append(f"{measured[search]['chrf']:.2f}")
+        records = measured.get("records", {})
+        cells += [f"{records[each]:.3f}" if each in records else "" for each in WATCHED]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def table_of_samples(curves: Mapping[str, Sequence[dict[str, float]]]) -> str:
+    """BLEU of all samples and pairwise BLEU of those of a source, at each temperature, as Markdown."""
+    temperatures = [point["temperature"] for point in next(iter(curves.values()))]
+    lines = [
+        f"| {SAMPLED} samples: BLEU, pairwise BLEU | {' | '.join(f'{each:g}' for each in temperatures)} |",
+        "| --- |" + " ---: |" * len(temperatures),
+    ]
+    for name, curve in curves.items():
+        cells = (f"{point['mean_bleu']:.2f}, {point['pairwise_bleu']:.2f}" for point in curve)
+        lines.append(f"| {name.removeprefix('samples/')} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -257,35 +429,14 @@ def main(arguments: list[str]) -> None:
     """Parse the command line, train and measure what is missing, print a table.
 
     Raises:
-        ValueError: a training fails, or a value does not fit.
+        ValueError: there is no directory, no such job, jobs failed, or a value does not fit.
     """
-    chosen = override(AdversarialArguments(), arguments, program=PROGRAM, description=DESCRIPTION)
-    runs = [
-        run for run in RUNS[chosen.task](chosen) if not chosen.only or any(run.name.startswith(n) for n in chosen.only)
-    ]
-    if not runs:
-        names = ", ".join(run.name for run in RUNS[chosen.task](chosen))
-        raise ValueError(f"--only names none of the runs of {chosen.task}: {names}.")
-    found = {}
-    for run in runs:
-        directory = Path(chosen.results) / run.name
-        path = directory / "measured.json"
-        if not path.is_file():
-            if chosen.train:
-                call(command(run, chosen))
-            if not (directory / "experiment.json").is_file():
-                continue
-            write_whole(path, json.dumps(MEASURES[chosen.task](run, chosen), indent=1) + "\n")
-        found[run.name] = json.loads(path.read_text(encoding="utf-8"))
-    report.output().print(table(chosen, found), soft_wrap=True)
-    if chosen.task == "synthetic" and len(found) > 1:
-        first, *others = found
-        for name in others:
-            words = lower_where(found[name]["best"]["curve"], found[first]["best"]["curve"])
-            report.output().print(f"NLL_oracle of {name} against {first}: {words}.", soft_wrap=True)
-        if chosen.plot is not None:
-            picture(found).savefig(chosen.plot)
-    report.write_json({"task": chosen.task, "runs": found}, chosen.json)
+    directories, rest = split_names(arguments)
+    chosen = override(AdversarialArguments(), rest, program=f"{PROGRAM} DIR", description=DESCRIPTION)
+    if len(directories) != 1:
+        raise ValueError(f"{PROGRAM} needs one DIR, new or with a study to go on with. See {PROGRAM} --help.")
+    study = TASKS[chosen.task](user_path(directories[0]), chosen)
+    carry_out(study, chosen, study.show)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import itertools
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,12 +30,16 @@ from seq2seq_jax.discriminators.two_towers import PooledConvolutionConfig, TwoTo
 from seq2seq_jax.encoders.recurrent import RecurrentEncoderConfig
 from seq2seq_jax.encoders.transformer import TransformerEncoderConfig
 from seq2seq_jax.model import ModelConfig
-from seq2seq_jax.overrides import override
+from seq2seq_jax.overrides import override, split_names
+from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
+from seq2seq_jax.paths import user_path
+from studies.jobs import Claim, JobArguments, Jobs, carry_out
 
 PROGRAM = "python -m studies.discriminators"
 DESCRIPTION = """\
 Train each discriminator to tell the texts of two Markov chains apart, and compare its accuracy and its logistic loss,
-over all texts, with those of the best discriminator there is.
+over all texts, with those of the best discriminator there is. What is done is kept in DIR, so that the same command
+continues after a kill, and several of them share the jobs; --action table prints what there is.
 """
 SYMBOLS, LENGTH, FIRST = 8, 6, 4
 """Symbols of the chains, tokens of each text of the study, and id of the first symbol."""
@@ -45,16 +51,17 @@ MODEL = ModelConfig(
     decoder=RecurrentDecoderConfig(model_dim=16, hidden_dim=64, dropout=0.0, attention=None, cell="gru"),
 )
 STACK = {"num_layers": 2, "model_dim": 32, "num_heads": 4, "hidden_dim": 64, "dropout": 0.0}
-POOLED = PooledConvolutionConfig(model_dim=16, widths=(1, 2, 3), filters=(16, 96, 32), dropout=0.0)
+# A maximum does not count how often a pair of symbols occurs; windows of the whole text do.
+POOLED = PooledConvolutionConfig(model_dim=16, widths=(1, 2, 3, LENGTH), filters=(16, 96, 64, 128), dropout=0.0)
 SOURCE = PooledConvolutionConfig(model_dim=16, widths=(1,), filters=(8,), dropout=0.0, highway=False)
 DISCRIMINATORS: dict[str, DiscriminatorConfig] = {
-    "causal, recurrent": CausalDiscriminatorConfig(),
-    "causal, Transformer": CausalDiscriminatorConfig(
+    "causal recurrent": CausalDiscriminatorConfig(),
+    "causal Transformer": CausalDiscriminatorConfig(
         model=ModelConfig(encoder=TransformerEncoderConfig(**STACK), decoder=TransformerDecoderConfig(**STACK))
     ),
-    "match matrix": MatchMatrixConfig(model_dim=16, channels=(32, 64), hidden_dim=64, dropout=0.0),
-    "two towers, convolutional": TwoTowersConfig(source=SOURCE, target=POOLED, hidden_dim=64),
-    "two towers, recurrent": TwoTowersConfig(
+    "match matrix": MatchMatrixConfig(model_dim=16, channels=(32, 96), hidden_dim=64, dropout=0.0),
+    "convolutional towers": TwoTowersConfig(source=SOURCE, target=POOLED, hidden_dim=64),
+    "recurrent towers": TwoTowersConfig(
         source=SOURCE,
         target=RecurrentEncoderConfig(model_dim=16, hidden_dim=48, dropout=0.0, cell="gru"),
         hidden_dim=64,
@@ -63,21 +70,23 @@ DISCRIMINATORS: dict[str, DiscriminatorConfig] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiscriminatorsArguments:
+class DiscriminatorsArguments(JobArguments):
     """Command line of the study."""
 
-    shifts: tuple[float, ...] = (0.0, 0.5, 1.0)
+    shifts: tuple[float, ...] = (1.0, 0.5, 0.0)
     """How far the second chain is from the first: standard deviation of the noise on the logits of its transitions."""
-    conditional: bool = True
-    """Whether the source says which chain is that of the references, so that a text alone says nothing."""
-    steps: int = 4_000
+    steps: int = 3_000
     """Updates, each on 256 texts of each kind."""
     learning_rate: float = 3e-3
-    """At the beginning; falls along a cosine."""
+    """The highest; rises for a twentieth of the steps and falls along a cosine."""
     seed: int = 0
     """Of the chains and of training."""
     json: str | None = None
     """File for the results, as JSON."""
+
+    def __post_init__(self):
+        if self.steps < 20 or not self.shifts:
+            raise ValueError(f"--steps must be at least 20, not {self.steps}, and --shifts at least one.")
 
 
 class Chains(NamedTuple):
@@ -171,6 +180,7 @@ def train(
     conditional: bool = True,
     learning_rate: float = 3e-3,
     texts_per_step: int = 256,
+    prefixes: bool = False,
     seed: int = 0,
 ) -> Quality:
     """What a discriminator reaches after n updates on fresh texts.
@@ -178,11 +188,11 @@ def train(
     Args:
         conditional: whether the source says which chain is that of the references: with source 0 the first, with
             source 1 the second, so that only both together tell.
+        prefixes: whether it is trained on all prefixes of texts; for a causal one.
     """
     discriminator = config.build(MODEL, VOCABULARY)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, steps), b2=0.98)
-    )
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 20, steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.98))
     loss = Logistic()
 
     @jax.jit
@@ -197,10 +207,14 @@ def train(
             )
             real, fake = chains.draw(keys[1], sources), chains.draw(keys[2], 1 - sources)
 
+            batch = rows(jnp.tile(sources, 2), jnp.concatenate([real, fake]))
+
             def total(params):
-                of_real = batch_logits(discriminator, params, rows(sources, real))
-                of_fake = batch_logits(discriminator, params, rows(sources, fake))
-                return jnp.mean(loss.losses(of_real, of_fake[:, None]))
+                # Both kinds in one pass: small products take as long as large ones.
+                logits = discriminator.logits(params, batch.target, discriminator.encode(params, batch.source))
+                found = logits if prefixes else logits_of_texts(logits, batch.target.mask)
+                of_real, of_fake = jnp.split(found, 2)
+                return 0.5 * jnp.mean(loss.of_real(of_real)) + 0.5 * jnp.mean(loss.of_fake(of_fake))
 
             updates, state = optimizer.update(jax.grad(total)(params), state, params)
             return (optax.apply_updates(params, updates), state), None
@@ -221,33 +235,71 @@ def train(
     return Quality(*(float(np.mean(each)) for each in zip(*parts, strict=True)))
 
 
-def main(arguments: list[str]) -> None:
-    """Parse the command line, train, print a table."""
-    chosen = override(DiscriminatorsArguments(), arguments, program=PROGRAM, description=DESCRIPTION)
-    found = []
-    for shift in chosen.shifts:
+class Study(Jobs):
+    """Every discriminator at every shift, conditional on a source first."""
+
+    def __init__(self, directory: Path, chosen: DiscriminatorsArguments):
+        super().__init__(directory)
+        self.chosen = chosen
+        for conditional, shift in itertools.product((True, False), chosen.shifts):
+            for name in DISCRIMINATORS:
+                condition = "conditional" if conditional else "unconditional"
+                self.add(
+                    f"{condition}/shift={shift:g}/{name}",
+                    lambda claim, settings=(name, shift, conditional): self._measured(claim, *settings),
+                )
+
+    def _measured(self, claim: Claim, name: str, shift: float, conditional: bool) -> dict[str, Any]:
+        chosen, config = self.chosen, DISCRIMINATORS[name]
         chains = Chains.of(shift, seed=chosen.seed)
-        best = best_quality(chains)
-        for name, config in DISCRIMINATORS.items():
-            started = time.perf_counter()
-            reached = train(
-                config,
-                chains,
-                steps=chosen.steps,
-                conditional=chosen.conditional,
-                learning_rate=chosen.learning_rate,
-                seed=chosen.seed,
-            )
-            seconds = time.perf_counter() - started
-            found.append(
-                {"shift": shift, "discriminator": name, **reached._asdict(), "best": best._asdict(), "seconds": seconds}
-            )
-            report.output().print(
-                f"shift {shift:g}, {name}: accuracy {reached.accuracy:.4f} of {best.accuracy:.4f}, loss "
-                f"{reached.loss:.4f} of {best.loss:.4f}, {seconds:.0f} s",
-                soft_wrap=True,
-            )
-    report.write_json({"steps": chosen.steps, "conditional": chosen.conditional, "results": found}, chosen.json)
+        begun = time.process_time()
+        reached = train(
+            config,
+            chains,
+            steps=chosen.steps,
+            conditional=conditional,
+            learning_rate=chosen.learning_rate,
+            prefixes=config.is_causal,
+            seed=chosen.seed,
+        )
+        return {
+            "discriminator": name,
+            "conditional": conditional,
+            "shift": shift,
+            "steps": chosen.steps,
+            "reached": reached._asdict(),
+            "best": best_quality(chains)._asdict(),
+            "processor_seconds": time.process_time() - begun,
+        }
+
+    def show(self) -> None:
+        """Print the table of what is done."""
+        found = {name: result for name in self.jobs if (result := self.result(name)) is not None}
+        header = ("discriminator", "accuracy", "best", "loss", "best", "processor time (s)")
+        title = "Of all texts; processor time on all cores, compilation and measurement included"
+        report.output().print(report.table(header, [row_of(*each) for each in found.items()], title=title))
+        report.write_json(found, self.chosen.json)
+
+
+def row_of(name: str, result: Mapping[str, Any]) -> list[str]:
+    """A row of the table."""
+    pairs = [f"{result[which][score]:.4f}" for score in ("accuracy", "loss") for which in ("reached", "best")]
+    return [name, *pairs, f"{result['processor_seconds']:.0f}"]
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, train, print a table.
+
+    Raises:
+        ValueError: there is no directory, no such job, jobs failed, or a value does not fit.
+    """
+    directories, rest = split_names(arguments)
+    chosen = override(DiscriminatorsArguments(), rest, program=f"{PROGRAM} DIR", description=DESCRIPTION)
+    if len(directories) != 1:
+        raise ValueError(f"{PROGRAM} needs one DIR, new or with a study to go on with. See {PROGRAM} --help.")
+    keep_compiled_programs()
+    study = Study(user_path(directories[0]), chosen)
+    carry_out(study, chosen, study.show)
 
 
 if __name__ == "__main__":

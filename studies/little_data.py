@@ -1,18 +1,14 @@
 """python -m studies.little_data: what helps with 5,000 pairs of Multi30k and 24,000 German sentences, run by run."""
 
 import dataclasses
-import fnmatch
 import gzip
 import hashlib
 import itertools
 import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from seq2seq_jax.benchmark import report
 from seq2seq_jax.data.text_files import find_file, read_lines
@@ -21,13 +17,15 @@ from seq2seq_jax.evaluation.significance import paired_bootstrap
 from seq2seq_jax.files import write_whole
 from seq2seq_jax.overrides import override, split_names
 from seq2seq_jax.paths import user_path
+from studies.jobs import Claim, Jobs, TrainingJobArguments, carry_out
 
 PROGRAM = "python -m studies.little_data"
 DESCRIPTION = """\
-Train all systems of the study in DIR, one after the other, and print the table: 5,000 pairs of Multi30k, drawn by
-seed, with 24,000 German sentences (the targets of the others); the same with all 29,000; four directions in one model;
-and the best recipe. A system that is finished is not trained again, and one that was killed continues: the same command
-continues until all is done. --action table prints what there is, --action list the jobs.
+Train all systems of the study in DIR, in the order of their importance, and print the table: 5,000 pairs of Multi30k,
+drawn by seed, with 24,000 German sentences (the targets of the others); the same with all 29,000; four directions in
+one model; and the best recipe. A system that is finished is not trained again, and one that was killed continues: the
+same command continues until all is done, and several of them at once share the jobs, best one per core (taskset -c 0,
+taskset -c 1). --action table prints what there is, --action list the jobs.
 """
 
 PAIRS, ALL_PAIRS = 5_000, 29_000
@@ -55,11 +53,12 @@ METHODS: dict[str, tuple[str, ...]] = {
     "fgm": ("--objective.perturbation", "fgm", "--objective.perturbation.radius", "1"),
 }
 """Name -> options."""
+MORE_LIKELIHOOD = "multi30k/transformer_small_more_likelihood"
 BACK_TRANSLATIONS = ("bt_beam", "bt_sampling", "bt_beam_tagged", "bt_sampling_tagged")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LittleDataArguments:
+class LittleDataArguments(TrainingJobArguments):
     """Command line of the study."""
 
     data: str = "data/multi30k"
@@ -68,100 +67,109 @@ class LittleDataArguments:
     """Steps of a run on 5,000 pairs, and of its controls: 10 minutes on 2 cores, 20 where all is computed twice."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the baseline, back-translation, R-Drop, the best together and all pairs; others have the first one."""
-    only: tuple[str, ...] = ()
-    """Patterns of the names of jobs, such as bt_* or */seed=0, that are done now with what they need; empty = all."""
-    action: Literal["train", "list", "table"] = "train"
-    """Do the jobs and print the table; or print the jobs and which are done; or the table of what is done."""
-    options: tuple[str, ...] = ()
-    """Further options of every training, such as model.precision=float32."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A part of the study.
-
-    Attributes:
-        name: of the job, and of its directory below runs.
-        needs: names of jobs that come first.
-        work: does it, given its directory, and returns what is kept of it as JSON values.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    work: Callable[[Path], dict[str, Any]]
-
-
-class Study:
-    """All jobs, in an order in which each comes after those that it needs."""
+class Study(Jobs):
+    """All jobs."""
 
     def __init__(self, directory: Path, chosen: LittleDataArguments):
-        self.directory = directory
+        super().__init__(directory)
         self.chosen = chosen
-        self.jobs: dict[str, Job] = {}
         self._define()
 
-    def result(self, name: str) -> dict[str, Any] | None:
-        """What a finished job has kept; None = it is not finished."""
-        path = self.directory / "done" / f"{name.replace('/', ',')}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-    def do(self, name: str) -> None:
-        """Do a job and all that it needs, unless they are done."""
-        if self.result(name) is not None:
-            return
-        job = self.jobs[name]
-        for needed in job.needs:
-            self.do(needed)
-        print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
-        started = time.monotonic()
-        path = self.directory / "runs" / name
-        found = job.work(path) | {"seconds": round(time.monotonic() - started)}
-        (self.directory / "done").mkdir(parents=True, exist_ok=True)
-        write_whole(self.directory / "done" / f"{name.replace('/', ',')}.json", json.dumps(found, indent=1) + "\n")
-
-    def _add(self, name: str, work: Callable[[Path], dict[str, Any]], *needs: str) -> str:
-        self.jobs[name] = Job(name, needs, work)
-        return name
-
     def _define(self) -> None:
-        steps, (first, *_) = self.chosen.steps, self.chosen.seeds
+        """All jobs, the most important ones first: what back-translation and R-Drop gain with every seed, the other
+        methods with the first one, then what needs all pairs.
+        """
+        steps, (first, *others) = self.chosen.steps, self.chosen.seeds
         for seed in self.chosen.seeds:
-            self._add(f"data/seed={seed}", lambda path, seed=seed: subset(user_path(self.chosen.data), path, seed))
+            self.add(
+                f"data/seed={seed}", lambda claim, seed=seed: subset(user_path(self.chosen.data), claim.path, seed)
+            )
         for index, options in enumerate(TUNED.values()):
             self._train_little(f"tuning/{index}", first, options)
-        self._add("tuned", self._tuned, *(f"tuning/{index}/seed={first}" for index in range(len(TUNED))))
+        self.add("tuned", self._tuned, *(f"tuning/{index}/seed={first}" for index in range(len(TUNED))))
+        self._train_reverse(first)
+        for kind in ("beam", "sampling"):
+            self.add(
+                f"{kind}/seed={first}",
+                lambda claim, kind=kind: self._translate(claim, first, kind),
+                f"reverse/seed={first}",
+            )
+        self._train_little("baseline", first)
+        for kind, (suffix, tag) in itertools.product(("beam", "sampling"), (("", "None"), ("_tagged", "<bt>"))):
+            self._train_mixture(f"bt_{kind}{suffix}", first, f"{kind}/seed={first}", tag)
+        self.add(
+            "back_translations", self._best_back_translation, *(f"{name}/seed={first}" for name in BACK_TRANSLATIONS)
+        )
         for seed in self.chosen.seeds:
-            self._train_little("baseline", seed)
-            self._train_little("reverse", seed, ("--data.source", "de", "--data.target", "en"))
-            for kind in ("beam", "sampling"):
-                reverse = f"reverse/seed={seed}"
-                self._add(
-                    f"{kind}/seed={seed}", lambda path, seed=seed, kind=kind: self._translate(path, seed, kind), reverse
+            corpus = ()
+            if seed in others:
+                self._train_little("baseline", seed)
+                self._train_reverse(seed)
+                corpus = (
+                    self.add(
+                        f"corpus/seed={seed}",
+                        lambda claim, seed=seed: self._translate(claim, seed, self._best_kind()),
+                        "back_translations",
+                        f"reverse/seed={seed}",
+                    ),
                 )
-                for suffix, tag in (("", "None"), ("_tagged", "<bt>")):
-                    self._train_mixture(f"bt_{kind}{suffix}", seed, f"{kind}/seed={seed}", tag)
-            self._train_little("r_drop", seed, METHODS["r_drop"])
+            self.add(
+                f"back_translation/seed={seed}",
+                lambda claim, seed=seed: self._back_translation(claim, seed),
+                "back_translations",
+                *corpus,
+            )
             self._train(f"all_pairs/seed={seed}", "multi30k/transformer_small", self._all, seed, steps)
+            self._train_little("r_drop", seed, METHODS["r_drop"])
         for name in METHODS:
             if name != "r_drop":
                 self._train_little(name, first, METHODS[name])
-        self._add(f"empty/seed={first}", lambda path: self._empty(path, first), f"data/seed={first}")
+        self.add(f"empty/seed={first}", lambda claim: self._empty(claim, first), f"data/seed={first}")
         self._train_mixture("empty_source", first, f"empty/seed={first}", "<bt>")
-        chosen_from = [f"{name}/seed={first}" for name in ("baseline", *BACK_TRANSLATIONS, *METHODS)]
-        self._add("best", self._best, *chosen_from)
+        self.add("best", self._best, *(f"{name}/seed={first}" for name in ("baseline", *METHODS)), "back_translations")
         for seed in self.chosen.seeds:
-            self._add(
-                f"best_together/seed={seed}", lambda path, seed=seed: self._best_together(path, seed),
-                "best", *(f"{kind}/seed={seed}" for kind in ("beam", "sampling")),
-            )  # fmt: skip
+            self.add(
+                f"best_together/seed={seed}",
+                lambda claim, seed=seed: self._best_together(claim, seed),
+                "best",
+                *((f"corpus/seed={seed}",) if seed in others else ()),
+            )
+        self._define_recipe(first)
         self._define_multilingual(first)
-        # As the configs have it: 5,600 steps, and those of policy gradients; and what the time of R-Drop gives without.
-        recipe = self._train(f"recipe/seed={first}", "multi30k/transformer_small_r_drop", self._all, first, None, ())
-        self._train(f"all_pairs_twice/seed={first}", "multi30k/transformer_small", self._all, first, 11_200)
+        self._define_adversarial(first)
+
+    def _train_reverse(self, seed: int) -> None:
+        """What translates German into English."""
+        self._train_little("reverse", seed, ("--data.source", "de", "--data.target", "en"))
+
+    def _define_recipe(self, seed: int) -> None:
+        """As configs have it, on all pairs: the recipe, policy gradients after it, and what R-Drop's time gives."""
+        recipe = self._train(f"recipe/seed={seed}", "multi30k/transformer_small_recipe", self._all, seed, None)
         self._train(
-            f"recipe_policy_gradient/seed={first}", "multi30k/transformer_small_self_critical", self._all, first, None,
-            ("--init-from", str(self.directory / "runs" / recipe)), recipe,
+            f"recipe_policy_gradient/seed={seed}", "multi30k/transformer_small_leave_one_out", self._all, seed, None,
+            ("--init-from", str(self.path(recipe))), recipe,
         )  # fmt: skip
+        self._train(f"all_pairs_r_drop/seed={seed}", "multi30k/transformer_small_r_drop", self._all, seed, None)
+        self._train(f"all_pairs_twice/seed={seed}", "multi30k/transformer_small", self._all, seed, 11_200)
+
+    def _define_adversarial(self, seed: int) -> None:
+        """A discriminator in the place of more text, and its controls: from the baseline on."""
+        start = f"baseline/seed={seed}"
+
+        def work(config: str) -> Callable[[Claim], dict[str, Any]]:
+            def of_claim(claim: Claim) -> dict[str, Any]:
+                # The decoder has no dropout here.
+                settings = self._settings()[:-2] if config != MORE_LIKELIHOOD else self._settings()
+                given = ("--data.directory", self._little(seed), *settings, "--init-from", str(self.path(start)))
+                return self._trained(claim, config, seed, None, given)
+
+            return of_claim
+
+        for name in ("adversarial", "adversarial_constant"):
+            self.add(f"{name}/seed={seed}", work(f"multi30k/{name}"), start, "tuned")
+        self.add(f"more_likelihood/seed={seed}", work(MORE_LIKELIHOOD), start, "tuned")
 
     def _define_multilingual(self, seed: int) -> None:
         """One model of four directions with the steps of four models of one each."""
@@ -173,11 +181,11 @@ class Study:
             itertools.chain.from_iterable((f"--data.parts.{part}.source.directory", directory) for part in range(4))
         )
         name = f"multilingual/seed={seed}"
-        self._add(
+        self.add(
             name,
-            lambda path: (
-                self._trained(path, "multi30k/multilingual", seed, 4 * steps, options)
-                | {"by_direction": directions(path, user_path(self.chosen.data))}
+            lambda claim: (
+                self._trained(claim, "multi30k/multilingual", seed, 4 * steps, options)
+                | {"by_direction": directions(claim.path, user_path(self.chosen.data))}
             ),
         )
 
@@ -186,7 +194,7 @@ class Study:
         return ("--data.directory", str(user_path(self.chosen.data)))
 
     def _little(self, seed: int) -> str:
-        return str(self.directory / "runs" / f"data/seed={seed}")
+        return str(self.path(f"data/seed={seed}"))
 
     def _settings(self) -> tuple[str, ...]:
         """Those of the baseline that was tuned."""
@@ -195,34 +203,39 @@ class Study:
     def _train_little(self, name: str, seed: int, options: tuple[str, ...] = ()) -> None:
         """A system on the 5,000 pairs."""
 
-        def work(path: Path) -> dict[str, Any]:
+        def work(claim: Claim) -> dict[str, Any]:
             settings = () if name.startswith("tuning/") else self._settings()
             given = ("--data.directory", self._little(seed), *settings, *options)
-            return self._trained(path, "multi30k/transformer_small", seed, self.chosen.steps, given)
+            return self._trained(claim, "multi30k/transformer_small", seed, self.chosen.steps, given)
 
         tuned = () if name.startswith("tuning/") else ("tuned",)
-        self._add(f"{name}/seed={seed}", work, f"data/seed={seed}", *tuned)
+        self.add(f"{name}/seed={seed}", work, f"data/seed={seed}", *tuned)
 
     def _train_mixture(self, name: str, seed: int, corpus: str, tag: str) -> None:
         """A system on the 5,000 pairs and the corpus of another job."""
+        self.add(
+            f"{name}/seed={seed}", lambda claim: self._trained_mixture(claim, seed, corpus, tag),
+            f"data/seed={seed}", "tuned", corpus,
+        )  # fmt: skip
 
-        def work(path: Path) -> dict[str, Any]:
-            given = (*self._mixture(seed, corpus, tag), *self._settings())
-            return self._trained(path, "multi30k/back_translation", seed, self.chosen.steps, given)
-
-        self._add(f"{name}/seed={seed}", work, f"data/seed={seed}", "tuned", corpus)
+    def _trained_mixture(
+        self, claim: Claim, seed: int, corpus: str, tag: str, options: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        # Here the steps count, not the time.
+        given = (*self._mixture(seed, corpus, tag), *self._settings(), *options)
+        return self._trained(claim, "multi30k/back_translation", seed, self.chosen.steps, given)
 
     def _mixture(self, seed: int, corpus: str, tag: str) -> tuple[str, ...]:
         return (
             "--data.parts.0.source.directory", self._little(seed), "--data.parts.0.weights", str(REAL_WEIGHT),
-            "--data.parts.1.source.directory", str(self.directory / "runs" / corpus), "--data.parts.1.tag", tag,
+            "--data.parts.1.source.directory", str(self.path(corpus)), "--data.parts.1.tag", tag,
         )  # fmt: skip
 
     def _train(
         self, name: str, config: str, data: tuple[str, ...], seed: int, steps: int | None,
         options: tuple[str, ...] = (), *needs: str,
     ) -> str:  # fmt: skip
-        return self._add(name, lambda path: self._trained(path, config, seed, steps, (*data, *options)), *needs)
+        return self.add(name, lambda claim: self._trained(claim, config, seed, steps, (*data, *options)), *needs)
 
     def training_arguments(
         self, path: Path, config: str, seed: int, steps: int | None, options: tuple[str, ...]
@@ -237,79 +250,82 @@ class Study:
             often = str(max(1, steps // 6))
             given += ["--training.steps", str(steps)]
             given += ["--training.evaluate_every", often, "--training.checkpoint_every", often]
-        return given + [word for each in self.chosen.options for word in ("--" + each).split("=", 1)]
+        return given + self.chosen.words
 
     def _trained(
-        self, path: Path, config: str, seed: int, steps: int | None, options: tuple[str, ...]
+        self, claim: Claim, config: str, seed: int, steps: int | None, options: tuple[str, ...]
     ) -> dict[str, Any]:
         """Train a system, or go on with it, and score it."""
-        command("train", *self.training_arguments(path, config, seed, steps, options))
+        path = claim.path
+        claim.seq2seq("train", *self.training_arguments(path, config, seed, steps, options))
         found: dict[str, Any] = {}
         for split in ("validation", "test"):
             files = {name: path / f"{split}.{name}" for name in ("json", "txt")}
-            command(
+            claim.seq2seq(
                 "evaluate", str(path), "--split", split, "--metrics", "bleu", "chrf",
                 "--json", str(files["json"]), "--output", str(files["txt"]),
             )  # fmt: skip
             found[split] = json.loads(files["json"].read_text(encoding="utf-8"))
         return found
 
-    def _tuned(self, path: Path) -> dict[str, Any]:
+    def _tuned(self, claim: Claim) -> dict[str, Any]:
         """Which settings of the baseline are the best."""
         seed = self.chosen.seeds[0]
-        scores = {
-            name: self.result(f"tuning/{index}/seed={seed}")["validation"]["bleu"] for index, name in enumerate(TUNED)
-        }
+        scores = {name: self._validation_bleu(f"tuning/{index}", seed) for index, name in enumerate(TUNED)}
         return {"chosen": max(scores, key=lambda name: scores[name]), "validation": scores}
 
-    def _translate(self, path: Path, seed: int, kind: str) -> dict[str, Any]:
+    def _validation_bleu(self, name: str, seed: int) -> float:
+        return self.result(f"{name}/seed={seed}")["validation"]["bleu"]
+
+    def _translate(self, claim: Claim, seed: int, kind: str) -> dict[str, Any]:
         """The German sentences in English."""
         chosen = ("--generation", "sampling") if kind == "sampling" else ()
-        source = Path(self._little(seed)) / "mono.de.gz"
-        run = self.directory / "runs" / f"reverse/seed={seed}"
-        command("translate-corpus", str(run), "--input", str(source), "--output", str(path), *chosen)
+        source, run = Path(self._little(seed)) / "mono.de.gz", self.path(f"reverse/seed={seed}")
+        claim.seq2seq("translate-corpus", str(run), "--input", str(source), "--output", str(claim.path), *chosen)
         return {}
 
-    def _empty(self, path: Path, seed: int) -> dict[str, Any]:
+    def _empty(self, claim: Claim, seed: int) -> dict[str, Any]:
         """The German sentences, each with a source that says nothing."""
-        path.mkdir(parents=True, exist_ok=True)
+        claim.path.mkdir(parents=True, exist_ok=True)
         lines = [{"source": text, "output": "-"} for text in read_lines(Path(self._little(seed)) / "mono.de.gz")]
-        write_gzipped(path / "corpus.jsonl.gz", (json.dumps(line, ensure_ascii=False) for line in lines))
+        write_gzipped(claim.path / "corpus.jsonl.gz", (json.dumps(line, ensure_ascii=False) for line in lines))
         return {}
 
-    def _best(self, path: Path) -> dict[str, Any]:
-        """The best back-translation, and the methods that gain noticeably, by validation with the first seed."""
-        seed = self.chosen.seeds[0]
-        scores = {
-            name: self.result(f"{name}/seed={seed}")["validation"]["bleu"]
-            for name in ("baseline", *BACK_TRANSLATIONS, *METHODS)
-        }
+    def _best_back_translation(self, claim: Claim) -> dict[str, Any]:
+        """Which back-translation is the best, by validation with the first seed."""
+        scores = {name: self._validation_bleu(name, self.chosen.seeds[0]) for name in BACK_TRANSLATIONS}
+        return {"chosen": max(scores, key=lambda name: scores[name]), "validation": scores}
+
+    def _best_kind(self) -> str:
+        return self.result("back_translations")["chosen"].split("_")[1]
+
+    def _corpus_and_tag(self, seed: int) -> tuple[str, str]:
+        """Of the best back-translation."""
+        corpus = self._best_kind() if seed == self.chosen.seeds[0] else "corpus"
+        is_tagged = self.result("back_translations")["chosen"].endswith("_tagged")
+        return f"{corpus}/seed={seed}", "<bt>" if is_tagged else "None"
+
+    def _back_translation(self, claim: Claim, seed: int) -> dict[str, Any]:
+        """The best back-translation: trained, unless it is the one that it was chosen as."""
+        if seed != self.chosen.seeds[0]:
+            return self._trained_mixture(claim, seed, *self._corpus_and_tag(seed))
+        name = f"{self.result('back_translations')['chosen']}/seed={seed}"
+        claim.path.mkdir(parents=True, exist_ok=True)
+        write_whole(claim.path / "test.txt", (self.path(name) / "test.txt").read_bytes())
+        return self.result(name)
+
+    def _best(self, claim: Claim) -> dict[str, Any]:
+        """The methods that gain noticeably, by validation with the first seed."""
+        scores = {name: self._validation_bleu(name, self.chosen.seeds[0]) for name in ("baseline", *METHODS)}
         methods = [name for name in METHODS if scores[name] > scores["baseline"] + NOTICEABLE_GAIN]
         # Both compute everything twice.
         if {"r_drop", "fgm"} <= set(methods):
             methods.remove(min("r_drop", "fgm", key=lambda name: scores[name]))
-        back_translation = max(BACK_TRANSLATIONS, key=lambda name: scores[name])
-        return {"back_translation": back_translation, "methods": methods, "validation": scores}
+        return {"methods": methods, "validation": scores}
 
-    def _best_together(self, path: Path, seed: int) -> dict[str, Any]:
-        best = self.result("best")
-        kind = best["back_translation"].split("_")[1]
-        tag = "<bt>" if best["back_translation"].endswith("_tagged") else "None"
-        options = [word for name in best["methods"] for word in METHODS[name]]
-        given = (*self._mixture(seed, f"{kind}/seed={seed}", tag), *self._settings(), *options)
-        # Here the steps count, not the time.
-        return self._trained(path, "multi30k/back_translation", seed, self.chosen.steps, given)
-
-
-def command(name: str, *arguments: str) -> None:
-    """Run `seq2seq`, with what it prints in the terminal.
-
-    Raises:
-        ValueError: it failed.
-    """
-    words = [sys.executable, "-m", "seq2seq_jax", name, *arguments]
-    if subprocess.run(words, check=False).returncode:
-        raise ValueError(f"{' '.join(words[2:])} failed; the same command continues the study")
+    def _best_together(self, claim: Claim, seed: int) -> dict[str, Any]:
+        options = tuple(word for name in self.result("best")["methods"] for word in METHODS[name])
+        return self._trained_mixture(claim, seed, *self._corpus_and_tag(seed), options)
 
 
 def subset(data: Path, path: Path, seed: int) -> dict[str, Any]:
@@ -398,7 +414,7 @@ def show(study: Study) -> None:
             results.setdefault(system, {})[int(seed)] = found
 
     def texts(system: str, seed: int) -> list[str]:
-        path = study.directory / "runs" / system / f"seed={seed}" / "test.txt"
+        path = study.path(f"{system}/seed={seed}") / "test.txt"
         return path.read_text(encoding="utf-8").split("\n")[:-1]
 
     def compare(system: str, seed: int) -> float | None:
@@ -437,19 +453,7 @@ def main(arguments: list[str]) -> None:
     if len(directories) != 1:
         raise ValueError(f"{PROGRAM} needs one DIR, new or with a study to go on with. See {PROGRAM} --help.")
     study = Study(user_path(directories[0]), chosen)
-    wanted = [
-        name for name in study.jobs if not chosen.only or any(fnmatch.fnmatch(name, each) for each in chosen.only)
-    ]
-    if not wanted:
-        raise ValueError(f"--only {' '.join(chosen.only)} is no job; there are {', '.join(study.jobs)}.")
-    if chosen.action == "list":
-        for name in wanted:
-            print(f"{'done' if study.result(name) is not None else 'open'}  {name}")
-        return
-    if chosen.action == "train":
-        for name in wanted:
-            study.do(name)
-    show(study)
+    carry_out(study, chosen, lambda: show(study))
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ def sample(
     draws: Draws,
     num_samples: int,
     greedy: int = 0,
+    given: tuple[Int[Array, "batch samples max_length"], Int[Array, ""]] | None = None,
 ) -> Samples:
     """Independent samples of texts for every source, drawn token by token.
 
@@ -139,6 +140,8 @@ def sample(
         draws: see `draws_by_line` and `draws_by_batch`.
         num_samples: number of texts for each source.
         greedy: number of texts, from the first, that are decoded greedily.
+        given: tokens that the texts begin with, and how many; nothing is drawn of them, and their log-probabilities
+            are 0. None = no token.
 
     Returns:
         num_samples texts for each source.
@@ -150,8 +153,12 @@ def sample(
     def is_open(samples: Samples) -> Bool[Array, "batch samples"]:
         return ~samples.ended & (samples.lengths < limits)
 
-    def extend(loop: _Sampling) -> _Sampling:
+    def stepped(loop: _Sampling) -> tuple[Float[Array, "hypotheses vocab"], DecodeState]:
         logits, after = context.step(loop.last_tokens.reshape(-1), loop.decoder.replace(per_source=state.per_source))
+        return logits, after.replace(per_source=None)
+
+    def extend(loop: _Sampling) -> _Sampling:
+        logits, after = stepped(loop)
         logits = context.controlled(logits, loop.samples.tokens, loop.position)
         log_probabilities = policy.log_probabilities(logits, jnp.broadcast_to(loop.position, logits.shape[:1]))
         drawn = draws(loop.position, log_probabilities)
@@ -159,8 +166,19 @@ def sample(
             is_greedy = jnp.arange(num_samples) < greedy
             drawn = jnp.where(jnp.tile(is_greedy, batch_size), jnp.argmax(log_probabilities, axis=-1), drawn)
         chosen = gather_scores(log_probabilities, drawn).reshape(batch_size, num_samples)
-        drawn = drawn.reshape(batch_size, num_samples)
+        return appended(loop, drawn.reshape(batch_size, num_samples), chosen, after)
 
+    def repeat(loop: _Sampling) -> _Sampling:
+        """With the given token; of the step nothing but the state is computed."""
+        tokens = jax.lax.dynamic_index_in_dim(given[0], loop.position, axis=2, keepdims=False)
+        return appended(loop, tokens, jnp.zeros((batch_size, num_samples)), stepped(loop)[1])
+
+    def appended(
+        loop: _Sampling,
+        drawn: Int[Array, "batch samples"],
+        chosen: Float[Array, "batch samples"],
+        after: DecodeState,
+    ) -> _Sampling:
         samples = loop.samples
         active = is_open(samples)
 
@@ -177,8 +195,13 @@ def sample(
                 lengths=samples.lengths + active,
                 ended=samples.ended | (active & (drawn == vocabulary.eos_id)),
             ),
-            decoder=after.replace(per_source=None),
+            decoder=after,
         )
+
+    def following(loop: _Sampling) -> _Sampling:
+        if given is None:
+            return extend(loop)
+        return jax.lax.cond(loop.position < given[1], repeat, extend, loop)
 
     shape = (batch_size, num_samples)
     initial = _Sampling(
@@ -192,7 +215,7 @@ def sample(
         ),
         decoder=state.replace(per_source=None),
     )
-    return jax.lax.while_loop(lambda loop: jnp.any(is_open(loop.samples)), extend, initial).samples
+    return jax.lax.while_loop(lambda loop: jnp.any(is_open(loop.samples)), following, initial).samples
 
 
 def draw(

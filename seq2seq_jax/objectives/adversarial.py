@@ -2,40 +2,24 @@
 
 Sampling, the discriminator's logits, the rewards and the updates of both players are one compiled program.
 
-Which divergence a reward follows. With p the distribution of references, q that of the generator, m = (p + q) / 2, and
-the best logit of the logistic loss, d = log p/q, the expected gradient of the reward is minus the gradient of
-
-- "logit", d: KL(q, p), the reverse divergence: what p does not have is avoided, and modes of p may be left out.
-- "odds", D/(1-D) = e^d: KL(p, q), the forward divergence, that of maximum likelihood; rewards have no upper bound.
-- "minus_log_complement", -log(1-D): KL(p, m) + KL(q, m), twice the Jensen–Shannon divergence.
-- "probability", D = σ(d): KL(p, m); bounded, as in SeqGAN.
-- "log_probability", log D: KL(q, p) - KL(p, m) - KL(q, m): seeks modes even more than the reverse divergence.
-
-Source: Goodfellow et al. 2014; Nowozin et al. 2016 (f-GAN); Arjovsky and Bottou 2017, theorem 2.5 (log D); Yu et al.
-2017 (SeqGAN).
+What a logit is as a reward: `seq2seq_jax.objectives.adversarial_rewards`; whose turn it is: `adversarial_turns`; the
+discriminator's loss: `discriminator_losses`; earlier samples: `replay`.
 """
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seq2seq_jax.batch import Batch, Memory, TokenRows
+from seq2seq_jax.batch import Batch, Memory
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.discriminators.causal import CausalDiscriminatorConfig
-from seq2seq_jax.discriminators.discriminator import logits_of_texts, text_rows
-from seq2seq_jax.discriminators.losses import (
-    Contrastive,
-    Hinge,
-    Logistic,
-    PointwiseLoss,
-    Relativistic,
-    Wasserstein,
-)
+from seq2seq_jax.discriminators.discriminator import logits_of_texts
+from seq2seq_jax.discriminators.losses import Contrastive, Hinge, Logistic, Relativistic, Wasserstein
 from seq2seq_jax.discriminators.match_matrix import MatchMatrixConfig
 from seq2seq_jax.discriminators.two_towers import TwoTowersConfig
 from seq2seq_jax.generation.sampling import Samples, draws_by_batch, sample
@@ -49,17 +33,27 @@ from seq2seq_jax.objectives.adversarial_measures import (
     heaviside,
     mean_of,
 )
+from seq2seq_jax.objectives.adversarial_rewards import (
+    RewardForm,
+    RewardKind,
+    dense_returns,
+    potential_returns,
+    reward_of_logits,
+    rollout_returns,
+)
+from seq2seq_jax.objectives.adversarial_turns import Turns
+from seq2seq_jax.objectives.discriminator_losses import discriminator_losses
 from seq2seq_jax.objectives.estimators import Experience, ImportanceWeighted, MinimumRisk
 from seq2seq_jax.objectives.maximum_likelihood import MODEL
 from seq2seq_jax.objectives.objective import (
     Logged,
-    ObjectiveConfig,
     Params,
     Player,
     Prepared,
     Turn,
     WeightedSum,
     Work,
+    check_sources_are_tokens,
     per_step,
 )
 from seq2seq_jax.objectives.policy_gradient import (
@@ -71,10 +65,10 @@ from seq2seq_jax.objectives.policy_gradient import (
     has_source,
     lengths_of,
 )
+from seq2seq_jax.objectives.replay import Replay
 from seq2seq_jax.optimizers import AdafactorConfig, AdamWConfig
 from seq2seq_jax.rewards.example import RewardExample
 from seq2seq_jax.rewards.reward import Reward, RewardConfig
-from seq2seq_jax.rewards.sizes import pad_to
 from seq2seq_jax.values import check_values
 
 DISCRIMINATOR = "discriminator"
@@ -82,9 +76,6 @@ DISCRIMINATOR = "discriminator"
 
 ROLLOUT_STREAM, REPLAY_STREAM = 2, 3
 """What the key of the samples is folded with for rollouts, and for what is drawn of the replay buffer."""
-
-LARGEST_LOGIT = 10.0
-"""Logits beyond this count as this in the reward "odds", so that no reward is larger than e^10."""
 
 METRIC, LOGIT = "metric", "logit"
 """Names of terms of the reward: that of `reward`, and the discriminator's logit."""
@@ -116,10 +107,10 @@ class AdversarialConfig(PolicyGradientConfig):
         learning_rate=1e-3, schedule="constant", warmup_steps=0
     )
     """Its optimizer; None = as the generator's."""
-    discriminator_reward: Literal["logit", "probability", "log_probability", "minus_log_complement", "odds"] = "logit"
-    """The reward that a logit is made to; see `seq2seq_jax.objectives.adversarial` for the divergence that each
+    discriminator_reward: RewardKind = "logit"
+    """The reward that a logit is made to; see `seq2seq_jax.objectives.adversarial_rewards` for the divergence that each
     follows."""
-    reward_form: Literal["sequence", "dense", "potential", "rollouts"] = "sequence"
+    reward_form: RewardForm = "sequence"
     """What a token is rewarded for: the whole text; the discounted sum of the rewards of all prefixes from it on; by
     how much the reward of the whole text is above that of the prefix before it, which adds no bias; or the mean reward
     of rollouts that continue after it (Yu et al. 2017, equation 4). The second and third need a causal discriminator
@@ -292,19 +283,6 @@ class AdversarialConfig(PolicyGradientConfig):
         return Adversarial(self, model, None if self.reward is None else self.reward.build(tokenizer))
 
 
-def check_sources_are_tokens(model: ModelConfig, objective: ObjectiveConfig) -> None:
-    """Refuse sources of frames, which discriminators do not read.
-
-    Raises:
-        ValueError: with the field to change.
-    """
-    if model.front_end is not None:
-        raise ValueError(
-            f"objective {type(objective).__name__} needs sources of tokens, and model.front_end reads frames: choose "
-            "another objective, such as policy gradients."
-        )
-
-
 @flax.struct.dataclass
 class AdversarialRows:
     """What the turns of a step learn from; the first dim of all leaves is the batch.
@@ -344,6 +322,11 @@ class Adversarial(PolicyGradient):
     def __init__(self, config: AdversarialConfig, model: EncoderDecoder, reward: RewardFunction | None = None):
         super().__init__(config, model, reward)
         self.discriminator = config.discriminator.build(model.config, model.vocabulary)
+        names = (field.name for field in dataclasses.fields(Turns))
+        self._turns = Turns(**{name: getattr(config, name) for name in names})
+        self._replay = None
+        if config.replay_size:
+            self._replay = Replay(config.replay_size, config.replay_length, model.vocabulary.pad_id)
         self._history: list[dict[str, Any]] = []
 
     @property
@@ -383,25 +366,16 @@ class Adversarial(PolicyGradient):
         return {**params, DISCRIMINATOR: jax.tree.map(jnp.copy, started)}
 
     def initial_state(self, params: dict[str, Params]) -> dict[str, Any]:
-        """That of policy gradients, the running accuracy, how far the start is, and the replay buffer."""
-        config = self.config
-        state = super().initial_state(params) | {
-            "accuracy": {"sum": jnp.zeros(()), "weight": jnp.zeros(())},
-            "is_ready": jnp.asarray(config.target_accuracy is None),
-            "waited": jnp.zeros((), jnp.int32),
-        }
-        if config.replay_size:
-            empty = jnp.full((config.replay_size, config.replay_length), self.model.vocabulary.pad_id, jnp.int32)
-            state["replay"] = {"source": empty, "target": jnp.copy(empty), "count": jnp.zeros((), jnp.int32)}
-        return state
+        """That of policy gradients, of turns, and the replay buffer."""
+        state = super().initial_state(params) | self._turns.initial_state()
+        return state if self._replay is None else state | {"replay": self._replay.empty()}
 
     def prepare(
         self, params: dict[str, Params], state: Any, batch: Batch, *, step: Int[Array, ""], rng: jax.Array
     ) -> tuple[Prepared, Any]:
         """Samples, what the discriminator makes of them and of the references, and whose turns are taken."""
         config = self.config
-        # What a step decides on is what was known before it, so that rewards that are not needed are not computed.
-        trains_generator = state["is_ready"] & (step % config.generator_every == 0)
+        trains_generator = self._turns.trains_generator(state, step)
         prepared, state = self._prepare(params, state, batch, rng=rng, trains=trains_generator)
         experience: Experience = prepared.rows
         there = has_source(batch)
@@ -411,19 +385,7 @@ class Adversarial(PolicyGradient):
         )
         fake = experience.metrics[LOGIT]
         accuracy = self._accuracy(real, fake, there)
-        decay = config.accuracy_decay
-        average = {
-            "sum": decay * state["accuracy"]["sum"] + (1.0 - decay) * accuracy,
-            "weight": decay * state["accuracy"]["weight"] + (1.0 - decay),
-        }
-        running = average["sum"] / average["weight"]
-        state = {**state, "accuracy": average}
-        if config.target_accuracy is not None:
-            # Of a few batches chance decides.
-            is_reached = (running >= config.target_accuracy) & (average["weight"] >= 0.5)
-            waited = state["waited"] + ~(state["is_ready"] | is_reached)
-            state |= {"is_ready": state["is_ready"] | is_reached, "waited": waited}
-        trains_discriminator = ~state["is_ready"] | (running < (config.accuracy_ceiling or 2.0))
+        state, running, trains_discriminator = self._turns.next_state(state, accuracy)
         metrics = {
             "discriminator_accuracy": per_step(accuracy),
             "discriminator_running_accuracy": per_step(running),
@@ -436,8 +398,11 @@ class Adversarial(PolicyGradient):
         if isinstance(config.discriminator_loss, Logistic):
             metrics["discriminator_calibration_error"] = per_step(calibration_error(real, fake, there))
         replayed = None
-        if config.replay_size:
-            replayed, state = self._replay(state, experience, rng=jax.random.fold_in(rng, REPLAY_STREAM))
+        if self._replay is not None:
+            buffer = state["replay"]
+            replayed = self._replay.draw(buffer, len(there), rng=jax.random.fold_in(rng, REPLAY_STREAM))
+            first = experience.tokens[:, 0], experience.mask[:, 0]
+            state = {**state, "replay": self._replay.write(buffer, batch, *first)}
         shared = AdversarialShared(
             encoder_key=prepared.shared,
             trains_generator=trains_generator,
@@ -461,25 +426,29 @@ class Adversarial(PolicyGradient):
         config = self.config
         encoded = self.discriminator.encode(params[DISCRIMINATOR], batch.source)
         rewards, terms, logits = self._judged(params, drawn.tokens, drawn.mask, encoded, example)
-        of_tokens = None
-        if config.reward_form in ("dense", "potential"):
-            of_prefixes = config.discriminator_weight * self._of_logit(logits)
-            whole = rewards - logits_of_texts(of_prefixes, drawn.mask)
-            if config.reward_form == "dense":
-                still = jnp.where(drawn.mask, of_prefixes, 0.0)
-                discount = 1.0 if config.discount is None else config.discount
-                of_tokens = whole[..., None] + _discounted(still, discount)
-            else:
-                start = jnp.full_like(of_prefixes[..., :1], config.discriminator_weight * self._of_logit(jnp.zeros(())))
-                before = jnp.concatenate([start, of_prefixes[..., :-1]], axis=-1)
-                of_tokens = rewards[..., None] - before
+        weight, kind = config.discriminator_weight, config.discriminator_reward
+        of_prefixes, of_tokens = weight * reward_of_logits(logits, kind), None
+        if config.reward_form == "dense":
+            discount = 1.0 if config.discount is None else config.discount
+            of_tokens = dense_returns(of_prefixes, rewards, drawn.mask, discount=discount)
+        elif config.reward_form == "potential":
+            of_nothing = weight * reward_of_logits(jnp.zeros(()), kind)
+            of_tokens = potential_returns(of_prefixes, rewards, of_nothing=of_nothing)
         elif config.reward_form == "rollouts":
             if rng is None:
                 raise ValueError("rollouts need a key")
             key = jax.random.fold_in(rng, ROLLOUT_STREAM)
             of_tokens = jax.lax.cond(
                 trains,
-                lambda: self.rollout_values(params, batch, memory, drawn, rewards, encoded, example, rng=key),
+                lambda: rollout_returns(
+                    self.sampling_context(params[MODEL], memory, batch.source),
+                    drawn,
+                    rewards,
+                    lambda tokens, mask: self._judged(params, tokens, mask, encoded, example)[0],
+                    policy=self.policy,
+                    number=config.rollouts,
+                    rng=key,
+                ),
                 lambda: jnp.zeros(drawn.tokens.shape),
             )
         return Rewards(rewards, terms, of_tokens)
@@ -496,62 +465,13 @@ class Adversarial(PolicyGradient):
         config = self.config
         logits = self.discriminator.logits_of_samples(params[DISCRIMINATOR], tokens, mask, encoded)
         logit = logits_of_texts(logits, mask)
-        judged = self._of_logit(logit)
+        judged = reward_of_logits(logit, config.discriminator_reward)
         rewards, terms = config.discriminator_weight * judged, {}
         if self.reward is not None:
             metric, terms = self.reward(tokens, example)
             rewards += config.metric_weight * metric
             terms = {**terms, METRIC: metric}
         return rewards, {**terms, DISCRIMINATOR: judged, LOGIT: logit}, logits
-
-    def _of_logit(self, logits: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
-        """The discriminator's reward."""
-        kind = self.config.discriminator_reward
-        return {
-            "logit": lambda: logits,
-            "probability": lambda: jax.nn.sigmoid(logits),
-            "log_probability": lambda: jax.nn.log_sigmoid(logits),
-            "minus_log_complement": lambda: jax.nn.softplus(logits),
-            "odds": lambda: jnp.exp(jnp.minimum(logits, LARGEST_LOGIT)),
-        }[kind]()
-
-    def rollout_values(
-        self,
-        params: dict[str, Params],
-        batch: Batch,
-        memory: Memory,
-        drawn: Samples,
-        rewards: Float[Array, "batch texts"],
-        encoded: Any,
-        example: RewardExample,
-        *,
-        rng: jax.Array,
-    ) -> Float[Array, "batch texts length"]:
-        """At each token the mean reward of `rollouts` texts that go on after it as the policy does; at the last token
-        of a text the reward of the text.
-
-        Args:
-            memory: of the sources, which the rollouts are drawn from.
-            rewards: of the texts.
-            encoded: the sources, encoded by the discriminator.
-        """
-        number, (rows, texts, room) = self.config.rollouts, drawn.tokens.shape
-        context = self.sampling_context(params[MODEL], memory, batch.source)
-        repeated = jnp.repeat(drawn.tokens, number, axis=1)
-
-        def after(length):
-            free = draws_by_batch(jax.random.fold_in(rng, length), rows, texts * number)
-
-            def drawn_or_given(position, log_weights):
-                given = jax.lax.dynamic_index_in_dim(repeated, position, axis=2, keepdims=False).reshape(-1)
-                return jnp.where(position < length, given, free(position, log_weights))
-
-            rolled = sample(context, policy=self.policy, draws=drawn_or_given, num_samples=texts * number)
-            found, _, _ = self._judged(params, rolled.tokens, rolled.mask, encoded, example)
-            return jnp.mean(found.reshape(rows, texts, number), axis=2)
-
-        values = jnp.moveaxis(jax.lax.map(after, jnp.arange(1, room + 1)), 0, -1)
-        return jnp.where(jnp.arange(1, room + 1) < drawn.lengths[..., None], values, rewards[..., None])
 
     def _accuracy(
         self, real: Float[Array, "batch"], fake: Float[Array, "batch samples"], there: Bool[Array, "batch"]
@@ -562,37 +482,6 @@ class Adversarial(PolicyGradient):
         if isinstance(self.config.discriminator_loss, Logistic | Hinge):
             return 0.5 * mean_of(heaviside(real), there) + 0.5 * mean_of(jnp.mean(heaviside(-fake), axis=1), there)
         return mean_of(jnp.mean(heaviside(real[:, None] - fake), axis=1), there)
-
-    def _replay(self, state: Any, experience: Experience, *, rng: jax.Array) -> tuple[Batch, Any]:
-        """Earlier pairs, one per row, of which those that are none have no token; and the state with the first sample
-        of each source in the buffer. A pair with a side longer than replay_length is kept as none.
-        """
-        config, pad_id = self.config, self.model.vocabulary.pad_id
-        buffer, batch = state["replay"], experience.batch
-        rows, room = len(batch.source.tokens), config.replay_length
-        filled = jnp.minimum(buffer["count"], config.replay_size)
-        chosen = jax.random.randint(rng, (rows,), 0, jnp.maximum(filled, 1))
-
-        def side(tokens):
-            return text_rows(tokens, tokens != pad_id)
-
-        replayed = Batch(source=side(buffer["source"][chosen]), target=side(buffer["target"][chosen]))
-        kept = min(rows, config.replay_size)
-        source = jnp.where(batch.source.mask, batch.source.tokens, pad_id)[:kept]
-        target = jnp.where(experience.mask[:, 0], experience.tokens[:, 0], pad_id)[:kept]
-        fits = jnp.all(source[:, room:] == pad_id, axis=1) & jnp.all(target[:, room:] == pad_id, axis=1)
-        places = (buffer["count"] + jnp.arange(kept)) % config.replay_size
-
-        def written(array, new):
-            new = jnp.where(fits[:, None], pad_to(new[:, :room], room, pad_id), pad_id)
-            return array.at[places].set(new)
-
-        buffer = {
-            "source": written(buffer["source"], source),
-            "target": written(buffer["target"], target),
-            "count": buffer["count"] + kept,
-        }
-        return replayed, {**state, "replay": buffer}
 
     def loss(
         self, turn: Turn, params: dict[str, Params], prepared: Prepared, *, step: Int[Array, ""], rng: jax.Array | None
@@ -620,73 +509,28 @@ class Adversarial(PolicyGradient):
         self, params: Params, rows: AdversarialRows, rng: jax.Array | None
     ) -> tuple[WeightedSum, dict[str, Logged]]:
         """Per source."""
-        config, discriminator, experience = self.config, self.discriminator, rows.experience
+        config, experience = self.config, rows.experience
         batch, number = experience.batch, config.discriminator_samples
-        keys = [None] * 5 if rng is None else list(jax.random.split(rng, 5))
-        tokens, mask = experience.tokens[:, :number], experience.mask[:, :number]
-        encoded = discriminator.encode(params, batch.source, key=keys[0])
-        real = discriminator.logits(params, batch.target, encoded, key=keys[1])
-        fake = discriminator.logits_of_samples(params, tokens, mask, encoded, key=keys[2])
-        loss = config.discriminator_loss
-
-        def each_text(function, logits, mask):
-            """The loss of each text: of the whole text, or the mean over its prefixes."""
-            if not config.train_prefixes:
-                return function(logits_of_texts(logits, mask))
-            values = jnp.sum(jnp.where(mask, function(logits), 0.0), axis=-1)
-            return values / jnp.maximum(jnp.sum(mask, axis=-1), 1)
-
-        if isinstance(loss, PointwiseLoss):
-            of_fake = jnp.mean(each_text(loss.of_fake, fake, mask), axis=1)
-            if rows.replayed is not None:
-                old = rows.replayed
-                found = discriminator.logits(
-                    params, old.target, discriminator.encode(params, old.source, key=keys[3]), key=keys[3]
-                )
-                is_one = has_source(old) & jnp.any(old.target.mask, axis=1)
-                replayed = each_text(loss.of_fake, found, old.target.mask)
-                of_fake += jnp.where(is_one, config.replay_fraction * (replayed - of_fake), 0.0)
-            losses = 0.5 * each_text(loss.of_real, real, batch.target.mask) + 0.5 * of_fake
-        else:
-            losses = loss.losses(logits_of_texts(real, batch.target.mask), logits_of_texts(fake, mask))
+        losses, penalties = discriminator_losses(
+            self.discriminator,
+            params,
+            config.discriminator_loss,
+            batch,
+            experience.tokens[:, :number],
+            experience.mask[:, :number],
+            of_prefixes=config.train_prefixes,
+            r1_weight=config.r1_weight,
+            replayed=rows.replayed,
+            replay_fraction=config.replay_fraction,
+            pad_id=self.model.vocabulary.pad_id,
+            rng=rng,
+        )
         there = has_source(batch)
         num_sources = jnp.sum(there).astype(jnp.float32)
-        logged = {}
-        if config.r1_weight > 0.0:
-            embedded = discriminator.embed(params, batch.target.tokens)
-            squares = discriminator.squared_gradients(params, embedded, batch.target, encoded)
-            losses += 0.5 * config.r1_weight * squares
-            logged["r1"] = WeightedSum(jnp.sum(squares, where=there), num_sources)
-        if loss.gradient_penalty > 0.0:
-            penalties = self._gradient_penalties(params, batch.target, tokens[:, 0], mask[:, 0], encoded, keys[4])
-            losses += loss.gradient_penalty * penalties
-            logged["gradient_penalty"] = WeightedSum(jnp.sum(penalties, where=there), num_sources)
-        return WeightedSum(jnp.sum(losses, where=there), num_sources), logged
-
-    def _gradient_penalties(
-        self,
-        params: Params,
-        reference: TokenRows,
-        tokens: Int[Array, "batch length"],
-        mask: Bool[Array, "batch length"],
-        encoded: Any,
-        key: jax.Array | None,
-    ) -> Float[Array, "batch"]:
-        """(‖∇d‖ - 1)² where an embedded reference and a sample are mixed, which is as long as the longer of them."""
-        pad_id, room = self.model.vocabulary.pad_id, max(tokens.shape[1], reference.tokens.shape[1])
-        mixed = 0.0
-        shares = jnp.full(len(tokens), 0.5) if key is None else jax.random.uniform(key, (len(tokens),))
-        masks = []
-        for share, (ids, there) in zip(
-            (shares, 1.0 - shares), ((reference.tokens, reference.mask), (tokens, mask)), strict=True
-        ):
-            ids, there = pad_to(ids, room, pad_id), pad_to(there, room, False)
-            embedded = self.discriminator.embed(params, ids) * there[..., None]
-            mixed += share[:, None, None] * embedded
-            masks.append(there)
-        rows = text_rows(jnp.full(masks[0].shape, pad_id), masks[0] | masks[1])
-        squares = self.discriminator.squared_gradients(params, mixed, rows, encoded)
-        return jnp.square(jnp.sqrt(squares + 1e-12) - 1.0)
+        loss, logged = jax.tree.map(
+            lambda values: WeightedSum(jnp.sum(values, where=there), num_sources), (losses, penalties)
+        )
+        return loss, logged
 
     def prepared_metrics(self, prepared: Prepared) -> dict[str, Logged]:
         """See Objective.prepared_metrics."""
@@ -799,14 +643,3 @@ class Adversarial(PolicyGradient):
         found = super().warnings(figures)
         self._history.append({name: figures[name] for name in WATCHED if name in figures})
         return found | adversarial_warnings(self._history, accuracy_ceiling=self.config.accuracy_ceiling)
-
-
-def _discounted(rewards: Float[Array, "*dims length"], discount: float) -> Float[Array, "*dims length"]:
-    """At each position the sum of the rewards from there on, discounted per token."""
-
-    def add(following, reward):
-        total = reward + discount * following
-        return total, total
-
-    _, sums = jax.lax.scan(add, jnp.zeros(rewards.shape[:-1]), jnp.moveaxis(rewards, -1, 0), reverse=True)
-    return jnp.moveaxis(sums, 0, -1)

@@ -6,7 +6,7 @@ next token is compared with the mediator's.
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.struct
 import jax
@@ -20,9 +20,8 @@ from seq2seq_jax.generation.sampling import Samples
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.embedding import gather_scores
 from seq2seq_jax.modules.flops import TRAINING
-from seq2seq_jax.objectives.adversarial import check_sources_are_tokens
 from seq2seq_jax.objectives.estimators import Reinforce
-from seq2seq_jax.objectives.maximum_likelihood import MODEL, EvaluatedByLikelihood
+from seq2seq_jax.objectives.maximum_likelihood import MODEL
 from seq2seq_jax.objectives.objective import (
     Logged,
     Params,
@@ -31,8 +30,10 @@ from seq2seq_jax.objectives.objective import (
     Turn,
     WeightedSum,
     Work,
+    check_sources_are_tokens,
 )
 from seq2seq_jax.objectives.policy_gradient import Lengths, PolicyGradient, PolicyGradientConfig, has_source
+from seq2seq_jax.objectives.sampled_texts import SampledTextsConfig
 from seq2seq_jax.optimizers import AdafactorConfig, AdamWConfig
 from seq2seq_jax.values import check_values
 
@@ -41,7 +42,7 @@ MEDIATOR = "mediator"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CooperativeConfig(EvaluatedByLikelihood):
+class CooperativeConfig(SampledTextsConfig):
     """Config of cooperative training, normalised per source.
 
     The mediator M minimises half the negative log-likelihood of the reference and half that of a sample of the
@@ -52,27 +53,14 @@ class CooperativeConfig(EvaluatedByLikelihood):
     Source: Lu et al. 2019 (CoT), equations 9 and 12.
     """
 
-    requires_unpacked_rows: ClassVar[bool] = True
-    """Samples are drawn per row."""
-
     mediator: ModelConfig | None = None
     """Encoder and decoder of the mediator; None = those of the generator, whose parameters it then starts from."""
     mediator_optimizer: AdamWConfig | AdafactorConfig | None = None
     """Of the mediator; None = as the generator's."""
     mediator_updates: int = 1
     """Updates of the mediator in a step, on the same samples."""
-    minimum_length: int = 1
-    """Tokens before which no sample may end."""
-    maximum_length_ratio: float = 1.5
-    """A sample is truncated after maximum_length_ratio tokens per source token, ..."""
-    maximum_length_extra: int = 10
-    """... plus maximum_length_extra tokens."""
     likelihood_weight: float = 0.0
     """Weight of the negative log-likelihood of the reference in the generator's loss."""
-    label_smoothing: float = 0.0
-    """Label smoothing of the validation loss."""
-    entropy_floor: float = 0.1
-    """Entropy (nats per token) below which a warning reports a collapse."""
 
     def __post_init__(self):
         check_values(self, "objective")
@@ -84,7 +72,7 @@ class CooperativeConfig(EvaluatedByLikelihood):
             )
         if self.likelihood_weight < 0.0:
             raise ValueError(f"objective.likelihood_weight must not be negative, and is {self.likelihood_weight}.")
-        self.sampling()
+        self.check_sampling()
 
     def check(self, model: ModelConfig, *, accumulation: int) -> None:
         """See ObjectiveConfig.check."""
@@ -92,15 +80,8 @@ class CooperativeConfig(EvaluatedByLikelihood):
 
     def sampling(self) -> PolicyGradientConfig:
         """Policy gradients that draw samples in the same way."""
-        return PolicyGradientConfig(
-            estimator=Reinforce(baseline="none", baseline_decay=None),
-            samples_per_source=1,
-            minimum_length=self.minimum_length,
-            maximum_length_ratio=self.maximum_length_ratio,
-            maximum_length_extra=self.maximum_length_extra,
-            label_smoothing=self.label_smoothing,
-            entropy_floor=self.entropy_floor,
-        )
+        estimator = Reinforce(baseline="none", baseline_decay=None)
+        return PolicyGradientConfig(estimator=estimator, samples_per_source=1, **self.sampling_fields)
 
     def build(self, model: EncoderDecoder, tokenizer: Tokenizer | None = None) -> "Cooperative":
         """The objective for a model; it does not need the tokenizer."""

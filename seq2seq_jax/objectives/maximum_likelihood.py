@@ -27,7 +27,17 @@ from seq2seq_jax.objectives.objective import (
     WeightedSum,
     Work,
 )
-from seq2seq_jax.objectives.perturbations import Cutoff, Fgm, FreeLb, Pass, Passes, Unperturbed, Vat
+from seq2seq_jax.objectives.perturbations import (
+    Cutoff,
+    DoublyAdversarial,
+    Fgm,
+    FreeLb,
+    Pass,
+    Passes,
+    SequenceMixup,
+    Unperturbed,
+    Vat,
+)
 from seq2seq_jax.values import check_values
 
 MODEL = "model"
@@ -65,9 +75,10 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
     """Weight α of R-Drop: every row is computed twice with different dropout, and the loss is the mean of both plus
     α / 2 times the mean of the two Kullback-Leibler divergences between their distributions (half of the paper's sum);
     0 = rows are computed once."""
-    perturbation: Unperturbed | Fgm | FreeLb | Vat | Cutoff = Unperturbed()
-    """What is required of the model under small changes of its embeddings: unperturbed, fgm (adversarial training),
-    free_lb (the same in several steps), vat (virtual adversarial training) or cutoff."""
+    perturbation: Unperturbed | Fgm | FreeLb | Vat | Cutoff | DoublyAdversarial | SequenceMixup = Unperturbed()
+    """What is required of the model under changes of its embeddings: unperturbed, fgm (adversarial training), free_lb
+    (the same in several steps), vat (virtual adversarial training), cutoff, doubly_adversarial (words replaced on both
+    sides) or sequence_mixup."""
     sampling_schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
     """Scheduled sampling: schedule of the probability that a decoder input is a model prediction instead of the label.
     After i updates it is sampling_limit times min(i / steps, 1), 1 - exp(-i / steps) or
@@ -106,6 +117,24 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
         if self.sampling_steps is not None and self.sampling_steps < 1:
             raise ValueError(f"objective.sampling_steps must be at least 1 update, not {self.sampling_steps}.")
 
+        if self.perturbation.is_on and isinstance(self.perturbation, SequenceMixup | DoublyAdversarial):
+            name = type(self.perturbation).__name__
+            if self.sampling_schedule != "none":
+                raise ValueError(
+                    f"objective.perturbation {name} changes decoder inputs that are labels, and with scheduled "
+                    "sampling some are not. Set sampling_schedule to none, or the perturbation to unperturbed."
+                )
+            if self.r_drop_weight > 0.0 and isinstance(self.perturbation, SequenceMixup):
+                raise ValueError(
+                    "objective.perturbation SequenceMixup mixes rows, which R-Drop compares two by two. Set "
+                    "objective.r_drop_weight to 0, or the perturbation to unperturbed."
+                )
+
+    @property
+    def requires_unpacked_rows(self) -> bool:
+        """See ObjectiveConfig.requires_unpacked_rows: where rows are mixed."""
+        return self.perturbation.is_on and isinstance(self.perturbation, SequenceMixup)
+
     def check(self, model: ModelConfig, *, accumulation: int) -> None:
         """See ObjectiveConfig.check."""
         if self.coverage_weight > 0.0 and not model.copying:
@@ -118,7 +147,7 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
                 f"objective.perturbation {type(self.perturbation).__name__} changes embeddings, and sources of "
                 "model.front_end have none. Set it to unperturbed."
             )
-        if model.copying and isinstance(self.perturbation, Vat | Cutoff):
+        if model.copying and isinstance(self.perturbation, Vat | Cutoff | SequenceMixup):
             raise ValueError(
                 f"objective.perturbation {type(self.perturbation).__name__} is not supported with model.copying. Set "
                 "it to fgm or unperturbed, or copying to False."
@@ -304,7 +333,7 @@ class MaximumLikelihood(Objective):
         Logs `nll`, the negative log-likelihood without label smoothing, with an unlikelihood_weight `unlikelihood`,
         with an r_drop_weight `divergence` (all in nats per target token), and with copying `copy_probability`, the mean
         of 1 - p_gen, and `coverage`, the coverage loss (per target token). With a perturbation `nll` is that of the
-        embeddings as they are, and `adversarial_nll`, `cut_nll` and `divergence` are those of changed ones.
+        embeddings as they are; `adversarial_nll`, `cut_nll`, `mixed_nll` and `divergence` are those of changed ones.
         """
         batch: Batch = prepared.rows
         config = self.config
@@ -314,16 +343,19 @@ class MaximumLikelihood(Objective):
             else:
                 batch = jax.tree.map(each_row_twice, batch)
         weight = jnp.sum(batch.target.mask).astype(jnp.float32)
-        run = functools.partial(self._pass, config, batch=batch, step=step, rng=rng)
+        run = functools.partial(self._pass, config, step=step, rng=rng)
         further = {}
         if rng is None or not config.perturbation.is_on:
-            found, further = run(params[turn.player], {})
+            found, further = run(params[turn.player], {}, batch=batch)
             loss, sums = found.loss, found.logged
         else:
             stacks = {"source": self.model.config.encoder, "target": self.model.config.decoder}
             passes = Passes(
-                run=lambda own, change: run(own, change)[0],
+                run=lambda own, change, batch=batch: run(own, change, batch=batch)[0],
+                embed=self._embedded,
+                losses=functools.partial(self._losses, config),
                 batch=batch,
+                vocabulary=self.model.vocabulary,
                 dims={side: stack.model_dim for side, stack in stacks.items()},
                 rng=rng,
                 scoring=self.model.config.scoring,
@@ -331,6 +363,21 @@ class MaximumLikelihood(Objective):
             )
             loss, sums = config.perturbation.loss(passes, params[turn.player])
         return WeightedSum(loss, weight), {name: WeightedSum(total, weight) for name, total in sums.items()} | further
+
+    def _embedded(self, params: Params, side: str, tokens: Int[Array, "*dims"]) -> Float[Array, "*dims model"]:
+        method = "embed_source" if side == "source" else "embed_inputs"
+        return self.model.apply({"params": params}, tokens, method=method)
+
+    def _losses(
+        self,
+        config: MaximumLikelihoodConfig,
+        found: Pass,
+        labels: Int[Array, "batch target"],
+        mask: Bool[Array, "batch target"],
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The cross-entropy of labels under the distributions of a pass, without unlikelihood."""
+        scoring = self.model.config.scoring
+        return _vocabulary_loss(config, scoring, found.table, None, None, found.hidden, labels, mask)
 
     def _pass(
         self,

@@ -312,6 +312,19 @@ class ObjectiveConfig(abc.ABC):
         return self.build(model)
 
 
+def check_sources_are_tokens(model: ModelConfig, objective: ObjectiveConfig) -> None:
+    """Refuse sources of frames, which discriminators do not read.
+
+    Raises:
+        ValueError: with the field to change.
+    """
+    if model.front_end is not None:
+        raise ValueError(
+            f"objective {type(objective).__name__} needs sources of tokens, and model.front_end reads frames: choose "
+            "another objective, such as policy gradients."
+        )
+
+
 def turns_of(objective: Objective) -> tuple[Turn, ...]:
     """The turns of a step in their order."""
     return tuple(Turn(index, player) for index, player in enumerate(objective.turns))

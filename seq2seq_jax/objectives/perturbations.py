@@ -1,4 +1,5 @@
-"""Perturbed embeddings in maximum likelihood: adversarial and virtual adversarial training, and cutoff.
+"""Perturbed embeddings in maximum likelihood: adversarial and virtual adversarial training, cutoff, replaced words and
+mixtures of sequences.
 
 A perturbation of a side of a pair is measured over all of its tokens, so that packing changes nothing. What a loss
 needs besides the clean one is computed with the same dropout.
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seq2seq_jax.batch import Batch
+from seq2seq_jax.batch import Batch, TokenRows, Vocabulary, shift_right
 from seq2seq_jax.modules.embedding import EmbeddingChange, Scoring
 from seq2seq_jax.modules.segments import segment_mask
 from seq2seq_jax.values import check_values
@@ -26,7 +27,7 @@ Sides = dict[str, Any]
 """What belongs to the source and the target of a batch."""
 Sums = dict[str, Float[Array, ""]]
 
-PROBE, CUT = 1, 2
+PROBE, CUT, REPLACED, MIXED = 1, 2, 3, 4
 """What the key of a step is folded with, so that each use draws its own random numbers."""
 SMALLEST = 1e-12
 """What a norm counts as where it is less: a side without a gradient is not perturbed."""
@@ -48,16 +49,22 @@ class Passes:
     """Passes of one step through the model.
 
     Attributes:
-        run: parameters, changes of the embeddings by side -> a pass.
+        run: parameters, changes of the embeddings by side and, as `batch`, the rows in the place of `batch` -> a pass.
+        embed: parameters, side, tokens -> embeddings.
+        losses: pass, labels, mask -> loss and what is logged of it, summed over the masked labels.
         batch: whose losses are summed.
+        vocabulary: of its tokens.
         dims: of the embeddings, by side.
         rng: key of the step.
         scoring: of the vocabulary.
         chunk: target positions whose logits exist at a time; None = all.
     """
 
-    run: Callable[[Params, Sides], Pass]
+    run: Callable[..., Pass]
+    embed: Callable[[Params, str, Int[Array, "*dims"]], Float[Array, "*dims dim"]]
+    losses: Callable[[Pass, Int[Array, "batch target"], Bool[Array, "batch target"]], tuple[Float[Array, ""], Sums]]
     batch: Batch
+    vocabulary: Vocabulary
     dims: dict[str, int]
     rng: jax.Array
     scoring: Scoring
@@ -67,6 +74,11 @@ class Passes:
     def segments(self) -> Sides:
         """Segment ids by side."""
         return {"source": self.batch.source.segment_ids, "target": self.batch.target.segment_ids}
+
+    def inputs(self, batch: Batch) -> Sides:
+        """Tokens that are embedded, by side."""
+        shifted = shift_right(batch.target, self.vocabulary.bos_id)
+        return {"source": batch.source.tokens, "target": shifted.tokens}
 
     def none(self) -> Sides:
         """No perturbation."""
@@ -291,6 +303,165 @@ class Cutoff(Weighted):
         draws = jnp.take_along_axis(jax.random.uniform(key, (batch, length + 1)), segment_ids, axis=1)
         start = jnp.floor(draws * (lengths - size + 1))
         return ((places_in_segment >= start) & (places_in_segment < start + size))[..., None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoublyAdversarial(Weighted):
+    """The loss with words of the source and of the decoder's inputs replaced, each by the candidate whose embedding
+    differs from its own the most in the direction of the gradient, by the cosine. Labels stay.
+
+    Candidates of an input of the decoder are the tokens that the model finds most probable there, those of a token of
+    the source its nearest by the cosine of embeddings, where the paper has language models; and inputs of the decoder
+    are drawn uniformly, where it follows the attention to replaced words of the source.
+
+    Source: Cheng et al. 2019 (doubly adversarial inputs), equations 3, 4 and 8 and algorithm 1.
+    """
+
+    source_rate: float = 0.25
+    """Fraction of the tokens of a source that are replaced."""
+    target_rate: float = 0.5
+    """Fraction of the decoder's inputs that are replaced."""
+    candidates: int = 10
+    """Tokens that a replacement is chosen from."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("source_rate", "target_rate"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"objective.perturbation.{name} must lie in [0, 1], and is {getattr(self, name)}.")
+        if self.candidates < 1:
+            raise ValueError(f"objective.perturbation.candidates must be at least 1 token, not {self.candidates}.")
+
+    @property
+    def num_passes(self) -> int:
+        return 2
+
+    def loss(self, passes: Passes, params: Params) -> tuple[Float[Array, ""], Sums]:
+        old = passes.inputs(passes.batch)
+
+        def clean(own: Params, change: Sides) -> tuple[Float[Array, ""], Pass]:
+            found = passes.run(own, added(change))
+            return found.loss, found
+
+        def value_and_gradient(own: Params) -> tuple[tuple[Float[Array, ""], Sums], Params]:
+            (loss, found), (gradient, uphill) = jax.value_and_grad(clean, argnums=(0, 1), has_aux=True)(
+                own, passes.none()
+            )
+            new = self.replaced(passes, own, found, uphill)
+
+            def replaced(own: Params) -> tuple[Float[Array, ""], Sums]:
+                change = {side: passes.embed(own, side, new[side]) - passes.embed(own, side, old[side]) for side in old}
+                found = passes.run(own, added(change))
+                return found.loss, found.logged
+
+            (adversarial, logged), further = jax.value_and_grad(replaced, has_aux=True)(own)
+            gradient = jax.tree.map(lambda total, part: total + self.weight * part, gradient, further)
+            return (
+                loss + self.weight * adversarial,
+                found.logged | {"adversarial_nll": logged["nll"]},
+            ), gradient
+
+        return with_own_gradient(value_and_gradient, params)
+
+    def replaced(self, passes: Passes, params: Params, clean: Pass, uphill: Sides) -> Sides:
+        """The tokens of both sides, some of them replaced.
+
+        Args:
+            clean: the pass with the tokens as they are.
+            uphill: the gradient of its loss by the embeddings.
+        """
+        batch, vocabulary = passes.batch, passes.vocabulary
+        # What the model says of an input of the decoder it says at the position before.
+        scores = {
+            "source": (_unit_rows(self._table(passes, params, "source", vocabulary.source_size)), None),
+            "target": (clean.table, jnp.roll(clean.hidden, 1, axis=1)),
+        }
+        allowed = {"source": batch.source.mask, "target": batch.target.mask & (batch.target.positions > 0)}
+        rates = {"source": self.source_rate, "target": self.target_rate}
+        keys = jax.random.split(jax.random.fold_in(passes.rng, REPLACED))
+        found = {}
+        for key, (side, old) in zip(keys, passes.inputs(batch).items(), strict=True):
+            table, hidden = scores[side]
+            chosen = jax.random.bernoulli(key, rates[side], old.shape) & allowed[side] & ~self._is_special(passes, old)
+
+            def of_row(row: Any, side: str = side, table: Array = table) -> Int[Array, "length"]:
+                tokens, states, directions = row
+                states = table[tokens] if states is None else states
+                ids = jnp.arange(len(table))
+                forbidden = self._is_special(passes, ids) | (ids == tokens[:, None])
+                likeness = jnp.where(forbidden, -jnp.inf, passes.scoring.scores(table, states))
+                values, candidates = jax.lax.top_k(likeness, min(self.candidates, len(table)))
+                moves = passes.embed(params, side, candidates) - passes.embed(params, side, tokens)[:, None]
+                along = jnp.einsum("lcd,ld->lc", moves, directions.astype(moves.dtype))
+                cosines = along / jnp.maximum(jnp.linalg.norm(moves, axis=-1), SMALLEST)
+                best = jnp.argmax(jnp.where(values > -jnp.inf, cosines, -jnp.inf), axis=-1)
+                return jnp.take_along_axis(candidates, best[:, None], axis=1)[:, 0]
+
+            # One row at a time, whose scores of all tokens exist at once.
+            best = jax.lax.map(of_row, (old, hidden, uphill[side]))
+            found[side] = jnp.where(chosen, best, old)
+        return found
+
+    @staticmethod
+    def _table(passes: Passes, params: Params, side: str, size: int) -> Float[Array, "vocab dim"]:
+        return passes.embed(params, side, jnp.arange(size)).astype(jnp.float32)
+
+    @staticmethod
+    def _is_special(passes: Passes, tokens: Int[Array, "*dims"]) -> Bool[Array, "*dims"]:
+        """Whether tokens are no words."""
+        return passes.vocabulary.is_suppressed(tokens) | (tokens == passes.vocabulary.eos_id)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceMixup(Weighted):
+    """The loss of mixtures of each row with another one of the batch: embeddings are mixed on both sides, λ to 1 - λ,
+    and so are the losses of both labels. Where one of the texts has ended its embeddings are 0. Rows hold one pair.
+
+    Source: Guo et al. 2020 (SeqMix), equations 3 to 5, with one λ in each step.
+    """
+
+    alpha: float = 1.0
+    """λ is drawn from Beta(alpha, alpha): below 1 one of both rows prevails, above 1 they are mixed in halves."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_positive(self, "alpha")
+
+    @property
+    def num_passes(self) -> int:
+        return 2
+
+    def loss(self, passes: Passes, params: Params) -> tuple[Float[Array, ""], Sums]:
+        batch = passes.batch
+        keys = jax.random.split(jax.random.fold_in(passes.rng, MIXED))
+        share = jax.random.beta(keys[0], self.alpha, self.alpha)
+        shift = jax.random.randint(keys[1], (), 1, max(len(batch.target.tokens), 2))
+        other = jax.tree.map(lambda leaf: jnp.roll(leaf, shift, axis=0), batch)
+        clean = passes.run(params, {})
+        change = {}
+        masks = {"source": (batch.source.mask, other.source.mask), "target": (batch.target.mask, other.target.mask)}
+        mine, theirs = passes.inputs(batch), passes.inputs(other)
+        for side, (kept, taken) in masks.items():
+            own, partner = passes.embed(params, side, mine[side]), passes.embed(params, side, theirs[side])
+            moved = jnp.where(taken[..., None], partner, 0.0) - jnp.where(kept[..., None], own, 0.0)
+            change[side] = EmbeddingChange(added=(1.0 - share) * moved, kept=kept[..., None])
+        united = batch.replace(source=_united(batch.source, other.source), target=_united(batch.target, other.target))
+        mixed = passes.run(params, change, batch=united)
+        losses = [passes.losses(mixed, rows.target.tokens, rows.target.mask) for rows in (batch, other)]
+        loss, logged = jax.tree.map(lambda one, two: share * one + (1.0 - share) * two, *losses)
+        return clean.loss + self.weight * loss, clean.logged | {"mixed_nll": logged["nll"]}
+
+
+def _united(rows: TokenRows, others: TokenRows) -> TokenRows:
+    """Rows of one text each that are as long as the longer of two texts."""
+    return rows.replace(
+        segment_ids=jnp.maximum(rows.segment_ids, others.segment_ids),
+        positions=jnp.maximum(rows.positions, others.positions),
+    )
+
+
+def _unit_rows(table: Float[Array, "rows dim"]) -> Float[Array, "rows dim"]:
+    return table / jnp.maximum(jnp.linalg.norm(table, axis=-1, keepdims=True), SMALLEST)
 
 
 def _check_positive(config: Perturbation, name: str) -> None:

@@ -5,7 +5,7 @@ Sampling, reward and update are one compiled program: the reward is computed fro
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,7 @@ from seq2seq_jax.objectives.estimators import (
     Reinforce,
     SelfCritical,
 )
-from seq2seq_jax.objectives.maximum_likelihood import (
-    MODEL,
-    EvaluatedByLikelihood,
-    cross_entropy,
-    model_player,
-)
+from seq2seq_jax.objectives.maximum_likelihood import MODEL, cross_entropy, model_player
 from seq2seq_jax.objectives.objective import (
     Objective,
     Params,
@@ -44,6 +39,7 @@ from seq2seq_jax.objectives.objective import (
     WeightedSum,
     Work,
 )
+from seq2seq_jax.objectives.sampled_texts import SampledTextsConfig
 from seq2seq_jax.rewards.example import RewardExample
 from seq2seq_jax.rewards.reward import Reward, RewardConfig
 from seq2seq_jax.rewards.sizes import pad_to
@@ -70,7 +66,7 @@ MIN_ENDED_FRACTION = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyGradientConfig(EvaluatedByLikelihood):
+class PolicyGradientConfig(SampledTextsConfig):
     """Config of policy gradients, normalised per source.
 
     The loss of a source is that of the estimator, minus entropy_weight Σ_t H(π(· | y_<t, x)) and plus kl_weight
@@ -78,9 +74,6 @@ class PolicyGradientConfig(EvaluatedByLikelihood):
     sum over its tokens (Wu et al. 2016, equation 9); d is the log-ratio of the frozen initial model to the policy
     (Schulman 2020, an unbiased estimate of KL(π, initial model)).
     """
-
-    requires_unpacked_rows: ClassVar[bool] = True
-    """Samples are drawn per row."""
 
     reward: RewardConfig = RewardConfig(bleu=1.0)
     """The reward to maximise, a weighted sum of metrics."""
@@ -95,12 +88,6 @@ class PolicyGradientConfig(EvaluatedByLikelihood):
     """Samples drawn for each source."""
     temperature: float = 1.0
     """Temperature of the policy that is sampled and trained: softmax(logits / temperature)."""
-    minimum_length: int = 1
-    """Tokens before which no sample may end."""
-    maximum_length_ratio: float = 1.5
-    """A sample is truncated after maximum_length_ratio tokens per source token, ..."""
-    maximum_length_extra: int = 10
-    """... plus maximum_length_extra tokens."""
     sample_with_encoder_dropout: bool = False
     """Whether samples are drawn with the encoder's dropout, with the same masks as in the update. Sampling and update
     then use the same policy, which has memorised its training sources less, as for unseen ones."""
@@ -111,34 +98,27 @@ class PolicyGradientConfig(EvaluatedByLikelihood):
     """Whether a token's advantage counts only the reward after it (scores every prefix of every sample)."""
     likelihood_weight: float = 0.0
     """Weight of the maximum-likelihood loss that is added to the policy-gradient loss."""
-    label_smoothing: float = 0.0
-    """Label smoothing of the maximum-likelihood loss and of the validation loss."""
     entropy_weight: float = 0.0
     """Weight of the policy's entropy, which keeps it from collapsing onto one text."""
     kl_weight: float = 0.0
     """Weight of the KL divergence from the initial model, of which a frozen copy is kept."""
-    entropy_floor: float = 0.1
-    """Entropy (nats per token) below which a warning reports a collapse."""
 
     def __post_init__(self):
         check_values(self, "objective")
+        self.check_sampling()
         if self.samples_per_source < self.estimator.minimum_samples:
             raise ValueError(
                 f"objective.samples_per_source is {self.samples_per_source}, and {type(self.estimator).__name__} "
                 "compares the samples of a source with each other. Set it to at least "
                 f"{self.estimator.minimum_samples}."
             )
-        for name in ("samples_per_source", "minimum_length", "maximum_length_extra"):
-            least = 0 if name == "minimum_length" else 1
-            if getattr(self, name) < least:
-                raise ValueError(f"objective.{name} must be at least {least}, not {getattr(self, name)}.")
+        if self.samples_per_source < 1:
+            raise ValueError(f"objective.samples_per_source must be at least 1, not {self.samples_per_source}.")
         if self.temperature <= 0.0:
             raise ValueError(f"objective.temperature must be positive, and is {self.temperature}.")
-        for name in ("maximum_length_ratio", "likelihood_weight", "entropy_weight", "kl_weight", "entropy_floor"):
+        for name in ("likelihood_weight", "entropy_weight", "kl_weight"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"objective.{name} must be finite and not negative, and is {getattr(self, name)}.")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(f"objective.label_smoothing must lie in [0, 1), not {self.label_smoothing}.")
         if self.reward_to_go and isinstance(self.estimator, MinimumRisk | ImportanceWeighted):
             raise ValueError(
                 f"objective.reward_to_go is not supported with {type(self.estimator).__name__}, which weights whole "

@@ -5,7 +5,7 @@ the metrics of the device (DPO, CPO), or the reference and a sample of an earlie
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import flax.struct
 import jax
@@ -18,7 +18,7 @@ from seq2seq_jax.generation.sampling import Samples
 from seq2seq_jax.model import EncoderDecoder
 from seq2seq_jax.modules.flops import TRAINING
 from seq2seq_jax.objectives.estimators import LeaveOneOut, Reinforce
-from seq2seq_jax.objectives.maximum_likelihood import MODEL, EvaluatedByLikelihood
+from seq2seq_jax.objectives.maximum_likelihood import MODEL
 from seq2seq_jax.objectives.objective import Logged, Params, Prepared, Turn, WeightedSum, Work
 from seq2seq_jax.objectives.policy_gradient import (
     Lengths,
@@ -27,6 +27,7 @@ from seq2seq_jax.objectives.policy_gradient import (
     RewardFunction,
     has_source,
 )
+from seq2seq_jax.objectives.sampled_texts import SampledTextsConfig
 from seq2seq_jax.rewards.example import RewardExample
 from seq2seq_jax.rewards.reward import RewardConfig
 from seq2seq_jax.rewards.sizes import pad_to
@@ -34,7 +35,7 @@ from seq2seq_jax.values import check_values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PreferenceConfig(EvaluatedByLikelihood):
+class PreferenceConfig(SampledTextsConfig):
     """Config of preference optimisation, normalised per source.
 
     With y⁺ the preferred text, y⁻ the other one and β `beta`, the loss of a pair is
@@ -48,9 +49,6 @@ class PreferenceConfig(EvaluatedByLikelihood):
     Source: Rafailov et al. 2023, equation 7 (DPO); Xu et al. 2024, equation 5 (CPO); Chen et al. 2024, equation 4.7
     (SPIN).
     """
-
-    requires_unpacked_rows: ClassVar[bool] = True
-    """Samples are drawn per row."""
 
     pairs: Literal["scored", "self_play"] = "scored"
     """What is compared: the best with the worst sample by `reward`; or the reference with a sample of the reference
@@ -69,20 +67,10 @@ class PreferenceConfig(EvaluatedByLikelihood):
     """Samples drawn for each source."""
     temperature: float = 1.0
     """Temperature of the samples."""
-    minimum_length: int = 1
-    """Tokens before which no sample may end."""
-    maximum_length_ratio: float = 1.5
-    """A sample is truncated after maximum_length_ratio tokens per source token, ..."""
-    maximum_length_extra: int = 10
-    """... plus maximum_length_extra tokens."""
     likelihood_weight: float = 0.0
     """Weight of the negative log-likelihood of the preferred text."""
     reference_weight: float = 0.0
     """Weight of the negative log-likelihood of the reference text."""
-    label_smoothing: float = 0.0
-    """Label smoothing of the validation loss."""
-    entropy_floor: float = 0.1
-    """Entropy (nats per token) of the samples below which a warning reports a collapse."""
 
     def __post_init__(self):
         check_values(self, "objective")
@@ -97,7 +85,7 @@ class PreferenceConfig(EvaluatedByLikelihood):
                 f"objective.beta and objective.temperature must be positive, and are {self.beta} and "
                 f"{self.temperature}."
             )
-        for name in ("margin", "likelihood_weight", "reference_weight", "maximum_length_ratio", "entropy_floor"):
+        for name in ("margin", "likelihood_weight", "reference_weight"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"objective.{name} must not be negative, and is {getattr(self, name)}.")
         if self.pairs == "scored" and self.reward is None:
@@ -112,8 +100,7 @@ class PreferenceConfig(EvaluatedByLikelihood):
             )
         if self.reference_steps is not None and self.reference_steps < 1:
             raise ValueError(f"objective.reference_steps must be at least 1 or None, not {self.reference_steps}.")
-        # What it shares with policy gradients is checked there.
-        self.sampling()
+        self.check_sampling()
 
     def sampling(self) -> PolicyGradientConfig:
         """Policy gradients that draw samples in the same way."""
@@ -122,11 +109,7 @@ class PreferenceConfig(EvaluatedByLikelihood):
             estimator=LeaveOneOut() if number > 1 else Reinforce(baseline="none", baseline_decay=None),
             samples_per_source=number,
             temperature=self.temperature,
-            minimum_length=self.minimum_length,
-            maximum_length_ratio=self.maximum_length_ratio,
-            maximum_length_extra=self.maximum_length_extra,
-            label_smoothing=self.label_smoothing,
-            entropy_floor=self.entropy_floor,
+            **self.sampling_fields,
             **({} if self.reward is None else {"reward": self.reward}),
         )
 

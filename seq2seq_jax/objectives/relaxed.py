@@ -18,7 +18,7 @@ from seq2seq_jax.discriminators.two_towers import TwoTowersConfig
 from seq2seq_jax.generation.sampling import Policy
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
 from seq2seq_jax.modules.flops import TRAINING
-from seq2seq_jax.objectives.adversarial import DISCRIMINATOR, check_sources_are_tokens
+from seq2seq_jax.objectives.adversarial import DISCRIMINATOR
 from seq2seq_jax.objectives.maximum_likelihood import MODEL, EvaluatedByLikelihood, model_player
 from seq2seq_jax.objectives.objective import (
     Logged,
@@ -29,6 +29,7 @@ from seq2seq_jax.objectives.objective import (
     Turn,
     WeightedSum,
     Work,
+    check_sources_are_tokens,
 )
 from seq2seq_jax.optimizers import AdafactorConfig, AdamWConfig
 from seq2seq_jax.values import check_values

@@ -238,7 +238,7 @@ def test_the_best_logit_of_the_hinge_is_a_sign():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["causal, recurrent", "two towers, convolutional"])
+@pytest.mark.parametrize("name", ["causal recurrent", "convolutional towers"])
 def test_what_can_be_found_of_two_chains_is_found(name):
     """Texts of three symbols, on a source that says which chain is that of the references. The study has six symbols,
     all discriminators and other shifts.

@@ -22,6 +22,7 @@ from seq2seq_jax.discriminators.losses import Contrastive, Hinge, Logistic, Rela
 from seq2seq_jax.discriminators.two_towers import PooledConvolutionConfig, TwoTowersConfig
 from seq2seq_jax.objectives.adversarial import Adversarial, AdversarialConfig, AdversarialRows
 from seq2seq_jax.objectives.adversarial_measures import adversarial_warnings, calibration_error, distinct_pairs
+from seq2seq_jax.objectives.adversarial_rewards import reward_of_logits
 from seq2seq_jax.objectives.estimators import (
     GroupNormalized,
     ImportanceWeighted,
@@ -33,6 +34,7 @@ from seq2seq_jax.objectives.estimators import (
 from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.objective import Turn, values_of
 from seq2seq_jax.objectives.policy_gradient import PolicyGradientConfig
+from seq2seq_jax.objectives.replay import Replay
 from seq2seq_jax.optimizers import AdamWConfig
 from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding
 from seq2seq_jax.rewards.reward import RewardConfig
@@ -290,7 +292,7 @@ def test_importance_weights_by_hand():
 @pytest.mark.parametrize("kind", ["logit", "odds", "minus_log_complement", "probability", "log_probability"])
 def test_a_reward_follows_the_divergence_that_is_documented(kind):
     p = jnp.array([0.5, 0.2, 0.2, 0.1])
-    of_logit = tiny(discriminator_reward=kind)._of_logit
+    of_logit = functools.partial(reward_of_logits, kind=kind)
 
     def divergence(logits):
         q = jax.nn.softmax(logits)
@@ -408,25 +410,22 @@ def test_the_discriminators_loss_by_hand():
 
 
 def test_the_replay_buffer_keeps_pairs_of_earlier_steps():
-    objective = tiny(replay_size=3, replay_length=3, replay_fraction=0.5)
-    state = objective.initial_state({"model": {}})
+    replay = Replay(size=3, length=3, pad_id=0)
+    buffer = replay.empty()
     seen = []
     for step, text in enumerate((5, 9, 2)):
         # The first source is longer than what is kept.
         rows = rows_of([(0, REFERENCES[0]), (1, REFERENCES[1])])
         samples = given_samples([[TEXTS[text]], [TEXTS[text]]])
-        memory = objective.model.apply(
-            {"params": tiny_params()["model"]}, rows.source, deterministic=True, method="encode"
-        )
-        experience = objective.experience(tiny_params(), state, rows, memory, samples)[0].rows
-        replayed, state = objective._replay(state, experience, rng=jax.random.key(step))
+        replayed = replay.draw(buffer, 2, rng=jax.random.key(step))
+        buffer = replay.write(buffer, rows, samples.tokens[:, 0], samples.mask[:, 0])
         for source, target in zip(replayed.source.tokens, replayed.target.tokens, strict=True):
             target = tuple(token for token in np.asarray(target).tolist() if token)
             source = [token for token in np.asarray(source).tolist() if token]
             assert (source == SOURCES[1] and target in [TEXTS[each] for each in seen]) or (source, target) == ([], ())
         seen.append(text)
-    kept = [tuple(token for token in row if token) for row in np.asarray(state["replay"]["target"]).tolist()]
-    assert sorted(kept) == sorted([TEXTS[9], (), TEXTS[2]]) and int(state["replay"]["count"]) == 6
+    kept = [tuple(token for token in row if token) for row in np.asarray(buffer["target"]).tolist()]
+    assert sorted(kept) == sorted([TEXTS[9], (), TEXTS[2]]) and int(buffer["count"]) == 6
 
 
 def test_distinct_pairs_by_hand():

@@ -19,12 +19,15 @@ from seq2seq_jax.objectives.maximum_likelihood import MaximumLikelihoodConfig
 from seq2seq_jax.objectives.mixture_of_experts import MixtureOfExpertsConfig
 from seq2seq_jax.objectives.objective import Prepared, Turn
 from seq2seq_jax.objectives.perturbations import (
+    MIXED,
     PROBE,
     Cutoff,
+    DoublyAdversarial,
     Fgm,
     FreeLb,
     Pass,
     Passes,
+    SequenceMixup,
     Unperturbed,
     Vat,
     divergences,
@@ -42,6 +45,8 @@ KINDS = {
     "free_lb": FreeLb(weight=0.7, radius=0.6, step_size=0.4, num_steps=2),
     "vat": Vat(weight=0.7, radius=0.5, probe=0.1),
     "cutoff": Cutoff(weight=0.7, rate=0.3, divergence_weight=0.5),
+    "doubly_adversarial": DoublyAdversarial(weight=0.7, source_rate=1.0, target_rate=1.0, candidates=4),
+    "sequence_mixup": SequenceMixup(weight=0.7, alpha=1.0),
 }
 DIM = 6
 
@@ -67,17 +72,23 @@ def run_small(rows, params, change):
     same = segment_mask(rows.target.segment_ids, rows.source.segment_ids) / 5.0
     inputs = embedded("target", shift_right(rows.target, VOCABULARY.bos_id).tokens)
     hidden = jnp.tanh(inputs @ params["target"] + jnp.einsum("bts,bsd->btd", same, source))
-    nll = -jnp.take_along_axis(
-        jax.nn.log_softmax(hidden @ params["table"].T), rows.target.tokens[..., None], axis=-1
-    )[..., 0]  # fmt: skip
-    loss = jnp.sum(nll, where=rows.target.mask)
-    return Pass(loss, {"nll": loss}, hidden, params["table"])
+    found = Pass(jnp.zeros(()), {}, hidden, params["table"])
+    loss, logged = losses_small(found, rows.target.tokens, rows.target.mask)
+    return found._replace(loss=loss, logged=logged)
+
+
+def losses_small(found, labels, mask):
+    scores = jax.nn.log_softmax(found.hidden @ found.table.T)
+    loss = -jnp.sum(jnp.take_along_axis(scores, labels[..., None], axis=-1)[..., 0], where=mask)
+    return loss, {"nll": loss}
 
 
 def passes_of(rows, chunk=None):
     return Passes(
-        run=functools.partial(run_small, rows), batch=rows, dims={"source": DIM, "target": DIM}, rng=RNG,
-        precision="float32", chunk=chunk,
+        run=lambda params, change, batch=rows: run_small(batch, params, change),
+        embed=lambda params, side, tokens: params["table"][tokens], losses=losses_small,
+        batch=rows, vocabulary=VOCABULARY, dims={"source": DIM, "target": DIM}, rng=RNG, scoring=Scoring("float32"),
+        chunk=chunk,
     )  # fmt: skip
 
 
@@ -159,10 +170,13 @@ def test_gradients_are_those_of_finite_differences(kind):
     """
     params = small_parameters()
     along = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
-    gradient = differentiated(kind)(params)[1]
+    packed = kind != "sequence_mixup"
+    gradient = differentiated(kind, packed)(params)[1]
     slope = sum(jax.tree.leaves(jax.tree.map(lambda one, other: float(jnp.vdot(one, other)), gradient, along)))
-    if kind == "cutoff":
-        expected = slope_of(lambda own: differentiated(kind)(own)[0][0], params, along)
+    if kind in ("cutoff", "sequence_mixup"):
+        expected = slope_of(lambda own: differentiated(kind, packed)(own)[0][0], params, along)
+    elif kind == "doubly_adversarial":
+        expected = slope_of(functools.partial(at_fixed_words, words_by_hand(params)), params, along)
     elif kind == "vat":
         fixed = run_small(PACKED, params, {})
         change = added(direction_of_vat(params))
@@ -176,6 +190,84 @@ def test_gradients_are_those_of_finite_differences(kind):
     else:
         expected = slope_of(functools.partial(at_fixed_changes, kind), params, along)
     assert slope == pytest.approx(expected, rel=1e-2)
+
+
+def words_by_hand(params):
+    """The source and the inputs of the decoder with all words replaced, one by one."""
+    table = np.asarray(params["table"])
+    clean = run_small(PACKED, params, {})
+    zeros = {side: np.zeros((*ids.shape, DIM), np.float32) for side, ids in sides_of(PACKED).items()}
+    uphill = jax.grad(lambda change: run_small(PACKED, params, added(change)).loss)(zeros)
+    never = {VOCABULARY.eos_id, *VOCABULARY.suppressed_ids}
+    found = passes_of(PACKED).inputs(PACKED)
+    found = {side: np.array(tokens) for side, tokens in found.items()}
+    for side, rows in {"source": PACKED.source, "target": PACKED.target}.items():
+        old = found[side].copy()
+        for row, place in np.argwhere(np.asarray(rows.mask)):
+            token = old[row, place]
+            if token in never or (side == "target" and rows.positions[row, place] == 0):
+                continue
+            if side == "source":
+                likeness = table @ table[token] / np.linalg.norm(table, axis=1)
+            else:
+                likeness = table @ np.asarray(clean.hidden)[row, place - 1]
+            words = [word for word in np.argsort(-likeness) if word not in never and word != token][:4]
+            moves = [table[word] - table[token] for word in words]
+            cosines = [move @ np.asarray(uphill[side])[row, place] / np.linalg.norm(move) for move in moves]
+            found[side][row, place] = words[int(np.argmax(cosines))]
+    return found
+
+
+def at_fixed_words(words, params):
+    """The loss with words that are no functions of the parameters."""
+    old, table = passes_of(PACKED).inputs(PACKED), params["table"]
+    change = added({side: table[words[side]] - table[old[side]] for side in words})
+    return run_small(PACKED, params, {}).loss + 0.7 * run_small(PACKED, params, change).loss
+
+
+def test_words_are_replaced_by_the_candidates_along_the_gradient():
+    params = small_parameters()
+    words, old = words_by_hand(params), passes_of(PACKED).inputs(PACKED)
+    assert all(np.sum(words[side] != old[side]) >= 8 for side in words)
+    (loss, logged), gradient = differentiated("doubly_adversarial")(params)
+    expected, expected_gradient = jax.value_and_grad(functools.partial(at_fixed_words, words))(params)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert logged["adversarial_nll"] > 1.02 * logged["nll"]
+    close(gradient, expected_gradient)
+    never = dataclasses.replace(KINDS["doubly_adversarial"], source_rate=0.0, target_rate=0.0)
+    assert float(never.loss(passes_of(PACKED), params)[0]) == pytest.approx(1.7 * float(logged["nll"]), rel=1e-5)
+
+
+def test_mixtures_of_rows_by_hand():
+    """Row by row, with embeddings that are 0 where a text has ended."""
+    params = {name: np.asarray(values) for name, values in small_parameters().items()}
+    keys = jax.random.split(jax.random.fold_in(RNG, MIXED))
+    share, shift = float(jax.random.beta(keys[0], 1.0, 1.0)), int(jax.random.randint(keys[1], (), 1, len(PAIRS)))
+    assert 0.05 < share < 0.95
+
+    def embedded(tokens, length):
+        found = np.zeros((length, DIM))
+        found[: len(tokens)] = params["table"][list(tokens)]
+        return found
+
+    total = 0.0
+    for row, (source, target) in enumerate(PAIRS):
+        pair = (source, target), PAIRS[(row - shift) % len(PAIRS)]
+        weights, hidden = (share, 1.0 - share), 0.0
+        lengths = [max(len(each[side]) for each in pair) for side in (0, 1)]
+        states = sum(weight * embedded(each[0], lengths[0]) for weight, each in zip(weights, pair, strict=True))
+        inputs = sum(
+            weight * embedded([VOCABULARY.bos_id, *each[1][:-1]], lengths[1])
+            for weight, each in zip(weights, pair, strict=True)
+        )
+        hidden = np.tanh(inputs @ params["target"] + np.tanh(states @ params["source"]).sum(axis=0) / 5.0)
+        scores = hidden @ params["table"].T
+        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        for weight, (_, labels) in zip(weights, pair, strict=True):
+            total -= weight * sum(scores[place, label] for place, label in enumerate(labels))
+    (loss, logged), _ = differentiated("sequence_mixup", packed=False)(small_parameters())
+    assert float(logged["mixed_nll"]) == pytest.approx(total, rel=1e-5)
+    assert float(loss) == pytest.approx(float(logged["nll"]) + 0.7 * total, rel=1e-5)
 
 
 def direction_of_vat(params):
@@ -274,7 +366,9 @@ def test_with_weight_0_and_in_evaluation_it_is_the_program_of_maximum_likelihood
         return
     perturbed, logged = program("dropout", perturbation=KINDS[kind])
     assert perturbed != program("dropout")[0]
-    names = {"vat": {"divergence"}, "cutoff": {"divergence", "cut_nll"}}.get(kind, {"adversarial_nll"})
+    names = {"vat": {"divergence"}, "cutoff": {"divergence", "cut_nll"}, "sequence_mixup": {"mixed_nll"}}.get(
+        kind, {"adversarial_nll"}
+    )
     assert logged == {"nll"} | names
     # With R-Drop, too.
     if kind == "fgm":
@@ -340,13 +434,34 @@ def test_what_cutoff_cuts_off():
 def test_passes_count_as_work_and_mistakes_are_one_line():
     built = model()[0]
     once = MaximumLikelihoodConfig().build(built).pair_flops(7, 9)
-    for kind, passes in (("fgm", 2), ("free_lb", 3), ("vat", 3), ("cutoff", 2)):
+    for kind, passes in (("fgm", 2), ("free_lb", 3), ("vat", 3), ("cutoff", 2), ("sequence_mixup", 2)):
         assert MaximumLikelihoodConfig(perturbation=KINDS[kind]).build(built).pair_flops(7, 9) == passes * once
     for make, message in (
         (lambda: Fgm(weight=-1.0), "weight must not be negative"),
         (lambda: Fgm(radius=0.0), "radius must be above 0"),
         (lambda: FreeLb(num_steps=0), "num_steps must be at least 1"),
         (lambda: Cutoff(rate=1.0), r"rate must lie in \(0, 1\)"),
+        (lambda: DoublyAdversarial(source_rate=1.5), r"source_rate must lie in \[0, 1\]"),
+        (lambda: DoublyAdversarial(candidates=0), "candidates must be at least 1"),
+        (lambda: SequenceMixup(alpha=0.0), "alpha must be above 0"),
+        (lambda: MaximumLikelihoodConfig(perturbation=SequenceMixup(), r_drop_weight=1.0), "Set objective.r_drop"),
+        (
+            lambda: MaximumLikelihoodConfig(
+                perturbation=DoublyAdversarial(),
+                sampling_schedule="linear",
+                sampling_limit=0.5,
+                sampling_steps=9,
+                sampling_choice="sample",
+            ),
+            "DoublyAdversarial changes decoder inputs",
+        ),
+        (
+            lambda: dataclasses.replace(
+                load_config_by_name("multi30k/transformer_small"),
+                objective=MaximumLikelihoodConfig(perturbation=SequenceMixup()),
+            ),
+            "a row must hold one example. Set data.packing to False",
+        ),
         (lambda: MixtureOfExpertsConfig(perturbation=Fgm()), "Fgm is not supported with a mixture of experts"),
         (
             lambda: MaximumLikelihoodConfig(perturbation=Vat()).check(

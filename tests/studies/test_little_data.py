@@ -9,6 +9,7 @@ import pytest
 from seq2seq_jax.commands.options import parse
 from seq2seq_jax.data.mixture import Mixture
 from studies import little_data
+from studies.jobs import Claim
 from studies.little_data import LittleDataArguments, Study, rows_of, subset
 
 GOOD = {"validation": {"bleu": 20.0}, "test": {"bleu": 20.0}}
@@ -45,7 +46,7 @@ def study(data, tmp_path, monkeypatch):
     study = Study(tmp_path / "study", LittleDataArguments(data=str(data), seeds=(0, 1)))
     study.commands = []
 
-    def command(name, *arguments):
+    def command(claim, name, *arguments):
         study.commands.append((name, *arguments))
         given = dict(itertools.pairwise(arguments))
         for option, text in (("--json", json.dumps(GOOD["test"])), ("--output", "x\n")):
@@ -54,33 +55,35 @@ def study(data, tmp_path, monkeypatch):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
 
-    monkeypatch.setattr(little_data, "command", command)
+    monkeypatch.setattr(Claim, "seq2seq", command)
     monkeypatch.setattr(little_data, "directions", lambda path, data: {"de_fr": 1.0})
     monkeypatch.setattr(little_data, "PAIRS", 15)
     return study
 
 
 def test_all_jobs_are_done_once_in_an_order_that_suits_their_needs(study):
-    for name in study.jobs:
-        study.do(name)
+    assert study.do(study.jobs) == {}
     assert all(study.result(name) is not None for name in study.jobs)
     trained = [command for command in study.commands if command[0] == "train"]
     directories = [command[command.index("--run-dir") + 1] for command in trained]
     assert len(set(directories)) == len(directories)
-    done = len(study.commands)
-    for name in study.jobs:
-        study.do(name)
-    assert len(study.commands) == done
+    assert study.result("back_translations")["chosen"] == "bt_beam"
+    # The best back-translation of the first seed is there already; that of another needs one corpus alone.
+    trained = [directory.partition("/runs/")[2] for directory in directories]
+    assert "back_translation/seed=0" not in trained and "back_translation/seed=1" in trained
+    made = [given for name, *given in study.commands if name == "translate-corpus"]
+    assert [given[given.index("--output") + 1].partition("/runs/")[2] for given in made] == [
+        "beam/seed=0", "sampling/seed=0", "corpus/seed=1",
+    ]  # fmt: skip
 
 
 def test_command_lines_are_those_that_training_takes(study):
     """What is trained on what: parsed as the command would, with the configs themselves."""
-    for name in study.jobs:
-        study.do(name)
+    study.do(study.jobs)
     wanted = [
-        "baseline/seed=1", "all_pairs/seed=1", "bt_sampling_tagged/seed=1", "bt_sampling/seed=1", "r_drop/seed=0",
-        "fgm/seed=0", "bpe_dropout/seed=0", "empty_source/seed=0", "multilingual/seed=0",
-        "recipe_policy_gradient/seed=0",
+        "baseline/seed=1", "all_pairs/seed=1", "bt_sampling_tagged/seed=0", "back_translation/seed=1", "r_drop/seed=0",
+        "fgm/seed=0", "bpe_dropout/seed=0", "empty_source/seed=0", "multilingual/seed=0", "recipe/seed=0",
+        "recipe_policy_gradient/seed=0", "adversarial/seed=0", "more_likelihood/seed=0",
     ]  # fmt: skip
     experiments = {}
     for command, *arguments in study.commands:
@@ -92,15 +95,22 @@ def test_command_lines_are_those_that_training_takes(study):
     baseline = experiments["baseline/seed=1"]
     assert baseline.data.directory.endswith("data/seed=1") and baseline.training.seed == 1
     assert experiments["all_pairs/seed=1"].training.steps == baseline.training.steps
-    tagged, plain = (experiments[f"bt_sampling{suffix}/seed=1"].data for suffix in ("_tagged", ""))
+    tagged, plain = (experiments[name].data for name in ("bt_sampling_tagged/seed=0", "back_translation/seed=1"))
     assert isinstance(tagged, Mixture) and (tagged.parts[1].tag, plain.parts[1].tag) == ("<bt>", None)
-    assert tagged.parts[1].source.directory.endswith("sampling/seed=1") and tagged.parts[0].weights == (4.0,)
+    assert tagged.parts[1].source.directory.endswith("sampling/seed=0") and tagged.parts[0].weights == (4.0,)
+    assert plain.parts[1].source.directory.endswith("corpus/seed=1")
     assert experiments["r_drop/seed=0"].objective.r_drop_weight == 3.0
     assert experiments["fgm/seed=0"].objective.perturbation.radius == 1.0
     assert experiments["bpe_dropout/seed=0"].data.augmentation.bpe_dropout == 0.1
     assert experiments["empty_source/seed=0"].data.parts[1].source.directory.endswith("empty/seed=0")
     assert [part.source.directory for part in experiments["multilingual/seed=0"].data.parts] == [study.chosen.data] * 4
     assert experiments["recipe_policy_gradient/seed=0"].init_from.endswith("recipe/seed=0")
+    assert experiments["recipe/seed=0"].objective.r_drop_weight == 5.0
+    for name in ("adversarial", "more_likelihood"):
+        experiment = experiments[f"{name}/seed=0"]
+        assert experiment.init_from.endswith("baseline/seed=0") and experiment.data.directory.endswith("data/seed=0")
+        assert experiment.tokenizer.vocabulary_size == baseline.tokenizer.vocabulary_size
+    assert experiments["adversarial/seed=0"].model.decoder.dropout == 0.0
 
 
 def test_the_table_by_hand():
