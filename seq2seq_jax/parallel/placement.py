@@ -28,7 +28,8 @@ class ProcessesConfig:
     """Seconds without a heartbeat after which a process is considered dead, and all others end."""
     stall_timeout: float = 1800.0
     """Seconds without a finished step (or validation batch) after which a process ends, whether it waits for others or
-    hangs itself; must exceed the longest compilation. 0 = never."""
+    hangs itself; must exceed the longest compilation. Time in which the process was suspended does not count. 0 =
+    never."""
 
     def __post_init__(self):
         check_values(self, "processes")

@@ -357,8 +357,15 @@ class Job:
             end()
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(1.0, self._stall_timeout / 4)):
-            silent = time.monotonic() - self._since
+        interval = min(1.0, self._stall_timeout / 4)
+        looked = time.monotonic()
+        while not self._closed.wait(interval):
+            now = time.monotonic()
+            # Whoever was suspended (Ctrl-Z, a scheduler that suspends jobs, a computer that slept) did not hang.
+            suspended = max(now - looked - 2 * interval, 0.0)
+            self._since = min(self._since + suspended, now)
+            looked = now
+            silent = now - self._since
             if silent > self._stall_timeout:
                 self._end(
                     f"process {jax.process_index()} of {jax.process_count()} has made no progress for {silent:.0f} s "

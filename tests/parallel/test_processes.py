@@ -463,9 +463,25 @@ def test_a_job_without_progress_is_ended_with_what_was_under_way(monkeypatch):
             job.progress("step 7")
             time.sleep(0.03)
         assert not told
-        now[0] += 9.0
-        assert ended.wait(60)
-    assert len(told) == 1 and "no progress for 9 s (step 7)" in told[0]
+        while not ended.wait(0.02):
+            now[0] += 0.01
+    assert len(told) == 1 and "no progress for 0 s (step 7)" in told[0]
+
+
+def test_a_job_that_was_suspended_has_not_hung(monkeypatch):
+    now, told, looks = [0.0], [], threading.Semaphore(0)
+
+    def read():
+        looks.release()
+        return now[0]
+
+    monkeypatch.setattr(time, "monotonic", read)
+    with Job(stall_timeout=0.04, end=told.append) as job:
+        job.progress("step 7")
+        now[0] += 9_000.0
+        for _ in range(20):
+            assert looks.acquire(timeout=60)
+    assert not told
 
 
 @pytest.mark.parametrize(
