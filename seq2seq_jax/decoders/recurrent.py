@@ -286,7 +286,8 @@ class RecurrentDecoder(nn.Module):
         read = _together(x, context, embedded if config.deep_output else None)
         if not config.output_layer:
             return read
-        product = matrix_product(read.reshape(-1, read.shape[-1]), self.output, precision=self.precision)
+        rows = read.reshape(-1, read.shape[-1])
+        product = matrix_product(rows, self.output, axes=("hidden", "model"), precision=self.precision)
         return jnp.tanh(product + self.output_bias.astype(product.dtype)).reshape(*x.shape[:2], -1)
 
     def _one_after_the_other(self, embedded, target, memory, *, deterministic):

@@ -127,7 +127,7 @@ class WeightNormalizedLinear(nn.Module):
         deviation = math.sqrt((1.0 - self.dropout) / self.input_dim)
         kernel = weight_normalized(self, shape, self.axes, deviation=deviation)
         bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, self.axes[-1:]), shape[-1:])
-        result = matrix_product(x.reshape(-1, self.input_dim), kernel, precision=self.precision)
+        result = matrix_product(x.reshape(-1, self.input_dim), kernel, axes=self.axes, precision=self.precision)
         return (result + bias.astype(result.dtype)).reshape(*x.shape[:-1], self.output_dim)
 
 
@@ -191,7 +191,8 @@ class GatedConvolution(nn.Module):
     def of_windows(self, windows: Float[Array, "batch length window"]) -> Float[Array, "batch length hidden"]:
         """The result for windows of kernel_size vectors, one after the other."""
         rows = windows.reshape(-1, windows.shape[-1])
-        result = matrix_product(rows, self.kernel.reshape(rows.shape[1], -1), precision=self.precision)
+        kernel = self.kernel.reshape(rows.shape[1], -1)
+        result = matrix_product(rows, kernel, axes=("model", "hidden"), precision=self.precision)
         result = (result + self.bias.astype(result.dtype)).reshape(*windows.shape[:-1], -1)
         values, gates = jnp.split(result, 2, axis=-1)
         return values * jax.nn.sigmoid(gates)

@@ -56,7 +56,7 @@ class Scoring:
         rows = hidden.reshape(-1, hidden.shape[-1]).astype(jnp.float32)
         # In bfloat16, logits of 16 to 32 would be an eighth apart: too coarse for a loss.
         precision = "float32" if self.precision == "float32" else "bfloat16_products"
-        logits = matrix_product(rows, table, precision=precision, transposed=True)
+        logits = matrix_product(rows, table, axes=("model", "vocab"), precision=precision, transposed=True)
         return capped(logits.reshape(*hidden.shape[:-1], len(table)).astype(jnp.float32), self.cap)
 
     def scores_of_rows(

@@ -91,7 +91,8 @@ class Linear(nn.Module):
         def product(x, kernel):
             inputs, outputs = kernel.shape[:num_inputs], kernel.shape[num_inputs:]
             rows, matrix = x.reshape(-1, math.prod(inputs)), kernel.reshape(math.prod(inputs), -1)
-            result = matrix_product(rows, matrix, precision=self.precision)
+            ends = axes[0], axes[num_inputs]
+            result = matrix_product(rows, matrix, axes=ends, precision=self.precision)
             return result.reshape(*x.shape[: x.ndim - num_inputs], *outputs)
 
         return product_with_parameter(

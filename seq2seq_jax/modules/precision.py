@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seq2seq_jax.parallel.mesh import shards_of_rows
+from seq2seq_jax.parallel.mesh import gather_features, shards_of_rows
 
 Precision = Literal["float32", "bfloat16", "bfloat16_products"]
 """A model's arithmetic; parameters are float32 in every precision.
@@ -43,6 +43,7 @@ def matrix_product(
     rows: Float[Array, "*dims input"],
     matrix: Float[Array, "input output"] | Float[Array, "output input"],
     *,
+    axes: tuple[str | None, str | None],
     precision: Precision,
     transposed: bool = False,
 ) -> Float[Array, "*dims output"]:
@@ -51,10 +52,16 @@ def matrix_product(
     Args:
         rows: with the dims that they have, which must not be merged before if one of them but the first is sharded; see
             `merges_rows`.
+        axes: logical axes of the parameter's input and output; of dims that were merged, that of the first.
         transposed: whether the matrix is [output, input].
     """
+    of_input, of_output = axes
+    return gather_features(_matrix_product(gather_features(rows, of_input), matrix, precision, transposed), of_output)
+
+
+def _matrix_product(rows, matrix, precision, transposed):
     if rows.ndim != 2 and merges_rows(precision):
-        merged = matrix_product(rows.reshape(-1, rows.shape[-1]), matrix, precision=precision, transposed=transposed)
+        merged = _matrix_product(rows.reshape(-1, rows.shape[-1]), matrix, precision, transposed)
         return merged.reshape(*rows.shape[:-1], -1)
     if precision == "bfloat16_products":
         return _bfloat16_product(transposed, rows, matrix)

@@ -146,7 +146,7 @@ class RecurrentLayer(nn.Module):
 
     def gate_inputs(self, x: Float[Array, "*dims input"]) -> Float[Array, "*dims gates"]:
         """The inputs' contribution to the gates, for any number of steps: W x + b, with layer normalisation if set."""
-        product = matrix_product(x, self.input_kernel(), precision=self.precision)
+        product = matrix_product(x, self.input_kernel(), axes=("model", "hidden"), precision=self.precision)
         return gate_inputs(self.constants(), product)
 
     def input_kernel(self) -> Float[Array, "input gates"]:

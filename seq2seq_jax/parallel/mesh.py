@@ -112,6 +112,28 @@ def shard_length(x: Array, dim: int) -> Array:
     return _along_length(x, dim, "sequence")
 
 
+def gather_features(x: Array, axis: str | None) -> Array:
+    """The features (last dim) that a parameter reads or makes: not sharded, where fsdp shards the parameter's dim.
+
+    Activations have no shards along it anywhere, but between two products the choice is the compiler's, and XLA's
+    partitioner has a fault (with jax 0.10.2 and 0.11.2): on a mesh of 2 x 2 x 2, a product of rows over
+    P(("data", "fsdp"), "tensor") with a matrix over P("tensor", "fsdp") into P(("data", "fsdp"), "tensor") multiplies
+    the rows in another order of devices and does not restore it. On other meshes nothing is constrained.
+
+    Args:
+        axis: logical axis of the parameter's dim.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    sharded = {
+        name
+        for name, type_ in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if type_ == AxisType.Auto and mesh.shape[name] > 1
+    }
+    if dict(RULES).get(axis) != "fsdp" or not {*BATCH_AXES, "tensor"} <= sharded:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1), None))
+
+
 def length_shards() -> int:
     """Number of shards of the positions of a row on the mesh in use."""
     return jax.sharding.get_abstract_mesh().shape.get("sequence", 1)

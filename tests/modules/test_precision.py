@@ -28,7 +28,11 @@ def rounded(array):
 
 def value_and_gradients(transposed, precision, rows, matrix, cotangent):
     value, backward = jax.vjp(
-        lambda rows, matrix: matrix_product(rows, matrix, precision=precision, transposed=transposed), rows, matrix
+        lambda rows, matrix: matrix_product(
+            rows, matrix, axes=(None, None), precision=precision, transposed=transposed
+        ),
+        rows,
+        matrix,
     )
     return value, *backward(cotangent.astype(value.dtype))
 

@@ -16,8 +16,7 @@ from seq2seq_jax.optimizers import AdamWConfig
 from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding
 from seq2seq_jax.training.step import build_update, initial_state, player_optimizers
 
-MESHES = {"one": (1, 1, 1), "data and tensor": (2, 1, 2), "fsdp and tensor": (1, 2, 2)}
-"""All three dims at once give other losses, see docs/tasks/speech.md."""
+MESHES = {"one": (1, 1, 1), "fsdp and tensor": (1, 2, 2), "data, fsdp and tensor": (2, 2, 2)}
 STEPS, ROWS = 4, 8
 
 

@@ -87,7 +87,7 @@ class AdditiveAttention(GlobalAttention):
         self, queries: Float[Array, "batch target query"], keys: Float[Array, "batch source key"]
     ) -> Float[Array, "batch target source"]:
         rows = queries.reshape(-1, self.query_dim)
-        projected = matrix_product(rows, self.query, precision=self.precision)
+        projected = matrix_product(rows, self.query, axes=("model", "hidden"), precision=self.precision)
         return additive_scores(keys, projected.reshape(*queries.shape[:2], -1), self.vector)
 
     @staticmethod
