@@ -1,10 +1,11 @@
-"""python -m studies.packing: packed rows beside padded ones, on the lengths of real text."""
+"""python -m studies.packing: packed rows beside padded ones, on the lengths of real text and speech."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,8 @@ Time the training steps of CONFIGs (by default one of each family on Multi30k) o
 target tokens per second without padding. A padded batch has one pair per row, of a bucket of like lengths, and about as
 many token positions as a packed batch; the buckets are those that pad the least. Steps of all shapes take turns in one
 process; an epoch's time is the sum over its batches of the time of their shapes. The model is the same, and so is the
-text. Values are those of {name}.
+text. Of speech, buckets are of like lengths of the source, and its padding and frames per second are shown. Values are
+those of {name}.
 """
 PACKED = "packed"
 
@@ -49,6 +51,8 @@ class PackingArguments:
     """Numbers of buckets of padded batches that are compared, each with the row lengths that pad the least."""
     rounds: int = 7
     """Turns that each shape of a batch has (5 at least)."""
+    padding_only: bool = False
+    """Count padding alone: nothing is compiled or timed."""
     json: str | None = None
     """File for all measurements, as JSON."""
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
@@ -65,6 +69,10 @@ class Batching:
     """One batch of each shape."""
     fill: float
     """Tokens over token positions, both sides together."""
+    source_fill: float
+    """Source positions without padding over those of rows."""
+    source_positions: int
+    """Source positions, without padding."""
     target_tokens: int
     """Target tokens, without padding."""
 
@@ -98,6 +106,18 @@ def best_bounds(lengths: Int[np.ndarray, " examples"], buckets: int) -> list[int
     return bounds[::-1]
 
 
+def row_lengths(
+    store: Store, batch_format: BatchFormat, examples: Int[np.ndarray, " examples"]
+) -> tuple[Int[np.ndarray, " examples"], Int[np.ndarray, " examples"]]:
+    """Source and target positions of examples, those that are longer than a row cut."""
+    limits = {"source": batch_format.max_source_length, "target": batch_format.max_target_length}
+    source, target = (
+        np.minimum(batch_format.row_lengths(side, store.columns[side].lengths[examples]), limit)
+        for side, limit in limits.items()
+    )
+    return source, target
+
+
 def padded_shapes(
     source_lengths: Int[np.ndarray, " examples"],
     target_lengths: Int[np.ndarray, " examples"],
@@ -118,6 +138,28 @@ def padded_shapes(
     )
 
 
+def padded_shapes_of_speech(
+    source_lengths: Int[np.ndarray, " examples"],
+    target_lengths: Int[np.ndarray, " examples"],
+    *,
+    buckets: int,
+    places: int,
+    multiple: int,
+) -> tuple[RowShape, ...]:
+    """The buckets that pad sources the least, whose targets are as long as the longest of them, shortest first.
+
+    See `padded_shapes` for the arguments.
+    """
+    bounds = best_bounds(source_lengths, buckets)
+    targets = [int(target_lengths[source_lengths <= bound].max()) for bound in bounds]
+    return tuple(
+        RowShape(
+            rows=max(1, places // (source + target) // multiple) * multiple, source_length=source, target_length=target
+        )
+        for source, target in zip(bounds, targets, strict=True)
+    )
+
+
 def make_batching(
     store: Store,
     batch_format: BatchFormat,
@@ -131,12 +173,10 @@ def make_batching(
     """The first epoch of a plan.
 
     Args:
-        examples: which of the store are used; those longer than a row are cut.
+        examples: which of the store are used; see `row_lengths`.
         shapes, packing, window: see `BatchPlan`.
     """
-    longest = shapes[-1]
-    source_lengths = np.minimum(store.columns["source"].lengths[examples], longest.source_length)
-    target_lengths = np.minimum(store.columns["target"].lengths[examples], longest.target_length)
+    source_lengths, target_lengths = row_lengths(store, batch_format, examples)
     plan = BatchPlan(
         source_lengths,
         target_lengths,
@@ -153,11 +193,16 @@ def make_batching(
         counts[shape] += 1
         if shape not in batches:
             batches[shape] = assemble(store, rows, batch_format, vocabulary=vocabulary)
-    places = sum(count * shape.rows * (shape.source_length + shape.target_length) for shape, count in counts.items())
+    source_places, target_places = (
+        sum(count * shape.rows * getattr(shape, length) for shape, count in counts.items())
+        for length in ("source_length", "target_length")
+    )
     return Batching(
         counts=counts,
         examples=batches,
-        fill=int(source_lengths.sum() + target_lengths.sum()) / places,
+        fill=int(source_lengths.sum() + target_lengths.sum()) / (source_places + target_places),
+        source_fill=int(source_lengths.sum()) / source_places,
+        source_positions=int(source_lengths.sum()),
         target_tokens=int(target_lengths.sum()),
     )
 
@@ -170,12 +215,16 @@ class Speed:
     """Shapes of its batches, each compiled once."""
     fill: float
     """Tokens over token positions, both sides together."""
+    source_fill: float
+    """Source positions without padding over those of rows."""
     first_calls: float
     """Seconds of the first steps of all shapes together, in which they were compiled."""
     step: Spread
     """Seconds a step, the mean over an epoch."""
     tokens_per_second: Spread
     """Target tokens without padding."""
+    source_per_second: Spread
+    """Source positions without padding."""
     packed_is_faster: Spread
     """Tokens per second of packed rows over these, paired by rounds."""
 
@@ -187,19 +236,22 @@ def speeds(batchings: Mapping[str, Batching], timings: Mapping[str, Mapping[RowS
         batchings: by name; one of them is PACKED.
         timings: of their shapes, all of as many rounds.
     """
-    tokens_per_second, steps = {}, {}
+    tokens_per_second, source_per_second, steps = {}, {}, {}
     for name, batching in batchings.items():
         rounds = zip(*(timings[name][shape].seconds for shape in batching.counts), strict=True)
         epochs = [batching.epoch_seconds(dict(zip(batching.counts, seconds, strict=True))) for seconds in rounds]
         tokens_per_second[name] = [batching.target_tokens / seconds for seconds in epochs]
+        source_per_second[name] = [batching.source_positions / seconds for seconds in epochs]
         steps[name] = [seconds / sum(batching.counts.values()) for seconds in epochs]
     return {
         name: Speed(
             shapes=len(batching.counts),
             fill=batching.fill,
+            source_fill=batching.source_fill,
             first_calls=sum(timing.first_call for timing in timings[name].values()),
             step=Spread.of(steps[name]),
             tokens_per_second=Spread.of(tokens_per_second[name]),
+            source_per_second=Spread.of(source_per_second[name]),
             packed_is_faster=harness.paired_ratio(tokens_per_second[PACKED], tokens_per_second[name]),
         )
         for name, batching in batchings.items()
@@ -217,10 +269,7 @@ def compare(experiment: Experiment, name: str, *, buckets: tuple[int, ...], roun
     Raises:
         ValueError: the experiment's data is not pairs.
     """
-    require_pairs(experiment, name)
-    with tempfile.TemporaryDirectory() as directory:
-        run = TrainingRun(Path(directory), experiment)
-        run.begin(name)
+    with begun(experiment, name) as run:
         batchings = batchings_of(run, buckets)
         step = TrainingStep(run.system.build_update(), run.initial_state())
 
@@ -228,6 +277,20 @@ def compare(experiment: Experiment, name: str, *, buckets: tuple[int, ...], roun
             return functools.partial(step, run.system.place(batch))
 
         return time_in_turns(batchings, dict.fromkeys(batchings, on_batch), rounds=rounds)
+
+
+@contextlib.contextmanager
+def begun(experiment: Experiment, name: str) -> Iterator[TrainingRun]:
+    """A run of an experiment, in a directory that is removed behind it.
+
+    Raises:
+        ValueError: the experiment's data is not pairs.
+    """
+    require_pairs(experiment, name)
+    with tempfile.TemporaryDirectory() as directory:
+        run = TrainingRun(Path(directory), experiment)
+        run.begin(name)
+        yield run
 
 
 def require_pairs(experiment: Experiment, name: str) -> None:
@@ -263,7 +326,7 @@ def time_in_turns(
 
 
 def batchings_of(run: TrainingRun, buckets: tuple[int, ...]) -> dict[str, Batching]:
-    """Packed rows of a run's training split, and padded ones in n buckets of about as many token positions."""
+    """Packed rows of a run's training split, and padded ones in n buckets of about as many positions."""
     experiment, store, vocabulary = run.experiment, run.data.store("train", run.tokenizer), run.tokenizer.vocabulary
     data = experiment.data
     examples, _ = select(store, experiment.batch_format.columns)
@@ -274,10 +337,10 @@ def batchings_of(run: TrainingRun, buckets: tuple[int, ...]) -> dict[str, Batchi
         make_batching, store, experiment.batch_format, examples, window=data.window, vocabulary=vocabulary
     )
     batchings = {PACKED: make(shapes=(packed,), packing=True)}
+    make_shapes = padded_shapes if experiment.model.front_end is None else padded_shapes_of_speech
     for number in buckets:
-        shapes = padded_shapes(
-            np.minimum(store.columns["source"].lengths[examples], data.max_source_length),
-            np.minimum(store.columns["target"].lengths[examples], data.max_target_length),
+        shapes = make_shapes(
+            *row_lengths(store, experiment.batch_format, examples),
             buckets=number,
             places=packed.rows * (packed.source_length + packed.target_length),
             multiple=experiment.training.accumulation * batch_shards(run.mesh),
@@ -286,17 +349,43 @@ def batchings_of(run: TrainingRun, buckets: tuple[int, ...]) -> dict[str, Batchi
     return batchings
 
 
-def table_of(found: Mapping[str, Speed], *, title: str) -> Table:
-    """A row for each way to make batches."""
-    header = ("rows", "shapes", "first calls", "fill", "step: median (quartiles)", "target tokens/s", "packed / this")
+def padding_table_of(found: Mapping[str, Batching], *, title: str) -> Table:
+    """A row for each way to make batches, which were not timed."""
+    rows = [
+        (
+            name,
+            str(len(batching.counts)),
+            f"{sum(batching.counts.values()):,}",
+            f"{1 - batching.source_fill:.1%}",
+            f"{1 - batching.fill:.1%}",
+        )
+        for name, batching in found.items()
+    ]
+    header = ("rows", "shapes", "batches in an epoch", "padding of the source", "padding of both sides")
+    return report.table(header, rows, title=title)
+
+
+def table_of(found: Mapping[str, Speed], *, title: str, frames_per_position: int | None = None) -> Table:
+    """A row for each way to make batches.
+
+    Args:
+        frames_per_position: of a source of speech, whose fill and speed are shown then; None = it is text.
+    """
+    is_text = frames_per_position is None
+
+    def rate(speed):
+        return speed.tokens_per_second.median if is_text else frames_per_position * speed.source_per_second.median
+
+    header = ("rows", "shapes", "first calls", "fill" if is_text else "fill of the source", "step: median (quartiles)")
+    header += ("target tokens/s" if is_text else "frames/s", "packed / this")
     rows = [
         (
             name,
             str(speed.shapes),
             f"{speed.first_calls:.0f} s",
-            f"{speed.fill:.1%}",
+            f"{speed.fill if is_text else speed.source_fill:.1%}",
             report.milliseconds(speed.step),
-            f"{speed.tokens_per_second.median:,.0f}",
+            f"{rate(speed):,.0f}",
             "" if name == PACKED else report.factor(speed.packed_is_faster),
         )
         for name, speed in found.items()
@@ -324,13 +413,22 @@ def main(arguments: list[str]) -> None:
     console = report.output()
     figures = {"environment": harness.environment(), "configs": {}}
     for name, options in chosen.items():
-        found = compare(options.experiment, name, buckets=options.buckets, rounds=options.rounds)
-        figures["configs"][name] = {
-            "experiment": to_json(options.experiment),
-            "rows": {kind: dataclasses.asdict(speed) for kind, speed in found.items()},
-        }
-        title = f"{name}, {options.experiment.model.precision}; {options.rounds} turns of a step of each shape"
-        console.print(table_of(found, title=title))
+        experiment, model = options.experiment, options.experiment.model
+        if options.padding_only:
+            with begun(experiment, name) as run:
+                batchings = batchings_of(run, options.buckets)
+            console.print(padding_table_of(batchings, title=name))
+            rows = {
+                kind: {"fill": batching.fill, "source_fill": batching.source_fill}
+                for kind, batching in batchings.items()
+            }
+        else:
+            found = compare(experiment, name, buckets=options.buckets, rounds=options.rounds)
+            title = f"{name}, {model.precision}; {options.rounds} turns of a step of each shape"
+            frames = None if model.front_end is None else model.frames_per_position
+            console.print(table_of(found, title=title, frames_per_position=frames))
+            rows = {kind: dataclasses.asdict(speed) for kind, speed in found.items()}
+        figures["configs"][name] = {"experiment": to_json(experiment), "rows": rows}
     console.print(report.environment_line(figures["environment"]))
     report.write_json(figures, next(iter(chosen.values())).json)
 

@@ -112,6 +112,7 @@ def run(arguments: list[str]) -> None:
                     target_tokens=alignment.target_tokens,
                     title=title,
                     texts=(f"source: {alignment.source}", f"target: {alignment.target}"),
+                    is_time=reads_sounds(run),
                 )
             except BaseException as error:
                 error.add_note(f"{number - 1} of {len(paths)} pictures are drawn.")

@@ -21,6 +21,7 @@ _MARGIN, _HEADER_GAP = 0.2, 0.1  # inches, as all lengths here
 _LARGEST_CELL, _SMALLEST_CELL = 0.55, 0.27
 _GRID = 7.0  # cells shrink to stay within it, but not below the smallest size
 _LARGEST_GRID = 60.0  # side of the grid for very many tokens; cells then shrink further
+_TIME_GRID = 9.0  # width of the grid for a source of sound
 _LABEL_HEIGHT = 0.14  # cells smaller than that cannot all have a label
 _LABELS_APART = 1.5  # distance of horizontal labels, in widths of a character
 _BAR_GAP, _BAR_WIDTH, _SHORTEST_BAR, _LONGEST_BAR = 0.25, 0.16, 1.4, 5.0
@@ -40,12 +41,13 @@ def plot_attention(
     target_tokens: list[str],
     title: str,
     texts: tuple[str, ...] = (),
+    is_time: bool = False,
 ) -> None:
     """Write `attention_heat_map` to a PNG file; creates its directory."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = attention_heat_map(
-        weights, source_tokens=source_tokens, target_tokens=target_tokens, title=title, texts=texts
+        weights, source_tokens=source_tokens, target_tokens=target_tokens, title=title, texts=texts, is_time=is_time
     )
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
@@ -59,6 +61,7 @@ def attention_heat_map(
     target_tokens: list[str],
     title: str,
     texts: tuple[str, ...] = (),
+    is_time: bool = False,
 ) -> Figure:
     """A figure with source tokens along the top, target tokens along the left, and a cell for each pair.
 
@@ -67,23 +70,33 @@ def attention_heat_map(
     Args:
         weights: in [0, 1].
         texts: further lines above the heat map.
+        is_time: the source tokens are times in seconds, of which some are shown; cells may be narrower than high.
 
     Returns:
         A figure that is not registered with pyplot.
     """
     everything = "".join([*source_tokens, *target_tokens, title, *texts])
     families, missing = _fonts_for(frozenset(everything))
-    longest = max(weights.shape)
+    rows, columns = weights.shape
+    longest = rows if is_time else max(rows, columns)
     cell = min(max(_GRID / longest, _SMALLEST_CELL), _LARGEST_CELL, _LARGEST_GRID / longest)
-    height, width = (cell * size for size in weights.shape)
+    cell_width = min(cell, _TIME_GRID / columns) if is_time else cell
+    height, width = cell * rows, cell_width * columns
     font_size = min(11.0, max(8.0, 24 * cell))
 
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     image = axes.imshow(weights, vmin=0, vmax=1, cmap="Blues", aspect="auto", interpolation="nearest")
     tokens = [[_shown(token, missing) for token in side] for side in (source_tokens, target_tokens)]
-    _label(axes, *tokens, cell=cell, font_size=font_size, families=families)
-    if cell >= _SMALLEST_CELL:
+    columns_apart = math.ceil(_LABEL_HEIGHT / cell)
+    if is_time:
+        longest_label = max(_text_width(token, font_size) for token in source_tokens)
+        columns_apart = math.ceil((longest_label + _LABELS_APART * _text_width("n", font_size)) / cell_width)
+    apart = (columns_apart, math.ceil(_LABEL_HEIGHT / cell))
+    _label(axes, *tokens, apart=apart, cell_width=cell_width, font_size=font_size, families=families)
+    if is_time:
+        axes.set_xlabel("source (seconds)", fontsize=9, color="0.35", labelpad=6)
+    if cell_width >= _SMALLEST_CELL:
         _draw_borders(axes, weights.shape)
 
     # The size of the figure follows from the sizes of the labels; the axes keep the size that the cells need.
@@ -135,18 +148,25 @@ def _label(
     source_tokens: list[str],
     target_tokens: list[str],
     *,
-    cell: float,
+    apart: tuple[int, int],
+    cell_width: float,
     font_size: float,
     families: tuple[str, ...],
 ) -> None:
-    every = math.ceil(_LABEL_HEIGHT / cell)
-    room = cell * every - _LABELS_APART * _text_width("n", font_size)
+    """Tokens along the top and the left.
+
+    Args:
+        apart: columns from one label to the next, and rows.
+    """
+    columns_apart, rows_apart = apart
+    room = cell_width * columns_apart - _LABELS_APART * _text_width("n", font_size)
     upright = all(_text_width(token, font_size) <= room for token in source_tokens)
     style = {"fontsize": font_size, "family": list(families), "parse_math": False}
     turned = {} if upright else {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
     axes.xaxis.tick_top()
-    axes.set_xticks(range(0, len(source_tokens), every), source_tokens[::every], **style, **turned)
-    axes.set_yticks(range(0, len(target_tokens), every), target_tokens[::every], **style)
+    columns, rows = range(0, len(source_tokens), columns_apart), range(0, len(target_tokens), rows_apart)
+    axes.set_xticks(columns, source_tokens[::columns_apart], **style, **turned)
+    axes.set_yticks(rows, target_tokens[::rows_apart], **style)
     axes.tick_params(length=0, pad=4)
     axes.xaxis.set_label_position("top")
     axes.set_xlabel("source", fontsize=9, color="0.35", labelpad=6)

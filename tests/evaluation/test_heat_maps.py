@@ -90,6 +90,21 @@ def test_short_source_tokens_stand_upright_and_long_ones_slant():
     assert {label.get_rotation() for label in of_size(3, 5, word="animals").axes[0].get_xticklabels()} == {45}
 
 
+def test_times_are_narrow_columns_of_which_some_are_named():
+    times = [f"{0.04 * position:.2f}" for position in range(127)]
+    figure = attention_heat_map(
+        np.full((8, 127), 0.5), source_tokens=times, target_tokens=["▁two"] * 8, title="a", is_time=True
+    )
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "source (seconds)"
+    assert len(labels(axes.yaxis)) == 8 and figure.get_size_inches()[0] < 12
+    places, shown = axes.get_xticks().tolist(), labels(axes.xaxis)
+    assert shown == [times[place] for place in places] and 10 <= len(shown) < 40
+    extents = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(extents))
+
+
 @pytest.mark.long
 def test_very_many_tokens_do_not_make_an_endless_picture():
     figure = of_size(600, 900)

@@ -11,7 +11,7 @@ import pytest
 
 from seq2seq_jax.benchmark.harness import Timing
 from seq2seq_jax.data.packing import RowShape
-from studies.packing import Batching, best_bounds, main, padded_shapes, speeds
+from studies.packing import Batching, best_bounds, main, padded_shapes, padded_shapes_of_speech, speeds
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -48,12 +48,50 @@ def test_padded_batches_have_about_the_places_of_a_packed_one():
     )
 
 
+def test_padded_batches_of_speech_are_of_like_sources():
+    """96 places: of 4 + 2 there are 16 rows, and of 9 + 3, though its own target is 1, as many as fit in twos."""
+    shapes = padded_shapes_of_speech(np.array([4, 3, 9, 8]), np.array([2, 1, 1, 3]), buckets=2, places=96, multiple=2)
+    assert shapes == (
+        RowShape(rows=16, source_length=4, target_length=2),
+        RowShape(rows=8, source_length=9, target_length=3),
+    )
+
+
+def write_features(directory, *, positions):
+    """Utterances of one word, of so many positions of four frames, to train and to validate on."""
+    directory.mkdir()
+    frames = [int(4 * each) for each in positions]
+    for name in ("train", "dev"):
+        rows = [f"{index}\tann\t{count}\tyes" for index, count in enumerate(frames)]
+        (directory / f"{name}.tsv").write_text("\n".join(["id\tspeaker\tframes\ttext", *rows]) + "\n")
+        values = np.random.default_rng(0).normal(size=(sum(frames), 13))
+        (directory / f"{name}.cepstra.f32").write_bytes(values.astype("<f4").tobytes())
+
+
+def test_padding_of_speech_by_hand(tmp_path, capsys):
+    """Three utterances of 8, 4 and 4 positions in rows of 8: two rows, and three of 8 one by one."""
+    write_features(tmp_path / "data", positions=(8, 4, 3.5))
+    arguments = [
+        *("an4/transformer_ctc", "--padding-only", "True", "--buckets", "1", "--json", str(tmp_path / "figures.json")),
+        *("--data.directory", str(tmp_path / "data"), "--data.cache_directory", str(tmp_path / "cache")),
+        *("--data.max_source_length", "8", "--data.max_target_length", "4"),
+        *("--training.target_tokens_per_batch", "4", "--tokenizer.vocabulary_size", "7"),
+    ]
+    main(arguments)
+    rows = json.loads((tmp_path / "figures.json").read_text())["configs"]["an4/transformer_ctc"]["rows"]
+    assert rows["packed"]["source_fill"] == 1.0
+    assert rows["padded, 1 buckets"]["source_fill"] == pytest.approx(16 / 24)
+    assert "33.3%" in capsys.readouterr().out
+
+
 def test_speed_by_hand():
     """An epoch of 4 packed batches of 3 s is 12 s; 6 short padded ones of 2 s and 1 long of 4 s are 16 s."""
     row, short, long = (RowShape(rows=2, source_length=length, target_length=length) for length in (8, 4, 9))
     batchings = {
-        "packed": Batching(counts={row: 4}, examples={}, fill=0.9, target_tokens=48),
-        "padded": Batching(counts={short: 6, long: 1}, examples={}, fill=0.7, target_tokens=48),
+        name: Batching(
+            counts=counts, examples={}, fill=fill, source_fill=fill - 0.1, source_positions=96, target_tokens=48
+        )
+        for name, counts, fill in (("packed", {row: 4}, 0.9), ("padded", {short: 6, long: 1}, 0.7))
     }
     timings = {
         "packed": {row: Timing(first_call=7.0, seconds=(3.0,) * 4 + (30.0,))},
@@ -65,6 +103,8 @@ def test_speed_by_hand():
     found = speeds(batchings, timings)
     assert found["packed"].tokens_per_second.median == 4.0
     assert found["padded"].tokens_per_second.median == 3.0
+    assert found["padded"].source_per_second.median == 6.0
+    assert found["padded"].source_fill == pytest.approx(0.6)
     assert found["padded"].packed_is_faster.median == pytest.approx(4 / 3)
     assert found["packed"].packed_is_faster.median == 1.0
     assert found["padded"].step.median == pytest.approx(16 / 7)
