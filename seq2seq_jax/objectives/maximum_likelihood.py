@@ -145,17 +145,12 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
         if model.front_end is not None and self.perturbation.is_on:
             raise ValueError(
                 f"objective.perturbation {type(self.perturbation).__name__} changes embeddings, and sources of "
-                "model.front_end have none. Set it to unperturbed."
+                "model.front_end have none. Set it to unperturbed; model.front_end.spec_augment masks frames."
             )
         if model.copying and isinstance(self.perturbation, Vat | Cutoff | SequenceMixup):
             raise ValueError(
                 f"objective.perturbation {type(self.perturbation).__name__} is not supported with model.copying. Set "
                 "it to fgm or unperturbed, or copying to False."
-            )
-        if model.front_end is not None and self.perturbation.is_on:
-            raise ValueError(
-                f"objective.perturbation {type(self.perturbation).__name__} changes embeddings of tokens, and sources "
-                "are frames. Set it to unperturbed; model.front_end.spec_augment masks frames."
             )
         for field, without in (("unlikelihood_weight", 0.0), ("r_drop_weight", 0.0), ("sampling_schedule", "none")):
             value = getattr(self, field)

@@ -255,7 +255,7 @@ class PolicyGradient(Objective):
             greedy=greedy,
         )
 
-    def sampling_context(self, params: Params, memory: Memory, source: TokenRows) -> GenerationContext:
+    def sampling_context(self, params: Params, memory: Memory, source: SourceRows) -> GenerationContext:
         """The sources as samples are drawn from them."""
         config = self.config
         limits, room = length_limits(

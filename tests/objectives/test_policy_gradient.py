@@ -6,10 +6,21 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import jiwer
 import numpy as np
 import pytest
-from architectures import ARCHITECTURES, VOCABULARY, convolutional, parameters, recurrent, transformer
-from batches import batch, random_pairs
+from architectures import (
+    ARCHITECTURES,
+    VOCABULARY,
+    convolutional,
+    parameters,
+    random_parameters,
+    recurrent,
+    transformer,
+)
+from batches import batch, random_pairs, sequence
+from speech import MODELS as SPEECH_MODELS
+from speech import rows_of_frames
 from tiny_policy import LIMIT, TEXTS, TINY, assert_close, given_samples
 
 from seq2seq_jax.batch import Batch, TokenRows
@@ -463,6 +474,46 @@ def compiled_text(**reward) -> str:
     pairs = random_pairs(np.random.default_rng(0), (5, 2), (4, 6), tokenizer.vocabulary)
     rows = jax.device_put(batch([[pair] for pair in pairs], 8, 8, tokenizer.vocabulary), batch_sharding(mesh))
     return update.lower(build(), rows).compile().as_text()
+
+
+@pytest.mark.long
+def test_speech_is_rewarded_by_its_word_errors():
+    """Samples of sounds: limits count positions, the reward is that of jiwer, and the front end has a gradient."""
+    config = TokenizerConfig(kind="words", vocabulary_size=12, byte_fallback=False)
+    tokenizer = Tokenizer.train([("one two three four five", "one two three four five")], config)
+    vocabulary = tokenizer.vocabulary
+    spoken = {"one two two": 19, "five": 5, "three four": 12}
+    settings = {"estimator": LeaveOneOut(), "maximum_length_ratio": 0.5, "maximum_length_extra": 2}
+    settings |= {"reward": RewardConfig(word_error_rate=1.0), "samples_per_source": 4}
+    objective = PolicyGradientConfig(**settings).build(SPEECH_MODELS["conformer"].build(vocabulary), tokenizer)
+    params = {"model": random_parameters(objective.model, objective.model.smallest_batch)}
+    rng = np.random.default_rng(0)
+    source = rows_of_frames(
+        [[rng.normal(size=(size, 5)).astype(np.float32)] for size in spoken.values()], length=6, stride=4
+    )
+    targets = [[ids] for ids in tokenizer.encode_target(list(spoken))]
+    rows = Batch(source=source, target=jax.tree.map(jnp.asarray, sequence(targets, 5, vocabulary.pad_id)))
+
+    @jax.jit
+    def prepared_and_gradient(params):
+        prepared, _ = objective.prepare(params, {}, rows, step=jnp.int32(0), rng=jax.random.key(0))
+
+        def loss(model):
+            return objective.loss(Turn(0, "model"), {"model": model}, prepared, step=jnp.int32(0), rng=None)[0].sum
+
+        return prepared.rows, jax.grad(loss)(params["model"])
+
+    found, gradient = prepared_and_gradient(params)
+    lengths = np.asarray(found.mask.sum(axis=-1))
+    # 19, 5 and 12 frames are 5, 2 and 3 positions.
+    assert (lengths <= np.array([[2 + 2], [1 + 2], [1 + 2]])).all() and lengths.max() == 4
+    for row, reference in enumerate(spoken):
+        for sampled, reward in zip(found.tokens[row], found.rewards[row], strict=True):
+            ids = np.asarray(sampled).tolist()
+            text = tokenizer.decode_target(ids[: ids.index(vocabulary.eos_id)] if vocabulary.eos_id in ids else ids)
+            assert float(reward) == pytest.approx(-jiwer.wer(reference, text), abs=1e-5)
+    assert len(np.unique(found.rewards)) > 2
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient["front_end"])) > 1e-3
 
 
 CALLS_TO_THE_HOST = ("callback", "infeed", "outfeed", "host_")
