@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -52,20 +53,42 @@ def test_what_is_no_audio_is_one_line(data, named):
     assert named in str(error.value) and "\n" not in str(error.value)
 
 
-def test_other_formats_need_soundfile_and_unknown_ones_are_one_line():
-    with pytest.raises(ValueError) as error:
-        decode_audio(b"no audio at all", "x.bin")
-    assert "x.bin" in str(error.value) and "\n" not in str(error.value)
-    assert "soundfile" in str(error.value) or "cannot be read as audio" in str(error.value)
+def test_other_formats_need_soundfile(monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(ValueError, match=r"^x.flac is not a WAV file of 16-bit samples, .*pip install [^\n]*$"):
+        decode_audio(b"fLaC", "x.flac")
 
 
-def test_flac_is_read_as_it_was_written():
+def encoded(kind, subtype, *, samples=SAMPLES):
+    """A file of another format."""
     soundfile = pytest.importorskip("soundfile")
     file = io.BytesIO()
-    soundfile.write(file, SAMPLES, 8_000, format="FLAC", subtype="PCM_16")
-    samples, rate = decode_audio(file.getvalue(), "x.flac")
+    soundfile.write(file, samples, 8_000, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("FLAC", "PCM_16"), ("NIST", "PCM_16"), ("AIFF", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "PCM_24")],
+)
+def test_lossless_formats_are_read_as_they_were_written(kind, subtype):
+    samples, rate = decode_audio(encoded(kind, subtype), f"x.{kind}")
     assert rate == 8_000
     np.testing.assert_array_equal(samples[:, 0], SAMPLES)
+
+
+@pytest.mark.parametrize(("kind", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")])
+def test_lossy_formats_are_read_about_as_they_were_written(kind, subtype):
+    given = (np.sin(2 * np.pi * 0.05 * np.arange(4_000)) * 9_000).astype(np.int16)
+    samples, rate = decode_audio(encoded(kind, subtype, samples=given), f"x.{kind}")
+    assert rate == 8_000 and samples.shape == (4_000, 1)
+    assert np.corrcoef(samples[:, 0], given)[0, 1] > 0.99
+
+
+def test_what_soundfile_cannot_read_is_one_line():
+    for data in (b"no audio at all", encoded("FLAC", "PCM_16")[:200], encoded("OGG", "VORBIS")[:60]):
+        with pytest.raises(ValueError, match=r"^x.bin cannot be read as audio \([^\n]*$"):
+            decode_audio(data, "x.bin")
 
 
 def test_samples_of_callers():
