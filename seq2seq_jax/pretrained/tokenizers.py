@@ -67,7 +67,8 @@ def read_pieces(checkpoint: Checkpoint) -> Tokenizer:
     else:
         tokenizer = join_tokenizers(checkpoint, checkpoint)
     size = checkpoint.described.vocabulary_size
-    found = dataclasses.replace(tokenizer.vocabulary, source_size=size, target_size=size)
+    source_size = checkpoint.described.source_vocabulary_size or size
+    found = dataclasses.replace(tokenizer.vocabulary, source_size=source_size, target_size=size)
     return tokenizer.with_vocabulary(found) if isinstance(tokenizer, ImportedTokenizer) else tokenizer
 
 

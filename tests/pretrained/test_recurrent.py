@@ -12,7 +12,7 @@ from seq2seq_jax.batch import TokenRows
 from seq2seq_jax.pretrained.checkpoint import Checkpoint
 from seq2seq_jax.pretrained.safetensors_files import NewTensor, write_file
 from seq2seq_jax.pretrained.table import nested, stored_arrays
-from seq2seq_jax.pretrained.tokenizers import read_tokenizer
+from seq2seq_jax.pretrained.tokenizers import read_pieces, read_tokenizer
 
 HIDDEN = 12
 GRAPHEMES = ["<pad>", "<unk>", "</s>", *"abcde"]
@@ -98,12 +98,14 @@ def largest_difference(config, params, encoded, expected):
     return float(np.abs(np.asarray(found)[0] - np.concatenate(expected)).max())
 
 
-def test_words_and_phonemes_have_the_ids_of_their_lists(encoded):
+def test_words_and_phonemes_have_the_ids_of_their_lists(checkpoint, encoded):
     tokenizer, sources, targets = encoded
     assert sources == [[3, 2], [4, 3, 6, 1, 2], [5, 3, 4, 4, 7, 6, 3, 7, 2]]
     assert targets[1] == [6, 5, 8, 3] and tokenizer.decode_target(targets[1]) == TARGETS[1]
     vocabulary = tokenizer.vocabulary
     assert (vocabulary.source_size, vocabulary.target_size, vocabulary.joint) == (8, 10, False)
+    pieces = read_pieces(checkpoint)
+    assert (len(pieces.spellings("source")), pieces.spellings("target")[7]) == (8, "▁CH")
     assert tokenizer.encode_target(["B XX"]) == [[6, 1, 3]] and 1 in vocabulary.suppressed_ids
 
 
