@@ -32,6 +32,7 @@ def experiment() -> Experiment:
             max_target_length=32,
             max_turns=4,
             lowercase=True,
+            restated_intents=True,
         ),
         tokenizer=TokenizerConfig(kind="bpe", normalization="nfkc", vocabulary_size=3_000),
         model=ModelConfig(
@@ -46,7 +47,7 @@ def experiment() -> Experiment:
             learning_rate=2e-3, schedule="cosine", warmup_steps=300, final_fraction=0.02, ema_decay=0.998
         ),
         training=TrainingConfig(
-            steps=4_400, target_tokens_per_batch=32 * 32, log_every=100, checkpoint_every=2_200, evaluate_every=2_200
+            steps=4_400, target_tokens_per_batch=32 * 32, log_every=100, checkpoint_every=1_100, evaluate_every=4_400
         ),
         metrics=(DialogueStateScores(),),
         generation=Greedy(source_tokens_per_batch=4_096, maximum_length_ratio=0.0, maximum_length_extra=32),

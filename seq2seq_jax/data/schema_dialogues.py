@@ -170,6 +170,9 @@ class DialogueStates(SchemaDialogues):
     with descriptions."""
     restated: bool = False
     """Whether targets also have the slots whose value is spelt in the last two turns but has not changed."""
+    restated_intents: bool = False
+    """Whether targets also have the intents that have not changed, of each service that the turn is about, so that an
+    intent that was missed is made up for."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -204,7 +207,7 @@ class DialogueStates(SchemaDialogues):
             context = head + "\n" + self._text(self.context(dialogue.turns[: number + 1]))
             yield (
                 source_of(before, services, context),
-                change_as_text(before, after, restated=again),
+                change_as_text(before, after, restated=again, intents=self.restated_intents),
                 dialogue.name,
                 number,
                 services,

@@ -126,13 +126,16 @@ def state_as_words(state: State) -> str:
     return " | ".join(texts) or "nothing"
 
 
-def change_as_text(before: State, after: State, *, restated: Mapping[str, Iterable[str]] | None = None) -> str:
+def change_as_text(
+    before: State, after: State, *, restated: Mapping[str, Iterable[str]] | None = None, intents: bool = False
+) -> str:
     """What turns one state into another, as a text.
 
     Args:
         before: the state.
         after: the other one.
         restated: service -> slots that are written although their values have not changed.
+        intents: whether intents are, too.
     """
     texts = []
     for service, frame in after.current.items():
@@ -140,7 +143,7 @@ def change_as_text(before: State, after: State, *, restated: Mapping[str, Iterab
         again = set((restated or {}).get(service, ()))
         values = {slot: value for slot, value in frame.values.items() if old.values.get(slot) != value or slot in again}
         values |= {slot: "" for slot in old.values if slot not in frame.values}
-        intent = None if frame.intent == old.intent else frame.intent
+        intent = None if frame.intent == old.intent and not intents else frame.intent
         texts.append(frame_as_text(service, intent=intent, values=values, requested=frame.requested))
     return "".join(texts)
 

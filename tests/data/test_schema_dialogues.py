@@ -101,6 +101,13 @@ def test_restated_slots_are_those_that_the_last_two_turns_spell(source):
     assert second["target"] == "<@Restaurants_1><party_size> 2<city> sf<?phone_number><@Buses_1><!FindBus><city> sf"
 
 
+def test_restated_intents_are_those_of_all_services_that_a_turn_is_about(source):
+    second = examples(source(DialogueStates, lowercase=True, restated_intents=True))[1]
+    assert second["target"] == (
+        "<@Restaurants_1><!ReserveRestaurant><city> sf<?phone_number><@Buses_1><!FindBus><city> sf"
+    )
+
+
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
