@@ -145,12 +145,14 @@ def test_another_rate_is_resampled_and_said(here, capfd):
     assert sounds[0].rate == 16_000 and len(sounds[0].frames) == 3_200
 
 
-def test_nothing_is_said_in_silence_and_long_sounds_are_divided(here):
+def test_little_is_said_in_silence_and_noise_and_long_sounds_are_divided(here):
     run = seq2seq_jax.load("run")
     silence, long = np.zeros(4_000, np.int16), np.tile(tone(1.0), 5).astype(np.int16)
-    [empty], [text] = run.hypotheses([silence, long])
+    noises = [np.random.default_rng(0).normal(size=12_000) * size for size in (2, 300, 9_000)]
+    [empty], [text], *heard = run.hypotheses([silence, long, *(noise.astype(np.int16) for noise in noises)])
     assert empty.text == "" and empty.num_tokens == 1
-    # No loop to the limit: a text of at most as many tokens as positions allow.
+    # No loop to the limit, which is a token for two positions and ten more: 1.5 s are 38 positions.
+    assert all(found.num_tokens <= 12 for [found] in heard)
     assert text.num_tokens < 100
 
 
