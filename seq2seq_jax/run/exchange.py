@@ -555,7 +555,7 @@ def _as_it_came(run: Inference, kept: origin.Origin) -> _Plan:
 def _table_paths(model: ModelConfig) -> list[str]:
     """Paths of the tables that are one of their own."""
     paths = ["target_embedding/table"]
-    if not model.shares_inputs:
+    if not model.shares_inputs and model.front_end is None:
         paths.append("source_embedding/table")
     if model.tied_embeddings in ("inputs", "none"):
         paths.append("output/table")
