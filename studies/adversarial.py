@@ -278,7 +278,7 @@ TEST = "test_2016_flickr"
 
 def training_arguments(claim: Claim, config: str, options: Sequence[str], chosen: AdversarialArguments) -> list[str]:
     """The command line of a training, whose run continues where it is there."""
-    return [config, *options, *chosen.words, "--run-dir", str(claim.path)]
+    return [config, *options, *chosen.words_of(config), "--run-dir", str(claim.path)]
 
 
 def last_of_records(run: Path) -> dict[str, float]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import fnmatch
+import itertools
 import json
 import os
 import signal
@@ -38,12 +39,21 @@ class TrainingJobArguments(JobArguments):
     """What every study has whose jobs are runs of `seq2seq train`."""
 
     options: tuple[str, ...] = ()
-    """Further options of every training, such as training.steps=20."""
+    """Further options of every training, such as training.steps=20. What is done already stays as it is."""
 
     @property
     def words(self) -> list[str]:
         """The further options as `seq2seq train` takes them."""
         return [word for each in self.options for word in ("--" + each.removeprefix("--")).split("=", 1)]
+
+    def words_of(self, config: str) -> list[str]:
+        """Those of a training with a config: where there is a discriminator with a model of its own, it has the
+        precision that model.precision gives the generator.
+        """
+        given = dict(itertools.pairwise(self.words))
+        if "--model.precision" not in given or not config.startswith("multi30k/adversarial"):
+            return self.words
+        return [*self.words, "--objective.discriminator.model.precision", given["--model.precision"]]
 
 
 class Claim:

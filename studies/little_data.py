@@ -250,7 +250,7 @@ class Study(Jobs):
             often = str(max(1, steps // 6))
             given += ["--training.steps", str(steps)]
             given += ["--training.evaluate_every", often, "--training.checkpoint_every", often]
-        return given + self.chosen.words
+        return given + self.chosen.words_of(config)
 
     def _trained(
         self, claim: Claim, config: str, seed: int, steps: int | None, options: tuple[str, ...]

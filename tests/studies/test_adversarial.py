@@ -67,12 +67,15 @@ def test_on_an_oracle_what_trains_on_starts_from_maximum_likelihood(tmp_path, co
     assert found["shuffled"].objective.reward_control == "shuffled"
 
 
+SETTINGS = {"task": "multi30k", "start": "start", "options": ("model.precision=float32",)}
+
+
 @pytest.fixture
 def translation(tmp_path, commands):
     for language, lines in (("en", "a dog\nx\n"), ("de", "ein Hund\ny\n")):
         for split in ("val", "test_2016_flickr"):
             (tmp_path / f"{split}.{language}").write_text(lines)
-    study = Multi30k(tmp_path / "study", AdversarialArguments(task="multi30k", data=str(tmp_path), start="start"))
+    study = Multi30k(tmp_path / "study", AdversarialArguments(**SETTINGS, data=str(tmp_path)))
     names = [name for name in study.jobs if not name.startswith("samples/")]
     assert study.do(names) == {}
     return study
@@ -83,6 +86,10 @@ def test_translation_starts_from_one_run_and_is_compared_with_its_controls(trans
     assert {experiment.init_from for experiment in found.values()} == {"start"}
     assert {found[f"adversarial_constant_{seed}"].training.seed for seed in range(3)} == {0, 1, 2}
     assert found["adversarial_constant_1"].objective.reward_control == "constant"
+    assert {found[name].objective.discriminator.model.precision for name in found if "adversarial" in name} == {
+        "float32"
+    }
+    assert {experiment.model.precision for experiment in found.values()} == {"float32"}
     assert translation.result("adversarial_0")["records"] == {"entropy": 0.5, "distinct_2": 0.5, "ended_fraction": 1.0}
     # Equal outputs.
     assert translation._compared("adversarial_2", "beam") == {"more_likelihood": 1.0, "adversarial_constant_2": 1.0}

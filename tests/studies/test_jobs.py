@@ -151,3 +151,9 @@ def test_the_command_says_what_failed_and_lists_without_doing(tmp_path, capsys):
 def test_further_options_as_training_takes_them():
     options = TrainingJobArguments(options=("training.steps=20", "--model.precision=float32", "flag")).words
     assert options == ["--training.steps", "20", "--model.precision", "float32", "--flag"]
+    arguments = TrainingJobArguments(options=("model.precision=float32",))
+    assert arguments.words_of("multi30k/preference") == ["--model.precision", "float32"]
+    assert arguments.words_of("multi30k/adversarial_bleu") == [
+        "--model.precision", "float32", "--objective.discriminator.model.precision", "float32",
+    ]  # fmt: skip
+    assert TrainingJobArguments().words_of("multi30k/adversarial") == []
