@@ -2,8 +2,9 @@
 
     seq2seq train sgd/state_tracking --data.directory DIR    # DIR has {train,dev}.jsonl[.gz], schema.{train,dev}.json
 
-Values are copied from the source in order (pointer-generator). Not measured yet as it is; at step 2,200 of 4,400, without
-restated intents, in float32, on all of dev, the model's own state rolled through each dialogue (previous:own|case:lower):
+Values are copied from the source in order (pointer-generator). Not measured yet as it is; at step 2,200 of 4,400,
+without restated intents, in float32, on all of dev, the model's own state rolled through each dialogue
+(previous:own|case:lower):
 
     joint goal of dialogues of seen services 54.71 (of all 31.28), intent of seen services 87.22, requested slots 98.44
 """
