@@ -100,10 +100,13 @@ def compute(name: str) -> dict[str, Any]:
 
 
 def platform() -> dict[str, Any]:
-    """What the rounding of a sum depends on, besides the code: versions and the processor's instructions."""
+    """What the rounding of a sum depends on, besides the code: versions, the processor's instructions, and the cores
+    among which XLA divides it.
+    """
     flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
     wanted = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "amx_tile", "amx_bf16")
-    return {"jax": jax.__version__, "instructions": [flag for flag in wanted if flag in flags.split()]}
+    instructions = [flag for flag in wanted if flag in flags.split()]
+    return {"jax": jax.__version__, "instructions": instructions, "cores": len(os.sched_getaffinity(0))}
 
 
 if __name__ == "__main__":
