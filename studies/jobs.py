@@ -278,9 +278,8 @@ def carry_out(jobs: Jobs, chosen: JobArguments, show: Callable[[], None]) -> Non
         return
     failed = {}
     if chosen.action == "train":
-        # So that what is under way is asked to end as well, and saves what it has.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-        failed = jobs.do(names)
+        with _ending_when_asked():
+            failed = jobs.do(names)
     show()
     if failed:
         messages = "; ".join(f"{name}: {message}" for name, message in failed.items())
@@ -288,3 +287,13 @@ def carry_out(jobs: Jobs, chosen: JobArguments, show: Callable[[], None]) -> Non
             f"{len(failed)} job(s) failed, and the same command tries them again. {messages}. More is in "
             f"{jobs.directory / 'failed'}."
         )
+
+
+@contextlib.contextmanager
+def _ending_when_asked() -> Iterator[None]:
+    """Within, SIGTERM raises SystemExit, so that what is under way is asked to end as well and saves what it has."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

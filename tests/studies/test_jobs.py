@@ -2,6 +2,7 @@
 
 import collections
 import os
+import signal
 import subprocess
 import threading
 
@@ -137,13 +138,14 @@ def test_what_is_under_way_is_asked_to_end_with_the_study(tmp_path, monkeypatch)
 
 
 def test_the_command_says_what_failed_and_lists_without_doing(tmp_path, capsys):
-    jobs, shown = Noted(tmp_path, NEEDS, failing={"b"}), []
+    jobs, shown, before = Noted(tmp_path, NEEDS, failing={"b"}), [], signal.getsignal(signal.SIGTERM)
     carry_out(jobs, JobArguments(action="list"), lambda: shown.append("table"))
     carry_out(jobs, JobArguments(action="table"), lambda: shown.append("table"))
     assert jobs.noted == [] and shown == ["table"] and capsys.readouterr().out.count("open") == 5
     with pytest.raises(ValueError, match=r"1 job\(s\) failed, .* b: b is broken\. More is in"):
         carry_out(jobs, JobArguments(only=("c", "data")), lambda: shown.append("table"))
     assert shown == ["table", "table"] and jobs.noted == ["data", "b"]
+    assert signal.getsignal(signal.SIGTERM) == before
     with pytest.raises(ValueError, match="--only nothing is no job; there are best, a/seed=0, data, b, c"):
         carry_out(jobs, JobArguments(only=("nothing",)), lambda: None)
 
