@@ -83,8 +83,8 @@ class ModelConfig:
     """Experts of a mixture, which differ in their start token alone; expert 0 starts with the BOS token, and is what
     all that knows no experts works with. Above 1 only for objective mixture_of_experts."""
     precision: Precision = dataclasses.field(default="float32", metadata=changes("numbers"))
-    """Arithmetic: float32; bfloat16 (accelerators); bfloat16_products (CPUs with AMX: float32 except for the operands
-    of matrix products)."""
+    """Arithmetic: float32; bfloat16 (accelerators); bfloat16_products (CPUs with AMX or AVX512-BF16: float32 except
+    for the operands of matrix products)."""
 
     def __post_init__(self):
         check_values(self, "model")

@@ -41,6 +41,7 @@ def experiment() -> Experiment:
         model=ModelConfig(
             encoder=TransformerEncoderConfig(num_layers=1, hidden_dim=512, **stack),
             decoder=TransformerDecoderConfig(num_layers=2, hidden_dim=768, **stack),
+            precision="bfloat16_products",
         ),
         objective=MaximumLikelihoodConfig(label_smoothing=0.0),
         optimizer=AdamWConfig(learning_rate=1.5e-3, schedule="cosine", warmup_steps=500, ema_decay=0.998),

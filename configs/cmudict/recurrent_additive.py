@@ -27,6 +27,7 @@ def experiment() -> Experiment:
                 hidden_dim=512, attention=AdditiveAttentionConfig(attention_dim=256), deep_output=True, **stack
             ),
             tied_embeddings="decoder",
+            precision=base.model.precision,
         ),
         training=dataclasses.replace(base.training, steps=3_600, checkpoint_every=600, evaluate_every=600),
     )

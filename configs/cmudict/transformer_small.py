@@ -39,6 +39,7 @@ def experiment() -> Experiment:
             encoder=TransformerEncoderConfig(**stack),
             decoder=TransformerDecoderConfig(**stack),
             tied_embeddings="decoder",
+            precision="bfloat16_products",
         ),
         objective=MaximumLikelihoodConfig(label_smoothing=0.1),
         optimizer=AdamWConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=400, ema_decay=0.998),

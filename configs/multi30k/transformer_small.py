@@ -9,7 +9,7 @@ included, 5,127 target tokens/s while training, waiting for input 0.3% of the ti
 
     seq2seq train multi30k/transformer_small --data.directory DIR    # DIR has {train,val,test_2016_flickr}.{en,de}[.gz]
 
-Without AMX, --model.precision float32 is the faster choice on most CPUs.
+Without AMX and AVX512-BF16 (lscpu lists both), --model.precision float32 is the faster choice on most CPUs.
 """
 
 from seq2seq_jax.data.text_files import ParallelText

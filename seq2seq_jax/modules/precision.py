@@ -16,7 +16,7 @@ Precision = Literal["float32", "bfloat16", "bfloat16_products"]
 - float32: everything in float32.
 - bfloat16: activations and products in bfloat16, with float32 accumulation inside a product (accelerators).
 - bfloat16_products: float32 activations; products with parameters have bfloat16 operands and a float32 result (CPUs
-  with AMX or AVX512-BF16, where this is several times as fast as float32).
+  with AMX or AVX512-BF16, where such a product is up to several times as fast as in float32).
 
 Softmax, normalisation statistics, logits, the loss and the optimizer are float32 in every precision. In bfloat16 the
 residual stream and the inputs of softmax are rounded to bfloat16, as are the gradients of single products.
