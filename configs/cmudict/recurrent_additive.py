@@ -2,8 +2,13 @@
 
     seq2seq train cmudict/recurrent_additive --data.directory DIR    # DIR has cmudict.dict[.gz]
 
-4.63M parameters. A step of 256 rows (some 920 words) takes 0.70 s on 2 cores of an AMD EPYC with AVX-512 (jax 0.10.2,
-Python 3.11), so that the 3,600 steps are 42 minutes. Splits and stress marks as in cmudict/transformer_small.
+4.63M parameters. Measured on one core of an AMD EPYC with AVX512-BF16, another training on the other one (jax 0.10.2,
+Python 3.11), 3,600 steps in 57 minutes with everything included:
+
+    test (12,642 words), any pronunciation, without stress    word error 23.61, phoneme error 5.55
+    validation (2,513 words)                                  word error 23.00, phoneme error 5.65
+
+Splits and stress marks as in cmudict/transformer_small.
 """
 
 import dataclasses

@@ -2,8 +2,12 @@
 
     seq2seq train sgd/response_from_acts --data.directory DIR    # DIR: {train,dev}.jsonl[.gz], schema.{train,dev}.json
 
-Values are copied from the source (pointer-generator). A quarter of a second per step on 2 cores, so 8,000 steps; scores
-are not measured yet.
+Values are copied from the source (pointer-generator). Measured on one core of an AMD EPYC with AVX512-BF16, another
+training on the other one (jax 0.10.2, Python 3.11), 8,000 steps in 71 minutes with everything included, beam 4, dev:
+
+    BLEU 24.27, missing values 8.36, slot error rate 10.02 (step 4,000, the best; at 8,000: 23.53, 8.40, 9.61)
+
+Slot errors are above the template's (6.8): see docs/tasks/dialogue.md.
 """
 
 from seq2seq_jax.data.schema_dialogues import DialogueActs

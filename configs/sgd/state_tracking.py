@@ -2,11 +2,11 @@
 
     seq2seq train sgd/state_tracking --data.directory DIR    # DIR has {train,dev}.jsonl[.gz], schema.{train,dev}.json
 
-Values are copied from the source in order (pointer-generator). Not measured yet as it is; at step 2,200 of 4,400,
-without restated intents, in float32, on all of dev, the model's own state rolled through each dialogue
-(previous:own|case:lower):
+Values are copied from the source in order (pointer-generator). Measured on one core of an AMD EPYC with AVX512-BF16,
+another training on the other one (jax 0.10.2, Python 3.11), 4,400 steps in 62 minutes with everything included, on all
+of dev, the model's own state rolled through each dialogue (previous:own|case:lower):
 
-    joint goal of dialogues of seen services 54.71 (of all 31.28), intent of seen services 87.22, requested slots 98.44
+    joint goal of dialogues of seen services 59.12 (of all 34.03), intent of seen services 89.39, requested slots 98.38
 """
 
 from seq2seq_jax.data.schema_dialogues import DialogueStates

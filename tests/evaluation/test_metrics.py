@@ -291,6 +291,13 @@ def test_the_interval_of_hits_is_the_usual_one_where_each_example_has_one_right_
     assert (low, high) == (pytest.approx(100 * (2 / 3 - half)), pytest.approx(100 * (2 / 3 + half)))
 
 
+def test_punctuation_marks_count_beside_words_where_that_is_asked_for():
+    likelihood = Likelihood(nll=12.0, tokens=6, texts=["it's me!", "c"])
+    found = Perplexity(per="word_or_mark").scores(Evaluated(outputs=None, examples=None, likelihood=likelihood))
+    assert found["perplexity_per_word_or_mark"].value == pytest.approx(math.exp(12 / 6))
+    assert "words, and each punctuation mark" in found["perplexity_per_word_or_mark"].signature
+
+
 def test_perplexity_by_hand():
     likelihood = Likelihood(nll=12.0, tokens=6, texts=["a b", "c"])
     evaluated = Evaluated(outputs=None, examples=None, likelihood=likelihood)
@@ -382,6 +389,7 @@ SPELLED = {
     "wer,remove_punctuation=True": WordErrorRate(remove_punctuation=True),
     "cer": CharacterErrorRate(),
     "perplexity,per=word": Perplexity(per="word"),
+    "perplexity,per=word_or_mark": Perplexity(per="word_or_mark"),
 }
 
 
