@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -40,6 +41,8 @@ from seq2seq_jax.paths import user_path
 
 NO_VALUES = ("True", "False")
 """Values that a response does not spell."""
+IN_WORDS = {"service": "<@>", "slot": "<slot>", "value": "<value>"}
+"""Tokens before the words of a name, and before a value, where names are written in words."""
 
 
 class Service(NamedTuple):
@@ -341,18 +344,32 @@ def act_token(name: str) -> str:
     return f"<{name}>"
 
 
-def acts_as_text(acts: Sequence[Sequence[Any]], text_of: Callable[[str], str] = str) -> str:
+def words_of(name: str) -> str:
+    """The words of the name of a service or a slot: `RentalCars_1` and `rental_cars` are rental cars."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"_\d+$", "", name))
+    return words.replace("_", " ").lower()
+
+
+def acts_as_text(acts: Sequence[Sequence[Any]], text_of: Callable[[str], str] = str, *, in_words: bool = False) -> str:
     """The text of acts, each [act, slot, [value, ...]]; acts of one kind that follow each other are named once.
 
     Args:
         acts: in order.
         text_of: value -> how it is written.
+        in_words: whether slots are written in words.
     """
+
+    def slot_of(name: str) -> str:
+        return f"{IN_WORDS['slot']} {words_of(name)}" if in_words else slot_token(name)
+
+    before_value = IN_WORDS["value"] if in_words else ""
     parts, last = [], None
     for act, slot, values in acts:
         parts += [] if act == last else [act_token(act)]
         parts += (
-            [f"{slot_token(slot)} {text_of(value)}" for value in values] if values else [slot_token(slot)] * bool(slot)
+            [f"{slot_of(slot)}{before_value} {text_of(value)}" for value in values]
+            if values
+            else [slot_of(slot)] * bool(slot)
         )
         last = act
     return "".join(parts)
@@ -363,7 +380,8 @@ class DialogueActs(SchemaDialogues):
     """Responses from acts: what the system is to say, and how it says it.
 
     The source has the service that the user talks about, the last turns, and the acts, each before the slots that it is
-    about: `<@Restaurants_1><CONFIRM><city> Palo Alto<time> 11:30 am`. An example has the columns source and target;
+    about: `<@Restaurants_1><CONFIRM><city> Palo Alto<time> 11:30 am`, or with names in words `<@> restaurants<CONFIRM>
+    <slot> city<value> Palo Alto<slot> time<value> 11:30 am`, without the line break. An example has the columns source and target;
     dialogue, turn and unseen (services that training has not seen); and values, those of the acts that the response is
     to spell: not True and False, and no names of intents.
     """
@@ -373,6 +391,9 @@ class DialogueActs(SchemaDialogues):
         "REQUEST", "REQ_MORE",
     )  # fmt: skip
     """Names of acts that have a piece of their own; others are spelt."""
+    names: Literal["tokens", "words"] = "tokens"
+    """How services and slots are written: a token for each that training has, others being spelt; or in their words,
+    which those that training has not seen share with others."""
     max_turns: int | None = 0
     """Turns of the context, the last ones; None = all."""
     fewest_turns: ClassVar[int] = 0
@@ -382,9 +403,12 @@ class DialogueActs(SchemaDialogues):
         return ("source", "target", "dialogue", "turn", "unseen", "values")
 
     def special_tokens(self) -> tuple[str, ...]:
-        schema = self.schema("train")
-        slots = {slot for service in schema.values() for slot in service.slots}
-        of_schema = sorted({*map(service_token, schema), *map(slot_token, slots | {"intent", "count"})})
+        if self.names == "words":
+            of_schema = sorted(IN_WORDS.values())
+        else:
+            schema = self.schema("train")
+            slots = {slot for service in schema.values() for slot in service.slots}
+            of_schema = sorted({*map(service_token, schema), *map(slot_token, slots | {"intent", "count"})})
         return (*super().special_tokens(), *map(act_token, self.acts), *of_schema)
 
     def _of_dialogue(
@@ -403,8 +427,12 @@ class DialogueActs(SchemaDialogues):
                     f"{str(acts)[:80]}: annotate the turns of the system"
                 )
             context = self.context(dialogue.turns[:number]) if number else ""
-            source = "".join(map(service_token, spoken_of)) + self._text(context) + acts_as_text(acts, self._text)
+            said = "".join(map(self._service, spoken_of)) + self._text(context)
+            source = said + acts_as_text(acts, self._text, in_words=self.names == "words")
             values = [
                 value for _, slot, values in acts for value in values if value not in NO_VALUES and slot != "intent"
             ]
             yield source, self._text(turn.text), dialogue.name, number, unseen, values
+
+    def _service(self, name: str) -> str:
+        return f"{IN_WORDS['service']} {words_of(name)}" if self.names == "words" else service_token(name)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from seq2seq_jax.data.schema_dialogues import DialogueActs, DialogueStates, is_spelt
+from seq2seq_jax.data.schema_dialogues import DialogueActs, DialogueStates, is_spelt, words_of
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.evaluation.dialogue_states import EMPTY, apply_change
 from seq2seq_jax.tasks.dialogue_state import DialogueState, StateRollout
@@ -197,6 +197,20 @@ def test_responses_are_made_from_acts(source):
     assert second["source"] == "<@Restaurants_1><@Buses_1><GOODBYE>"
     with_turn = examples(source(DialogueActs, max_turns=1))[1]
     assert with_turn["source"] == "<@Restaurants_1><@Buses_1><user> Yes. Their phone? And a bus to SF<GOODBYE>"
+
+
+def test_names_may_be_written_in_words(source):
+    data = source(DialogueActs, names="words")
+    first, second = examples(data)
+    assert first["source"] == (
+        "<@> restaurants<CONFIRM><slot> time<value> 11:30 am<slot> city<value> SF<INFORM><slot> has wifi<value> True"
+        "<GOODBYE><OFFER_INTENT><slot> intent<value> FindBus"
+    )
+    assert second["source"] == "<@> restaurants<@> buses<GOODBYE>" and first["values"] == ["11:30 am", "SF"]
+    assert {"<CONFIRM>", "<@>", "<slot>", "<value>"} <= set(
+        data.special_tokens()
+    ) and "<city>" not in data.special_tokens()
+    assert words_of("RentalCars_12") == words_of("rental_cars") == "rental cars"
 
 
 def test_names_of_the_schema_are_pieces_of_the_tokenizer(source):
