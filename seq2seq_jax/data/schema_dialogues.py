@@ -382,8 +382,8 @@ class DialogueActs(SchemaDialogues):
     The source has the service that the user talks about, the last turns, and the acts, each before the slots that it is
     about: `<@Restaurants_1><CONFIRM><city> Palo Alto<time> 11:30 am`, or with names in words `<@> restaurants<CONFIRM>
     <slot> city<value> Palo Alto<slot> time<value> 11:30 am`, without the line break. An example has the columns source
-    and target; dialogue, turn and unseen (services that training has not seen); and values, those of the acts that the response is
-    to spell: not True and False, and no names of intents.
+    and target; dialogue, turn and unseen (services that training has not seen); and values, those of the acts that the
+    response is to spell: not True and False, and no names of intents.
     """
 
     acts: tuple[str, ...] = (
