@@ -69,6 +69,20 @@ class RunDirectory:
                 release = lock.enter_context(locked(self.path, lost=lost)) if holds else _no_release
             yield release
 
+    def refuse_foreign_checkpoints(self) -> None:
+        """For a run that is about to begin here, which would continue from them.
+
+        Raises:
+            ValueError: there are checkpoints, of what is not known.
+        """
+        with self.checkpoints(read_only=True) as checkpoints:
+            steps = checkpoints.steps()
+        if steps:
+            raise ValueError(
+                f"expected no checkpoints in {self.path}, which has no {DESCRIPTION_FILE}; there is one of step "
+                f"{steps[-1]:,}: bring its {DESCRIPTION_FILE} and tokenizer back, or give another --run-dir."
+            )
+
     def remove_unfinished(self) -> None:
         """Delete what a killed training of this run left half-written."""
         for place in (self.path, self.path / "samples", self.path / "plots"):

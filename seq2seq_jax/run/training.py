@@ -123,6 +123,7 @@ class TrainingRun:
             self.directory.tokenizer_fingerprint = fingerprints["tokenizer"]
             self.directory.remove_unfinished()
         else:
+            self.directory.refuse_foreign_checkpoints()
             tokenizer = self.new_tokenizer()
             if self.experiment.optimizer.has_patterns:
                 # Before anything is written: only now is it known which parameters they match.
