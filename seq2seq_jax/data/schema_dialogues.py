@@ -41,8 +41,6 @@ from seq2seq_jax.paths import user_path
 
 NO_VALUES = ("True", "False")
 """Values that a response does not spell."""
-IN_WORDS = {"service": "<@>", "slot": "<slot>", "value": "<value>"}
-"""Tokens before the words of a name, and before a value, where names are written in words."""
 
 
 class Service(NamedTuple):
@@ -350,26 +348,38 @@ def words_of(name: str) -> str:
     return words.replace("_", " ").lower()
 
 
-def acts_as_text(acts: Sequence[Sequence[Any]], text_of: Callable[[str], str] = str, *, in_words: bool = False) -> str:
+class Spelling(NamedTuple):
+    """How acts name services and slots."""
+
+    service: Callable[[str], str]
+    slot: Callable[[str], str]
+    value: str
+    """What stands between a slot and its value, before a space."""
+
+
+SPELLINGS = {
+    "tokens": Spelling(service_token, slot_token, ""),
+    "words": Spelling(lambda name: f"<@> {words_of(name)}", lambda name: f"<slot> {words_of(name)}", "<value>"),
+}
+
+
+def acts_as_text(
+    acts: Sequence[Sequence[Any]], text_of: Callable[[str], str] = str, *, spelling: Spelling = SPELLINGS["tokens"]
+) -> str:
     """The text of acts, each [act, slot, [value, ...]]; acts of one kind that follow each other are named once.
 
     Args:
         acts: in order.
         text_of: value -> how it is written.
-        in_words: whether slots are written in words.
+        spelling: of slots.
     """
-
-    def slot_of(name: str) -> str:
-        return f"{IN_WORDS['slot']} {words_of(name)}" if in_words else slot_token(name)
-
-    before_value = IN_WORDS["value"] if in_words else ""
     parts, last = [], None
     for act, slot, values in acts:
         parts += [] if act == last else [act_token(act)]
         parts += (
-            [f"{slot_of(slot)}{before_value} {text_of(value)}" for value in values]
+            [f"{spelling.slot(slot)}{spelling.value} {text_of(value)}" for value in values]
             if values
-            else [slot_of(slot)] * bool(slot)
+            else [spelling.slot(slot)] * bool(slot)
         )
         last = act
     return "".join(parts)
@@ -404,7 +414,7 @@ class DialogueActs(SchemaDialogues):
 
     def special_tokens(self) -> tuple[str, ...]:
         if self.names == "words":
-            of_schema = sorted(IN_WORDS.values())
+            of_schema = ["<@>", "<slot>", "<value>"]
         else:
             schema = self.schema("train")
             slots = {slot for service in schema.values() for slot in service.slots}
@@ -427,12 +437,10 @@ class DialogueActs(SchemaDialogues):
                     f"{str(acts)[:80]}: annotate the turns of the system"
                 )
             context = self.context(dialogue.turns[:number]) if number else ""
-            said = "".join(map(self._service, spoken_of)) + self._text(context)
-            source = said + acts_as_text(acts, self._text, in_words=self.names == "words")
+            spelling = SPELLINGS[self.names]
+            said = "".join(map(spelling.service, spoken_of)) + self._text(context)
+            source = said + acts_as_text(acts, self._text, spelling=spelling)
             values = [
                 value for _, slot, values in acts for value in values if value not in NO_VALUES and slot != "intent"
             ]
             yield source, self._text(turn.text), dialogue.name, number, unseen, values
-
-    def _service(self, name: str) -> str:
-        return f"{IN_WORDS['service']} {words_of(name)}" if self.names == "words" else service_token(name)

@@ -207,9 +207,8 @@ def test_names_may_be_written_in_words(source):
         "<GOODBYE><OFFER_INTENT><slot> intent<value> FindBus"
     )
     assert second["source"] == "<@> restaurants<@> buses<GOODBYE>" and first["values"] == ["11:30 am", "SF"]
-    assert {"<CONFIRM>", "<@>", "<slot>", "<value>"} <= set(
-        data.special_tokens()
-    ) and "<city>" not in data.special_tokens()
+    tokens = set(data.special_tokens())
+    assert {"<CONFIRM>", "<@>", "<slot>", "<value>"} <= tokens and "<city>" not in tokens
     assert words_of("RentalCars_12") == words_of("rental_cars") == "rental cars"
 
 
