@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> None:
             adapter = None if chosen.adapter is None else Adapter.open(user_path(chosen.adapter), checkpoint)
             rows, tokenizer = _vocabulary(checkpoint, chosen)
             number = import_run(rows, tokenizer, experiment, output, adapter=adapter, progress=display.progress)
-            difference = check_copy(checkpoint, checkpoint.load())
+            difference = check_copy(checkpoint)
             if difference is not None:
                 display.line(f"logits are those that were kept with the model (largest difference {difference:.2g})")
             if chosen.check:

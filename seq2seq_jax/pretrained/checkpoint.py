@@ -17,7 +17,7 @@ from seq2seq_jax.model import ModelConfig
 from seq2seq_jax.modules.precision import Precision
 from seq2seq_jax.pretrained.family import OUTPUT, SOURCE, TARGET, TOKEN_PATHS, Described, Family
 from seq2seq_jax.pretrained.registry import family_of
-from seq2seq_jax.pretrained.safetensors_files import StoredTensor, TensorFiles, describe_names
+from seq2seq_jax.pretrained.safetensors_files import StoredTensor, TensorFiles, describe_names, will_need
 from seq2seq_jax.pretrained.table import Entry, Place, check_tensors, flat, load, places
 from seq2seq_jax.pretrained.transforms import ChosenRows, Table
 
@@ -301,9 +301,7 @@ def _tables(
 
     def equal(first: str, second: str) -> bool:
         a, b = tensors[names[first]], tensors[names[second]]
-        return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(
-            a.open().view(np.uint8), b.open().view(np.uint8)
-        )
+        return (a.dtype, a.shape) == (b.dtype, b.shape) and _have_equal_bytes(a, b)
 
     for path, found in there.items():
         if found and not all(equal(found[0], name) for name in found[1:]):
@@ -331,3 +329,18 @@ def _tables(
             "all of the files, or correct the config."
         )
     return {path: tuple(found) for path, found in tables.items()}
+
+
+ROWS_COMPARED = 1_024
+"""Rows of two tables that are compared at once, so that different ones are hardly read for that."""
+
+
+def _have_equal_bytes(first: StoredTensor, second: StoredTensor) -> bool:
+    a, b = first.open(), second.open()
+    for start in range(0, len(a), ROWS_COMPARED):
+        rows = [table[start : start + ROWS_COMPARED] for table in (a, b)]
+        for each in rows:
+            will_need(each)
+        if not np.array_equal(*(each.view(np.uint8) for each in rows)):
+            return False
+    return True

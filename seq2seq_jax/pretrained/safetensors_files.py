@@ -6,6 +6,7 @@ the bytes of the tensors one after the other. Nothing in it is executed.
 
 import dataclasses
 import json
+import mmap
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -59,13 +60,37 @@ class StoredTensor:
 
     def open(self) -> np.ndarray:
         """A read-only view of the file, of which only the bytes that are used are read. They count as memory of this
-        process until the view is dropped.
+        process until the view is dropped. `will_need` reads ahead; the system does not do so by itself.
         """
         dtype = DTYPES[self.dtype]
         if 0 in self.shape:
             return np.zeros(self.shape, dtype)
-        raw = np.memmap(self.path, np.uint8, "r", offset=self.start, shape=(self.nbytes,))
-        return np.asarray(raw).view(dtype).reshape(self.shape)
+        start = self.start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        with self.path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), self.start + self.nbytes - start, offset=start, access=mmap.ACCESS_READ)
+        if CAN_ADVISE:
+            # Otherwise megabytes behind each row that is used may be read as well.
+            mapped.madvise(mmap.MADV_RANDOM)
+        return np.frombuffer(mapped, np.uint8, self.nbytes, self.start - start).view(dtype).reshape(self.shape)
+
+
+CAN_ADVISE = hasattr(mmap, "MADV_RANDOM") and hasattr(mmap, "MADV_WILLNEED")
+"""Whether the system takes advice on what of a file will be read."""
+
+
+def will_need(view: np.ndarray) -> None:
+    """Have the system read what lies between the first and the last byte of a view of `StoredTensor.open`."""
+    owner: Any = view
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, memoryview):
+        owner = owner.obj
+    if not CAN_ADVISE or not isinstance(owner, mmap.mmap) or view.size == 0:
+        return
+    low, high = np.lib.array_utils.byte_bounds(view)
+    first = np.frombuffer(owner, np.uint8).ctypes.data
+    start = (low - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    owner.madvise(mmap.MADV_WILLNEED, start, high - first - start)
 
 
 def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:

@@ -1,6 +1,7 @@
 """Tables of names, read in both directions: what a stored tensor is called, which parameters it holds, and how."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from seq2seq_jax.pretrained.safetensors_files import FLOATS, StoredTensor, describe_names
+from seq2seq_jax.pretrained.safetensors_files import FLOATS, StoredTensor, describe_names, will_need
 from seq2seq_jax.pretrained.transforms import Transform
 
 LAYER = "{layer}"
@@ -123,44 +124,142 @@ def load(
     paths: Collection[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, jax.Array]:
-    """Parameters by path, laid out as they shall be; each process reads what its own devices hold.
+    """Parameters by path, laid out as they shall be. All processes must call this, with the same arguments.
 
-    Layers are read one by one into the part of a device, so that beside the result no more than one such part exists.
+    What a device holds of a tensor that is stored transposed lies all over it. So devices, and with them processes,
+    read whole rows of the stored tensors, each other ones, and exchange them, layer by layer, so that beside the result
+    not much more than a layer exists.
 
     Args:
         layouts: shapes, dtypes and shardings (ShapeDtypeStruct) by path.
         paths: of the parameters that are wanted; None = all.
         progress: called with (parameters done, all).
     """
-    holders: dict[str, list[tuple[str, Place, int]]] = {}
+    holders: dict[str, list[_Holder]] = {}
     for name, place in expected.items():
         for index, path in enumerate(place.entry.paths):
             if paths is None or path in paths:
-                holders.setdefault(path, []).append((name, place, index))
+                holders.setdefault(path, []).append(_Holder(tensors[name], place, index, layouts))
     loaded = {}
     for done, (path, held) in enumerate(holders.items()):
-        layout = layouts[path]
-
-        def part(where: tuple[slice, ...], held=held, layout=layout) -> np.ndarray:
-            where = tuple(slice(*each.indices(size)[:2]) for each, size in zip(where, layout.shape, strict=True))
-            values = np.empty([each.stop - each.start for each in where], layout.dtype)
-            for name, place, index in held:
-                source = place.entry.transform.own(tensors[name].open(), index, place.shapes(layouts))
-                if place.layer is None:
-                    values[...] = source[where]
-                elif where[0].start <= place.layer < where[0].stop:
-                    values[place.layer - where[0].start] = source[where[1:]]
-            return values
-
-        loaded[path] = _placed(layout, part)
+        loaded[path] = _placed(layouts[path], held)
         progress(done + 1, len(holders))
     return loaded
 
 
-def _placed(layout: jax.ShapeDtypeStruct, part: Callable[[tuple[slice, ...]], np.ndarray]) -> jax.Array:
+@dataclasses.dataclass(frozen=True)
+class _Holder:
+    """A stored tensor with a parameter or a layer of it, the one with an index among those that it holds."""
+
+    tensor: StoredTensor
+    place: Place
+    index: int
+    layouts: Mapping[str, Any]
+
+    def view(self) -> np.ndarray:
+        """Its values, of which those are read that are used."""
+        return self.place.entry.transform.own(self.tensor.open(), self.index, self.place.shapes(self.layouts))
+
+    def read_into(self, values: np.ndarray, where: tuple[slice, ...]) -> None:
+        """Copy a part."""
+        part = self.view()[where]
+        will_need(part)
+        values[...] = part
+
+
+def _placed(layout: jax.ShapeDtypeStruct, held: Sequence[_Holder]) -> jax.Array:
+    """A parameter on its devices.
+
+    Args:
+        held: what holds it, or each of its layers.
+    """
+    is_stacked = held[0].place.layer is not None
+
+    def part(where: tuple[slice, ...]) -> np.ndarray:
+        where = _with_bounds(where, layout.shape)
+        values = np.empty(_lengths(where), layout.dtype)
+        for holder in held:
+            if not is_stacked:
+                holder.read_into(values, where)
+            elif where[0].start <= holder.place.layer < where[0].stop:
+                holder.read_into(values[holder.place.layer - where[0].start], where[1:])
+        return values
+
     if layout.sharding is None:
         return jax.numpy.asarray(part((slice(None),) * len(layout.shape)))
-    return jax.make_array_from_callback(layout.shape, layout.sharding, part)
+    shape = layout.shape[is_stacked:]
+    reading = _sharded_by_rows(layout, shape, rows_dim=int(np.argmax(held[0].view().strides))) if shape else None
+    if reading is None:
+        return jax.make_array_from_callback(layout.shape, layout.sharding, part)
+
+    def read(holder: _Holder) -> jax.Array:
+        def rows(where: tuple[slice, ...]) -> np.ndarray:
+            where = _with_bounds(where, shape)
+            values = np.empty(_lengths(where), layout.dtype)
+            holder.read_into(values, where)
+            return values
+
+        return jax.make_array_from_callback(shape, reading, rows)
+
+    if not is_stacked:
+        return _mover(layout.sharding)(read(held[0]))
+    zeros, with_layer = _stacking(layout.shape, layout.dtype, layout.sharding)
+    stacked = zeros()
+    for holder in held:
+        # One after the other: what is in flight is in memory.
+        stacked = jax.block_until_ready(with_layer(stacked, read(holder), holder.place.layer))
+    return stacked
+
+
+LEAST_EXCHANGED = 2**20
+"""Bytes of a parameter, or a layer of it, of which devices read other parts than they hold."""
+
+
+def _sharded_by_rows(
+    layout: jax.ShapeDtypeStruct, shape: tuple[int, ...], *, rows_dim: int
+) -> jax.sharding.NamedSharding | None:
+    """A sharding of the rows of a stored tensor over as many axes of the mesh as divide them; None = it is too small.
+
+    Args:
+        shape: of a layer.
+        rows_dim: its dim whose parts lie apart in the file.
+    """
+    mesh = layout.sharding.mesh
+    if math.prod(shape) * layout.dtype.itemsize < LEAST_EXCHANGED:
+        return None
+    axes: list[str] = []
+    for axis, devices in mesh.shape.items():
+        if shape[rows_dim] % (devices * math.prod(mesh.shape[taken] for taken in axes)) == 0:
+            axes.append(axis)
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*[None] * rows_dim, tuple(axes)))
+
+
+@functools.cache
+def _mover(sharding: jax.sharding.NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda array: array, out_shardings=sharding, donate_argnums=0)
+
+
+@functools.cache
+def _stacking(
+    shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.NamedSharding
+) -> tuple[Callable[[], jax.Array], Callable[[jax.Array, jax.Array, int], jax.Array]]:
+    """What makes an array of zeros, and what puts a layer into it."""
+    return (
+        jax.jit(lambda: jax.numpy.zeros(shape, dtype), out_shardings=sharding),
+        jax.jit(
+            lambda stacked, one, layer: jax.lax.dynamic_update_index_in_dim(stacked, one, layer, 0),
+            out_shardings=sharding,
+            donate_argnums=0,
+        ),
+    )
+
+
+def _with_bounds(where: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(*each.indices(size)[:2]) for each, size in zip(where, shape, strict=True))
+
+
+def _lengths(where: tuple[slice, ...]) -> list[int]:
+    return [each.stop - each.start for each in where]
 
 
 def stored_arrays(

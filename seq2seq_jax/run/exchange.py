@@ -211,7 +211,11 @@ def _write_run(
         Its number of parameters.
     """
     experiment, tokenizer = system.experiment, system.tokenizer
-    state = system.initial_state({system.player: nested(params)})
+    players = {system.player: nested(params)}
+    if params.keys() != flat(system.parameter_layouts[system.player]).keys() or len(system.parameter_layouts) > 1:
+        state = system.initial_state(players)
+        players = {name: state.players[name].params for name in system.parameter_layouts}
+        del state
     kinds = " and ".join(checkpoint.family.model_type for checkpoint in origins)
     names = " and ".join(checkpoint.directory.name for checkpoint in origins)
     configs = [checkpoint.config for checkpoint in origins]
@@ -235,11 +239,12 @@ def _write_run(
                 "imported": {"from": " and ".join(str(each.directory) for each in origins), "model_type": kinds},
             },
         )
-        with Checkpoints(unfinished / "checkpoints") as written:
-            written.save(state, Progress(step=0))
+        with Checkpoints(unfinished / "checkpoints", gigabytes_in_flight=1) as written:
+            # Parameters alone: nothing has been trained, and an optimizer's state would take several times as much.
+            written.save({"players": {name: {"params": own} for name, own in players.items()}}, Progress(step=0))
             written.wait()
         unfinished.rename(output)
-    return num_parameters(state.players[system.player].params)
+    return num_parameters(players[system.player])
 
 
 def used_ids(tokenizer: Tokenizer, texts: Iterable[str]) -> set[int]:
@@ -685,7 +690,7 @@ def made_frames(config: ModelConfig, positions: int) -> FrameRows:
     )
 
 
-def check_copy(checkpoint: Checkpoint, params: Mapping[str, Any]) -> float | None:
+def check_copy(checkpoint: Checkpoint) -> float | None:
     """The largest difference of a checkpoint's logits from those that were kept beside it; None = none were.
 
     Raises:
@@ -696,7 +701,7 @@ def check_copy(checkpoint: Checkpoint, params: Mapping[str, Any]) -> float | Non
         return None
     facts = read_json(path)
     model = checkpoint.model().build(checkpoint.vocabulary)
-    found = logits_of(model, nested(params), facts["source"], facts["target"])
+    found = logits_of(model, nested(checkpoint.load()), facts["source"], facts["target"])
     expected = np.array(facts["logits"], np.float32)
     tokens = facts.get("tokens", range(expected.shape[1]))
     difference = float(np.abs(found[:, list(tokens)] - expected).max())
@@ -722,7 +727,7 @@ def _read_back(directory: Path, tensors: list[NewTensor], check: Mapping[str, An
         meant = np.ascontiguousarray(tensor.values(), DTYPES[tensor.dtype])
         if there.tobytes() != meant.tobytes():
             raise ValueError(f"{tensor.name} was read back otherwise than it was written: the disk may be damaged.")
-    check_copy(written, written.load())
+    check_copy(written)
 
 
 def model_card(run: Inference, plan: _Plan, *, step: int) -> str:

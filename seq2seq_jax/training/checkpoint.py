@@ -69,11 +69,35 @@ def checksum(array: Array) -> UInt[Array, ""]:
     if jnp.issubdtype(array.dtype, jnp.bool_):
         array = array.astype(jnp.uint8)
     unsigned = jnp.dtype(f"uint{8 * array.dtype.itemsize}")
-    bits = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
-    index = jnp.zeros(array.shape, jnp.uint32)
-    for dim, size in enumerate(array.shape):
-        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, dim)
-    return jnp.sum(mixed(bits + index * jnp.uint32(0x9E3779B9)), dtype=jnp.uint32)
+
+    def of_part(part: Array, first: Any) -> UInt[Array, ""]:
+        """The sum over a part whose first element has that index."""
+        bits = jax.lax.bitcast_convert_type(part, unsigned).astype(jnp.uint32)
+        index = jnp.zeros(part.shape, jnp.uint32)
+        for dim, size in enumerate(part.shape):
+            index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, part.shape, dim)
+        return jnp.sum(mixed(bits + (index + first) * jnp.uint32(0x9E3779B9)), dtype=jnp.uint32)
+
+    if not _is_large(array) or array.ndim < 3:
+        return of_part(array, jnp.uint32(0))
+    # Layer by layer: a compiler may hold what is summed.
+    size = jnp.uint32(math.prod(array.shape[1:]) % 2**32)
+
+    def with_layer(layer: Array, total: UInt[Array, ""]) -> UInt[Array, ""]:
+        return total + of_part(array[layer], layer.astype(jnp.uint32) * size)
+
+    return jax.lax.fori_loop(0, array.shape[0], with_layer, jnp.uint32(0))
+
+
+LARGE = 2**26
+"""Bytes of an array whose checksum is a program of its own."""
+
+
+def _is_large(array: Array) -> bool:
+    return array.size * array.dtype.itemsize > LARGE
+
+
+_checksum = jax.jit(checksum)
 
 
 @jax.jit
@@ -84,7 +108,9 @@ def _checksums(leaves: list[Array]) -> list[UInt[Array, ""]]:
 def checksums(tree: Mapping[str, Any]) -> dict[str, int]:
     """Path of each array in a nested dict -> its checksum."""
     leaves = flax.traverse_util.flatten_dict(tree, sep="/")
-    return dict(zip(leaves, map(int, _checksums(list(leaves.values()))), strict=True))
+    small = {path: leaf for path, leaf in leaves.items() if not _is_large(leaf)}
+    found = dict(zip(small, map(int, _checksums(list(small.values()))), strict=True))
+    return {path: found[path] if path in found else int(_checksum(leaf)) for path, leaf in leaves.items()}
 
 
 def checksum_of_part(part: np.ndarray, begin: tuple[int, ...], shape: tuple[int, ...]) -> int:
@@ -121,12 +147,22 @@ class Checkpoints:
     older steps are removed for a new one, and the save that comes next, or `wait`, raises what was found.
     """
 
-    def __init__(self, directory: str | Path, *, keep_latest: int = 2, read_only: bool = False):
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep_latest: int = 2,
+        read_only: bool = False,
+        gigabytes_in_flight: int | None = None,
+    ):
         """Args:
         directory: made if it is not there, unless read_only.
         keep_latest: newest steps that are kept, beside the one of the best score.
+        gigabytes_in_flight: copies of arrays that exist at once while a step is written, so that `save` returns before
+            all are copied, and the arrays must stay until `wait` has; None = all are copied before `save` returns.
         """
         self.directory = Path(directory).absolute()
+        self._is_gradual = gigabytes_in_flight is not None
         self._keep_latest = keep_latest
         self._ranks: dict[int, tuple[float, float, int] | None] = {}
         self._reading: _ReadBack | None = None
@@ -136,7 +172,13 @@ class Checkpoints:
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
             options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, step_format_fixed_length=8)
-            self._manager = ocp.CheckpointManager(self._safe_directory, options=options)
+            handlers = {
+                "state": ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=gigabytes_in_flight),
+                "record": ocp.JsonCheckpointHandler(),
+            }
+            self._manager = ocp.CheckpointManager(
+                self._safe_directory, options=options, item_handlers=handlers if self._is_gradual else None
+            )
 
     @functools.cached_property
     def _safe_directory(self) -> Path:
@@ -176,7 +218,7 @@ class Checkpoints:
         return sorted(ocp.utils.checkpoint_steps(self.directory)) if self.directory.is_dir() else []
 
     def save(self, state: Any, progress: Progress) -> None:
-        """Start saving in the background; returns when the arrays have been copied from the device.
+        """Start saving in the background; returns when the arrays have been copied from the device (but see above).
 
         Args:
             state: a tree of arrays that flax.serialization knows.
@@ -191,11 +233,9 @@ class Checkpoints:
         content = json.dumps({"progress": progress.to_json(), "checksums": sums})
         record = {"content": content, "digest": hashlib.sha256(content.encode()).hexdigest()}
         self._ranks[progress.step] = progress.rank
+        own = ocp.args.PyTreeSave(arrays) if self._is_gradual else ocp.args.StandardSave(arrays)
         with _write_errors(self.directory):
-            self._manager.save(
-                progress.step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)),
-            )
+            self._manager.save(progress.step, args=ocp.args.Composite(state=own, record=ocp.args.JsonSave(record)))
         self._reading = _ReadBack(self._manager, self._safe_directory / f"{progress.step:08d}" / "state", arrays, sums)
 
     def wait(self) -> None:

@@ -159,8 +159,8 @@ def initial_state(
         average_decays: of every player's moving average; None = it keeps none.
 
     Returns:
-        A function that makes the state, laid out on the mesh, from new parameters or (`given`) with those of some
-        players, of which a dict may lack parts, which are new; and the state's shapes, dtypes and shardings
+        A function that makes the state, laid out on the mesh, from new parameters or (`given`, donated) with those of
+        some players, of which a dict may lack parts, which are new; and the state's shapes, dtypes and shardings
         (ShapeDtypeStruct leaves), which cost nothing.
     """
 
@@ -189,7 +189,7 @@ def initial_state(
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         shapes = jax.eval_shape(boxed, {})
         layout = shardings(mesh, shapes)
-    make = JittedOnMesh(lambda given: _unboxed(boxed(given)), mesh, out_shardings=layout)
+    make = JittedOnMesh(lambda given: _unboxed(boxed(given)), mesh, out_shardings=layout, donate_argnums=0)
 
     def build(given: dict[str, Params] | None = None) -> TrainState:
         return make(given or {})

@@ -90,12 +90,12 @@ def test_what_was_kept_of_logits_finds_a_changed_copy(imported, bart, tmp_path):
     output = tmp_path / "out"
     assert call("export", imported, "--output", output) == 0
     checkpoint = Checkpoint.open(output)
-    assert check_copy(checkpoint, checkpoint.load()) < 1e-3
+    assert check_copy(checkpoint) < 1e-3
     facts = json.loads((output / CHECK_FILE).read_text())
     facts["logits"][0][0] += 1
     (output / CHECK_FILE).write_text(json.dumps(facts))
     with pytest.raises(ValueError, match=r"^[^\n]*does not give the logits of[^\n]*$"):
-        check_copy(checkpoint, checkpoint.load())
+        check_copy(checkpoint)
 
 
 def test_mistakes_are_one_line_and_nothing_is_written(bart, imported, tmp_path, capsys):

@@ -562,8 +562,11 @@ def example_arrays():
     }
 
 
+@pytest.mark.parametrize("large", [2**26, 8])
 @pytest.mark.parametrize("name", example_arrays())
-def test_checksum_is_that_of_the_formula(name):
+def test_checksum_is_that_of_the_formula(name, large, monkeypatch):
+    """Also of an array that counts as large, and goes layer by layer."""
+    monkeypatch.setattr("seq2seq_jax.training.checkpoint.LARGE", large)
     array = np.asarray(example_arrays()[name])
     assert int(checksum(jnp.asarray(array))) == expected_checksum(array)
 
