@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 SAFE_PATH = re.compile(r"[\w ./=+,@:-]*")
 """Paths that Orbax and TensorStore take as they are. Orbax looks for its own files with patterns that begin with the
 directory's name, so that nothing matches below `[x]`; TensorStore refuses a backslash."""
+FILE_SIZE = 2**26
+"""Bytes of the files of a step that is written with little memory: a file is held until it is full."""
 ELEMENTS_PER_BLOCK = 2**20
 """Elements of an array whose checksum the host computes at once."""
 
@@ -233,7 +235,11 @@ class Checkpoints:
         content = json.dumps({"progress": progress.to_json(), "checksums": sums})
         record = {"content": content, "digest": hashlib.sha256(content.encode()).hexdigest()}
         self._ranks[progress.step] = progress.rank
-        own = ocp.args.PyTreeSave(arrays) if self._is_gradual else ocp.args.StandardSave(arrays)
+        own = (
+            ocp.args.PyTreeSave(arrays, ocdbt_target_data_file_size=FILE_SIZE)
+            if self._is_gradual
+            else ocp.args.StandardSave(arrays)
+        )
         with _write_errors(self.directory):
             self._manager.save(progress.step, args=ocp.args.Composite(state=own, record=ocp.args.JsonSave(record)))
         self._reading = _ReadBack(self._manager, self._safe_directory / f"{progress.step:08d}" / "state", arrays, sums)
