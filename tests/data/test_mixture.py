@@ -126,6 +126,19 @@ def test_weights_follow_a_schedule_of_epochs():
     assert found == [[0, 0, 1], [1, 1, 1], [2, 2, 1], [2, 2, 1], [2, 2, 1]]
 
 
+@pytest.mark.parametrize("weights", [{"real": (0.0,)}, {"real": (1e-9,), "synthetic": (1e-9,)}])
+def test_weights_that_leave_nothing_to_train_on_are_refused(directory, tokenizer, weights):
+    """The second part fits no row here: without a word training would look for its examples for ever."""
+    for side in ("src", "tgt"):
+        (directory / f"long.train.{side}").write_text(f"{'x y z ' * 60}\n" * 3)
+    long = Part(
+        name="long", source=source_of(directory, "long", validation=None), weights=weights.get("synthetic", (1.0,))
+    )
+    parts = (dataclasses.replace(mixture(directory).parts[0], weights=weights["real"]), long)
+    with pytest.raises(ValueError, match="have 90, 0 examples that fit a row.*less than one example: raise the weight"):
+        made(directory, mixture(directory, parts=parts), tokenizer, number=1)
+
+
 def test_temperature_brings_sizes_together():
     mixing = Mixing(weights=((1.0,), (1.0,)), temperature=2.0)
     parts = np.array([0] * 900 + [1] * 100)
