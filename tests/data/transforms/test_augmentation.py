@@ -289,6 +289,11 @@ def test_what_contradicts_is_refused_in_one_line():
         ),
         (AugmentationConfig(source=NoiseConfig(typos=0.1)), TokenizerConfig(kind="words"), "source.typos needs"),
         (AugmentationConfig(target=NoiseConfig(word_drop=0.1)), TokenizerConfig(kind="imported"), "it is imported"),
+        (
+            AugmentationConfig(source=NoiseConfig(word_replace=0.1)),
+            TokenizerConfig(kind="char"),
+            "source.word_replace needs a source tokenizer of kind bpe or unigram or words, and it is char",
+        ),
     ]
     for augmentation, tokenizer, message in cases:
         with pytest.raises(ValueError, match=message) as raised:
