@@ -222,6 +222,14 @@ def test_what_an_epoch_holds_of_each_part(directory, tokenizer):
     data = mixture(directory, real=(2.0,), synthetic=(0.5,))
     batch_format = Translation().batch_format(data)
     assert parts_of(store_of(directory, data, tokenizer), batch_format, seed=0) == [(90, 180), (40, 20)]
+    # What is too long for a row is in no epoch.
+    store = store_of(directory, data, tokenizer)
+    lengths = store.columns["source"].lengths
+    limit = int(np.median(lengths))
+    short = Translation().batch_format(dataclasses.replace(data, max_source_length=limit))
+    sizes = np.bincount(store.columns["part"].values[lengths <= limit], minlength=2).tolist()
+    assert 0 < sizes[0] < 90 and 0 < sizes[1] < 40
+    assert parts_of(store, short, seed=0) == [(90, 2 * sizes[0]), (40, sizes[1] // 2)]
     plain = dataclasses.replace(batch_format, mixing=None)
     assert parts_of(store_of(directory, data, tokenizer), plain, seed=0) == []
 
