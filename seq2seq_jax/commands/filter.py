@@ -77,6 +77,8 @@ def write(directory: Path, judged: Iterable[Judged], progress: Callable[[int], N
     total = kept = 0
     unfinished = {name: directory / f"{name}{UNFINISHED}" for name in (KEPT, REMOVED)}
     with contextlib.ExitStack() as opened:
+        for path in unfinished.values():
+            opened.callback(path.unlink, missing_ok=True)
         files = {
             name: opened.enter_context(gzip.open(path, "wt", encoding="utf-8", compresslevel=6))
             for name, path in unfinished.items()
@@ -97,8 +99,10 @@ def write(directory: Path, judged: Iterable[Judged], progress: Callable[[int], N
             files[KEPT if each.rule is None else REMOVED].write(json.dumps(record, ensure_ascii=False) + "\n")
             if total % AT_ONCE == 0:
                 progress(total)
-    for name, path in unfinished.items():
-        path.replace(directory / name)
+        for file in files.values():
+            file.close()
+        for name, path in unfinished.items():
+            path.replace(directory / name)
     report = {"pairs": total, "kept": kept, "rules": rules}
     write_whole(directory / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return report

@@ -15,7 +15,14 @@ from seq2seq_jax.commands.ensemble import InferenceArguments, open_run
 from seq2seq_jax.commands.line_controls import open_line_controls
 from seq2seq_jax.commands.outputs import STANDARD_OUTPUT, OutputFile, open_outputs
 from seq2seq_jax.commands.sounds import reads_sounds, sounds_of, with_one_input
-from seq2seq_jax.commands.sources import Source, grouped, max_line_bytes, read_sources
+from seq2seq_jax.commands.sources import (
+    Source,
+    describe_all_long,
+    grouped,
+    max_line_bytes,
+    read_sources,
+    refuse_names,
+)
 from seq2seq_jax.data.lines import is_unicode, open_input
 from seq2seq_jax.data.splitting import TooLong
 from seq2seq_jax.generation.methods import BeamSearch, Method
@@ -194,7 +201,9 @@ def run(arguments: list[str]) -> None:
                         return iter(sounds)
                     found = read_sources(given, chosen.field, run, line_field=chosen.line_field)
                     found = found if line_controls is None else line_controls.attach(found)
-                    return found if chosen.json is None else map(_checked_names, found)
+                    if chosen.json is None:
+                        return found
+                    return (refuse_names(each, OWN_FIELDS, writer="--json") for each in found)
 
                 may_wait = given.may_wait or (line_controls is not None and line_controls.may_wait)
                 num_sources = None if may_wait else work.check(sources())
@@ -393,16 +402,14 @@ class _Work:
     def _describe(self, num_sources: int) -> None:
         """Say how many sources were not as the model takes them."""
         if self._num_long:
-            longest = self._generator.max_source_length
-            if self._num_parts > self._num_long:
-                self._display.line(
-                    f"split {self._num_long:,} of {num_sources:,} lines in {self._num_parts:,} parts of at most "
-                    f"{longest:,} tokens, which the model takes, and joined their outputs"
+            self._display.line(
+                describe_all_long(
+                    num_long=self._num_long,
+                    num_parts=self._num_parts,
+                    num_sources=num_sources,
+                    max_length=self._generator.max_source_length,
                 )
-            else:
-                self._display.line(
-                    f"cut {self._num_long:,} of {num_sources:,} lines to the {longest:,} tokens that the model takes"
-                )
+            )
         if self._num_blank:
             verb, outputs = ("is", "is its output") if self._num_blank == 1 else ("are", "are their outputs")
             self._display.line(f"{self._num_blank:,} of {num_sources:,} sources {verb} blank, and so {outputs}")
@@ -416,19 +423,6 @@ def _controls(sources: list[Source]) -> "list[LineControls] | None":
 
 def _written(num_done: int) -> str:
     return "Nothing was generated." if num_done == 0 else f"The outputs of the first {num_done:,} sources are written."
-
-
-def _checked_names(source: Source) -> Source:
-    """The source, whose other fields a record has beside its own.
-
-    Raises:
-        ValueError: two of them have the same name.
-    """
-    if taken := OWN_FIELDS & (source.fields or {}).keys():
-        raise ValueError(
-            f"the input has a field {min(taken)!r} beside the source, and --json writes one of that name. Rename it."
-        )
-    return source
 
 
 def _record(source: Source, num_parts: int, hypotheses: "list[Hypothesis]") -> str:

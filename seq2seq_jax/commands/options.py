@@ -163,6 +163,11 @@ class FilterOptions(Options):
     def __post_init__(self):
         if (self.forward is None) != (self.backward is None):
             raise ValueError("--forward and --backward go together: runs of both directions. Give both, or none.")
+        default = FilterOptions.max_dual_cross_entropy
+        if self.forward is None and self.max_dual_cross_entropy != default:
+            raise ValueError(
+                "--max-dual-cross-entropy has no effect without --forward and --backward: give both, or leave it out."
+            )
         if self.examples < 0:
             raise ValueError(f"--examples must be at least 0, not {self.examples}.")
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from seq2seq_jax.data.lines import Input
@@ -131,6 +131,37 @@ def _kind(name: str, first: str) -> tuple[str | None, list[str]]:
     if suffix_of(name) == ".tsv" and "\t" in first:
         return ".tsv", first.split("\t")
     return None, []
+
+
+def refuse_names(source: Source, taken: Collection[str], *, writer: str) -> Source:
+    """The source, whose other fields a record has beside its own.
+
+    Args:
+        taken: names of the record's own fields.
+        writer: of the record, for the message.
+
+    Raises:
+        ValueError: two of them have the same name.
+    """
+    if same := set(taken) & (source.fields or {}).keys():
+        raise ValueError(
+            f"the input has a field {min(same)!r} beside the source, and {writer} writes one of that name. Rename it."
+        )
+    return source
+
+
+def describe_all_long(*, num_long: int, num_parts: int, num_sources: int, max_length: int) -> str:
+    """A line on all sources that were longer than the model takes, and what was done with them.
+
+    Args:
+        num_parts: that they became.
+    """
+    if num_parts > num_long:
+        return (
+            f"split {num_long:,} of {num_sources:,} lines in {num_parts:,} parts of at most {max_length:,} tokens, "
+            "which the model takes, and joined their outputs"
+        )
+    return f"cut {num_long:,} of {num_sources:,} lines to the {max_length:,} tokens that the model takes"
 
 
 def grouped(

@@ -18,7 +18,8 @@ from seq2seq_jax.commands.console import Display, split_first
 from seq2seq_jax.commands.ensemble import InferenceArguments, open_run
 from seq2seq_jax.commands.generate import as_line
 from seq2seq_jax.commands.outputs import refuse_unwritable_directory
-from seq2seq_jax.commands.sources import Source, max_line_bytes, read_sources
+from seq2seq_jax.commands.sounds import reads_sounds
+from seq2seq_jax.commands.sources import Source, describe_all_long, max_line_bytes, read_sources, refuse_names
 from seq2seq_jax.data.generated_corpus import GeneratedCorpus
 from seq2seq_jax.data.lines import open_input
 from seq2seq_jax.data.splitting import TooLong
@@ -39,6 +40,10 @@ that the same command continues where it was killed, and ends with the same byte
 shards at the same time. When all are there, they become one file, corpus.jsonl.gz, which a table reads:
 seq2seq train own_table/transformer --data.train corpus.jsonl.gz --data.source output --data.target source.
 """
+
+OWN_FIELDS = ("line", "source", "output", "log_probability", "num_tokens")
+"""Of a record; with several texts of a source NUMBER, too."""
+NUMBER = "number"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,8 @@ def run(arguments: list[str]) -> None:
         for name in ("input", "output"):
             if getattr(chosen, name) is None:
                 raise ValueError(f"{PROGRAM} needs --{name}. See seq2seq translate-corpus --help.")
+        if reads_sounds(run):
+            raise ValueError(f"{PROGRAM} reads lines of text, and {directory} reads sounds: use seq2seq generate.")
         output = user_path(chosen.output)
         refuse_unwritable_directory(output)
         if chosen.compilation_cache:
@@ -107,10 +114,14 @@ def run(arguments: list[str]) -> None:
         with open_input(chosen.input, max_bytes=max_line_bytes(run)) as given:
 
             def sources() -> Iterator[Source]:
-                return read_sources(given, chosen.field, run)
+                own = OWN_FIELDS if chosen.n == 1 else (*OWN_FIELDS, NUMBER)
+                found = read_sources(given, chosen.field, run)
+                return (refuse_names(each, own, writer="the corpus") for each in found)
 
             # What a mistake in the last line would end is not begun.
             num_sources = sum(1 for _ in sources())
+            if not num_sources:
+                raise ValueError(f"expected lines of text in {chosen.input}; the file is empty: give one with text.")
             params, step = run.parameters(chosen.checkpoint)
             corpus = GeneratedCorpus(
                 output,
@@ -149,13 +160,16 @@ def _make(
     """Make the shards of this part that are missing."""
     number, count = chosen.share
     size = chosen.shard_lines
-    num_done = 0
+    num_done = num_made = num_long = num_parts = 0
     for shard in range(corpus.num_shards):
         group = list(itertools.islice(sources, size))
         if shard % count == number - 1 and not corpus.has(shard):
             fitted = generator.sources.fit(
                 [each.text for each in group], too_long=chosen.too_long, first_line=shard * size + 1
             )
+            num_made += len(group)
+            num_long += len(fitted.long)
+            num_parts += sum(each.num_parts for each in fitted.long)
             found: dict[int, Any] = {}
             for batch in generator.generate_batches(params, fitted):
                 found |= batch
@@ -163,6 +177,16 @@ def _make(
             corpus.write(shard, _records(group, found, first_line=shard * size + 1, n=chosen.n))
         num_done += len(group)
         display.progress("generating", num_done, num_sources)
+    if num_long:
+        display.end_bars()
+        display.line(
+            describe_all_long(
+                num_long=num_long,
+                num_parts=num_parts,
+                num_sources=num_made,
+                max_length=generator.max_source_length,
+            )
+        )
 
 
 def _records(group: list[Source], found: dict[int, Any], *, first_line: int, n: int) -> Iterator[dict[str, Any]]:
@@ -172,7 +196,7 @@ def _records(group: list[Source], found: dict[int, Any], *, first_line: int, n: 
             yield {
                 **(source.fields or {}),
                 "line": first_line + index,
-                **({} if n == 1 else {"number": number}),
+                **({} if n == 1 else {NUMBER: number}),
                 "source": source.text,
                 "output": as_line(hypothesis.text),
                 "log_probability": hypothesis.log_probability,

@@ -119,6 +119,9 @@ class AugmentationConfig:
                 respelt = noise.case or noise.typos
                 name = f"{side}.{'case' if noise.case else 'typos'}" if respelt else side
                 needed.append((name, side, ("bpe", "unigram") if respelt else ("bpe", "unigram", "char", "words")))
+            if noise.word_replace:
+                # No character begins a word, and none takes the place of one.
+                needed.append((f"{side}.word_replace", side, ("bpe", "unigram", "words")))
         for name, side, allowed in needed:
             if kinds[side] not in allowed:
                 raise ValueError(

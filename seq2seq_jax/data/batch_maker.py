@@ -356,7 +356,8 @@ def batch_maker(
         seed: of shuffle and transforms; None = the examples' own order, and the transforms of seed 0.
 
     Raises:
-        ValueError: target_tokens_per_batch, bucket_lengths, transforms and process_count do not suit each other.
+        ValueError: target_tokens_per_batch, bucket_lengths, transforms and process_count do not suit each other, or the
+            weights of a mixture leave nothing to train on.
     """
     shapes = row_shapes(batch_format, target_tokens_per_batch)
     # The other shapes have a multiple of its rows.
@@ -367,7 +368,7 @@ def batch_maker(
             f"target_tokens_per_batch to a multiple of {process_count} rows of {longest.target_length} tokens"
         )
     batch_format.check(vocabulary)
-    return BatchMaker(
+    make = BatchMaker(
         store=store,
         batch_format=batch_format,
         shapes=shapes,
@@ -378,6 +379,10 @@ def batch_maker(
         process_count=process_count,
         augments=_augments(batch_format, tokenizer),
     )
+    # Without any example `select` says why.
+    if batch_format.mixing is not None and seed is not None and not make.selection.dropped.all():
+        batch_format.mixing.check(store.columns["part"].values[~make.selection.dropped])
+    return make
 
 
 def _augments(batch_format: BatchFormat, tokenizer: Tokenizer | None) -> Augments:

@@ -202,8 +202,10 @@ def is_garbled(text: str) -> bool:
 
 def numbers(text: str) -> collections.Counter[str]:
     """The numbers of a text, separators left out, that are not usually spelt as words."""
-    found = (re.sub(r"[.,:]", "", number) for number in NUMBER.findall(text))
-    return collections.Counter(str(int(number)) for number in found if int(number) >= SPELT_OUT)
+    found = ("".join(str(unicodedata.decimal(digit, "")) for digit in number) for number in NUMBER.findall(text))
+    # Compared as digits: Python makes no number of thousands of them.
+    bare = (number.lstrip("0") for number in found)
+    return collections.Counter(number for number in bare if len(number) >= len(str(SPELT_OUT)))
 
 
 @functools.cache

@@ -34,6 +34,25 @@ class Mixing:
         shares /= shares.sum()
         return np.divide(shares * sizes.sum(), sizes, out=np.zeros(len(sizes)), where=sizes > 0)
 
+    def check(self, parts: Int[np.ndarray, " examples"]) -> None:
+        """Refuse weights with which training would look for an example for ever.
+
+        Args:
+            parts: number of each example's part, of those that fit a row.
+
+        Raises:
+            ValueError: an epoch holds less than one example after the schedules of the weights.
+        """
+        sizes = np.bincount(parts, minlength=len(self.weights))
+        lasting = np.array([own[-1] for own in self.weights]) * self.factors(sizes)
+        if float(lasting @ sizes) < 1.0:
+            raise ValueError(
+                f"data.parts have {', '.join(map(str, sizes))} examples that fit a row, with the weights "
+                f"{', '.join(str(own[-1]) for own in self.weights)} in the end, so that an epoch holds less than one "
+                "example: raise the weight of a part that has examples, or data.max_source_length and "
+                "max_target_length."
+            )
+
     def repetitions(
         self, parts: Int[np.ndarray, " examples"], epoch: int, *, seed: int
     ) -> Int[np.ndarray, " examples"]:

@@ -120,9 +120,11 @@ def parts_of(store: Store, batch_format: BatchFormat, *, seed: int) -> list[tupl
     if batch_format.mixing is None:
         return []
     parts = store.columns["part"].values
-    counts = batch_format.mixing.repetitions(parts, 0, seed=seed)
+    # As in training, which mixes those that fit a row.
+    fitting = parts[~selection_of(store, batch_format.columns).dropped]
+    counts = batch_format.mixing.repetitions(fitting, 0, seed=seed)
     number = len(batch_format.mixing.weights)
-    sizes, drawn = np.bincount(parts, minlength=number), np.bincount(parts, weights=counts, minlength=number)
+    sizes, drawn = np.bincount(parts, minlength=number), np.bincount(fitting, weights=counts, minlength=number)
     return [(int(size), int(copies)) for size, copies in zip(sizes, drawn, strict=True)]
 
 

@@ -181,7 +181,12 @@ class Grammar:
             )
             return source, target
 
-        return expanded(self.start, 0)
+        try:
+            return expanded(self.start, 0)
+        except RecursionError as error:
+            raise ValueError(
+                "the grammar has more rules in each other than Python takes: lower data.max_depth"
+            ) from error
 
 
 def _alternatives(symbol: str, given: Any, name: str) -> list[Alternative]:
@@ -192,7 +197,8 @@ def _alternatives(symbol: str, given: Any, name: str) -> list[Alternative]:
         texts, weight = (each[:2], each[2:] or [1.0]) if isinstance(each, list) else ([], [])
         if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"expected a source and a target in each alternative of {symbol} in {name}; got {each!r}")
-        if len(weight) != 1 or isinstance(weight[0], bool) or not isinstance(weight[0], int | float) or weight[0] <= 0:
+        is_number = len(weight) == 1 and isinstance(weight[0], int | float) and not isinstance(weight[0], bool)
+        if not is_number or not 0 < weight[0] < math.inf:
             raise ValueError(f"expected a weight above 0 behind the texts of {symbol} in {name}; got {each!r}")
         found.append(Alternative(_side(texts[0], symbol, name), _side(texts[1], symbol, name), float(weight[0])))
     return found

@@ -68,9 +68,11 @@ class Generator:
         *,
         source: Tokens | Frames,
         mesh: Mesh,
+        tags: Sequence[str] = (),
     ):
         """Args:
         source: see `SourceEncoder`, and `FrameSources`.
+        tags: see `SourceEncoder`.
 
         Raises:
             ValueError: the method does not work with the model, or its controls with the tokenizer.
@@ -87,7 +89,7 @@ class Generator:
         if isinstance(source, Frames):
             self.sources = FrameSources(source, seconds_per_position=model.seconds_per_position)
         else:
-            self.sources = SourceEncoder(tokenizer, source)
+            self.sources = SourceEncoder(tokenizer, source, tags=tags)
         self.mesh = mesh
         self._controls = TokenControls.of(method.controls, tokenizer, shortest_limit=self.output_limit(1))
         self._compiled: set[tuple[tuple[int, ...], ...]] = set()

@@ -74,13 +74,16 @@ class FittedSources:
 class SourceEncoder:
     """Makes ids of sources."""
 
-    def __init__(self, tokenizer: Tokenizer, source: Tokens):
+    def __init__(self, tokenizer: Tokenizer, source: Tokens, *, tags: Sequence[str] = ()):
         """Args:
         source: the column of sources: its maximum length (tokens, EOS token included), and which end of a longer one is
             cut off, with the EOS token as its last token; None = it was left out in training.
+        tags: words that say something of the whole source that begins with one, such as its target language: where it
+            is split, every part begins with it.
         """
         self.tokenizer = tokenizer
         self.source = source
+        self.tags = tuple(tags)
 
     @property
     def column(self) -> Tokens:
@@ -181,12 +184,17 @@ class SourceEncoder:
         return source.cut_ids(ids, self.tokenizer)
 
     def _split(self, text: str) -> list[list[int]]:
-        def count(texts: list[str]) -> list[int]:
-            return list(map(len, self.tokenizer.encode_source(texts)))
+        text = text.lstrip()
+        tag = next((f"{each} " for each in self.tags if text.startswith(f"{each} ")), "")
 
-        parts = split_text(text, count=count, max_tokens=self.max_length)
+        def encoded(texts: list[str]) -> list[list[int]]:
+            return self.tokenizer.encode_source([tag + each for each in texts])
+
+        parts = split_text(
+            text.removeprefix(tag), count=lambda texts: list(map(len, encoded(texts))), max_tokens=self.max_length
+        )
         # A single character may have more tokens than the model takes.
-        return list(map(self.cut, self.tokenizer.encode_source(parts)))
+        return list(map(self.cut, encoded(parts)))
 
     @property
     def _longest_text(self) -> int:

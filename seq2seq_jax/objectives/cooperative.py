@@ -6,7 +6,7 @@ next token is compared with the mediator's.
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -98,6 +98,8 @@ class CooperativeRows:
 
 class Cooperative(PolicyGradient):
     """The objective."""
+
+    against_collapse: ClassVar[str] = "raise objective.likelihood_weight"
 
     def __init__(self, config: CooperativeConfig, model: EncoderDecoder):
         super().__init__(config.sampling(), model, None)

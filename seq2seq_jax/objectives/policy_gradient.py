@@ -5,7 +5,7 @@ Sampling, reward and update are one compiled program: the reward is computed fro
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +183,11 @@ class PolicyGradient(Objective):
     away from all samples. With `sample_with_encoder_dropout` the encoder's dropout is the same in both. All samples of
     a source share its memory.
     """
+
+    against_collapse: ClassVar[str] = "raise objective.entropy_weight or kl_weight"
+    """What a warning advises where samples hardly differ."""
+    against_endless_texts: ClassVar[str] = "set objective.likelihood_weight"
+    """What a warning advises where samples do not end."""
 
     def __init__(self, config: PolicyGradientConfig, model: EncoderDecoder, reward: RewardFunction | None):
         self.config = config
@@ -611,13 +616,13 @@ class PolicyGradient(Objective):
             found["entropy"] = (
                 f"the policy has collapsed{reward}: its entropy is {entropy:.3f} nats per token, below "
                 f"objective.entropy_floor = {self.config.entropy_floor}, so its samples hardly differ and there is "
-                "little to learn from. Lower optimizer.learning_rate, or raise objective.entropy_weight or kl_weight."
+                f"little to learn from. Lower optimizer.learning_rate, or {self.against_collapse}."
             )
         if ended is not None and ended < MIN_ENDED_FRACTION:
             found["length"] = (
                 f"only {ended:.0%} of the samples end before their limit: the policy does not generate the EOS token, "
-                "or the limit is too short. Look at samples/, raise objective.maximum_length_ratio, or set "
-                "objective.likelihood_weight."
+                "or the limit is too short. Look at samples/, raise objective.maximum_length_ratio, or "
+                f"{self.against_endless_texts}."
             )
         return found
 

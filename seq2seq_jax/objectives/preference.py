@@ -5,7 +5,7 @@ the metrics of the device (DPO, CPO), or the reference and a sample of an earlie
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.struct
 import jax
@@ -160,6 +160,9 @@ class Preference(PolicyGradient):
     """The objective. Samples are drawn as for policy gradients, and what is learned from them is which of two is
     better.
     """
+
+    against_collapse: ClassVar[str] = "raise objective.beta or reference_weight"
+    against_endless_texts: ClassVar[str] = "set objective.reference_weight"
 
     def __init__(self, config: PreferenceConfig, model: EncoderDecoder, reward: RewardFunction | None):
         super().__init__(config.sampling(), model, reward)

@@ -6,7 +6,7 @@ through the hidden states of a sample, and not through the choice of its tokens.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
@@ -171,6 +171,9 @@ class ProfessorShared:
 
 class ProfessorForcing(PolicyGradient):
     """The objective. Hidden states that are compared are those without dropout."""
+
+    against_collapse: ClassVar[str] = "lower objective.free_running_weight"
+    against_endless_texts: ClassVar[str] = "lower objective.free_running_weight"
 
     def __init__(self, config: ProfessorForcingConfig, model: EncoderDecoder):
         super().__init__(config.sampling(), model, None)

@@ -195,7 +195,10 @@ class System:
             source = dataclasses.replace(source, max_length=max_source_length * stride)
         key = method, source.max_length
         if key not in self._generators:
-            self._generators[key] = Generator(self.model, self.tokenizer, method, source=source, mesh=self.mesh)
+            tags = self.experiment.data.required_tokens()
+            self._generators[key] = Generator(
+                self.model, self.tokenizer, method, source=source, mesh=self.mesh, tags=tags
+            )
         return self._generators[key]
 
     @functools.cached_property

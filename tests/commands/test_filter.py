@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from seq2seq_jax.commands.filter import DUAL, TOO_LONG, Judged, dual_judged, run
+from seq2seq_jax.commands.filter import DUAL, TOO_LONG, Judged, dual_judged, run, write
 from seq2seq_jax.commands.options import parse
 from seq2seq_jax.data.cleaning import Pair
 from seq2seq_jax.experiment import load_config_by_name
@@ -64,12 +64,23 @@ def test_what_is_kept_and_what_is_not(directory, capsys):
 def test_mistakes(directory):
     for arguments, message in (
         (("--forward", "a"), "--forward and --backward go together"),
+        (("--max-dual-cross-entropy", "3"), "no effect without --forward and --backward"),
         (("--rules.ratio", "0"), "ratio must be at least 1"),
         (("--data.train", "nothing"), "there is no such file"),
     ):
         with pytest.raises(ValueError, match=message):
             filtered(directory, *arguments)
     assert not (directory / "kept").exists()
+
+
+def test_what_was_interrupted_leaves_no_file(tmp_path):
+    def judged():
+        yield Judged(1, Pair("one house", "ein Haus"), None)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, judged(), lambda number: None, 1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_of_the_same_direction_are_refused(directory, monkeypatch):

@@ -98,6 +98,13 @@ def test_parts_and_a_stop_change_no_byte(seq2seq, trained, sources, tmp_path, mo
     assert (tmp_path / "whole" / "corpus.jsonl.gz").read_bytes() == whole
 
 
+def test_how_many_lines_are_too_long_is_said(seq2seq, trained, tmp_path):
+    (tmp_path / "long.txt").write_text("two red cows\n" + "two red cows and " * 20 + "\n")
+    command = ("translate-corpus", trained, "--input", tmp_path / "long.txt", "--output", tmp_path / "c")
+    outcome = seq2seq(*command, "--too-long", "truncate")
+    assert outcome.status == 0 and "cut 1 of 2 lines to the 24 tokens that the model takes" in outcome.errors
+
+
 def test_mistakes(seq2seq, trained, sources, tmp_path):
     def refusal(*options):
         outcome = seq2seq("translate-corpus", trained, *options)
@@ -110,6 +117,12 @@ def test_mistakes(seq2seq, trained, sources, tmp_path):
     for part in ("0/2", "3/2", "1", "x/y"):
         assert "--part must be 1/N to N/N" in refusal(*given, "--part", part)
     assert "must be a file" in refusal("--input", "-", "--output", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+    (tmp_path / "empty.txt").write_text("")
+    assert "the file is empty: give one with text" in refusal("--input", tmp_path / "empty.txt", *given[2:])
+    (tmp_path / "fields.jsonl").write_text('{"text": "two red cows", "line": 7, "log_probability": -1}\n')
+    said = refusal("--input", tmp_path / "fields.jsonl", *given[2:], "--field", "text")
+    assert "has a field 'line' beside the source, and the corpus writes one of that name" in said
     assert not (tmp_path / "c").exists()
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "mine.txt").write_text("keep")

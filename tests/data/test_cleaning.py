@@ -94,6 +94,9 @@ def test_borders():
 def test_numbers_are_compared_without_separators_and_small_ones_not_at_all():
     assert numbers("1,500 men in 2 rows at 10:30") == {"1500": 1, "1030": 1}
     assert numbers("007 of 12.5 and 12.5") == {"125": 2}
+    assert numbers("٣٤ and 34, 00 and 010") == {"34": 2, "10": 1}
+    # Python makes no number of this many digits.
+    assert numbers("7" * 5_000) == {"7" * 5_000: 1}
 
 
 def test_text_of_another_encoding():

@@ -126,6 +126,19 @@ def test_weights_follow_a_schedule_of_epochs():
     assert found == [[0, 0, 1], [1, 1, 1], [2, 2, 1], [2, 2, 1], [2, 2, 1]]
 
 
+@pytest.mark.parametrize("weights", [{"real": (0.0,)}, {"real": (1e-9,), "synthetic": (1e-9,)}])
+def test_weights_that_leave_nothing_to_train_on_are_refused(directory, tokenizer, weights):
+    """The second part fits no row here: without a word training would look for its examples for ever."""
+    for side in ("src", "tgt"):
+        (directory / f"long.train.{side}").write_text(f"{'x y z ' * 60}\n" * 3)
+    long = Part(
+        name="long", source=source_of(directory, "long", validation=None), weights=weights.get("synthetic", (1.0,))
+    )
+    parts = (dataclasses.replace(mixture(directory).parts[0], weights=weights["real"]), long)
+    with pytest.raises(ValueError, match="have 90, 0 examples that fit a row.*less than one example: raise the weight"):
+        made(directory, mixture(directory, parts=parts), tokenizer, number=1)
+
+
 def test_temperature_brings_sizes_together():
     mixing = Mixing(weights=((1.0,), (1.0,)), temperature=2.0)
     parts = np.array([0] * 900 + [1] * 100)
@@ -209,6 +222,14 @@ def test_what_an_epoch_holds_of_each_part(directory, tokenizer):
     data = mixture(directory, real=(2.0,), synthetic=(0.5,))
     batch_format = Translation().batch_format(data)
     assert parts_of(store_of(directory, data, tokenizer), batch_format, seed=0) == [(90, 180), (40, 20)]
+    # What is too long for a row is in no epoch.
+    store = store_of(directory, data, tokenizer)
+    lengths = store.columns["source"].lengths
+    limit = int(np.median(lengths))
+    short = Translation().batch_format(dataclasses.replace(data, max_source_length=limit))
+    sizes = np.bincount(store.columns["part"].values[lengths <= limit], minlength=2).tolist()
+    assert 0 < sizes[0] < 90 and 0 < sizes[1] < 40
+    assert parts_of(store, short, seed=0) == [(90, 2 * sizes[0]), (40, sizes[1] // 2)]
     plain = dataclasses.replace(batch_format, mixing=None)
     assert parts_of(store_of(directory, data, tokenizer), plain, seed=0) == []
 

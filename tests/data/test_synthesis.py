@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 
 import pytest
 
@@ -51,6 +52,8 @@ def test_alternatives_come_as_their_weights_say():
 def test_depth_is_bounded_by_what_ends_the_soonest():
     endless = {"S": [["({S}", "({S}", 1e9], ["x", "x"]]}
     assert made(5, endless, max_depth=4) == [("((((x", "((((x")] * 5
+    with pytest.raises(ValueError, match="more rules in each other than Python takes: lower data.max_depth"):
+        made(1, endless, max_depth=9_000)
     with pytest.raises(ValueError, match="more than 10,000 symbols"):
         made(1, {"S": [["{S}{S:2}", "{S}", 1e9], ["x", "x"]]}, max_depth=100)
 
@@ -63,6 +66,7 @@ def test_depth_is_bounded_by_what_ends_the_soonest():
         ({"S": [["a {S}", "b"]]}, "a rule that never ends, S"),
         ({"S": [["a"]]}, "expected a source and a target"),
         ({"S": [["a", "b", 0]]}, "a weight above 0"),
+        ({"S": [["a", "b", math.nan]]}, "a weight above 0"),
         ({"S": [["a {", "b"]]}, "symbols in braces in S"),
         ({"S": []}, "a list of alternatives for S"),
         ([], "a JSON object of symbols"),

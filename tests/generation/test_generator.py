@@ -15,7 +15,7 @@ from seq2seq_jax.generation.controls import Controls
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.generation.methods import Greedy, Sampling
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
-from seq2seq_jax.generation.sources import FittedSources
+from seq2seq_jax.generation.sources import FittedSources, SourceEncoder
 from seq2seq_jax.parallel.mesh_config import MeshConfig
 
 TEXTS = ["abc", "", "hgfedcbahgfedcbahgfedcba", "a", "cafebadfacebeef", "deadbeefdeadbeefdead", "b", "abcdefgh"]
@@ -155,6 +155,19 @@ def test_parts_of_a_text_that_is_too_long_are_joined_and_others_stay_as_they_are
     for joined, rank in zip(results[1], zip(*of_parts, strict=True), strict=True):
         assert joined.score == joined.log_probability
         assert joined.log_probability == pytest.approx(sum(each.log_probability for each in rank), rel=1e-4)
+
+
+def test_every_part_of_a_tagged_text_has_its_tag():
+    config = TokenizerConfig(kind="char", vocabulary_size=50, byte_fallback=False, special_tokens=("<2de>", "<2fr>"))
+    tagged = Tokenizer.train([("<2de> abcdefgh", "hgfedcba")], config)
+    sources = SourceEncoder(tagged, Tokens(max_length=16), tags=("<2fr>", "<2de>"))
+    long = "abcd efgh " * 4
+    (parts,) = sources.fit([f"<2de> {long}"]).parts
+    texts = [tagged.decode_source(list(ids)) for ids in parts]
+    assert len(parts) > 2 and max(map(len, parts)) <= 16 and all(text.startswith("<2de> ") for text in texts)
+    assert " ".join(text.removeprefix("<2de> ") for text in texts) == long.strip()
+    (plain,) = sources.fit([long]).parts
+    assert "<2de>" not in "".join(tagged.decode_source(list(ids)) for ids in plain)
 
 
 def test_batches_give_a_source_with_the_last_of_its_parts():

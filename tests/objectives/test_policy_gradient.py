@@ -25,6 +25,8 @@ from tiny_policy import LIMIT, TEXTS, TINY, assert_close, given_samples
 
 from seq2seq_jax.batch import Batch, TokenRows
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
+from seq2seq_jax.objectives.adversarial import Adversarial, AdversarialConfig
+from seq2seq_jax.objectives.cooperative import Cooperative, CooperativeConfig
 from seq2seq_jax.objectives.estimators import (
     GroupNormalized,
     LeaveOneOut,
@@ -36,6 +38,8 @@ from seq2seq_jax.objectives.estimators import (
 from seq2seq_jax.objectives.maximum_likelihood import cross_entropy
 from seq2seq_jax.objectives.objective import Prepared, Turn
 from seq2seq_jax.objectives.policy_gradient import PolicyGradient, PolicyGradientConfig
+from seq2seq_jax.objectives.preference import Preference, PreferenceConfig
+from seq2seq_jax.objectives.professor_forcing import ProfessorForcing, ProfessorForcingConfig
 from seq2seq_jax.parallel.mesh import MeshConfig, batch_sharding
 from seq2seq_jax.rewards.reward import RewardConfig
 from seq2seq_jax.training.optimizer import AdamWConfig
@@ -598,3 +602,20 @@ def test_a_solved_task_is_no_collapse(reward, earned, is_told):
     objective, _, _ = prepared_of(transformer())
     objective.config = dataclasses.replace(objective.config, reward=RewardConfig(**reward))
     assert bool(objective.warnings({"entropy": 0.001, "ended_fraction": 1.0, "reward": earned})) == is_told
+
+
+@pytest.mark.parametrize(
+    ("objective", "config"),
+    [
+        (PolicyGradient, PolicyGradientConfig),
+        (Adversarial, AdversarialConfig),
+        (Preference, PreferenceConfig),
+        (Cooperative, CooperativeConfig),
+        (ProfessorForcing, ProfessorForcingConfig),
+    ],
+)
+def test_what_a_warning_advises_is_a_field_of_the_objective(objective, config):
+    fields = {field.name for field in dataclasses.fields(config)}
+    for advice in (objective.against_collapse, objective.against_endless_texts):
+        names = advice.replace("objective.", "").replace(" or ", " ").split()[1:]
+        assert names and set(names) <= fields

@@ -121,12 +121,15 @@ def test_the_table_by_hand():
         "baseline": kept(s0=20.0, s1=22.0),
         "bt_beam": kept(s0=25.0, s1=25.0),
         "all_pairs": kept(s0=30.0, s1=32.0),
+        # Another target language, of which the baseline has no score.
+        "en_fr": kept(s0=50.0),
     }
-    found = rows_of(results, lambda system, seed: None if system == "baseline" else 0.001)
+    found = rows_of(results, lambda system, seed: None if system in ("baseline", "en_fr") else 0.001)
     assert found == [
         ["baseline", "20.00, 22.00", "21.00", "", "", ""],
         ["bt_beam", "25.00, 25.00", "25.00", "+4.00", "0.001, 0.001", "40%"],
         ["all_pairs", "30.00, 32.00", "31.00", "+10.00", "0.001, 0.001", ""],
+        ["en_fr", "50.00", "50.00", "", "", ""],
     ]
 
 

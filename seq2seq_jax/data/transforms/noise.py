@@ -70,6 +70,8 @@ class Noise:
 
     def _respelt(self, words: Words, draws: Float[np.ndarray, "words 10"], free: Bool[np.ndarray, " words"]) -> Words:
         """Words with another case and errors, cut into pieces anew."""
+        # How a word with an unknown character is spelt is not known.
+        free = free & ~words.contain(self._pieces.unknown_id)
         cased = free & (draws[:, CASE] <= self.config.case)
         mistyped = free & (draws[:, TYPO] <= self.config.typos)
         (which,) = np.nonzero(cased | mistyped)

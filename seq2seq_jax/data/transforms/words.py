@@ -105,6 +105,11 @@ class Words:
         """The tokens of a word."""
         return self.values[self.starts[word] : self.starts[word] + self.lengths[word]]
 
+    def contain(self, token: int) -> Bool[np.ndarray, " words"]:
+        """Whether each word has a token in it."""
+        before = np.concatenate([[0], np.cumsum(self.values == token)])
+        return before[self.starts + self.lengths] > before[self.starts]
+
     def replaced(self, which: Int[np.ndarray, " chosen"], words: Sequence[Any] | np.ndarray) -> "Words":
         """Some words replaced by others.
 

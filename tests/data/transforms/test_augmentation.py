@@ -249,6 +249,16 @@ def test_typing_errors_are_one_per_word(tokenizer):
     assert lengths == {-1, 0, 1}
 
 
+def test_a_word_with_an_unknown_character_is_not_spelt_anew():
+    texts = ["Hund und Katze HUND KATZE"] * 9
+    config = TokenizerConfig(vocabulary_size=24, byte_fallback=False)
+    unknowing = Tokenizer.train(list(zip(texts, texts, strict=True)), config)
+    stored = column(unknowing, ["Hund", "ΩKatze", "Ω"])
+    for noise in ({"typos": 1.0}, {"case": 1.0}):
+        made = Noise(NoiseConfig(**noise), unknowing, "source")({"source": stored}, keys(3))["source"]
+        assert [made[index].tolist() == stored[index].tolist() for index in range(3)] == [False, True, True]
+
+
 def test_shuffled_words_stay_near_and_tags_stay_in_place(tokenizer):
     numbers = [" ".join(f"{WORDS[index % 19]}{index}" for index in range(10)) for _ in range(200)]
     made = words_of(tokenizer, noisy(tokenizer, [f"<bt> {text}" for text in numbers], shuffle_window=3))
@@ -289,6 +299,11 @@ def test_what_contradicts_is_refused_in_one_line():
         ),
         (AugmentationConfig(source=NoiseConfig(typos=0.1)), TokenizerConfig(kind="words"), "source.typos needs"),
         (AugmentationConfig(target=NoiseConfig(word_drop=0.1)), TokenizerConfig(kind="imported"), "it is imported"),
+        (
+            AugmentationConfig(source=NoiseConfig(word_replace=0.1)),
+            TokenizerConfig(kind="char"),
+            "source.word_replace needs a source tokenizer of kind bpe or unigram or words, and it is char",
+        ),
     ]
     for augmentation, tokenizer, message in cases:
         with pytest.raises(ValueError, match=message) as raised:
