@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import shlex
@@ -47,6 +48,8 @@ LONGEST_SHOWN = 300
 
 NOTICEABLE_STRAGGLING = 0.1
 """Share of the time that a process must cost the others for a person to be informed of it."""
+
+logger = logging.getLogger(__name__)
 
 
 def run(arguments: list[str], parsed: CommandLine) -> None:
@@ -171,6 +174,17 @@ def _describe_parameters(run: TrainingRun, state: TrainState) -> str:
     trained = num_parameters(split(run.system.optimizers[0][first], state.players[first].params)[0])
     part = "" if trained == numbers[first] else f" ({trained:,} of them trained, {trained / numbers[first]:.2%})"
     return f"{numbers[first]:,} parameters{part}{others}"
+
+
+def warn_of_players_without_update(state: TrainState, *, step: int) -> None:
+    """Say which players no turn has trained: what such a run generates is what it began with."""
+    for name, player in state.players.items():
+        if step and int(player.updates) == 0:
+            logger.warning(
+                "Player %s had no update in %s steps, and is as it was at the start: all turns were those of others. "
+                "More training.steps, or turns of the objective that begin earlier, train it.",
+                name, f"{step:,}",
+            )  # fmt: skip
 
 
 class _Report:
@@ -368,7 +382,8 @@ def _train(
             )
             # Not before: what another process encodes first may take hours.
             with job:
-                _, progress = loop.run(state, progress, batches, plan_position=lambda: batches.plan_position)
+                state, progress = loop.run(state, progress, batches, plan_position=lambda: batches.plan_position)
+            warn_of_players_without_update(state, step=progress.step)
             report.plot()
             preempted = job.terminated or not loop.finished(progress)
             limits = {"train": batches.selection} | {

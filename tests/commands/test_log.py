@@ -3,9 +3,12 @@
 import logging
 import re
 
+import numpy as np
 import pytest
 
 from seq2seq_jax.commands.console import Display, cut
+from seq2seq_jax.commands.train import warn_of_players_without_update
+from seq2seq_jax.training.step import PlayerState, TrainState
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d  "
 
@@ -70,3 +73,13 @@ def test_a_text_is_cut_to_one_line_that_says_how_long_it_was():
     shown = cut("word " * 100, 60)
     assert len(shown) == 60
     assert shown.startswith("word word") and shown.endswith(" ... (500 characters)")
+
+
+def test_a_player_that_no_turn_has_trained_is_named(caplog):
+    def player(updates):
+        return PlayerState(params={}, optimizer_state=(), average=None, updates=np.int32(updates))
+
+    players = {"model": player(0), "discriminator": player(2)}
+    warn_of_players_without_update(TrainState(step=2, players=players, objective={}), step=2)
+    [record] = caplog.records
+    assert record.getMessage().startswith("Player model had no update in 2 steps, and is as it was at the start")
