@@ -16,7 +16,7 @@ from seq2seq_jax.data.text_files import read_lines
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.overrides import override, split_names
 from seq2seq_jax.pretrained.ctranslate2_files import Quantization, tokens_of
-from seq2seq_jax.run.exchange import export_ctranslate2
+from seq2seq_jax.run.ctranslate2_exports import export_ctranslate2
 from seq2seq_jax.run.inference import Inference
 
 PROGRAM = "python -m studies.ctranslate2_export"

@@ -112,7 +112,7 @@ def load(directory: Path) -> dict[str, float]:
     from seq2seq_jax.pretrained.checkpoint import Checkpoint
     from seq2seq_jax.pretrained.table import flat
     from seq2seq_jax.pretrained.tokenizers import read_tokenizer
-    from seq2seq_jax.run.exchange import with_model
+    from seq2seq_jax.run.imports import with_model
     from seq2seq_jax.run.system import System, build_mesh
 
     checkpoint = Checkpoint.open(directory)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from seq2seq_jax.pretrained.table import flat
-from seq2seq_jax.run.exchange import fingerprint, logits_of
 from seq2seq_jax.run.inference import Inference
+from seq2seq_jax.run.kept_logits import fingerprint, logits_of
 
 
 def unchanged(params: Any, origin: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from seq2seq_jax.generation.context import longest_output
 from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.generation.methods.beam_search import BeamSearch
 from seq2seq_jax.overrides import override, split_names
-from seq2seq_jax.run.exchange import export_run
+from seq2seq_jax.run.exports import export_run
 from seq2seq_jax.run.inference import Inference
 
 PROGRAM = "python -m studies.transformers_export"

@@ -47,7 +47,8 @@ def run(arguments: list[str]) -> None:
     if chosen.quantization is not None and chosen.format != "ctranslate2":
         raise ValueError(f"--quantization has no effect with --format {chosen.format}: it is for ctranslate2.")
     refuse_unwritable_directory(output.parent)
-    from seq2seq_jax.run.exchange import export_adapter, export_ctranslate2, export_run
+    from seq2seq_jax.run.ctranslate2_exports import export_ctranslate2
+    from seq2seq_jax.run.exports import export_adapter, export_run
     from seq2seq_jax.run.inference import Inference
 
     with Display() as display:

@@ -70,7 +70,8 @@ def run(arguments: list[str]) -> None:
     from seq2seq_jax.experiment import load_config_by_name
     from seq2seq_jax.pretrained.adapter import Adapter
     from seq2seq_jax.pretrained.checkpoint import Checkpoint
-    from seq2seq_jax.run.exchange import check_copy, compare_with_transformers, import_parts, import_run
+    from seq2seq_jax.run.imports import import_parts, import_run
+    from seq2seq_jax.run.kept_logits import check_copy, compare_with_transformers
 
     with Display() as display:
         checkpoint = Checkpoint.open(source, ignore_fields=chosen.ignore_fields)
@@ -110,7 +111,7 @@ def _vocabulary(checkpoint: "Checkpoint", chosen: ImportArguments) -> "tuple[Che
     from seq2seq_jax.data.imported_tokenizer import ImportedTokenizer
     from seq2seq_jax.data.lines import decode_lines, open_text
     from seq2seq_jax.pretrained.tokenizers import read_tokenizer
-    from seq2seq_jax.run.exchange import chosen_rows, padded_to
+    from seq2seq_jax.run.imports import chosen_rows, padded_to
 
     languages = {"source_language": chosen.source_language, "target_language": chosen.target_language}
     tokenizer = padded_to(read_tokenizer(checkpoint, **languages), checkpoint.described.vocabulary_size)

@@ -13,8 +13,9 @@ from made_checkpoints import BART, WHISPER, arrays, write
 from seq2seq_jax.pretrained.checkpoint import Checkpoint
 from seq2seq_jax.pretrained.safetensors_files import TensorFiles
 from seq2seq_jax.pretrained.tokenizers import read_tokenizer
-from seq2seq_jax.run.exchange import CHECK_FILE, _by_architecture, check_copy
+from seq2seq_jax.run.exports import _by_architecture
 from seq2seq_jax.run.inference import Inference
+from seq2seq_jax.run.kept_logits import CHECK_FILE, check_copy
 
 # A run has to be made first.
 pytestmark = pytest.mark.long

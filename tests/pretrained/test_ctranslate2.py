@@ -12,7 +12,7 @@ from seq2seq_jax.modules.front_end import FeaturesConfig
 from seq2seq_jax.modules.position import RotaryConfig
 from seq2seq_jax.pretrained.ctranslate2_files import check_model, scores, tokens_of, write_model
 from seq2seq_jax.pretrained.table import flat
-from seq2seq_jax.run.exchange import log_probabilities
+from seq2seq_jax.run.ctranslate2_exports import log_probabilities
 
 needs_ctranslate2 = pytest.mark.skipif(
     importlib.util.find_spec("ctranslate2") is None, reason="ctranslate2 is not installed (the extra `peers`)"
