@@ -131,18 +131,18 @@ def as_samples(samples: np.ndarray, name: str) -> Int16[np.ndarray, "samples"]:
         ValueError: they are of another kind, are no numbers, or there are none.
     """
     samples = np.asarray(samples)
+    kind = samples.dtype
     if samples.ndim == 2:
         # [samples, channels], as audio files have them.
         samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64)
-        samples = samples / 2**15 if samples.dtype == np.float64 and np.abs(samples).max(initial=0.0) > 1.0 else samples
     if samples.ndim != 1:
         raise ValueError(f"{name} must be [samples] or [samples, channels], not {list(samples.shape)}.")
     if not samples.size:
         raise ValueError(f"{name} has no samples: expected audio.")
-    if samples.dtype == np.int16:
-        return samples
-    if not np.issubdtype(samples.dtype, np.floating):
-        raise ValueError(f"{name} must be int16, or floats in [-1, 1], not {samples.dtype}: convert it.")
+    if kind == np.int16:
+        return samples if samples.dtype == np.int16 else to_int16(samples)
+    if not np.issubdtype(kind, np.floating):
+        raise ValueError(f"{name} must be int16, or floats in [-1, 1], not {kind}: convert it.")
     if not np.isfinite(samples).all() or np.abs(samples).max() > 1.0 + 1e-3:
         raise ValueError(f"{name} must be floats in [-1, 1], and has others: divide by the largest, or give int16.")
     return to_int16(samples * 2**15)

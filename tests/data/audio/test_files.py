@@ -125,11 +125,17 @@ def test_samples_of_callers():
     np.testing.assert_array_equal(as_samples(SAMPLES / 2.0**15, "x"), SAMPLES)
     both = np.stack([SAMPLES, SAMPLES], axis=1)
     np.testing.assert_array_equal(as_samples(both, "x"), SAMPLES)
+    np.testing.assert_array_equal(as_samples(both / 2.0**15, "x"), SAMPLES)
+    quiet = np.array([[0, 1], [-1, -1], [1, 1]], np.int16)
+    np.testing.assert_array_equal(as_samples(quiet, "x"), [0, -1, 1])
+    np.testing.assert_array_equal(as_samples(np.full((2, 2), 1.0005), "x"), [2**15 - 1] * 2)
     for wrong, named in (
         (np.zeros(0), "no samples"),
         (np.array([2.0]), "in [-1, 1]"),
         (np.array([np.nan]), "in [-1, 1]"),
         (np.zeros((2, 2, 2)), "[samples]"),
+        (np.full((2, 2), 300.0), "in [-1, 1]"),
+        (np.zeros((2, 2), np.int32), "int16"),
         (np.zeros(3, np.int32), "int16"),
     ):
         with pytest.raises(ValueError) as error:
