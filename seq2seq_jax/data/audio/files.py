@@ -15,11 +15,13 @@ PCM, EXTENSIBLE = 1, 0xFFFE
 STREAMED_BYTES = 2**31 - 2**16
 """Lengths from here on are what writers of WAV streams put down who do not know the length yet, as they do with 0."""
 MISSING_SECONDS = 0.1
-"""What a WAV file may have less than its header says; of one that has still less the end is lost."""
+"""What a file may have less than its header or a manifest says; of one that has still less the end is lost."""
 LARGEST_PEAK = 8.0
 """Of files of fractions: decoding goes a little beyond 1, and whole numbers that were stored as fractions far."""
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".sph", ".aiff", ".au", ".opus")
-"""Of files that are taken for audio by their names."""
+SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .sph .aiff .aif .au .snd .caf .m4a .aac .mp4 .webm .wma .amr".split()
+)
+"""Of files that are taken for audio by their names, also those that cannot be read."""
 
 
 def read_audio(path: str | Path) -> tuple[Int16[np.ndarray, "samples channels"], int]:
