@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import logging
 import tarfile
 import threading
@@ -13,11 +12,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from seq2seq_jax.data.audio.augmentation import SoundAugmentationConfig
-from seq2seq_jax.data.audio.digit_strings import read_table
+from seq2seq_jax.data.audio.digit_strings import UNREADABLE_TAR, damaged_tar, read_table
 from seq2seq_jax.data.audio.files import MISSING_SECONDS, as_samples, decode_audio, read_audio, to_int16
 from seq2seq_jax.data.audio.resampling import resample
 from seq2seq_jax.data.audio.source import Row, SpeechCorpus, SpeechSource, in_order
 from seq2seq_jax.data.source import SPLITS, Corpus
+from seq2seq_jax.data.tables import check_text, json_lines
 from seq2seq_jax.data.text_files import find_file, read_lines
 from seq2seq_jax.effects import changes
 
@@ -148,7 +148,7 @@ class Recordings(SpeechSource):
                 f"{name} has {rate:,} samples per second, and {self.rate:,} are expected: convert it, or set "
                 "data.other_rates to resample"
             )
-        part = as_samples(part_of(samples, rate, entry.begin, entry.end, name=name), name)
+        part = as_samples(part_of(samples, float(rate), entry.begin, entry.end, name=name), name)
         part = part if rate == self.rate else to_int16(resample(part, up=self.rate, down=rate))
         return part[:, None]
 
@@ -168,15 +168,9 @@ def read_manifest(path: Path, *, needed: tuple[str, ...] = ("file", "text")) -> 
         return
     if suffix != ".jsonl":
         raise ValueError(f"expected a manifest that is a .tsv or a .jsonl file; got {path}: rename or convert it")
-    for line, content in enumerate(read_lines(path), start=1):
-        try:
-            row = json.loads(content)
-        except ValueError as error:
-            raise ValueError(f"line {line} of {path} is no JSON ({error}): correct it") from error
-        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in needed):
-            raise ValueError(
-                f"expected an object with the texts {' and '.join(needed)} in line {line} of {path}: correct it"
-            )
+    for line, row in json_lines(read_lines(path), str(path)):
+        for name in needed:
+            check_text(row.get(name), name, line, str(path))
         yield line, {name: str(value) for name, value in row.items() if value is not None}
 
 
@@ -239,8 +233,8 @@ class _Files:
         try:
             tar = tarfile.open(self._archive)  # noqa: SIM115
             return tar, {member.name.removeprefix("./"): member for member in tar if member.isfile()}
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise ValueError(f"{self._archive} is no whole tar file ({error}): copy it again") from error
+        except UNREADABLE_TAR as error:
+            raise damaged_tar(self._archive, error) from error
 
     def size(self, manifest: Path, entry: Entry) -> int:
         """Bytes of a file.
