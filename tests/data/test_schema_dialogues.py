@@ -176,6 +176,8 @@ def test_a_models_own_state_is_rolled_through_each_dialogue(source):
     assert rollout.next_sources() == []
     assert rollout.results[1].frames["Restaurants_1"].values == {"city": "sf"}
     assert rollout.results[2] == EMPTY
+    again = StateRollout([first, second, first])
+    assert [index for index, _ in again.next_sources()] == [0, 2], "dialogues of one name, one behind the other"
 
 
 def test_references_rolled_through_a_dialogue_give_their_own_sources(source):
