@@ -93,7 +93,7 @@ def run(arguments: list[str]) -> None:
         paths = _paths(chosen.output, run.directory.path, len(sources))
         refuse_unwritable_directory(paths[0].parent)
         (json_file,) = outputs.enter_context(
-            open_outputs(("--json", chosen.json), inputs=[chosen.input, chosen.target])
+            open_outputs(("--json", chosen.json), inputs=[*(inputs_given or [chosen.input]), chosen.target])
         )
         params, _ = run.parameters(chosen.checkpoint)
         num_layers, num_heads = run.system.aligner.layers_and_heads(params)

@@ -163,7 +163,7 @@ def run(arguments: list[str]) -> None:
         generator = run.system.generator_by(method, max_source_length=chosen.max_source_length)
         json_is_output = chosen.json in STANDARD_OUTPUT
         outputs = [("--output", chosen.output or (None if json_is_output else "-")), ("--json", chosen.json)]
-        inputs = [chosen.input, chosen.prefixes, chosen.phrases]
+        inputs = [*(inputs_given or [chosen.input]), chosen.prefixes, chosen.phrases]
         with open_outputs(*outputs, inputs=inputs) as (text_file, json_file):
             if json_is_output and text_file is not None and text_file.is_standard_output:
                 raise ValueError("--output and --json are both standard output. Name a file for one of them.")
@@ -198,9 +198,10 @@ def run(arguments: list[str]) -> None:
 
                 def sources() -> Iterator[Source]:
                     if sounds is not None:
-                        return iter(sounds)
-                    found = read_sources(given, chosen.field, run, line_field=chosen.line_field)
-                    found = found if line_controls is None else line_controls.attach(found)
+                        found = iter(sounds)
+                    else:
+                        found = read_sources(given, chosen.field, run, line_field=chosen.line_field)
+                        found = found if line_controls is None else line_controls.attach(found)
                     if chosen.json is None:
                         return found
                     return (refuse_names(each, OWN_FIELDS, writer="--json") for each in found)

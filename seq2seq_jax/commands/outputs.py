@@ -132,7 +132,8 @@ def open_outputs(
 
     Args:
         named: (option, path) of each; a path of None has no file.
-        inputs: paths of files that are read meanwhile, which none of them may be.
+        inputs: paths of files that are read meanwhile, which none of them may be; neither may the file that is standard
+            input.
 
     Raises:
         ValueError: one cannot be written, or two are the same file.
@@ -142,6 +143,8 @@ def open_outputs(
         files: list[OutputFile | None] = []
         given = [os.path.expanduser(path) for path in inputs if path not in (None, "-")]
         read = [os.stat(path) for path in given if os.path.exists(path)]
+        with contextlib.suppress(OSError):
+            read.append(os.fstat(0))
         for option, path in named:
             if path is None:
                 files.append(None)

@@ -27,11 +27,17 @@ def reads_sounds(run: "seq2seq_jax.run.inference.Inference") -> bool:
 
 def with_one_input(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """A command line whose --input has one value, and all of those that it had: a shell makes many of *.wav."""
-    values = values_of_option("input", arguments)
-    if len(values) < 2:
-        return list(arguments), values
-    place = next(index for index, argument in enumerate(arguments) if argument.lstrip("-") == "input")
-    return [*arguments[: place + 2], *arguments[place + 1 + len(values) :]], values
+    rest, values = [], []
+    index = 0
+    while index < len(arguments):
+        found = values_of_option("input", arguments[index:])
+        if arguments[index].partition("=")[0] == "--input" and found:
+            values += found
+            index += 1 if "=" in arguments[index] else 1 + len(found)
+        else:
+            rest.append(arguments[index])
+            index += 1
+    return [*rest, *(["--input", values[0]] if values else [])], tuple(values)
 
 
 def sounds_of(
@@ -62,20 +68,19 @@ def sounds_of(
 def _sources(name: str, data) -> list[Source]:
     from seq2seq_jax.data.audio.files import SUFFIXES
     from seq2seq_jax.data.audio.inputs import sound_of
-    from seq2seq_jax.data.audio.recordings import read_manifest, seconds_in
+    from seq2seq_jax.data.audio.recordings import part_of, read_manifest, seconds_in
 
     path = Path(name)
-    suffix = path.suffix.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix.lower()
     if suffix in SUFFIXES or suffix == ".npy":
         return [Source(name, load=functools.partial(sound_of, name, data, name=name))]
 
     def read(given: str, where: str, begin: float | None = None, end: float | None = None):
         try:
             sound = sound_of(given, data, name=given)
+            return sound._replace(frames=part_of(sound.frames, data.values_per_second, begin, end, name=given))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        first, last = (None if time is None else round(time * data.values_per_second) for time in (begin, end))
-        return sound._replace(frames=sound.frames[first:last])
 
     if suffix in (".tsv", ".jsonl"):
         path = user_path(name)
@@ -89,7 +94,7 @@ def _sources(name: str, data) -> list[Source]:
                     read,
                     str(path.parent / row["file"]),
                     f"line {line} of {path}",
-                    *(seconds_in(row, column, path, line) for column in ("begin", "end")),
+                    *seconds_in(row, path, line),
                 ),
             )
             for line, row in read_manifest(path, needed=("file",))

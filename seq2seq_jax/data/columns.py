@@ -222,6 +222,10 @@ class Tokens(Column):
         return found
 
 
+DECODING_VERSION = 2
+"""Counts changes of what is decoded of a file of audio; what is stored of an older one is made again."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frames(Column):
     """Vectors over time, such as the features of speech: [time, features]."""
@@ -275,7 +279,7 @@ class Frames(Column):
         return Ragged(values, np.concatenate([[0], np.cumsum(kept)]))
 
     def stored(self, tokenizer: Tokenizer) -> list[Any]:
-        return ["frames", self.num_features, self.kind]
+        return ["frames", self.num_features, self.kind, DECODING_VERSION]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ def dialogue_of(fields: dict[str, Any], number: int, path: str, *, speakers: Col
         )
     if not turns:
         raise ValueError(f"expected a dialogue with turns {where}; it has none: leave the line out")
-    names = [str(fields[name]) for name in NAME_FIELDS if name in fields]
+    names = [str(fields[name]) for name in NAME_FIELDS if fields.get(name) not in (None, "")]
     return Dialogue(
         name=names[0] if names else str(number),
         turns=tuple(_turn(turn, speakers, f"turn {index} {where}") for index, turn in enumerate(turns, 1)),

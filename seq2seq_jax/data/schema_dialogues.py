@@ -128,7 +128,7 @@ class SchemaDialogues(DialogueFiles):
         for dialogue in self.dialogues(split):
             services = dialogue.annotations.get("services")
             where = f"in line {dialogue.line} of {self.names_of_files[split]}"
-            if not isinstance(services, list):
+            if not _is_texts(services):
                 raise ValueError(f"expected a list of services {where}; got {services!r}: correct the line")
             for service in services:
                 if service not in schema:
@@ -247,6 +247,15 @@ def source_of(before: State, services: Sequence[str], context: str) -> str:
     return head + state_as_text(before, sorted(services)) + turns
 
 
+def _is_texts(value: Any) -> bool:
+    """Whether it is a list of texts."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_act(act: Any) -> bool:
+    return isinstance(act, list) and len(act) == 3 and _is_texts(act[:2]) and _is_texts(act[2])
+
+
 def _checked_frames(
     turn: Turn, schema: Mapping[str, Service], services: Sequence[str], where: str
 ) -> dict[str, dict[str, Any]]:
@@ -259,15 +268,24 @@ def _checked_frames(
             raise ValueError(
                 f"expected services of the dialogue in the state of {where}; got {name!r}: correct the line"
             )
-        values, requested, intent = (frame.get(key) for key in ("slot_values", "requested_slots", "active_intent"))
-        if not isinstance(values, dict) or not isinstance(requested, list) or not isinstance(intent, str):
+        fields = frame if isinstance(frame, dict) else {}
+        values, requested, intent = (fields.get(key) for key in ("slot_values", "requested_slots", "active_intent"))
+        if not isinstance(values, dict) or not _is_texts(requested) or not isinstance(intent, str):
             raise ValueError(
-                f"expected active_intent, requested_slots and slot_values in the state of {where}; got "
-                f"{', '.join(frame)}: correct the line"
+                f"expected active_intent, a text, requested_slots, a list of texts, and slot_values in the state of "
+                f"{where}; got {str(frame)[:80]}: correct the line"
+            )
+        if intent != NO_INTENT and intent not in schema[name].intents:
+            raise ValueError(
+                f"expected {NO_INTENT} or an intent of the schema in the state of {where}; {name} has no intent "
+                f"{intent!r}: name the schema that has it, or correct the line"
             )
         for slot, spellings in values.items():
-            if not spellings or not all(isinstance(spelling, str) for spelling in spellings):
-                raise ValueError(f"expected a list of texts as {slot} in the state of {where}; got {spellings!r}")
+            if not spellings or not _is_texts(spellings):
+                raise ValueError(
+                    f"expected a list of texts as {slot} in the state of {where}; got {str(spellings)[:80]!r}: write "
+                    'such as ["11:30 am"], its accepted spellings'
+                )
         for slot in (*values, *requested):
             if slot not in schema[name].slots:
                 raise ValueError(
@@ -427,14 +445,16 @@ class DialogueActs(SchemaDialogues):
         spoken_of: tuple[str, ...] = ()
         for number, turn in enumerate(dialogue.turns):
             if turn.speaker == self.user:
-                spoken_of = tuple(turn.annotations.get("state", spoken_of))
+                state = turn.annotations.get("state")
+                spoken_of = tuple(state) if isinstance(state, dict) else spoken_of
             if turn.speaker != self.system:
                 continue
             acts = turn.annotations.get("actions")
-            if not isinstance(acts, list) or not all(isinstance(act, list) and len(act) == 3 for act in acts):
+            if not isinstance(acts, list) or (wrong := [act for act in acts if not _is_act(act)]):
                 raise ValueError(
-                    f"expected turn {number + 1} {where} to have actions, each [act, slot, [value, ...]]; got "
-                    f"{str(acts)[:80]}: annotate the turns of the system"
+                    f"expected turn {number + 1} {where} to have actions, each [act, slot, [value, ...]], all of them "
+                    f"texts; got {str(wrong[0] if isinstance(acts, list) else acts)[:80]}: annotate the turns of the "
+                    "system"
                 )
             context = self.context(dialogue.turns[:number]) if number else ""
             spelling = SPELLINGS[self.names]

@@ -146,7 +146,7 @@ def read_tab_separated(
     columns = {field: header.index(field) for field in names}
     number = 1
     # Of a single field, a line without a character is an empty text.
-    for number, line in enumerate(lines, start=2) if len(header) == 1 else _without_last_blanks(lines, first=2):
+    for number, line in enumerate(lines, start=2) if len(header) == 1 else without_last_blanks(lines, first=2):
         values = line.split("\t")
         if len(values) != len(header):
             raise ValueError(
@@ -196,7 +196,7 @@ def read_json_lines(
             if field in several and isinstance(example[field], list):
                 texts = example[field]
             for text in texts:
-                _check_text(text, field, number, name)
+                check_text(text, field, number, name)
         filled = [template.fill(example, separator=separator) for template in templates]
         yield (*filled, example) if whole else tuple(filled)
 
@@ -211,7 +211,7 @@ def json_lines(lines: Iterator[str], name: str) -> Iterator[tuple[int, dict[str,
     Raises:
         ValueError: as the lines do, or a line is no JSON object.
     """
-    for number, line in _without_last_blanks(lines, first=1):
+    for number, line in without_last_blanks(lines, first=1):
         yield number, _json_object(line, number, name)
 
 
@@ -220,7 +220,12 @@ def _names(templates: list[Template]) -> list[str]:
     return list(dict.fromkeys(name for template in templates for name in template.names))
 
 
-def _check_text(text: Any, field: str, number: int, name: str) -> None:
+def check_text(text: Any, field: str, number: int, name: str) -> None:
+    """Refuse what is no text.
+
+    Raises:
+        ValueError: it names the field, the line and the file.
+    """
     if not isinstance(text, str):
         raise ValueError(
             f"expected a string as {field!r} in line {number} of {name}; got a {type(text).__name__}: name a field "
@@ -253,7 +258,7 @@ def _json_object(line: str, number: int, name: str) -> dict[str, Any]:
     return example
 
 
-def _without_last_blanks(lines: Iterator[str], *, first: int) -> Iterator[tuple[int, str]]:
+def without_last_blanks(lines: Iterator[str], *, first: int) -> Iterator[tuple[int, str]]:
     """Lines with their numbers, from `first`; those of spaces alone at the end are left out, not those between."""
     blanks = []
     for number, line in enumerate(lines, start=first):

@@ -120,7 +120,7 @@ def pairs(read_splits: Mapping[str, ReadExamples], *, further_columns: tuple[str
         further_columns: what an example has behind source and target.
 
     Raises:
-        ValueError: every training pair has an empty side.
+        ValueError: a split has no pair, or every training pair has an empty side.
     """
     further = [split for split in read_splits if split not in SPLITS]
     texts = Texts(
@@ -132,6 +132,11 @@ def pairs(read_splits: Mapping[str, ReadExamples], *, further_columns: tuple[str
     )
     for split, num_kept in texts.splits.items():
         num_left_out = texts.num_left_out[split]
+        if num_kept == num_left_out == 0:
+            raise ValueError(
+                f"expected {split} examples; there are none in what was read: give data that has some, or no {split} "
+                "split"
+            )
         if num_kept == 0:
             raise ValueError(
                 f"expected {split} pairs with text on both sides; all {num_left_out} have an empty source or "

@@ -95,10 +95,12 @@ class StateRollout(Rollout):
         self._examples = examples
         self._rounds: list[list[int]] = []
         self._before: list[int | None] = []
-        dialogue, number = object(), 0
+        dialogue, turn, number = None, -1, 0
         for index, example in enumerate(examples):
-            number = number + 1 if example["dialogue"] == dialogue else 0
-            dialogue = example["dialogue"]
+            # Two dialogues of one name are two where the turns begin anew.
+            goes_on = index > 0 and example["dialogue"] == dialogue and example["turn"] > turn
+            number = number + 1 if goes_on else 0
+            dialogue, turn = example["dialogue"], example["turn"]
             self._before.append(index - 1 if number else None)
             if number == len(self._rounds):
                 self._rounds.append([])

@@ -95,3 +95,18 @@ def test_a_directory_is_refused_where_none_can_be_made(tmp_path):
     with pytest.raises(ValueError, match="file is not a directory"):
         refuse_unwritable_directory(tmp_path / "file" / "b")
     assert list(tmp_path.iterdir()) == [tmp_path / "file"], "it only looks"
+
+
+def test_standard_input_is_not_written_to(tmp_path):
+    lines = tmp_path / "lines"
+    lines.write_text("a\n")
+    kept, given = os.dup(0), os.open(lines, os.O_RDONLY)
+    os.dup2(given, 0)
+    try:
+        with pytest.raises(ValueError, match="lines is the file that is read"), open_outputs(("--output", str(lines))):
+            pytest.fail("opened")
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        os.close(given)
+    assert lines.read_text() == "a\n"

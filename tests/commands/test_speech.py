@@ -181,6 +181,17 @@ def test_a_manifest_names_the_row_of_a_mistake(here, capfd):
     assert "line 2 of rows.tsv" in one_line(capfd)
 
 
+def test_no_sound_that_is_read_is_written_to(here, capfd):
+    for name in ("a.wav", "b.wav"):
+        (here / name).write_bytes(wav(tone()))
+    capfd.readouterr()
+    assert call("generate", "run", "--input", "a.wav", "b.wav", "--output", "b.wav") == 2
+    assert "b.wav is the file that is read" in one_line(capfd)
+    (here / "rows.tsv").write_text("file\tsource\na.wav\tx\n")
+    assert call("generate", "run", "--input", "rows.tsv", "--json", "out.jsonl") == 2
+    assert "has a field 'source'" in one_line(capfd)
+
+
 def test_evaluation_alignment_and_data(here, capfd):
     assert call("evaluate", "run", "--split", "validation", "--json", "scores.json", "--generation", "ctc_greedy") == 0
     scores = json.loads((here / "scores.json").read_text())

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from seq2seq_jax.data.dialogues import Dialogues, TurnTokens
+from seq2seq_jax.data.dialogues import Dialogues, TurnTokens, dialogue_of
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 
 TALK = {
@@ -125,3 +125,15 @@ def test_the_tokens_of_speakers_are_found_in_a_trained_tokenizer():
     tokenizer = Tokenizer.train([("<user> abc<system> d", "e")], config)
     column = TurnTokens(max_length=4, truncate="left", borders=("<user>", "<system>"))
     assert tokenizer.decode_source(column.encode(["<user> abc<system> d"], tokenizer)[0].tolist()) == "<system> d"
+
+
+def test_a_dialogue_without_a_name_has_that_of_its_line():
+    for fields in ({}, {"id": None}, {"dialogue_id": "", "id": None}):
+        assert dialogue_of({"turns": [["A", "hi"]], **fields}, 7, "x", speakers=("A",)).name == "7"
+    assert dialogue_of({"turns": [["A", "hi"]], "id": 0}, 7, "x", speakers=("A",)).name == "0"
+
+
+def test_dialogues_of_one_turn_are_no_examples(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"turns": [["USER", "hi"]]}\n')
+    with pytest.raises(ValueError, match="expected train examples; there are none"):
+        Dialogues(directory=str(tmp_path)).open(["train"])

@@ -96,7 +96,7 @@ def test_a_gzipped_dictionary_is_the_same(tmp_path):
         ("silence # nothing\n", "expected a word and its phonemes in line 1"),
         ("", "the file is empty"),
         # Its three words are of no split but train.
-        ("worda W\nwordb W\nwordc W\n", "expected (test|validation) pairs"),
+        ("worda W\nwordb W\nwordc W\n", "expected (test|validation) examples"),
     ],
 )
 def test_what_is_no_dictionary_is_one_line(tmp_path, text, message):

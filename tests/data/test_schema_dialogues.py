@@ -176,6 +176,8 @@ def test_a_models_own_state_is_rolled_through_each_dialogue(source):
     assert rollout.next_sources() == []
     assert rollout.results[1].frames["Restaurants_1"].values == {"city": "sf"}
     assert rollout.results[2] == EMPTY
+    again = StateRollout([first, second, first])
+    assert [index for index, _ in again.next_sources()] == [0, 2], "dialogues of one name, one behind the other"
 
 
 def test_references_rolled_through_a_dialogue_give_their_own_sources(source):
@@ -254,12 +256,44 @@ def changed(change):
         (
             DialogueStates,
             lambda talk: talk["turns"][0]["state"]["Restaurants_1"].pop("active_intent"),
-            "active_intent, requested_slots and slot_values in the state of turn 1",
+            "active_intent, a text, requested_slots, a list of texts, and slot_values in the state of turn 1",
         ),
         (
             DialogueStates,
             lambda talk: talk["turns"][0]["state"]["Restaurants_1"]["slot_values"].update(time=[]),
             "a list of texts as time in the state of turn 1",
+        ),
+        (
+            DialogueStates,
+            lambda talk: talk["turns"][0]["state"]["Restaurants_1"]["slot_values"].update(time="11:30 am"),
+            "a list of texts as time in the state of turn 1 in line 1 of train.jsonl; got '11:30 am'",
+        ),
+        (
+            DialogueStates,
+            lambda talk: talk["turns"][0]["state"]["Restaurants_1"]["slot_values"].update(party_size=2),
+            "a list of texts as party_size in the state of turn 1",
+        ),
+        (
+            DialogueStates,
+            lambda talk: talk["turns"][0]["state"]["Restaurants_1"].update(active_intent="EatOut"),
+            "an intent of the schema in the state of turn 1 in line 1 of train.jsonl; Restaurants_1 has no intent "
+            "'EatOut'",
+        ),
+        (
+            DialogueStates,
+            lambda talk: talk["turns"][0]["state"].update(Restaurants_1=None),
+            "active_intent, a text, requested_slots, a list of texts, and slot_values in the state of turn 1",
+        ),
+        (DialogueStates, lambda talk: talk.update(services=[{}]), "a list of services in line 1 of train.jsonl"),
+        (
+            DialogueActs,
+            lambda talk: talk["turns"][1]["actions"].append(["CONFIRM", "time", "11:30 am"]),
+            "all of them texts; got ['CONFIRM', 'time', '11:30 am']",
+        ),
+        (
+            DialogueActs,
+            lambda talk: talk["turns"][1]["actions"].append(["CONFIRM", "party_size", [2]]),
+            "all of them texts; got ['CONFIRM', 'party_size', [2]]",
         ),
         (DialogueActs, lambda talk: talk["turns"][1].pop("actions"), "turn 2 in line 1 of train.jsonl to have actions"),
         (DialogueActs, lambda talk: talk["turns"].clear(), "a dialogue with turns in line 1"),

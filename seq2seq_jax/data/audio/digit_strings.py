@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import tarfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -14,6 +15,7 @@ from seq2seq_jax.data.audio.augmentation import SoundAugmentationConfig
 from seq2seq_jax.data.audio.files import as_samples, decode_audio
 from seq2seq_jax.data.audio.source import Row, SpeechCorpus, SpeechSource, in_order
 from seq2seq_jax.data.source import SPLITS, Corpus
+from seq2seq_jax.data.tables import without_last_blanks
 from seq2seq_jax.data.text_files import find_file, read_lines
 from seq2seq_jax.effects import changes
 from seq2seq_jax.files import file_digest
@@ -182,19 +184,20 @@ def spoken(string: DigitString, recordings: Mapping[str, np.ndarray]) -> Int16[n
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The rows of a file with tab-separated columns, whose names are in line 1.
+    """The rows of a file with tab-separated columns, whose names are in line 1; blank last lines are passed over.
 
     Raises:
-        ValueError: a column is missing, or a line has another number of values.
+        ValueError: a column is missing or there twice, or a line has another number of values.
     """
     lines = read_lines(path)
     names = next(lines, "").split("\t")
     for column in columns:
-        if column not in names:
+        if names.count(column) != 1:
             raise ValueError(
-                f"expected a column {column!r} in line 1 of {path}; it has {', '.join(names)}: name the columns there"
+                f"expected a column {column!r} once in line 1 of {path}; it has {', '.join(names)}: name the columns "
+                "there"
             )
-    for number, line in enumerate(lines, start=2):
+    for number, line in without_last_blanks(lines, first=2):
         values = line.split("\t")
         if len(values) != len(names):
             raise ValueError(
@@ -252,9 +255,18 @@ def _read_recordings(archive: Path, *, rate: int) -> dict[str, np.ndarray]:
                             f"{own_rate}: set data.rate, or convert it"
                         )
                     found[member.name.removeprefix("./")] = as_samples(samples, name)
-    except tarfile.TarError as error:
-        raise ValueError(f"{archive} is no whole tar file ({error}): copy it again") from error
+    except UNREADABLE_TAR as error:
+        raise damaged_tar(archive, error) from error
     return found
+
+
+UNREADABLE_TAR = (tarfile.TarError, OSError, EOFError, zlib.error)
+"""What reading a damaged tar file raises, gzipped or not."""
+
+
+def damaged_tar(archive: Path, error: Exception) -> ValueError:
+    """What is to be said of one, on a line."""
+    return ValueError(f"{archive} is no whole tar file ({' '.join(str(error).split())}): copy it again")
 
 
 def _examples(strings: Sequence[DigitString], audio) -> Iterator[Row]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from seq2seq_jax.data.audio.augmentation import FeatureAugmentationConfig
 from seq2seq_jax.data.audio.digit_strings import read_table
+from seq2seq_jax.data.audio.inputs import as_stored
 from seq2seq_jax.data.audio.source import Row, SpeechCorpus, SpeechSource, in_order
 from seq2seq_jax.data.source import SPLITS, Corpus
 from seq2seq_jax.data.text_files import find_file
@@ -119,6 +120,4 @@ def _examples(path: Path, rows: list[tuple[int, str, str, str]], features: int, 
     for frames, *rest in rows:
         found = np.asarray(values[begin : begin + frames])
         begin += frames
-        if not np.isfinite(found).all():
-            raise ValueError(f"the features of {rest[2]} in {path} have values that are no numbers: compute them again")
-        yield found.astype(stored), *rest
+        yield as_stored(found, stored, f"{rest[2]} in {path}"), *rest

@@ -1,5 +1,6 @@
 """Samples from audio files: WAV by itself, other formats by the package soundfile."""
 
+import contextlib
 import io
 import struct
 from pathlib import Path
@@ -11,8 +12,16 @@ from seq2seq_jax.paths import user_path
 
 PCM, EXTENSIBLE = 1, 0xFFFE
 """Codes of formats in WAV files."""
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".sph", ".aiff", ".au", ".opus")
-"""Of files that are taken for audio by their names."""
+STREAMED_BYTES = 2**31 - 2**16
+"""Lengths from here on are what writers of WAV streams put down who do not know the length yet, as they do with 0."""
+MISSING_SECONDS = 0.1
+"""What a file may have less than its header or a manifest says; of one that has still less the end is lost."""
+LARGEST_PEAK = 8.0
+"""Of files of fractions: decoding goes a little beyond 1, and whole numbers that were stored as fractions far."""
+SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .sph .aiff .aif .au .snd .caf .m4a .aac .mp4 .webm .wma .amr".split()
+)
+"""Of files that are taken for audio by their names, also those that cannot be read."""
 
 
 def read_audio(path: str | Path) -> tuple[Int16[np.ndarray, "samples channels"], int]:
@@ -32,8 +41,8 @@ def read_audio(path: str | Path) -> tuple[Int16[np.ndarray, "samples channels"],
 def decode_audio(data: bytes, name: str) -> tuple[Int16[np.ndarray, "samples channels"], int]:
     """The samples of a file's content, and how many there are per second.
 
-    WAV files of 16-bit samples need no further package. Where the header's length is not that of the data, as in files
-    that were streamed, the data is trusted.
+    WAV files of 16-bit samples need no further package. Where their header has no length, as in files that were
+    streamed, the data is trusted. Fractions beyond [-1, 1], as decoders of loud sounds give them, are cut off there.
 
     Args:
         name: of the file, for messages.
@@ -53,20 +62,36 @@ def decode_audio(data: bytes, name: str) -> tuple[Int16[np.ndarray, "samples cha
             "is not installed. Install it (pip install 'seq2seq_jax[speech]'), or convert the file."
         ) from error
     try:
-        return soundfile.read(io.BytesIO(data), dtype="int16", always_2d=True)
+        # Not as int16, to which libsndfile neither scales fractions nor cuts off what is too large for it.
+        fractions, rate = soundfile.read(_Bytes(data), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         reason = str(error).rpartition(": ")[2].rstrip(".")
         raise ValueError(
             f"{name} cannot be read as audio ({reason}): expected WAV, FLAC, OGG, MP3 or another format of libsndfile. "
             "Convert it, or leave it out."
         ) from error
+    if not np.abs(fractions).max(initial=0.0) <= LARGEST_PEAK:
+        raise ValueError(
+            f"{name} has samples far outside of [-1, 1], where those of its format are expected: convert it to whole "
+            "numbers of 16 bits."
+        )
+    return to_int16(fractions * 2**15), rate
+
+
+class _Bytes(io.BytesIO):
+    """A file in memory. Of a damaged one, libsndfile seeks before the beginning; it is told that this failed."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with contextlib.suppress(ValueError):
+            return super().seek(offset, whence)
+        return self.tell()
 
 
 def _pcm(data: bytes, name: str) -> tuple[np.ndarray, int] | None:
     """Samples and rate of a WAV file of 16-bit samples; None = its samples are of another kind.
 
     Raises:
-        ValueError: it has no format, or no samples.
+        ValueError: it has no format or no samples, or less than its header says.
     """
     place, chunk = 12, None
     while place + 8 <= len(data):
@@ -81,9 +106,15 @@ def _pcm(data: bytes, name: str) -> tuple[np.ndarray, int] | None:
             if chunk is None:
                 break
             code, channels, rate, bits = chunk
+            missing = place + size - len(data)
+            if size < STREAMED_BYTES and missing > MISSING_SECONDS * rate * channels * bits / 8:
+                raise ValueError(
+                    f"{name} has {len(data) - place:,} bytes of samples, and its header says {size:,}: it was cut "
+                    "short. Record or copy it again."
+                )
             if (code, bits) != (PCM, 16) or not channels or not rate:
                 return None
-            # A writer that cannot go back leaves 0 or the largest number.
+            # A writer that cannot go back leaves 0 or a number that is too large.
             size = len(data) - place if size == 0 or place + size > len(data) else size
             whole = size // (2 * channels) * 2 * channels
             return np.frombuffer(data[place : place + whole], "<i2").reshape(-1, channels), rate
@@ -102,23 +133,23 @@ def as_samples(samples: np.ndarray, name: str) -> Int16[np.ndarray, "samples"]:
         ValueError: they are of another kind, are no numbers, or there are none.
     """
     samples = np.asarray(samples)
+    kind = samples.dtype
     if samples.ndim == 2:
         # [samples, channels], as audio files have them.
         samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64)
-        samples = samples / 2**15 if samples.dtype == np.float64 and np.abs(samples).max(initial=0.0) > 1.0 else samples
     if samples.ndim != 1:
         raise ValueError(f"{name} must be [samples] or [samples, channels], not {list(samples.shape)}.")
     if not samples.size:
         raise ValueError(f"{name} has no samples: expected audio.")
-    if samples.dtype == np.int16:
-        return samples
-    if not np.issubdtype(samples.dtype, np.floating):
-        raise ValueError(f"{name} must be int16, or floats in [-1, 1], not {samples.dtype}: convert it.")
+    if kind == np.int16:
+        return samples if samples.dtype == np.int16 else to_int16(samples)
+    if not np.issubdtype(kind, np.floating):
+        raise ValueError(f"{name} must be int16, or floats in [-1, 1], not {kind}: convert it.")
     if not np.isfinite(samples).all() or np.abs(samples).max() > 1.0 + 1e-3:
         raise ValueError(f"{name} must be floats in [-1, 1], and has others: divide by the largest, or give int16.")
     return to_int16(samples * 2**15)
 
 
-def to_int16(samples: np.ndarray) -> Int16[np.ndarray, "samples"]:
+def to_int16(samples: np.ndarray) -> Int16[np.ndarray, "..."]:
     """Numbers in the range of 16 bits, rounded, and cut off where they are outside."""
     return np.clip(np.rint(samples), -(2**15), 2**15 - 1).astype(np.int16)

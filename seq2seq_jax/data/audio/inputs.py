@@ -70,20 +70,44 @@ def _features(given: Any, data: SpeechSource, name: str, *, is_path: bool) -> np
                 f"files of [frames, {data.num_features}]."
             )
         try:
-            given = np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False)
+            # Unlike numpy.load, which takes archives and pickles too, it refuses all else in one way.
+            given = np.lib.format.read_array(io.BytesIO(Path(path).read_bytes()), allow_pickle=False)
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error.strerror}. Give the path of a file.") from error
         except ValueError as error:
             raise ValueError(f"{path} is no whole .npy file ({error}): write it again with numpy.save.") from error
     frames = np.asarray(given)
-    if frames.ndim != 2 or frames.shape[1] != data.num_features or not np.issubdtype(frames.dtype, np.number):
+    if frames.ndim != 2 or frames.shape[1] != data.num_features or not _is_real(frames.dtype):
         raise ValueError(
             f"{name} must be [frames, {data.num_features}], the features that the model was trained on, not "
             f"{list(frames.shape)} of {frames.dtype}."
         )
+    return as_stored(frames, data.kind, name)
+
+
+def _is_real(kind: np.dtype) -> bool:
+    return np.issubdtype(kind, np.floating) or np.issubdtype(kind, np.integer)
+
+
+def as_stored(frames: Num[np.ndarray, "..."], kind: str, name: str) -> Num[np.ndarray, "..."]:
+    """Features in the type in which they are stored.
+
+    Args:
+        name: for messages.
+
+    Raises:
+        ValueError: one is no number, or larger than the type's largest.
+    """
     if not np.isfinite(frames).all():
         raise ValueError(f"{name} has values that are no numbers: compute its features again.")
-    return frames.astype(data.kind)
+    with np.errstate(over="ignore"):
+        stored = frames.astype(kind)
+    if not np.isfinite(stored).all():
+        raise ValueError(
+            f"{name} has a feature of {np.abs(frames).max():.4g}, and the largest {kind} is {np.finfo(kind).max:,.0f}: "
+            "scale the features, or train with data.stored float32."
+        )
+    return stored
 
 
 def describe_resampled(sounds: list[Sound], data: SpeechSource) -> str:

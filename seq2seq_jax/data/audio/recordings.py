@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import logging
 import tarfile
 import threading
@@ -13,11 +12,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from seq2seq_jax.data.audio.augmentation import SoundAugmentationConfig
-from seq2seq_jax.data.audio.digit_strings import read_table
-from seq2seq_jax.data.audio.files import as_samples, decode_audio, read_audio, to_int16
+from seq2seq_jax.data.audio.digit_strings import UNREADABLE_TAR, damaged_tar, read_table
+from seq2seq_jax.data.audio.files import MISSING_SECONDS, as_samples, decode_audio, read_audio, to_int16
 from seq2seq_jax.data.audio.resampling import resample
 from seq2seq_jax.data.audio.source import Row, SpeechCorpus, SpeechSource, in_order
 from seq2seq_jax.data.source import SPLITS, Corpus
+from seq2seq_jax.data.tables import check_text, json_lines
 from seq2seq_jax.data.text_files import find_file, read_lines
 from seq2seq_jax.effects import changes
 
@@ -122,9 +122,7 @@ class Recordings(SpeechSource):
             if part and row.get("split") != part:
                 continue
             text = row["text"].lower() if self.lowercase else row["text"]
-            begin, end = (seconds_in(row, column, path, line) for column in ("begin", "end"))
-            if begin is not None and end is not None and begin >= end:
-                raise ValueError(f"line {line} of {path} begins at {begin:g} s and ends at {end:g}: correct it")
+            begin, end = seconds_in(row, path, line)
             file = row["file"]
             found.append(Entry(file, text, row.get("speaker", ""), row.get("id") or file, begin, end, line))
         if not found and part:
@@ -150,13 +148,7 @@ class Recordings(SpeechSource):
                 f"{name} has {rate:,} samples per second, and {self.rate:,} are expected: convert it, or set "
                 "data.other_rates to resample"
             )
-        begin, end = (None if time is None else round(time * rate) for time in (entry.begin, entry.end))
-        if (begin or 0) >= len(samples) or (end or 0) > len(samples) + rate // 10:
-            raise ValueError(
-                f"{name} has {len(samples) / rate:.2f} seconds, and the part from {entry.begin or 0:g} to "
-                f"{'its end' if entry.end is None else f'{entry.end:g}'} is named: is it cut short?"
-            )
-        part = as_samples(samples[begin:end], name)
+        part = as_samples(part_of(samples, float(rate), entry.begin, entry.end, name=name), name)
         part = part if rate == self.rate else to_int16(resample(part, up=self.rate, down=rate))
         return part[:, None]
 
@@ -176,24 +168,25 @@ def read_manifest(path: Path, *, needed: tuple[str, ...] = ("file", "text")) -> 
         return
     if suffix != ".jsonl":
         raise ValueError(f"expected a manifest that is a .tsv or a .jsonl file; got {path}: rename or convert it")
-    for line, content in enumerate(read_lines(path), start=1):
-        try:
-            row = json.loads(content)
-        except ValueError as error:
-            raise ValueError(f"line {line} of {path} is no JSON ({error}): correct it") from error
-        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in needed):
-            raise ValueError(
-                f"expected an object with the texts {' and '.join(needed)} in line {line} of {path}: correct it"
-            )
+    for line, row in json_lines(read_lines(path), str(path)):
+        for name in needed:
+            check_text(row.get(name), name, line, str(path))
         yield line, {name: str(value) for name, value in row.items() if value is not None}
 
 
-def seconds_in(row: dict[str, str], column: str, path: Path, line: int) -> float | None:
-    """The seconds in a column of a row; None = it has none.
+def seconds_in(row: dict[str, str], path: Path, line: int) -> tuple[float | None, float | None]:
+    """Where a row begins and ends, in seconds; None = it does not say.
 
     Raises:
-        ValueError: they are no seconds.
+        ValueError: they are no seconds, or do not ascend.
     """
+    begin, end = (_seconds(row, column, path, line) for column in ("begin", "end"))
+    if begin is not None and end is not None and begin >= end:
+        raise ValueError(f"line {line} of {path} begins at {begin:g} s and ends at {end:g}: correct it")
+    return begin, end
+
+
+def _seconds(row: dict[str, str], column: str, path: Path, line: int) -> float | None:
     value = row.get(column)
     if not value:
         return None
@@ -204,6 +197,27 @@ def seconds_in(row: dict[str, str], column: str, path: Path, line: int) -> float
     if not 0.0 <= seconds < 1e9:
         raise ValueError(f"expected seconds as {column} in line {line} of {path}; got {value!r}: correct it")
     return seconds
+
+
+def part_of(values: np.ndarray, rate: float, begin: float | None, end: float | None, *, name: str) -> np.ndarray:
+    """The samples or frames from one second to another.
+
+    Args:
+        values: in order of time.
+        rate: of them per second.
+        begin, end: seconds; None = the first and the last.
+        name: for messages.
+
+    Raises:
+        ValueError: there is less.
+    """
+    first, last = (None if time is None else round(time * rate) for time in (begin, end))
+    if (first is not None and first >= len(values)) or (last or 0) > len(values) + MISSING_SECONDS * rate:
+        raise ValueError(
+            f"{name} has {len(values) / rate:.2f} seconds, and the part from {begin or 0:g} to "
+            f"{'its end' if end is None else f'{end:g}'} is named: is it cut short?"
+        )
+    return values[first:last]
 
 
 class _Files:
@@ -219,8 +233,8 @@ class _Files:
         try:
             tar = tarfile.open(self._archive)  # noqa: SIM115
             return tar, {member.name.removeprefix("./"): member for member in tar if member.isfile()}
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise ValueError(f"{self._archive} is no whole tar file ({error}): copy it again") from error
+        except UNREADABLE_TAR as error:
+            raise damaged_tar(self._archive, error) from error
 
     def size(self, manifest: Path, entry: Entry) -> int:
         """Bytes of a file.

@@ -28,8 +28,8 @@ def test_samples_and_rate():
     np.testing.assert_array_equal(stereo, SAMPLES.reshape(-1, 2))
 
 
-@pytest.mark.parametrize("size", [0, 2**32 - 1, 10**6])
-def test_data_is_trusted_where_the_header_has_another_length(size):
+@pytest.mark.parametrize("size", [0, 2**32 - 1, 0x7FFFF000])
+def test_data_is_trusted_where_the_header_of_a_stream_has_no_length(size):
     samples, _ = decode_audio(with_length(wav(SAMPLES), size), "streamed.wav")
     np.testing.assert_array_equal(samples[:, 0], SAMPLES)
 
@@ -45,6 +45,7 @@ def test_an_odd_byte_at_the_end_is_left_out():
         (b"", "x.wav is empty"),
         (wav(SAMPLES)[:40], "x.wav is a WAV file without samples"),
         (b"RIFF\x00\x00\x00\x00WAVE", "x.wav is a WAV file without samples"),
+        (wav(np.resize(SAMPLES, 2_000))[:-2_000], "x.wav has 2,000 bytes of samples, and its header says 4,000"),
     ],
 )
 def test_what_is_no_audio_is_one_line(data, named):
@@ -60,7 +61,7 @@ def test_other_formats_need_soundfile(monkeypatch):
 
 
 def encoded(kind, subtype, *, samples=SAMPLES):
-    """A file of another format."""
+    """A file of another format; of whole numbers, one of fractions has them as such."""
     soundfile = pytest.importorskip("soundfile")
     file = io.BytesIO()
     soundfile.write(file, samples, 8_000, format=kind, subtype=subtype)
@@ -69,10 +70,18 @@ def encoded(kind, subtype, *, samples=SAMPLES):
 
 @pytest.mark.parametrize(
     ("kind", "subtype"),
-    [("FLAC", "PCM_16"), ("NIST", "PCM_16"), ("AIFF", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "PCM_24")],
+    [
+        ("FLAC", "PCM_16"),
+        ("NIST", "PCM_16"),
+        ("AIFF", "PCM_16"),
+        ("WAV", "PCM_24"),
+        ("WAV", "FLOAT"),
+        ("WAV", "DOUBLE"),
+        ("AU", "FLOAT"),
+    ],
 )
 def test_lossless_formats_are_read_as_they_were_written(kind, subtype):
-    samples, rate = decode_audio(encoded(kind, subtype), f"x.{kind}")
+    samples, rate = decode_audio(encoded(kind, subtype, samples=SAMPLES / 2.0**15), f"x.{kind}")
     assert rate == 8_000
     np.testing.assert_array_equal(samples[:, 0], SAMPLES)
 
@@ -85,8 +94,28 @@ def test_lossy_formats_are_read_about_as_they_were_written(kind, subtype):
     assert np.corrcoef(samples[:, 0], given)[0, 1] > 0.99
 
 
+@pytest.mark.parametrize(("kind", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")])
+def test_what_decoders_make_louder_than_the_loudest_is_cut_off(kind, subtype):
+    given = np.sign(np.sin(2 * np.pi * 0.0125 * np.arange(8_000) + 0.1)) * 0.999
+    samples, _ = decode_audio(encoded(kind, subtype, samples=given), f"x.{kind}")
+    inside = np.abs(np.convolve(given, np.ones(15), mode="same")) > 14.9
+    assert np.abs(samples[:, 0] / 2.0**15 - given)[inside].max() < 1.0, "apart from where the sign changes"
+
+
+def test_whole_numbers_as_fractions_are_refused():
+    with pytest.raises(ValueError, match=r"^x.wav has samples far outside of \[-1, 1\][^\n]*$"):
+        decode_audio(encoded("WAV", "FLOAT", samples=SAMPLES.astype(np.float32)), "x.wav")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_what_soundfile_cannot_read_is_one_line():
-    for data in (b"no audio at all", encoded("FLAC", "PCM_16")[:200], encoded("OGG", "VORBIS")[:60]):
+    tone = encoded("FLAC", "PCM_16", samples=np.sin(np.arange(8_000)))
+    for data in (
+        b"no audio at all",
+        encoded("FLAC", "PCM_16")[:200],
+        tone[: len(tone) // 2],
+        encoded("OGG", "VORBIS")[:60],
+    ):
         with pytest.raises(ValueError, match=r"^x.bin cannot be read as audio \([^\n]*$"):
             decode_audio(data, "x.bin")
 
@@ -96,11 +125,17 @@ def test_samples_of_callers():
     np.testing.assert_array_equal(as_samples(SAMPLES / 2.0**15, "x"), SAMPLES)
     both = np.stack([SAMPLES, SAMPLES], axis=1)
     np.testing.assert_array_equal(as_samples(both, "x"), SAMPLES)
+    np.testing.assert_array_equal(as_samples(both / 2.0**15, "x"), SAMPLES)
+    quiet = np.array([[0, 1], [-1, -1], [1, 1]], np.int16)
+    np.testing.assert_array_equal(as_samples(quiet, "x"), [0, -1, 1])
+    np.testing.assert_array_equal(as_samples(np.full((2, 2), 1.0005), "x"), [2**15 - 1] * 2)
     for wrong, named in (
         (np.zeros(0), "no samples"),
         (np.array([2.0]), "in [-1, 1]"),
         (np.array([np.nan]), "in [-1, 1]"),
         (np.zeros((2, 2, 2)), "[samples]"),
+        (np.full((2, 2), 300.0), "in [-1, 1]"),
+        (np.zeros((2, 2), np.int32), "int16"),
         (np.zeros(3, np.int32), "int16"),
     ):
         with pytest.raises(ValueError) as error:

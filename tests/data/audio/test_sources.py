@@ -8,6 +8,7 @@ from speech import WORDS, write_digits
 
 from seq2seq_jax.data.audio.digit_strings import NOISE, DigitStrings, spoken
 from seq2seq_jax.data.audio.features import SpeechFeatures
+from seq2seq_jax.data.audio.inputs import sound_of
 
 
 @pytest.fixture(scope="module")
@@ -121,5 +122,21 @@ def test_features_of_another_width_or_that_are_no_numbers_are_one_line(cepstra, 
         dataclasses.replace(source, features=4).open()
     frames[6, 1] = np.nan
     frames.tofile(tmp_path / "train.cepstra.f32")
-    with pytest.raises(ValueError, match="features of b .* no numbers"):
+    with pytest.raises(ValueError, match="^b in .* no numbers"):
         list(source.open().examples("train"))
+    frames[6, 1] = 1e5
+    frames.tofile(tmp_path / "train.cepstra.f32")
+    assert [len(audio) for audio, *_ in source.open().examples("train")] == [4, 5]
+    with pytest.raises(ValueError, match="^b in .* a feature of 1e.05, and the largest float16 is 65,504"):
+        list(dataclasses.replace(source, stored="float16").open().examples("train"))
+
+
+def test_features_in_files_of_arrays(cepstra, tmp_path):
+    source, frames = cepstra
+    np.save(tmp_path / "whole.npy", frames)
+    np.testing.assert_array_equal(sound_of(tmp_path / "whole.npy", source, name="x").frames, frames)
+    whole = (tmp_path / "whole.npy").read_bytes()
+    for content in (b"", whole[:30], whole[:-4], b"some text", b"PK\x03\x04"):
+        (tmp_path / "damaged.npy").write_bytes(content)
+        with pytest.raises(ValueError, match=r"damaged.npy is no whole .npy file [^\n]*$"):
+            sound_of(tmp_path / "damaged.npy", source, name="x")
