@@ -175,6 +175,29 @@ def test_what_is_not_built_is_refused(model_type, field, value, message):
         family.values(sizes | {field: value}, origin="config.json")
 
 
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [
+        ("bart", {"extra_pos_embeddings": 0, "student_encoder_layers": None, "replacing_rate": 0, "save_step": 58}),
+        ("umt5", {"scalable_attention": True}),
+        ("llama", {"max_sequence_length": 2048, "is_llama_config": True, "rope_interleaved": False}),
+        ("qwen2", {"use_mrope": False, "max_window_layers": 21}),
+        ("gemma2", {"sliding_window_size": 4096}),
+    ],
+)
+def test_fields_of_released_configs_that_change_nothing_are_taken(model_type, fields):
+    """Of bart-large-cnn and its distilled ones, umt5-small, llama-7b, SmolLM2, Qwen2.5, gemma-2-9b."""
+    family = FAMILIES[model_type]
+    family.values(dict.fromkeys(family.read, 4) | fields, origin="config.json")
+
+
+@pytest.mark.parametrize(("fields", "first"), [({}, 0), ({"forced_bos_token_id": 3}, 3)])
+def test_old_configs_say_otherwise_that_targets_begin_with_the_bos_token(fields, first):
+    sizes = dict.fromkeys(FAMILIES["bart"].read, 4) | {"bos_token_id": 0, "forced_bos_token_id": None}
+    found = FAMILIES["bart"].values(sizes | {"force_bos_token_to_be_generated": True} | fields, origin="config.json")
+    assert found["forced_bos_token_id"] == first
+
+
 def damage_size(path, tensors):
     path.write_bytes(path.read_bytes()[:-100])
 

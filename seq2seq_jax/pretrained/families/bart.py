@@ -61,6 +61,7 @@ class Bart(Family):
         "decoder_start_token_id": None,
         "forced_bos_token_id": None,
         "forced_eos_token_id": None,
+        "force_bos_token_to_be_generated": False,
         "norm_epsilon": EPSILON,
     }
     only: ClassVar[Mapping[str, Only]] = {
@@ -69,14 +70,17 @@ class Bart(Family):
         "normalize_embedding": Only((True,), "BART normalises embeddings"),
         "add_bias_logits": Only((False,), "the bias of logits is in the file, or there is none"),
         "static_position_embeddings": Only((False,), "BART's positions are learned"),
-        "extra_pos_embeddings": Only((2,), "positions begin at row 2"),
         "is_valid_mbart": Only((False, True), ""),
-        "force_bos_token_to_be_generated": Only((False,), "forced_bos_token_id says it"),
         "gradient_checkpointing": Only((False, True), ""),
     }
     ignored: ClassVar[Mapping[str, str]] = {
         "grapheme_chars": "the tokenizer is made of it",
         "phoneme_chars": "the tokenizer is made of it",
+        "extra_pos_embeddings": "each architecture has one first row of positions, and the shape of the table shows it",
+        **dict.fromkeys(
+            ("replacing_rate", "save_step", "student_decoder_layers", "student_encoder_layers"),
+            "is of a distillation that is over",
+        ),
     }
     tied: ClassVar[Mapping[str, tuple[str, ...]]] = {
         TARGET: ("model.shared.weight", "model.decoder.embed_tokens.weight"),
@@ -87,6 +91,13 @@ class Bart(Family):
     norm_position: ClassVar[str] = "post"
     embedding_norm: ClassVar[bool] = True
     has_logit_bias: ClassVar[bool] = True
+
+    def values(self, config: Mapping[str, Any], *, allowed: Collection[str] = (), origin: str) -> dict[str, Any]:
+        found = super().values(config, allowed=allowed, origin=origin)
+        if found["force_bos_token_to_be_generated"] and found["forced_bos_token_id"] is None:
+            # As configs of before transformers 4.1 say it.
+            found["forced_bos_token_id"] = found["bos_token_id"]
+        return found
 
     def positions(self, values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
         """Settings of the positions of a stack."""
@@ -212,7 +223,6 @@ class Pegasus(Sinusoidal):
     only: ClassVar[Mapping[str, Only]] = Sinusoidal.only | {
         "normalize_before": Only((True,), "Pegasus' layers normalise the input of their branches"),
         "add_final_layer_norm": Only((True,), "Pegasus has a norm behind its layers"),
-        "extra_pos_embeddings": Only((1, 0), "positions begin at row 0"),
     }
     read: ClassVar[Mapping[str, Any]] = Sinusoidal.read | {
         "pad_token_id": 0,
@@ -276,7 +286,7 @@ class Fsmt(Bart):
         "decoder_start_token_id": 2,
     }
     only: ClassVar[Mapping[str, Only]] = {}
-    ignored: ClassVar[Mapping[str, str]] = dict.fromkeys(
+    ignored: ClassVar[Mapping[str, str]] = Bart.ignored | dict.fromkeys(
         ("langs", "vocab_size", "decoder"), "says nothing of the model"
     )
     unused = (r"model\.(encoder|decoder)\.embed_positions\.weight",)

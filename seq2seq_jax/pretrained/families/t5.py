@@ -227,7 +227,10 @@ class UMT5(T5):
     model_type = "umt5"
     architecture = "UMT5ForConditionalGeneration"
     read: ClassVar[Mapping[str, Any]] = T5.read | {"feed_forward_proj": "gated-gelu"}
-    ignored: ClassVar[Mapping[str, str]] = T5.ignored | {"tokenizer_class": "says nothing of the model"}
+    ignored: ClassVar[Mapping[str, str]] = T5.ignored | {
+        "tokenizer_class": "says nothing of the model",
+        "scalable_attention": "transformers does not read it",
+    }
     relative_per_layer = True
 
 
