@@ -191,6 +191,16 @@ def test_fields_of_released_configs_that_change_nothing_are_taken(model_type, fi
     family.values(dict.fromkeys(family.read, 4) | fields, origin="config.json")
 
 
+def test_the_gelu_of_the_first_configs_of_gemma_is_the_one_with_the_tanh():
+    family = FAMILIES["gemma"]
+    none = dict.fromkeys(("hidden_activation", "rope_parameters", "rope_scaling"))
+    fields = (
+        dict.fromkeys(family.read, 4) | none | {"hidden_act": "gelu", "attention_dropout": 0.0, "rms_norm_eps": 1e-6}
+    )
+    values = family.values(fields, origin="config.json")
+    assert family.describe(values, [], origin="config.json").decoder.activation == "gelu"
+
+
 @pytest.mark.parametrize(("fields", "first"), [({}, 0), ({"forced_bos_token_id": 3}, 3)])
 def test_old_configs_say_otherwise_that_targets_begin_with_the_bos_token(fields, first):
     sizes = dict.fromkeys(FAMILIES["bart"].read, 4) | {"bos_token_id": 0, "forced_bos_token_id": None}

@@ -299,8 +299,10 @@ class Gemma(Llama):
     }
 
     def settings(self, values: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
+        # The first configs of Gemma say gelu, and have always meant the tanh.
+        old = "gelu_pytorch_tanh" if values["hidden_act"] == "gelu" else values["hidden_act"]
         return {
-            "activation": activation(values["hidden_activation"] or values["hidden_act"], origin=origin),
+            "activation": activation(values["hidden_activation"] or old, origin=origin),
             "normalization": "rms_plus_one",
             "attention_bias": bool(values["attention_bias"]),
         }
