@@ -99,6 +99,13 @@ class Family(abc.ABC):
         """
         raise ValueError(f"{self.model_type} is not exported from a model that was trained here")
 
+    def own_name(self, name: str) -> str:
+        """The name in the table of a tensor that a file has under this name, without the prefix or in an older form."""
+        for prefix in self.prefixes:
+            if prefix and name.startswith(prefix):
+                return name.removeprefix(prefix)
+        return name
+
     def own_tensors(self, model: ModelConfig, config: Mapping[str, Any]) -> dict[str, Any]:
         """Tensors by name that a file has beside the parameters of a model that was trained here."""
         return {}

@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from made_checkpoints import BART, arrays, write
+from made_checkpoints import BART, arrays, arrays_of_part, write
 
 from seq2seq_jax.pretrained.checkpoint import Checkpoint
 from seq2seq_jax.pretrained.registry import FAMILIES
@@ -105,6 +105,38 @@ def test_ties_are_decided_by_the_bytes(tmp_path, tensors, config, equal, tied):
     output = tensors["model.shared.weight"] + (0 if equal else 1)
     directory = write(tmp_path, {**tensors, "lm_head.weight": output}, BART | config)
     assert Checkpoint.open(directory).tied_embeddings == tied
+
+
+def test_names_without_their_prefix_and_tensors_that_nothing_reads(tmp_path, tensors):
+    """As bart-base and bart-large were released."""
+    bare = {name.removeprefix("model."): array for name, array in tensors.items()}
+    checkpoint = Checkpoint.open(write(tmp_path / "bare", bare | {"encoder.version": np.zeros(1)}, BART))
+    params, expected = (each.load() for each in (checkpoint, Checkpoint.open(write(tmp_path / "b", tensors, BART))))
+    assert params.keys() == expected.keys()
+    assert all(np.array_equal(params[path], expected[path]) for path in expected)
+    assert checkpoint.unused == ("encoder.version",)
+
+
+def test_norms_by_their_first_names(tmp_path):
+    """As bert-base-uncased was released."""
+    config = dict.fromkeys(FAMILIES["bert"].read, 4) | {
+        "model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+    }  # fmt: skip
+    tensors = arrays_of_part(config)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+    def renamed(name):
+        ending = ".".join(name.split(".")[-2:])
+        return f"bert.{name.removesuffix(ending)}{old.get(ending, ending)}"
+
+    renamed_tensors = {renamed(name): array for name, array in tensors.items()}
+    assert "bert.embeddings.LayerNorm.gamma" in renamed_tensors
+    params = Checkpoint.open(write(tmp_path, renamed_tensors, config)).load()
+    np.testing.assert_array_equal(
+        params["encoder/layer/attention_residual/norm/scale"][0],
+        tensors["encoder.layer.0.attention.output.LayerNorm.weight"],
+    )
 
 
 def without(name):

@@ -30,6 +30,8 @@ from seq2seq_jax.pretrained.transforms import Reshaped
 EPSILON = 1e-5
 """Of PyTorch's LayerNorm, which no config of these says."""
 BIAS = "final_logits_bias"
+PREFIX = "model."
+"""Of all names but those of what makes logits."""
 SIDES = ("encoder", "decoder")
 
 
@@ -88,6 +90,9 @@ class Bart(Family):
         OUTPUT: ("lm_head.weight",),
     }
 
+    # Written by old versions, and read by none.
+    unused = (r"model\.(encoder|decoder)\.version",)
+
     norm_position: ClassVar[str] = "post"
     embedding_norm: ClassVar[bool] = True
     has_logit_bias: ClassVar[bool] = True
@@ -98,6 +103,10 @@ class Bart(Family):
             # As configs of before transformers 4.1 say it.
             found["forced_bos_token_id"] = found["bos_token_id"]
         return found
+
+    def own_name(self, name: str) -> str:
+        # A model that was saved without what makes logits, such as bart-base, lacks the prefix.
+        return name if name.startswith(PREFIX) or name in (BIAS, *self.tied[OUTPUT]) else PREFIX + name
 
     def positions(self, values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
         """Settings of the positions of a stack."""
@@ -188,11 +197,11 @@ class Sinusoidal(Bart):
     norm_position = "post"
     read: ClassVar[Mapping[str, Any]] = Bart.read | {"positions": None, "position_offset": 0}
 
-    unused = (r"model\.(encoder|decoder)\.embed_positions\.weight",)
+    unused = (*Bart.unused, r"model\.(encoder|decoder)\.embed_positions\.weight")
 
     def is_unused(self, name: str, described: Described) -> bool:
-        is_learned = described.encoder.positions == "learned"
-        return not is_learned and super().is_unused(name, described)
+        is_parameter = described.encoder.positions == "learned" and name.endswith("embed_positions.weight")
+        return not is_parameter and super().is_unused(name, described)
 
     def own_tensors(self, model: ModelConfig, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The tables of positions that transformers reads."""
@@ -265,7 +274,7 @@ class M2M100(Bart):
     embedding_norm = False
     read: ClassVar[Mapping[str, Any]] = Bart.read | {"activation_function": "relu", "scale_embedding": True}
     only: ClassVar[Mapping[str, Only]] = {}
-    unused = (r"model\.(encoder|decoder)\.embed_positions\.weights?",)
+    unused = (*Bart.unused, r"model\.(encoder|decoder)\.embed_positions\.weights?")
 
     def positions(self, values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
         return {"positions": "sinusoidal", "position_offset": values["pad_token_id"] + 1}
@@ -289,7 +298,7 @@ class Fsmt(Bart):
     ignored: ClassVar[Mapping[str, str]] = Bart.ignored | dict.fromkeys(
         ("langs", "vocab_size", "decoder"), "says nothing of the model"
     )
-    unused = (r"model\.(encoder|decoder)\.embed_positions\.weight",)
+    unused = (*Bart.unused, r"model\.(encoder|decoder)\.embed_positions\.weight")
     tied: ClassVar[Mapping[str, tuple[str, ...]]] = {
         TARGET: ("model.decoder.embed_tokens.weight",),
         SOURCE: ("model.encoder.embed_tokens.weight",),
