@@ -69,6 +69,9 @@ class Family(abc.ABC):
     """Path of a table -> names under which a file may hold it, the preferred one first. Which of them are one is
     decided by their bytes."""
 
+    piece_offset: ClassVar[int] = 0
+    """What is added to the ids of a SentencePiece model's pieces, but for those of pad and EOS token."""
+
     flag_decides_tie: ClassVar[bool] = True
     """Whether tie_word_embeddings = true and another output table contradict each other."""
 

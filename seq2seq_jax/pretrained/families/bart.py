@@ -229,6 +229,8 @@ class Pegasus(Sinusoidal):
     model_type = "pegasus"
     architecture = "PegasusForConditionalGeneration"
     norm_position = "pre"
+    # Masks and other tokens of pre-training come first.
+    piece_offset = 103
     only: ClassVar[Mapping[str, Only]] = Sinusoidal.only | {
         "normalize_before": Only((True,), "Pegasus' layers normalise the input of their branches"),
         "add_final_layer_norm": Only((True,), "Pegasus has a norm behind its layers"),
