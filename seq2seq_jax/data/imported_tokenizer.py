@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.data.spelling import Speller
-from seq2seq_jax.data.tokenizer import BYTE_PIECE, NUM_BYTES, SPACE, Tokenizer, damaged_tokenizer
+from seq2seq_jax.data.tokenizer import BYTE_PIECE, NUM_BYTES, SPACE, Described, Tokenizer, damaged_tokenizer
 from seq2seq_jax.files import write_whole
 
 IMPORTED_FILE = "tokenizer.imported.json"
@@ -491,6 +491,12 @@ class ImportedTokenizer(Tokenizer):
     @property
     def fingerprint(self) -> str:
         return _fingerprint(self._description, self._files)
+
+    def describe_pieces(self, side: Literal["source", "target"]) -> Described:
+        raise ValueError(
+            "data.augmentation takes texts apart into words and pieces, which is not built for the tokenizers of other "
+            "projects: leave its noise, bpe_dropout and unigram_sampling out, or train a tokenizer (--tokenizer.kind)."
+        )
 
     def _encode(self, side: str, texts: list[str]) -> list[list[int]]:
         first, eos = self._description[side]["first"], self._vocabulary.end_id(side)

@@ -109,6 +109,10 @@ class Family(abc.ABC):
                 return name.removeprefix(prefix)
         return name
 
+    def optional_names(self, model: ModelConfig) -> tuple[str, ...]:
+        """Names that `describe` looks for, of parameters that not every model has, of one that was trained here."""
+        return ()
+
     def own_tensors(self, model: ModelConfig, config: Mapping[str, Any]) -> dict[str, Any]:
         """Tensors by name that a file has beside the parameters of a model that was trained here."""
         return {}

@@ -111,7 +111,8 @@ class _Side:
 def join_tokenizers(encoder: Checkpoint, decoder: Checkpoint, *, multiple: int = 1) -> ImportedTokenizer:
     """The tokenizer of an encoder for sources, and that of a decoder for targets; one for both if it is one model.
 
-    The pad token of a decoder that has none of its own, such as GPT-2, is the id behind those of its table.
+    The pad token of a decoder that has none of its own, such as GPT-2 (or whose config says -1, as the first Llama's),
+    is the id behind those of its table.
 
     Args:
         multiple: of which the sizes of the vocabulary shall be one.
@@ -121,7 +122,7 @@ def join_tokenizers(encoder: Checkpoint, decoder: Checkpoint, *, multiple: int =
     """
     source, target = _side(encoder, "source"), _side(decoder, "target")
     pad = target.pad_id
-    if pad is None or pad == target.eos_id:
+    if pad is None or pad < 0 or pad == target.eos_id:
         pad = decoder.described.vocabulary_size
     bos = target.eos_id if target.bos_id is None else target.bos_id
     sizes = encoder.described.vocabulary_size, max(decoder.described.vocabulary_size, pad + 1)

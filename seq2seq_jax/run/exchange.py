@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import itertools
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,7 @@ def _write_run(
         tokenizer.save(unfinished)
         if keep is not None:
             keep(unfinished)
-        config = CONFIG_OF_RUN.format(name=names, path=output / "config.py")
+        config = CONFIG_OF_RUN.format(name=names, path=shlex.quote(str(output / "config.py")))
         (unfinished / "config.py").write_text(config, encoding="utf-8")
         write_description(
             unfinished,
@@ -584,7 +585,8 @@ def _by_architecture(run: Inference) -> _Plan:
             f"{run.directory.path} has a model that no architecture of transformers has ({'; '.join(reasons)})."
         )
     own = family.own_tensors(model, config)
-    described = family.describe(family.values(config, origin=CONFIG_FILE), own.keys(), origin=CONFIG_FILE)
+    names = {*own, *family.optional_names(model)}
+    described = family.describe(family.values(config, origin=CONFIG_FILE), names, origin=CONFIG_FILE)
     tied = {path: names[0] for path, names in family.tied.items()}
     generation = {
         "bos_token_id": vocabulary.bos_id,
@@ -604,6 +606,11 @@ def _by_architecture(run: Inference) -> _Plan:
         "Text is encoded with `sentencepiece` and the model beside the weights; ids need no change. The EOS token ends "
         "every source."
     ]
+    if any(
+        getattr(model.encoder, name) != getattr(model.decoder, name)
+        for name in ("dropout", "attention_dropout", "hidden_dropout")
+    ):
+        notes.append("Its sides were trained with different dropout, of which config.json has the encoder's.")
     epsilon = model.encoder.norm_epsilon
     if "norm_epsilon" in config and epsilon != 1e-5:
         notes.append(

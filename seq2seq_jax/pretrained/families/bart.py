@@ -203,6 +203,12 @@ class Sinusoidal(Bart):
         is_parameter = described.encoder.positions == "learned" and name.endswith("embed_positions.weight")
         return not is_parameter and super().is_unused(name, described)
 
+    def optional_names(self, model: ModelConfig) -> tuple[str, ...]:
+        learned = tuple(
+            f"model.{side}.embed_positions.weight" for side in SIDES if getattr(model, side).positions == "learned"
+        )
+        return (*learned, BIAS) if model.logit_bias else learned
+
     def own_tensors(self, model: ModelConfig, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The tables of positions that transformers reads."""
         rows = jnp.arange(config["max_position_embeddings"])
@@ -349,9 +355,6 @@ def _config_of(family: Sinusoidal, model: ModelConfig, vocabulary: Any, *, longe
         "position_offset",
         "model_dim",
         "activation",
-        "dropout",
-        "attention_dropout",
-        "hidden_dropout",
         "norm_epsilon",
     ):
         if getattr(encoder, name) != getattr(decoder, name):

@@ -44,7 +44,10 @@ class Bert(Family):
         "directionality": "says nothing of the model",
     }
     prefixes = ("", "bert.")
-    unused = (r"pooler\..*", r"embeddings\.position_ids", r"embeddings\.token_type_ids", r"cls\..*", r"lm_head\..*")
+    unused = (
+        r"pooler\..*", r"embeddings\.position_ids", r"embeddings\.token_type_ids", r"cls\..*", r"lm_head\..*",
+        r"classifier\..*", r"qa_outputs\..*",
+    )  # fmt: skip
     tied: ClassVar[Mapping[str, tuple[str, ...]]] = {SOURCE: ("embeddings.word_embeddings.weight",)}
 
     def own_name(self, name: str) -> str:
