@@ -1,6 +1,7 @@
 """`seq2seq import`: a run from a checkpoint of Hugging Face transformers."""
 
 import dataclasses
+import shlex
 from typing import TYPE_CHECKING
 
 from seq2seq_jax.commands.console import Display, split_first
@@ -103,7 +104,8 @@ def run(arguments: list[str]) -> None:
                 checkpoint, decoder, experiment, output, multiple=chosen.pad_vocabulary, progress=display.progress
             )
             kind += " with a new decoder" if decoder is None else f" and {decoder.family.model_type}"
-    print(f"{kind}: {number:,} parameters in {output}; to train on: seq2seq train {output / 'config.py'} --run-dir NEW")
+    config = shlex.quote(str(output / "config.py"))
+    print(f"{kind}: {number:,} parameters in {output}; to train on: seq2seq train {config} --run-dir NEW")
 
 
 def _vocabulary(checkpoint: "Checkpoint", chosen: ImportArguments) -> "tuple[Checkpoint, Tokenizer]":

@@ -1,4 +1,4 @@
-"""Tokenizers of other projects, whose files stay as they are: characters, words, tokenizer.json, SentencePiece.
+"""Tokenizers of other projects, whose files stay as they are: characters, words, bytes, tokenizer.json, SentencePiece.
 
 `tokenizer.imported.json` in a run's directory says which ids begin a text and end it, and which file each side has; the
 files themselves lie unchanged in `tokenizer/`.
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.data.spelling import Speller
-from seq2seq_jax.data.tokenizer import BYTE_PIECE, SPACE, Tokenizer, damaged_tokenizer
+from seq2seq_jax.data.tokenizer import BYTE_PIECE, NUM_BYTES, SPACE, Described, Tokenizer, damaged_tokenizer
 from seq2seq_jax.files import write_whole
 
 IMPORTED_FILE = "tokenizer.imported.json"
@@ -51,6 +51,11 @@ class Codec(abc.ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special ones have none."""
 
+    @property
+    @abc.abstractmethod
+    def num_ids(self) -> int:
+        """One more than the largest id of a piece that text is encoded with."""
+
     @abc.abstractmethod
     def piece(self, token: int) -> str:
         """What an id stands for."""
@@ -77,6 +82,10 @@ class Characters(Codec):
         self._special = num_special
         self.unknown_id = unknown_id
         self._ids = {characters[index]: index for index in range(len(characters) - 1, num_special - 1, -1)}
+
+    @property
+    def num_ids(self) -> int:
+        return len(self._characters)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [[self._ids.get(character, self.unknown_id) for character in text] for text in texts]
@@ -107,6 +116,10 @@ class Words(Codec):
         self.unknown_id = unknown_id
         self._ids = {word: index for index, word in enumerate(words) if index >= num_special}
 
+    @property
+    def num_ids(self) -> int:
+        return len(self._words)
+
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [[self._ids.get(word, self.unknown_id) for word in text.split()] for text in texts]
 
@@ -118,6 +131,42 @@ class Words(Codec):
 
     def token(self, piece: str) -> int | None:
         return self._ids.get(piece.removeprefix(SPACE))
+
+
+class Bytes(Codec):
+    """One id per byte of UTF-8."""
+
+    def __init__(self, *, num_special: int):
+        """Args:
+        num_special: ids before that of the first byte.
+        """
+        self._special = num_special
+
+    @property
+    def num_ids(self) -> int:
+        return self._special + NUM_BYTES
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        return [[byte + self._special for byte in text.encode()] for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        own = bytes(token - self._special for token in ids if self._special <= token < self.num_ids)
+        return own.decode(errors="ignore")
+
+    def piece(self, token: int) -> str:
+        if not self._special <= token < self.num_ids:
+            return f"<{token}>"
+        byte = token - self._special
+        if not (chr(byte).isascii() and chr(byte).isprintable()):
+            return f"<0x{byte:02X}>"
+        return SPACE if chr(byte) == " " else chr(byte)
+
+    def token(self, piece: str) -> int | None:
+        byte = BYTE_PIECE.fullmatch(piece)
+        if byte is not None:
+            return int(byte[1], 16) + self._special
+        text = " " if piece == SPACE else piece
+        return ord(text) + self._special if len(text) == 1 and text.isascii() else None
 
 
 class TokenizerJson(Codec):
@@ -150,6 +199,12 @@ class TokenizerJson(Codec):
         self._continuing = facts["model"].get("continuing_subword_prefix", "##") if is_word_piece else None
         unknown = getattr(self.tokenizer.model, "unk_token", None)
         self.unknown_id = None if unknown is None else self.tokenizer.token_to_id(str(unknown))
+
+    @property
+    def num_ids(self) -> int:
+        # Tokens that were added stand in no text as a rule, and some models have no rows for them.
+        ids = self.tokenizer.get_vocab(with_added_tokens=False).values()
+        return max((token for token in ids if token not in self._added), default=-1) + 1
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [found.ids for found in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
@@ -193,12 +248,21 @@ class TokenizerJson(Codec):
 class SentencePieceIds(Codec):
     """A SentencePiece model, whose pieces have the ids of another list, or its own."""
 
-    def __init__(self, model: bytes, *, ids: Mapping[str, int] | None, special: Sequence[int], unknown_id: int):
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        ids: Mapping[str, int] | None,
+        special: Sequence[int],
+        unknown_id: int,
+        offset: int = 0,
+    ):
         """Args:
         model: serialised.
         ids: piece -> id; None = those of the model.
         special: ids without text.
         unknown_id: of pieces that are not in the list.
+        offset: what is added to the model's own ids, but for those of its control tokens.
 
         Raises:
             ValueError: it cannot be read.
@@ -211,11 +275,18 @@ class SentencePieceIds(Codec):
         except RuntimeError as error:
             raise ValueError("not a SentencePiece model, or a damaged one: copy it again") from error
         size = self._processor.get_piece_size()
-        own = {self._processor.id_to_piece(index): index for index in range(size)}
+        own = {
+            self._processor.id_to_piece(index): index if self._processor.is_control(index) else index + offset
+            for index in range(size)
+        }
         self._ids = dict(own if ids is None else ids)
         self._pieces = {index: piece for piece, index in self._ids.items()}
         self._special = frozenset(special)
         self.unknown_id = unknown_id
+
+    @property
+    def num_ids(self) -> int:
+        return max(self._pieces) + 1
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         found = self._processor.encode(texts, out_type=str)
@@ -245,6 +316,10 @@ class Chosen(Codec):
         self._new = {old: new for new, old in enumerate(ids) if old >= 0}
         self.unknown_id = self._new.get(unknown_id)
         self._spelled: dict[int, tuple[int, ...]] = {}
+
+    @property
+    def num_ids(self) -> int:
+        return len(self._old)
 
     @functools.cached_property
     def _speller(self) -> Speller:
@@ -311,6 +386,8 @@ class ImportedTokenizer(Tokenizer):
             return Characters(facts["characters"], num_special=facts["num_special"], unknown_id=facts["unknown_id"])
         if facts["kind"] == "words":
             return Words(facts["words"], num_special=facts["num_special"], unknown_id=facts["unknown_id"])
+        if facts["kind"] == "bytes":
+            return Bytes(num_special=facts["num_special"])
         for name in ("file", "ids_file"):
             if facts.get(name) is not None and facts[name] not in self._files:
                 raise ValueError(f"expected the tokenizer's file {facts[name]}; there is none: restore it")
@@ -318,7 +395,11 @@ class ImportedTokenizer(Tokenizer):
             return TokenizerJson(self._files[facts["file"]])
         ids = None if facts.get("ids_file") is None else json.loads(self._files[facts["ids_file"]])
         return SentencePieceIds(
-            self._files[facts["file"]], ids=ids, special=facts["special"], unknown_id=facts["unknown_id"]
+            self._files[facts["file"]],
+            ids=ids,
+            special=facts["special"],
+            unknown_id=facts["unknown_id"],
+            offset=facts.get("offset", 0),
         )
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> "ImportedTokenizer":
@@ -390,6 +471,10 @@ class ImportedTokenizer(Tokenizer):
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{directory / IMPORTED_FILE} cannot be read ({error}): restore it") from error
 
+    def num_ids(self, side: Literal["source", "target"]) -> int:
+        """See `Codec.num_ids`; the vocabulary of a model may be larger."""
+        return self._codecs[side].num_ids
+
     @property
     def files(self) -> Mapping[str, bytes]:
         """Content of each file by name, unchanged."""
@@ -406,6 +491,12 @@ class ImportedTokenizer(Tokenizer):
     @property
     def fingerprint(self) -> str:
         return _fingerprint(self._description, self._files)
+
+    def describe_pieces(self, side: Literal["source", "target"]) -> Described:
+        raise ValueError(
+            "data.augmentation takes texts apart into words and pieces, which is not built for the tokenizers of other "
+            "projects: leave its noise, bpe_dropout and unigram_sampling out, or train a tokenizer (--tokenizer.kind)."
+        )
 
     def _encode(self, side: str, texts: list[str]) -> list[list[int]]:
         first, eos = self._description[side]["first"], self._vocabulary.end_id(side)

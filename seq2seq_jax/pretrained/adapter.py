@@ -6,6 +6,7 @@ whose product is multiplied by lora_alpha / r.
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "layer_replication": (None, []),
     "lora_bias": (False, None),
     "trainable_token_indices": (None,),
+    "alora_invocation_tokens": (None,),
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
 """Fields of adapter_config.json with the only values that are built; the others are read, or say nothing here."""
 
@@ -47,6 +50,14 @@ def linear_layers(expected: Mapping[str, Place]) -> dict[str, Place]:
         for name, place in expected.items()
         if name.endswith(".weight") and isinstance(place.entry.transform, Matrix) and _side_and_kind(place)[1] in LAYERS
     }
+
+
+def _alpha(config: Mapping[str, Any], name: str) -> float:
+    """lora_alpha of a linear layer: that of the first pattern that matches the end of its name, or the general one."""
+    for pattern, alpha in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            return alpha
+    return config.get("lora_alpha", 8)
 
 
 def _side_and_kind(place: Place) -> tuple[str, str]:
@@ -122,7 +133,7 @@ class Adapter:
                     f"{directory}: {name} has factors {list(tensors[name, 'A'].shape)} and "
                     f"{list(tensors[name, 'B'].shape)} for a kernel of {outputs} x {inputs}. Give one of this model."
                 )
-            alpha = (config.get("alpha_pattern") or {}).get(name, config.get("lora_alpha", 8))
+            alpha = _alpha(config, name)
             if (ranks.setdefault(side, rank), scales.setdefault(side, alpha / rank)) != (rank, alpha / rank):
                 raise ValueError(f"{directory}: {name} has another rank or alpha than others of its {side}: not built.")
         kinds = {_side_and_kind(place) for place in layers.values()}

@@ -97,7 +97,7 @@ class Checkpoint:
         files = TensorFiles.open(directory)
         names: dict[str, str] = {}
         for name in files.tensors:
-            own = _without_prefix(name, family.prefixes)
+            own = family.own_name(name)
             if own in names:
                 raise ValueError(f"{directory} has {names[own]} and {name}, which are one tensor. Leave one out.")
             names[own] = name
@@ -272,13 +272,6 @@ def unboxed_shapes(model: Any) -> dict[str, Any]:
     boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), model.smallest_batch)["params"])
     leaves = flat(boxed)
     return {path: getattr(leaf, "value", leaf) for path, leaf in leaves.items()}
-
-
-def _without_prefix(name: str, prefixes: Collection[str]) -> str:
-    for prefix in prefixes:
-        if prefix and name.startswith(prefix):
-            return name.removeprefix(prefix)
-    return name
 
 
 def _tables(

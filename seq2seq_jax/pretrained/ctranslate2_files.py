@@ -52,6 +52,8 @@ def _obstacle(model: ModelConfig) -> str | None:
             return f"model.{side}.query_key_norm is True"
         if stack.attention_cap is not None or stack.attention_window is not None:
             return f"model.{side} has an attention_cap or an attention_window"
+        if side == "encoder" and stack.convolution_kernel is not None:
+            return "model.encoder.convolution_kernel is set"
         if stack.positions == "rotary" and (stack.rotary.factor != 1.0 or stack.rotary.trained_length is not None):
             return f"model.{side}.rotary scales positions"
     if model.front_end is not None:

@@ -69,6 +69,9 @@ class Family(abc.ABC):
     """Path of a table -> names under which a file may hold it, the preferred one first. Which of them are one is
     decided by their bytes."""
 
+    piece_offset: ClassVar[int] = 0
+    """What is added to the ids of a SentencePiece model's pieces, but for those of pad and EOS token."""
+
     flag_decides_tie: ClassVar[bool] = True
     """Whether tie_word_embeddings = true and another output table contradict each other."""
 
@@ -98,6 +101,17 @@ class Family(abc.ABC):
             ValueError: the family has no such model; the message says what stands in the way.
         """
         raise ValueError(f"{self.model_type} is not exported from a model that was trained here")
+
+    def own_name(self, name: str) -> str:
+        """The name in the table of a tensor that a file has under this name, without the prefix or in an older form."""
+        for prefix in self.prefixes:
+            if prefix and name.startswith(prefix):
+                return name.removeprefix(prefix)
+        return name
+
+    def optional_names(self, model: ModelConfig) -> tuple[str, ...]:
+        """Names that `describe` looks for, of parameters that not every model has, of one that was trained here."""
+        return ()
 
     def own_tensors(self, model: ModelConfig, config: Mapping[str, Any]) -> dict[str, Any]:
         """Tensors by name that a file has beside the parameters of a model that was trained here."""

@@ -202,8 +202,9 @@ def _describe_missing(directory: Path, name: str, *, is_indexed: bool) -> str:
     if pickles:
         return (
             f"{directory} has {pickles[0]} and no {SINGLE_FILE}: such files run code when they are read. Convert it "
-            "where it came from: python -c \"from transformers import AutoModel; AutoModel.from_pretrained('DIR')"
-            ".save_pretrained('NEW')\", or take the safetensors version of the model."
+            'where it came from: python -c "from transformers import AutoModelForSeq2SeqLM as Auto; '
+            "Auto.from_pretrained('DIR').save_pretrained('NEW')\" (AutoModelForCausalLM for a decoder alone, AutoModel "
+            "for an encoder), and copy the tokenizer's files; or take the safetensors version of the model."
         )
     return f"{directory} has no {SINGLE_FILE} and no {INDEX_FILE}. Give the directory of a model in safetensors files."
 

@@ -17,6 +17,12 @@ LLAMA_MODEL = "tokenizer.model"
 """SentencePiece model of decoders, beside which no list of ids stands."""
 SPECIAL_CHARACTERS = 4
 """Placeholders before the characters in a config: padding, start, end, unknown."""
+TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE = "special_tokens_map.json", "added_tokens.json"
+OF_BYTES = "ByT5Tokenizer"
+"""Class of transformers whose tokenizers need no file."""
+SPECIAL_BEFORE_BYTES = 3
+"""Ids before the first byte there: pad, EOS and unknown token."""
 
 
 def read_tokenizer(
@@ -32,8 +38,8 @@ def read_tokenizer(
         ValueError: there is none that is known, or it has more ids than the model.
     """
     directory, vocabulary = checkpoint.directory, checkpoint.vocabulary
-    if (directory / JOINT_FILE).is_file():
-        # Of this project, with its own special ids.
+    if (directory / JOINT_FILE).is_file() and not (directory / TOKENIZER_JSON).is_file():
+        # Of this project, with its own special ids; beside tokenizer.json it is that of a Gemma.
         tokenizer = Tokenizer.load(directory)
     elif "grapheme_chars" in checkpoint.config and "phoneme_chars" in checkpoint.config:
         tokenizer = _of_characters(checkpoint, vocabulary)
@@ -43,17 +49,28 @@ def read_tokenizer(
         has_frames = checkpoint.described.model.get("front_end") is not None
         of_json = _of_frames if has_frames else _of_json
         tokenizer = of_json(directory, vocabulary, source_language, target_language)
+    elif _tokenizer_class(checkpoint) == OF_BYTES:
+        side = {"kind": "bytes", "num_special": SPECIAL_BEFORE_BYTES, "first": []}
+        tokenizer = ImportedTokenizer(_described(vocabulary, {"source": side, "target": side}), {})
     else:
         tokenizer = _of_sentencepiece(checkpoint, vocabulary, source_language, target_language)
-    found = tokenizer.vocabulary
     for side in ("source", "target"):
-        has, size = getattr(found, f"{side}_size"), getattr(vocabulary, f"{side}_size")
-        if has > size:
-            raise ValueError(
-                f"the tokenizer in {directory} has {has:,} ids, and the model {size:,}. Give the tokenizer of this "
-                "model."
-            )
+        is_imported = isinstance(tokenizer, ImportedTokenizer)
+        has = tokenizer.num_ids(side) if is_imported else getattr(tokenizer.vocabulary, f"{side}_size")
+        _check_size(has, getattr(vocabulary, f"{side}_size"), directory)
     return tokenizer
+
+
+def _check_size(has: int, size: int, directory: Path) -> None:
+    if has > size:
+        raise ValueError(
+            f"the tokenizer in {directory} has {has:,} ids, and the model {size:,}. Give the tokenizer of this model."
+        )
+
+
+def _tokenizer_class(checkpoint: Checkpoint) -> object:
+    path = checkpoint.directory / TOKENIZER_CONFIG
+    return (read_json(path) if path.is_file() else checkpoint.config).get("tokenizer_class")
 
 
 def read_pieces(checkpoint: Checkpoint) -> Tokenizer:
@@ -94,7 +111,8 @@ class _Side:
 def join_tokenizers(encoder: Checkpoint, decoder: Checkpoint, *, multiple: int = 1) -> ImportedTokenizer:
     """The tokenizer of an encoder for sources, and that of a decoder for targets; one for both if it is one model.
 
-    The pad token of a decoder that has none of its own, such as GPT-2, is the id behind those of its table.
+    The pad token of a decoder that has none of its own, such as GPT-2 (or whose config says -1, as the first Llama's),
+    is the id behind those of its table.
 
     Args:
         multiple: of which the sizes of the vocabulary shall be one.
@@ -104,7 +122,7 @@ def join_tokenizers(encoder: Checkpoint, decoder: Checkpoint, *, multiple: int =
     """
     source, target = _side(encoder, "source"), _side(decoder, "target")
     pad = target.pad_id
-    if pad is None or pad == target.eos_id:
+    if pad is None or pad < 0 or pad == target.eos_id:
         pad = decoder.described.vocabulary_size
     bos = target.eos_id if target.bos_id is None else target.bos_id
     sizes = encoder.described.vocabulary_size, max(decoder.described.vocabulary_size, pad + 1)
@@ -124,7 +142,10 @@ def join_tokenizers(encoder: Checkpoint, decoder: Checkpoint, *, multiple: int =
         "source": {**source.facts, "first": list(source.first)},
         "target": {**target.facts, "first": []},
     }
-    return ImportedTokenizer(_described(vocabulary, sides), {**source.files, **target.files})
+    tokenizer = ImportedTokenizer(_described(vocabulary, sides), {**source.files, **target.files})
+    for side, checkpoint in (("source", encoder), ("target", decoder)):
+        _check_size(tokenizer.num_ids(side), checkpoint.described.vocabulary_size, checkpoint.directory)
+    return tokenizer
 
 
 def _side(checkpoint: Checkpoint, side: str) -> _Side:
@@ -270,11 +291,13 @@ def _of_sentencepiece(
             f"{directory} has {name} without {VOCABULARY_FILE} or {TOKENIZER_JSON}, which say its ids. Copy one of "
             "them, too."
         )
-    unknown = ids.get("<unk>", 2 if ids_file is None else 3)
+    offset = checkpoint.family.piece_offset if ids_file is None else 0
+    unknown = ids.get("<unk>", 2 + offset if ids_file is None else 3)
+    languages = _added_tokens(directory, ids)
     first: dict[str, list[int]] = {"source": [], "target": list(vocabulary.first_ids)}
     for side, language in (("source", source), ("target", target)):
         if language is not None:
-            first[side] = [_language(ids.get(language), language, directory)]
+            first[side] = [_language(languages.get(language), language, directory)]
     special = [*{vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id, unknown, *first["source"], *first["target"]}]
     vocabulary = dataclasses.replace(vocabulary, first_ids=tuple(first["target"]))
     described = {
@@ -284,11 +307,25 @@ def _of_sentencepiece(
             "ids_file": ids_file,
             "special": special,
             "unknown_id": unknown,
+            "offset": offset,
             "first": first[side],
         }
         for side, file in sides.items()
     }
     return ImportedTokenizer(_described(vocabulary, described), files)
+
+
+def _added_tokens(directory: Path, ids: Mapping[str, int]) -> dict[str, int]:
+    """The ids of a list, and behind them those of special tokens that it lacks, such as M2M-100's languages."""
+    added: dict[str, int] = {}
+    if (directory / ADDED_TOKENS_FILE).is_file():
+        added = read_json(directory / ADDED_TOKENS_FILE)
+    elif ids and (directory / SPECIAL_TOKENS_FILE).is_file():
+        special = read_json(directory / SPECIAL_TOKENS_FILE).get("additional_special_tokens") or []
+        names = [each["content"] if isinstance(each, dict) else each for each in special]
+        lacking = [name for name in dict.fromkeys(names) if name not in ids]
+        added = {name: len(ids) + index for index, name in enumerate(lacking)}
+    return {**added, **ids}
 
 
 def _content(path: Path) -> bytes:
@@ -299,5 +336,8 @@ def _content(path: Path) -> bytes:
 
 def _language(token: int | None, name: str, directory: Path) -> int:
     if token is None:
-        raise ValueError(f"the tokenizer in {directory} has no token {name!r}. Give one that it has, such as eng_Latn.")
+        raise ValueError(
+            f"the tokenizer in {directory} has no token {name!r}. Give one that it has, such as eng_Latn (NLLB) or "
+            f"__en__ (M2M-100, whose languages stand in {SPECIAL_TOKENS_FILE})."
+        )
     return token

@@ -237,7 +237,8 @@ def _by_architecture(run: Inference) -> _Plan:
             f"{run.directory.path} has a model that no architecture of transformers has ({'; '.join(reasons)})."
         )
     own = family.own_tensors(model, config)
-    described = family.describe(family.values(config, origin=CONFIG_FILE), own.keys(), origin=CONFIG_FILE)
+    names = {*own, *family.optional_names(model)}
+    described = family.describe(family.values(config, origin=CONFIG_FILE), names, origin=CONFIG_FILE)
     tied = {path: names[0] for path, names in family.tied.items()}
     generation = {
         "bos_token_id": vocabulary.bos_id,
@@ -257,6 +258,11 @@ def _by_architecture(run: Inference) -> _Plan:
         "Text is encoded with `sentencepiece` and the model beside the weights; ids need no change. The EOS token ends "
         "every source."
     ]
+    if any(
+        getattr(model.encoder, name) != getattr(model.decoder, name)
+        for name in ("dropout", "attention_dropout", "hidden_dropout")
+    ):
+        notes.append("Its sides were trained with different dropout, of which config.json has the encoder's.")
     epsilon = model.encoder.norm_epsilon
     if "norm_epsilon" in config and epsilon != 1e-5:
         notes.append(

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def _write_run(
         tokenizer.save(unfinished)
         if keep is not None:
             keep(unfinished)
-        config = CONFIG_OF_RUN.format(name=names, path=output / "config.py")
+        config = CONFIG_OF_RUN.format(name=names, path=shlex.quote(str(output / "config.py")))
         (unfinished / "config.py").write_text(config, encoding="utf-8")
         write_description(
             unfinished,

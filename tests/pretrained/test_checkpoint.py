@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from made_checkpoints import BART, arrays, write
+from made_checkpoints import BART, arrays, arrays_of_part, write
 
 from seq2seq_jax.pretrained.checkpoint import Checkpoint
 from seq2seq_jax.pretrained.registry import FAMILIES
@@ -107,6 +107,38 @@ def test_ties_are_decided_by_the_bytes(tmp_path, tensors, config, equal, tied):
     assert Checkpoint.open(directory).tied_embeddings == tied
 
 
+def test_names_without_their_prefix_and_tensors_that_nothing_reads(tmp_path, tensors):
+    """As bart-base and bart-large were released."""
+    bare = {name.removeprefix("model."): array for name, array in tensors.items()}
+    checkpoint = Checkpoint.open(write(tmp_path / "bare", bare | {"encoder.version": np.zeros(1)}, BART))
+    params, expected = (each.load() for each in (checkpoint, Checkpoint.open(write(tmp_path / "b", tensors, BART))))
+    assert params.keys() == expected.keys()
+    assert all(np.array_equal(params[path], expected[path]) for path in expected)
+    assert checkpoint.unused == ("encoder.version",)
+
+
+def test_norms_by_their_first_names(tmp_path):
+    """As bert-base-uncased was released."""
+    config = dict.fromkeys(FAMILIES["bert"].read, 4) | {
+        "model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+    }  # fmt: skip
+    tensors = arrays_of_part(config)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+    def renamed(name):
+        ending = ".".join(name.split(".")[-2:])
+        return f"bert.{name.removesuffix(ending)}{old.get(ending, ending)}"
+
+    renamed_tensors = {renamed(name): array for name, array in tensors.items()}
+    assert "bert.embeddings.LayerNorm.gamma" in renamed_tensors
+    params = Checkpoint.open(write(tmp_path, renamed_tensors, config)).load()
+    np.testing.assert_array_equal(
+        params["encoder/layer/attention_residual/norm/scale"][0],
+        tensors["encoder.layer.0.attention.output.LayerNorm.weight"],
+    )
+
+
 def without(name):
     return lambda tensors: {key: value for key, value in tensors.items() if key != name}
 
@@ -173,6 +205,39 @@ def test_what_is_not_built_is_refused(model_type, field, value, message):
     sizes = dict.fromkeys(family.read, 4)
     with pytest.raises(ValueError, match=rf"^config.json has {field} = {value!r}, and [^\n]*{message}[^\n]*$"):
         family.values(sizes | {field: value}, origin="config.json")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [
+        ("bart", {"extra_pos_embeddings": 0, "student_encoder_layers": None, "replacing_rate": 0, "save_step": 58}),
+        ("umt5", {"scalable_attention": True}),
+        ("llama", {"max_sequence_length": 2048, "is_llama_config": True, "rope_interleaved": False}),
+        ("qwen2", {"use_mrope": False, "max_window_layers": 21}),
+        ("gemma2", {"sliding_window_size": 4096}),
+    ],
+)
+def test_fields_of_released_configs_that_change_nothing_are_taken(model_type, fields):
+    """Of bart-large-cnn and its distilled ones, umt5-small, llama-7b, SmolLM2, Qwen2.5, gemma-2-9b."""
+    family = FAMILIES[model_type]
+    family.values(dict.fromkeys(family.read, 4) | fields, origin="config.json")
+
+
+def test_the_gelu_of_the_first_configs_of_gemma_is_the_one_with_the_tanh():
+    family = FAMILIES["gemma"]
+    none = dict.fromkeys(("hidden_activation", "rope_parameters", "rope_scaling"))
+    fields = (
+        dict.fromkeys(family.read, 4) | none | {"hidden_act": "gelu", "attention_dropout": 0.0, "rms_norm_eps": 1e-6}
+    )
+    values = family.values(fields, origin="config.json")
+    assert family.describe(values, [], origin="config.json").decoder.activation == "gelu"
+
+
+@pytest.mark.parametrize(("fields", "first"), [({}, 0), ({"forced_bos_token_id": 3}, 3)])
+def test_old_configs_say_otherwise_that_targets_begin_with_the_bos_token(fields, first):
+    sizes = dict.fromkeys(FAMILIES["bart"].read, 4) | {"bos_token_id": 0, "forced_bos_token_id": None}
+    found = FAMILIES["bart"].values(sizes | {"force_bos_token_to_be_generated": True} | fields, origin="config.json")
+    assert found["forced_bos_token_id"] == first
 
 
 def damage_size(path, tensors):

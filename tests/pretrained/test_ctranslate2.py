@@ -82,6 +82,7 @@ def test_quantised_models_are_near_and_the_parameters_stay_as_they_are(quantizat
         (transformer(decoder={"norm_position": "both"}), "model.decoder.norm_position is both"),
         (transformer(encoder={"query_key_norm": True}), "model.encoder.query_key_norm is True"),
         (transformer(encoder={"norm_epsilon": 1e-3}), "norm_epsilon is 0.001 in its encoder and 1e-06 in its decoder"),
+        (transformer(encoder={"convolution_kernel": 3}), "model.encoder.convolution_kernel is set"),
         (changed(CASES["run"], copying=True), "it copies from its source"),
         (transformer(decoder={"attention_window": 4}), "model.decoder has an attention_cap or an attention_window"),
         (changed(CASES["run"], logit_cap=30.0), "model.logit_cap is 30"),

@@ -13,6 +13,7 @@ from made_tokenizers import TARGET, characters
 from seq2seq_jax.batch import Vocabulary
 from seq2seq_jax.data.imported_tokenizer import ImportedTokenizer
 from seq2seq_jax.data.spelling import Speller
+from seq2seq_jax.data.transforms.words import Pieces
 from seq2seq_jax.pretrained.transforms import ChosenRows, Reshaped, Table
 from seq2seq_jax.pretrained.vocabulary import new_rows, rows_by_piece, rows_of_tokenizer
 
@@ -64,6 +65,11 @@ def test_a_source_may_end_otherwise_than_a_target():
     assert tokenizer.encode_target(["xy"]) == [[4, 5, 2]]
     assert tokenizer.decode_source([1, 4, 5, 3, 6]) == "ab" and tokenizer.decode_target([4, 2, 5]) == "x"
     assert tokenizer.vocabulary.end_id("source") == 3 and tokenizer.vocabulary.end_id("target") == 2
+
+
+def test_texts_are_not_taken_apart_into_the_words_of_another_projects_tokenizer():
+    with pytest.raises(ValueError, match=r"^data\.augmentation [^\n]* is not built for the tokenizers of[^\n]*$"):
+        Pieces(characters(), "source")
 
 
 def test_chosen_ids_encode_and_decode_alike_and_the_others_are_spelled_or_unknown(tmp_path):

@@ -381,6 +381,8 @@ def test_lora_begins_from_a_run_without_and_trains_nothing_else(bart, tmp_path, 
         ({"bias": "all"}, "has bias = 'all'; built is 'none' alone"),
         ({"peft_type": "IA3"}, "has peft_type = 'IA3'"),
         ({"alpha_pattern": {"model.encoder.layers.0.self_attn.q_proj": 2.0}}, "another rank or alpha"),
+        ({"alpha_pattern": {"q_proj": 2.0}}, "another rank or alpha"),
+        ({"init_lora_weights": "pissa"}, "has init_lora_weights = 'pissa'"),
     ],
 )
 def test_adapters_that_are_not_built_are_refused(bart, tmp_path, change, message):
@@ -388,6 +390,12 @@ def test_adapters_that_are_not_built_are_refused(bart, tmp_path, change, message
     with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
         Adapter.open(tmp_path / "adapter", Checkpoint.open(bart))
     assert message in str(caught.value)
+
+
+def test_alpha_by_pattern_is_that_of_the_end_of_a_name(bart, tmp_path):
+    adapter_of(tmp_path / "adapter", alpha_pattern={"proj": 9.0, "encoder.layers.*.fc1|q_proj|fc1": 6.0})
+    found = Adapter.open(tmp_path / "adapter", Checkpoint.open(bart))
+    assert found.scales == {"encoder": 3.0, "decoder": 3.0}
 
 
 def test_an_adapter_of_another_model_is_refused(bart, tmp_path):

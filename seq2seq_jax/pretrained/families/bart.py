@@ -30,6 +30,8 @@ from seq2seq_jax.pretrained.transforms import Reshaped
 EPSILON = 1e-5
 """Of PyTorch's LayerNorm, which no config of these says."""
 BIAS = "final_logits_bias"
+PREFIX = "model."
+"""Of all names but those of what makes logits."""
 SIDES = ("encoder", "decoder")
 
 
@@ -61,6 +63,7 @@ class Bart(Family):
         "decoder_start_token_id": None,
         "forced_bos_token_id": None,
         "forced_eos_token_id": None,
+        "force_bos_token_to_be_generated": False,
         "norm_epsilon": EPSILON,
     }
     only: ClassVar[Mapping[str, Only]] = {
@@ -69,14 +72,17 @@ class Bart(Family):
         "normalize_embedding": Only((True,), "BART normalises embeddings"),
         "add_bias_logits": Only((False,), "the bias of logits is in the file, or there is none"),
         "static_position_embeddings": Only((False,), "BART's positions are learned"),
-        "extra_pos_embeddings": Only((2,), "positions begin at row 2"),
         "is_valid_mbart": Only((False, True), ""),
-        "force_bos_token_to_be_generated": Only((False,), "forced_bos_token_id says it"),
         "gradient_checkpointing": Only((False, True), ""),
     }
     ignored: ClassVar[Mapping[str, str]] = {
         "grapheme_chars": "the tokenizer is made of it",
         "phoneme_chars": "the tokenizer is made of it",
+        "extra_pos_embeddings": "each architecture has one first row of positions, and the shape of the table shows it",
+        **dict.fromkeys(
+            ("replacing_rate", "save_step", "student_decoder_layers", "student_encoder_layers"),
+            "is of a distillation that is over",
+        ),
     }
     tied: ClassVar[Mapping[str, tuple[str, ...]]] = {
         TARGET: ("model.shared.weight", "model.decoder.embed_tokens.weight"),
@@ -84,9 +90,23 @@ class Bart(Family):
         OUTPUT: ("lm_head.weight",),
     }
 
+    # Written by old versions, and read by none.
+    unused = (r"model\.(encoder|decoder)\.version",)
+
     norm_position: ClassVar[str] = "post"
     embedding_norm: ClassVar[bool] = True
     has_logit_bias: ClassVar[bool] = True
+
+    def values(self, config: Mapping[str, Any], *, allowed: Collection[str] = (), origin: str) -> dict[str, Any]:
+        found = super().values(config, allowed=allowed, origin=origin)
+        if found["force_bos_token_to_be_generated"] and found["forced_bos_token_id"] is None:
+            # As configs of before transformers 4.1 say it.
+            found["forced_bos_token_id"] = found["bos_token_id"]
+        return found
+
+    def own_name(self, name: str) -> str:
+        # A model that was saved without what makes logits, such as bart-base, lacks the prefix.
+        return name if name.startswith(PREFIX) or name in (BIAS, *self.tied[OUTPUT]) else PREFIX + name
 
     def positions(self, values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
         """Settings of the positions of a stack."""
@@ -177,11 +197,17 @@ class Sinusoidal(Bart):
     norm_position = "post"
     read: ClassVar[Mapping[str, Any]] = Bart.read | {"positions": None, "position_offset": 0}
 
-    unused = (r"model\.(encoder|decoder)\.embed_positions\.weight",)
+    unused = (*Bart.unused, r"model\.(encoder|decoder)\.embed_positions\.weight")
 
     def is_unused(self, name: str, described: Described) -> bool:
-        is_learned = described.encoder.positions == "learned"
-        return not is_learned and super().is_unused(name, described)
+        is_parameter = described.encoder.positions == "learned" and name.endswith("embed_positions.weight")
+        return not is_parameter and super().is_unused(name, described)
+
+    def optional_names(self, model: ModelConfig) -> tuple[str, ...]:
+        learned = tuple(
+            f"model.{side}.embed_positions.weight" for side in SIDES if getattr(model, side).positions == "learned"
+        )
+        return (*learned, BIAS) if model.logit_bias else learned
 
     def own_tensors(self, model: ModelConfig, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The tables of positions that transformers reads."""
@@ -209,10 +235,11 @@ class Pegasus(Sinusoidal):
     model_type = "pegasus"
     architecture = "PegasusForConditionalGeneration"
     norm_position = "pre"
+    # Masks and other tokens of pre-training come first.
+    piece_offset = 103
     only: ClassVar[Mapping[str, Only]] = Sinusoidal.only | {
         "normalize_before": Only((True,), "Pegasus' layers normalise the input of their branches"),
         "add_final_layer_norm": Only((True,), "Pegasus has a norm behind its layers"),
-        "extra_pos_embeddings": Only((1, 0), "positions begin at row 0"),
     }
     read: ClassVar[Mapping[str, Any]] = Sinusoidal.read | {
         "pad_token_id": 0,
@@ -255,7 +282,7 @@ class M2M100(Bart):
     embedding_norm = False
     read: ClassVar[Mapping[str, Any]] = Bart.read | {"activation_function": "relu", "scale_embedding": True}
     only: ClassVar[Mapping[str, Only]] = {}
-    unused = (r"model\.(encoder|decoder)\.embed_positions\.weights?",)
+    unused = (*Bart.unused, r"model\.(encoder|decoder)\.embed_positions\.weights?")
 
     def positions(self, values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
         return {"positions": "sinusoidal", "position_offset": values["pad_token_id"] + 1}
@@ -276,10 +303,10 @@ class Fsmt(Bart):
         "decoder_start_token_id": 2,
     }
     only: ClassVar[Mapping[str, Only]] = {}
-    ignored: ClassVar[Mapping[str, str]] = dict.fromkeys(
+    ignored: ClassVar[Mapping[str, str]] = Bart.ignored | dict.fromkeys(
         ("langs", "vocab_size", "decoder"), "says nothing of the model"
     )
-    unused = (r"model\.(encoder|decoder)\.embed_positions\.weight",)
+    unused = (*Bart.unused, r"model\.(encoder|decoder)\.embed_positions\.weight")
     tied: ClassVar[Mapping[str, tuple[str, ...]]] = {
         TARGET: ("model.decoder.embed_tokens.weight",),
         SOURCE: ("model.encoder.embed_tokens.weight",),
@@ -328,9 +355,6 @@ def _config_of(family: Sinusoidal, model: ModelConfig, vocabulary: Any, *, longe
         "position_offset",
         "model_dim",
         "activation",
-        "dropout",
-        "attention_dropout",
-        "hidden_dropout",
         "norm_epsilon",
     ):
         if getattr(encoder, name) != getattr(decoder, name):

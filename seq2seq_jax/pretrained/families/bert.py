@@ -44,8 +44,16 @@ class Bert(Family):
         "directionality": "says nothing of the model",
     }
     prefixes = ("", "bert.")
-    unused = (r"pooler\..*", r"embeddings\.position_ids", r"embeddings\.token_type_ids", r"cls\..*", r"lm_head\..*")
+    unused = (
+        r"pooler\..*", r"embeddings\.position_ids", r"embeddings\.token_type_ids", r"cls\..*", r"lm_head\..*",
+        r"classifier\..*", r"qa_outputs\..*",
+    )  # fmt: skip
     tied: ClassVar[Mapping[str, tuple[str, ...]]] = {SOURCE: ("embeddings.word_embeddings.weight",)}
+
+    def own_name(self, name: str) -> str:
+        # Norms of the first released checkpoints, such as bert-base-uncased, have other names.
+        own = super().own_name(name)
+        return own.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
     def offset(self, values: Mapping[str, Any]) -> int:
         """Row of the first position."""

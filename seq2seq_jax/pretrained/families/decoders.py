@@ -127,9 +127,12 @@ class Llama(Family):
     only: ClassVar[Mapping[str, Only]] = {
         "mlp_bias": Only((False,), "biases of Llama's feed-forward layer are not built"),
         "partial_rotary_factor": Only((None, 1.0), "rotating a part of a head is not built"),
+        "rope_interleaved": Only((False,), "pairs of neighbours are not rotated here"),
     }
     ignored: ClassVar[Mapping[str, str]] = {
         "max_position_embeddings": "rotary positions have no limit",
+        "max_sequence_length": "rotary positions have no limit",
+        "is_llama_config": "says nothing of the model",
         "pretraining_tp": "changes only the order of sums",
     }
     prefixes = ("model.", "")
@@ -256,7 +259,8 @@ class Qwen2(Llama):
     model_type = "qwen2"
     architecture = "Qwen2ForCausalLM"
     only: ClassVar[Mapping[str, Only]] = Llama.only | {
-        "use_sliding_window": Only((False,), "sliding windows of the upper layers alone are not built")
+        "use_sliding_window": Only((False,), "sliding windows of the upper layers alone are not built"),
+        "use_mrope": Only((False,), "positions in several dims are not built"),
     }
     ignored: ClassVar[Mapping[str, str]] = Llama.ignored | dict.fromkeys(
         ("sliding_window", "max_window_layers", "layer_types"), "use_sliding_window is False"
@@ -295,8 +299,10 @@ class Gemma(Llama):
     }
 
     def settings(self, values: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
+        # The first configs of Gemma say gelu, and have always meant the tanh.
+        old = "gelu_pytorch_tanh" if values["hidden_act"] == "gelu" else values["hidden_act"]
         return {
-            "activation": activation(values["hidden_activation"] or values["hidden_act"], origin=origin),
+            "activation": activation(values["hidden_activation"] or old, origin=origin),
             "normalization": "rms_plus_one",
             "attention_bias": bool(values["attention_bias"]),
         }
@@ -330,7 +336,10 @@ class Gemma2(Gemma):
         "final_logit_softcapping": 30.0,
         "attn_logit_softcapping": 50.0,
     }
-    ignored: ClassVar[Mapping[str, str]] = Gemma.ignored | {"cache_implementation": "says nothing of the model"}
+    ignored: ClassVar[Mapping[str, str]] = Gemma.ignored | {
+        "cache_implementation": "says nothing of the model",
+        "sliding_window_size": "sliding_window says it",
+    }
 
     def settings(self, values: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         return super().settings(values, origin=origin) | gemma2_settings(values, origin=origin)

@@ -164,7 +164,7 @@ class T5(Family):
             if stack.kv_heads != stack.num_heads:
                 raise ValueError(f"model.{side} has grouped heads")
         for name in (
-            "model_dim", "num_heads", "dim_per_head", "hidden_dim", "activation", "gated", "dropout", "norm_epsilon",
+            "model_dim", "num_heads", "dim_per_head", "hidden_dim", "activation", "gated", "norm_epsilon",
             "relative_buckets", "relative_max_distance",
         ):  # fmt: skip
             if getattr(encoder, name) != getattr(decoder, name):
@@ -178,6 +178,8 @@ class T5(Family):
             raise ValueError(f"model.logit_scale is {model.logit_scale} instead of 1 / sqrt(model_dim)")
         if not model.shares_inputs:
             raise ValueError(f"model.tied_embeddings is {model.tied_embeddings!r}")
+        if model.tied_embeddings == "all" and not scales:
+            raise ValueError("model.tied_embeddings is 'all' without model.logit_scale = 1 / sqrt(model_dim)")
         name = activation_there(encoder.activation)
         if encoder.gated and encoder.activation == "gelu_exact":
             raise ValueError("a gate with the exact GELU has no name in T5's configs")
@@ -227,7 +229,10 @@ class UMT5(T5):
     model_type = "umt5"
     architecture = "UMT5ForConditionalGeneration"
     read: ClassVar[Mapping[str, Any]] = T5.read | {"feed_forward_proj": "gated-gelu"}
-    ignored: ClassVar[Mapping[str, str]] = T5.ignored | {"tokenizer_class": "says nothing of the model"}
+    ignored: ClassVar[Mapping[str, str]] = T5.ignored | {
+        "tokenizer_class": "says nothing of the model",
+        "scalable_attention": "transformers does not read it",
+    }
     relative_per_layer = True
 
 
