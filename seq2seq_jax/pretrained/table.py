@@ -218,15 +218,16 @@ LEAST_EXCHANGED = 2**20
 def _sharded_by_rows(
     layout: jax.ShapeDtypeStruct, shape: tuple[int, ...], *, rows_dim: int
 ) -> jax.sharding.NamedSharding | None:
-    """A sharding of the rows of a stored tensor over as many axes of the mesh as divide them; None = it is too small.
+    """A sharding of the rows of a stored tensor over as many axes of the mesh as divide them; None = it is too small,
+    or there is one device.
 
     Args:
         shape: of a layer.
         rows_dim: its dim whose parts lie apart in the file.
     """
-    mesh = layout.sharding.mesh
-    if math.prod(shape) * layout.dtype.itemsize < LEAST_EXCHANGED:
+    if len(layout.sharding.device_set) == 1 or math.prod(shape) * layout.dtype.itemsize < LEAST_EXCHANGED:
         return None
+    mesh = layout.sharding.mesh
     axes: list[str] = []
     for axis, devices in mesh.shape.items():
         if shape[rows_dim] % (devices * math.prod(mesh.shape[taken] for taken in axes)) == 0:
