@@ -51,6 +51,9 @@ class EvaluateArguments(InferenceArguments):
     several RUNs these in `runs`, and `bootstrap` and `by_source_length`."""
     output: str | None = None
     """File for the generated texts, a line for a pair."""
+    phrases_field: str | None = None
+    """Field of the examples with phrases that each text must contain, such as the values of dialogue acts, which a
+    model may leave out; beam search alone takes them. None = nothing must be there."""
     bounds: tuple[int, ...] = ()
     """Of several RUNs: most words of the sources of each group that is scored apart, such as 8 12 16; empty = four
     groups of about the same size."""
@@ -111,7 +114,7 @@ def _evaluate(directories: list[str], rest: list[str], outputs: contextlib.ExitS
             params, step = each.parameters_of_players(chosen.checkpoint)
             name, generates = str(each.directory.path), text_file is not None
             what = chosen.split if len(runs) == 1 else f"{name}, {chosen.split}"
-            results[name] = each.validation(chosen.split, generates=generates)(
+            results[name] = each.validation(chosen.split, generates=generates, phrases_field=chosen.phrases_field)(
                 params,
                 generates=generates,
                 progress=lambda done, total, what=what: display.progress(what, done, total),

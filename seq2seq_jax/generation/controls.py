@@ -4,7 +4,8 @@ command does.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from seq2seq_jax.values import check_values
 
@@ -114,3 +115,22 @@ def line_controls(
         )
         for index in range(number)
     ]
+
+
+def phrases_of_fields(examples: Sequence[Mapping[str, Any]], field: str) -> list[LineControls]:
+    """The phrases that examples have as a field, a text or several, each once.
+
+    Raises:
+        ValueError: an example has no such field, or no texts there.
+    """
+    found = []
+    for number, example in enumerate(examples, 1):
+        value = example.get(field)
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"expected a text or a list of texts as the field {field!r} (--phrases-field) of example {number}, and "
+                f"got {value!r}; it has {', '.join(example)}: name a field that every example has."
+            )
+        found.append(LineControls(phrases=tuple(dict.fromkeys(text for text in texts if text.strip()))))
+    return found

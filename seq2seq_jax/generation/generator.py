@@ -225,16 +225,20 @@ class Generator:
         sources: Sequence[SourceValues],
         *,
         blank: Collection[int] = (),
+        controls: Sequence[LineControls] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """Like `generate`, for source ids that end in the EOS token and are no longer than the model takes.
 
         Args:
             blank: indices of those of blank texts.
+            controls: see `generate`; those of blank texts count for nothing.
         """
         parts: list[list[SourceValues]] = [[] if index in blank else [ids] for index, ids in enumerate(sources)]
         fitted = FittedSources(parts, np.arange(1, len(sources) + 1), [])
-        return self.generate_fitted(params, fitted, progress=progress)
+        if controls is not None:
+            controls = [LineControls() if index in blank else each for index, each in enumerate(controls)]
+        return self.generate_fitted(params, fitted, controls=controls, progress=progress)
 
     @property
     def can_stream(self) -> bool:

@@ -21,7 +21,7 @@ from seq2seq_jax.evaluation.metric import CANDIDATES, LIKELIHOOD, Metric
 from seq2seq_jax.evaluation.metrics import load_metrics
 from seq2seq_jax.experiment import Experiment
 from seq2seq_jax.generation.alignment import Alignment
-from seq2seq_jax.generation.controls import line_controls
+from seq2seq_jax.generation.controls import line_controls, phrases_of_fields
 from seq2seq_jax.generation.generator import Hypothesis
 from seq2seq_jax.generation.method import GenerationMethod
 from seq2seq_jax.generation.scorer import PairScore
@@ -175,14 +175,15 @@ class Inference:
         """What evaluation computes beside the loss. See `usable_metrics`."""
         return usable_metrics(self.experiment, trust=self._trust, origin=str(self.directory.path))
 
-    def validation(self, split: str, *, generates: bool = False) -> Validation:
+    def validation(self, split: str, *, generates: bool = False, phrases_field: str | None = None) -> Validation:
         """What evaluates parameters on a split.
 
         Args:
             generates: keep the sources to generate from, even if no metric needs them.
+            phrases_field: field of the examples with phrases that their texts must contain; None = none must.
 
         Raises:
-            ValueError: see `metrics`.
+            ValueError: see `metrics`; or there is no such field.
         """
         experiment, metrics, system = self.experiment, self.metrics, self.system
         store = self.data.store(split, self.tokenizer)
@@ -197,7 +198,7 @@ class Inference:
         needed = frozenset().union(*(metric.needs for metric in metrics)) - {LIKELIHOOD, CANDIDATES}
         return Validation(
             batches,
-            self._sources(split, store) if needed or generates else None,
+            self._sources(split, store, phrases_field) if needed or generates else None,
             metrics=metrics,
             player=system.player,
             compute_loss=self._compute_loss,
@@ -211,7 +212,7 @@ class Inference:
         """Compiled once for all sets."""
         return self.system.build_loss()
 
-    def _sources(self, split: str, store: Store) -> Sources:
+    def _sources(self, split: str, store: Store, phrases_field: str | None) -> Sources:
         experiment, tokenizer = self.experiment, self.tokenizer
         examples = list(self.data.scored(split))
         name, target = experiment.task.source_column, experiment.batch_format.columns["target"]
@@ -220,6 +221,7 @@ class Inference:
             ids=[sources[index] if are_frames else sources[index].tolist() for index in range(len(store))],
             examples=examples,
             rollout=lambda: experiment.task.rollout(examples),
+            controls=None if phrases_field is None else phrases_of_fields(examples, phrases_field),
             counted_target=lambda index: tokenizer.decode_target(
                 target.cut_ids(store.columns["target"][index].tolist(), tokenizer)
             ),

@@ -26,6 +26,7 @@ from seq2seq_jax.evaluation.metric import (
     compute_scores,
     references,
 )
+from seq2seq_jax.generation.controls import LineControls
 from seq2seq_jax.generation.generator import Generator, Hypothesis
 from seq2seq_jax.generation.scorer import Scorer
 from seq2seq_jax.objectives.objective import Count, Logged
@@ -103,12 +104,14 @@ class Sources:
         examples: the columns of each.
         counted_target: index of an example that is cut -> the text of the target tokens that a row takes of it.
         rollout: makes what rolls outputs through the examples.
+        controls: what the texts of each must have; None = nothing.
     """
 
     ids: Sequence[Any]
     examples: Sequence[Example]
     counted_target: Callable[[int], str]
     rollout: Callable[[], Rollout | None]
+    controls: Sequence[LineControls] | None = None
 
 
 class Validation:
@@ -207,10 +210,12 @@ class Validation:
 
     def _hypotheses(self, params: Any, progress: Callable[[int, int], None] | None) -> list[list[Hypothesis]]:
         accepted = [index for index in range(len(self.sources.ids)) if index not in self._too_long]
+        controls = self.sources.controls
         found = self.generator.generate_from_ids(
             params,
             [self.generator.sources.cut(self.sources.ids[index]) for index in accepted],
             blank={number for number, index in enumerate(accepted) if index in self._blank},
+            controls=None if controls is None else [controls[index] for index in accepted],
             progress=progress,
         )
         hypotheses: list[list[Hypothesis]] = [[] for _ in self.sources.ids]

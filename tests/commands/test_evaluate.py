@@ -61,6 +61,17 @@ def test_scores_are_those_of_the_written_texts(seq2seq, trained, workplace, tmp_
     assert generated.splitlines() == texts
 
 
+def test_texts_contain_the_phrases_of_a_field(seq2seq, trained, workplace, tmp_path):
+    options = ("--phrases-field", "target", "--output", tmp_path / "texts")
+    assert seq2seq("evaluate", trained, *options).status == 0
+    texts = (tmp_path / "texts").read_text(encoding="utf-8").splitlines()
+    references = (workplace / "text" / "test.de").read_text(encoding="utf-8").splitlines()
+    assert all(reference in text for text, reference in zip(texts, references, strict=True))
+    outcome = seq2seq("evaluate", trained, "--phrases-field", "values")
+    assert outcome.status == 2
+    assert "as the field 'values' (--phrases-field) of example 1, and got None; it has source" in outcome.error_line
+
+
 def test_other_search_settings_change_scores_and_no_loss(seq2seq, trained, tmp_path):
     figures = []
     for extra in ("1", "10"):

@@ -50,7 +50,7 @@ class Echo(Generator):
         self.sources = IdsAlone(Tokens(max_length=3, truncate="right" if truncate else None))
         self.calls = []
 
-    def generate_from_ids(self, params, sources, *, blank, progress):
+    def generate_from_ids(self, params, sources, *, blank, controls, progress):
         self.calls.append((params, sources, blank))
         texts = ["" if index in blank else " ".join(map(str, ids)) for index, ids in enumerate(sources)]
         return [[Hypothesis(text=text, score=0.0, log_probability=0.0, num_tokens=1)] for text in texts]
