@@ -48,7 +48,7 @@ class ImportMemoryArguments:
 
 
 def config_of(gigabytes: float) -> dict[str, Any]:
-    """A config of BART whose parameters take about so many gigabytes in bfloat16."""
+    """A config of BART with parameters of about this size in bfloat16."""
     encoder = 4 * WIDTH**2 + 2 * WIDTH * HIDDEN
     layers = max(1, round(gigabytes * GIGABYTE / 2 / (2 * encoder + 4 * WIDTH**2)))
     letters = "____" + "".join(map(chr, range(0x4E00, 0x4E00 + VOCABULARY - 4)))

@@ -160,11 +160,11 @@ class _Holder:
         """Its values, of which those are read that are used."""
         return self.place.entry.transform.own(self.tensor.open(), self.index, self.place.shapes(self.layouts))
 
-    def read_into(self, values: np.ndarray, where: tuple[slice, ...]) -> None:
-        """Copy a part."""
+    def read(self, where: tuple[slice, ...], layout: jax.ShapeDtypeStruct) -> np.ndarray:
+        """A copy of a part, in the dtype of the parameter."""
         part = self.view()[where]
         will_need(part)
-        values[...] = part
+        return np.array(part, layout.dtype, order="C")
 
 
 def _placed(layout: jax.ShapeDtypeStruct, held: Sequence[_Holder]) -> jax.Array:
@@ -176,13 +176,15 @@ def _placed(layout: jax.ShapeDtypeStruct, held: Sequence[_Holder]) -> jax.Array:
     is_stacked = held[0].place.layer is not None
 
     def part(where: tuple[slice, ...]) -> np.ndarray:
-        where = _with_bounds(where, layout.shape)
-        values = np.empty(_lengths(where), layout.dtype)
+        if not is_stacked:
+            return held[0].read(where, layout)
+        layers = range(layout.shape[0])[where[0]]
+        values = None
         for holder in held:
-            if not is_stacked:
-                holder.read_into(values, where)
-            elif where[0].start <= holder.place.layer < where[0].stop:
-                holder.read_into(values[holder.place.layer - where[0].start], where[1:])
+            if holder.place.layer in layers:
+                own = holder.read(where[1:], layout)
+                values = np.empty((len(layers), *own.shape), layout.dtype) if values is None else values
+                values[layers.index(holder.place.layer)] = own
         return values
 
     if layout.sharding is None:
@@ -193,13 +195,7 @@ def _placed(layout: jax.ShapeDtypeStruct, held: Sequence[_Holder]) -> jax.Array:
         return jax.make_array_from_callback(layout.shape, layout.sharding, part)
 
     def read(holder: _Holder) -> jax.Array:
-        def rows(where: tuple[slice, ...]) -> np.ndarray:
-            where = _with_bounds(where, shape)
-            values = np.empty(_lengths(where), layout.dtype)
-            holder.read_into(values, where)
-            return values
-
-        return jax.make_array_from_callback(shape, reading, rows)
+        return jax.make_array_from_callback(shape, reading, lambda where: holder.read(where, layout))
 
     if not is_stacked:
         return _mover(layout.sharding)(read(held[0]))
@@ -253,14 +249,6 @@ def _stacking(
             donate_argnums=0,
         ),
     )
-
-
-def _with_bounds(where: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice(*each.indices(size)[:2]) for each, size in zip(where, shape, strict=True))
-
-
-def _lengths(where: tuple[slice, ...]) -> list[int]:
-    return [each.stop - each.start for each in where]
 
 
 def stored_arrays(

@@ -30,7 +30,7 @@ from seq2seq_jax.training.checkpoint import Checkpoints
 from seq2seq_jax.training.progress import Progress
 from seq2seq_jax.training.step import num_parameters
 
-CONFIG_OF_RUN = '''"""Training that goes on from {name}, an imported model, with its tokenizer and parameters.
+CONFIG_OF_RUN = '''"""Training that continues from {name}, an imported model, with its tokenizer and parameters.
 
     seq2seq train {path} --run-dir NEW --data.directory DIR --data.source en --data.target de
 """

@@ -174,13 +174,11 @@ class Checkpoints:
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
             options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, step_format_fixed_length=8)
-            handlers = {
-                "state": ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=gigabytes_in_flight),
-                "record": ocp.JsonCheckpointHandler(),
-            }
-            self._manager = ocp.CheckpointManager(
-                self._safe_directory, options=options, item_handlers=handlers if self._is_gradual else None
-            )
+            handlers = None
+            if self._is_gradual:
+                state = ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=gigabytes_in_flight)
+                handlers = {"state": state, "record": ocp.JsonCheckpointHandler()}
+            self._manager = ocp.CheckpointManager(self._safe_directory, options=options, item_handlers=handlers)
 
     @functools.cached_property
     def _safe_directory(self) -> Path:

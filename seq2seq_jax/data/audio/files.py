@@ -79,7 +79,7 @@ def decode_audio(data: bytes, name: str) -> tuple[Int16[np.ndarray, "samples cha
 
 
 class _Bytes(io.BytesIO):
-    """A file in memory. Of a damaged one, libsndfile seeks before the beginning; it is told that this failed."""
+    """A file in memory. Where libsndfile seeks before the beginning of a damaged one, that fails."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         with contextlib.suppress(ValueError):
