@@ -74,6 +74,31 @@ def test_log_mel_at_16_khz_equals_numpy():
     np.testing.assert_allclose(found[0], log_mel(SOUNDS[0], rate=16_000, bands=80), atol=1e-4)
 
 
+@pytest.mark.parametrize(("rate", "bands"), [(8_000, 20), (16_000, 80)])
+def test_log_mel_equals_torchaudio(rate, bands):
+    """Its MelSpectrogram: same window, hop, HTK's mel scale and no normalisation of areas."""
+    torch, transforms = pytest.importorskip("torch"), pytest.importorskip("torchaudio.transforms")
+    config = LogMelConfig(rate=rate, bands=bands, normalization="none")
+    size = 1 << (config.window_samples - 1).bit_length()
+    transform = transforms.MelSpectrogram(
+        sample_rate=rate,
+        n_fft=size,
+        win_length=config.window_samples,
+        hop_length=config.hop_samples,
+        f_min=config.lowest,
+        n_mels=bands,
+        center=False,
+    )
+    # torchaudio puts a window into the middle of the transform.
+    margin = (size - config.window_samples) // 2
+    found = features(PACKED, config, stride=4 * config.hop_samples, length=40)
+    for index, ours in zip(ORDER, found, strict=True):
+        samples = torch.tensor(SOUNDS[index][:, 0] / np.float32(32_768))
+        power = transform(torch.nn.functional.pad(samples, (margin, size)))
+        theirs = np.log(np.maximum(power.numpy().T, config.floor))[: len(ours)]
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
 def test_deltas_are_differences_within_a_segment():
     examples = [RNG.normal(size=(length, 3)).astype(np.float32) for length in (7, 4, 1)]
     config = FeaturesConfig(features=3, deltas=2, normalization="none")

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int16
 
+from seq2seq_jax.data.audio.containers import STREAMED_BYTES, last_page_is_whole, missing_bytes
 from seq2seq_jax.paths import user_path
 
 PCM, EXTENSIBLE = 1, 0xFFFE
 """Codes of formats in WAV files."""
-STREAMED_BYTES = 2**31 - 2**16
-"""Lengths from here on are what writers of WAV streams put down who do not know the length yet, as they do with 0."""
 MISSING_SECONDS = 0.1
 """What a file may have less than its header or a manifest says; of one that has still less the end is lost."""
 LARGEST_PEAK = 8.0
@@ -63,13 +62,23 @@ def decode_audio(data: bytes, name: str) -> tuple[Int16[np.ndarray, "samples cha
         ) from error
     try:
         # Not as int16, to which libsndfile neither scales fractions nor cuts off what is too large for it.
-        fractions, rate = soundfile.read(_Bytes(data), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(_Bytes(data)) as file:
+            fractions, rate, said = file.read(dtype="float32", always_2d=True), file.samplerate, file.frames
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         reason = str(error).rpartition(": ")[2].rstrip(".")
         raise ValueError(
             f"{name} cannot be read as audio ({reason}): expected WAV, FLAC, OGG, MP3 or another format of libsndfile. "
             "Convert it, or leave it out."
         ) from error
+    if data.startswith(b"OggS") and not last_page_is_whole(data):
+        raise ValueError(f"{name} ends within a page of OGG: it was cut short. Record or copy it again.")
+    seconds = len(fractions) / rate
+    expected = max(said / rate, seconds * (1.0 + missing_bytes(data) / len(data)))
+    if expected > seconds + MISSING_SECONDS:
+        raise ValueError(
+            f"{name} has {seconds:.2f} s, and its header says some {expected:.2f} s: it was cut short. Record or copy "
+            "it again."
+        )
     if not np.abs(fractions).max(initial=0.0) <= LARGEST_PEAK:
         raise ValueError(
             f"{name} has samples far outside of [-1, 1], where those of its format are expected: convert it to whole "

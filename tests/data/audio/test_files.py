@@ -102,6 +102,35 @@ def test_what_decoders_make_louder_than_the_loudest_is_cut_off(kind, subtype):
     assert np.abs(samples[:, 0] / 2.0**15 - given)[inside].max() < 1.0, "apart from where the sign changes"
 
 
+CONTAINERS = [
+    ("AIFF", "PCM_16"),
+    ("AU", "PCM_16"),
+    ("RF64", "PCM_16"),
+    ("W64", "PCM_16"),
+    ("NIST", "PCM_16"),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+]
+
+
+@pytest.mark.parametrize(("kind", "subtype"), CONTAINERS)
+def test_what_was_cut_short_is_refused(kind, subtype):
+    whole = encoded(kind, subtype, samples=np.sin(0.05 * np.arange(32_000)) * 0.3)
+    assert len(decode_audio(whole, "x.bin")[0]) == 32_000
+    for part in (0.3, 0.6, 0.9):
+        with pytest.raises(ValueError, match=r"^x.bin (has|ends|cannot be read)[^\n]*$"):
+            decode_audio(whole[: int(part * len(whole))], "x.bin")
+
+
+@pytest.mark.parametrize(("kind", "place"), [("AIFF", 4), ("AU", 8)])
+@pytest.mark.parametrize("size", [2**32 - 1, 0x7FFFF000])
+def test_other_formats_without_a_length_are_read_to_their_end(kind, place, size):
+    whole = encoded(kind, "PCM_16", samples=SAMPLES)
+    samples, _ = decode_audio(whole[:place] + struct.pack(">I", size) + whole[place + 4 :], "x.bin")
+    np.testing.assert_array_equal(samples[:, 0], SAMPLES)
+
+
 def test_whole_numbers_as_fractions_are_refused():
     with pytest.raises(ValueError, match=r"^x.wav has samples far outside of \[-1, 1\][^\n]*$"):
         decode_audio(encoded("WAV", "FLOAT", samples=SAMPLES.astype(np.float32)), "x.wav")
