@@ -432,7 +432,8 @@ class ImportedTokenizer(Tokenizer):
             first_ids=tuple(new[token] for token in found.first_ids),
         )
         sides = {
-            side: self._description[side] | {"first": [new[token] for token in self._description[side]["first"]]}
+            side: self._description[side]
+            | {name: [new[token] for token in tokens] for name, tokens in self._around(side).items()}
             for side in SIDES
         }
         description = self._description | sides | {"vocabulary": dataclasses.asdict(vocabulary), "rows": list(rows)}
@@ -442,7 +443,7 @@ class ImportedTokenizer(Tokenizer):
         """Ids that a choice of some has to hold: special ones, and bytes."""
         found = self._vocabulary
         special = {found.pad_id, found.bos_id, found.eos_id, found.source_eos_id, *found.sentinel_ids, *found.first_ids}
-        special |= {token for side in SIDES for token in self._description[side]["first"]}
+        special |= {token for side in SIDES for tokens in self._around(side).values() for token in tokens}
         special |= {codec.unknown_id for codec in self._codecs.values()}
         bytes_of = {
             token
@@ -498,9 +499,13 @@ class ImportedTokenizer(Tokenizer):
             "projects: leave its noise, bpe_dropout and unigram_sampling out, or train a tokenizer (--tokenizer.kind)."
         )
 
+    def _around(self, side: str) -> dict[str, list[int]]:
+        """Ids before a text, and those between it and the one that ends its side."""
+        return {name: self._description[side].get(name, []) for name in ("first", "last")}
+
     def _encode(self, side: str, texts: list[str]) -> list[list[int]]:
-        first, eos = self._description[side]["first"], self._vocabulary.end_id(side)
-        return [[*first, *ids, eos] for ids in self._codecs[side].encode(texts)]
+        around, end = self._around(side), self._vocabulary.end_id(side)
+        return [[*around["first"], *ids, *around["last"], end] for ids in self._codecs[side].encode(texts)]
 
     def encode_source(self, texts: list[str]) -> list[list[int]]:
         return self._encode("source", texts)
@@ -514,7 +519,7 @@ class ImportedTokenizer(Tokenizer):
     def _decode(self, side: str, ids: Sequence[int]) -> str:
         vocabulary = self._vocabulary
         before_end = itertools.takewhile(lambda token: token != vocabulary.end_id(side), map(int, ids))
-        silent = {vocabulary.pad_id, vocabulary.bos_id, *self._description[side]["first"]}
+        silent = {vocabulary.pad_id, vocabulary.bos_id}.union(*self._around(side).values())
         return self._codecs[side].decode([token for token in before_end if token not in silent])
 
     def decode_source(self, ids: Sequence[int]) -> str:

@@ -31,7 +31,8 @@ def read_tokenizer(
     """The tokenizer of an encoder–decoder.
 
     Args:
-        source_language: the token that begins sources, such as eng_Latn; None = what the files say.
+        source_language: the token that begins sources, such as eng_Latn, or ends them (mBART's of 25 languages); None =
+            what the files say.
         target_language: the token that begins targets.
 
     Raises:
@@ -220,20 +221,27 @@ def _of_json(directory: Path, vocabulary: Vocabulary, source: str | None, target
     content = (directory / TOKENIZER_JSON).read_bytes()
     codec = TokenizerJson(content)
     before, behind = codec.template()
+    # mBART's texts of 25 languages have their language behind EOS, and targets begin with theirs as the start token.
+    is_behind = behind[:1] == [vocabulary.eos_id] and len(behind) == 2
     if source is not None:
-        before, behind = [_language(codec.token(source), source, directory)], [vocabulary.eos_id]
-    if behind != [vocabulary.eos_id]:
+        language = _language(codec.token(source), source, directory)
+        before, behind = ([], [vocabulary.eos_id, language]) if is_behind else ([language], [vocabulary.eos_id])
+    if is_behind:
+        vocabulary = dataclasses.replace(vocabulary, source_eos_id=behind[1])
+    elif behind != [vocabulary.eos_id]:
         raise ValueError(
             f"{directory / TOKENIZER_JSON} ends texts with the ids {behind}, and the model's EOS token is "
             f"{vocabulary.eos_id}: sources that end otherwise are not built. --source_language may say how they begin."
         )
     # A text's own first tokens come back as labels where the model is made to generate them.
     first = vocabulary.first_ids
-    if target is not None:
+    if target is not None and is_behind:
+        vocabulary = dataclasses.replace(vocabulary, bos_id=_language(codec.token(target), target, directory))
+    elif target is not None:
         first = (_language(codec.token(target), target, directory),)
     vocabulary = dataclasses.replace(vocabulary, first_ids=first)
     sides = {
-        "source": {"kind": "tokenizers", "file": TOKENIZER_JSON, "first": before},
+        "source": {"kind": "tokenizers", "file": TOKENIZER_JSON, "first": before, "last": behind[:-1]},
         "target": {"kind": "tokenizers", "file": TOKENIZER_JSON, "first": list(first)},
     }
     return ImportedTokenizer(_described(vocabulary, sides), {TOKENIZER_JSON: content})

@@ -108,3 +108,35 @@ def test_tokenizer_json_counts_beside_a_model_of_sentencepiece_and_may_not_be_la
     assert tokenizer.encode_source([f"w4 w{SIZE - 1}"]) == [[4, SIZE - 1, 2]]
     with pytest.raises(ValueError, match=r"^[^\n]*has 161 ids, and the model 160\. Give the tokenizer of[^\n]*$"):
         read_tokenizer(opened(tmp_path / "larger", PLAIN, **files | {"tokenizer.json": content([*words, "more"])}))
+
+
+@needs_tokenizers
+def test_languages_of_mbart_stand_behind_eos_and_start_the_decoder(tmp_path):
+    """transformers' MBartTokenizer: source X </s> en_XX; the decoder reads ro_RO Y and is to say Y </s>."""
+    import tokenizers
+
+    words = ["<s>", "<pad>", "</s>", "?", "a", "b", "en_XX", "ro_RO", "de_DE"]
+    made = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="?")
+    )
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    special = [("</s>", 2), ("en_XX", 6)]
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s> en_XX", special_tokens=special)
+    config = PLAIN | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 7}
+    checkpoint = opened(tmp_path, config, **{"tokenizer.json": made.to_str().encode()})
+
+    def given(**languages):
+        tokenizer = read_tokenizer(checkpoint, **languages)
+        tokenizer.save(tmp_path / "saved")
+        tokenizer = ImportedTokenizer.load(tmp_path / "saved")
+        [source], [target] = tokenizer.encode_source(["a b"]), tokenizer.encode_target(["b a"])
+        assert tokenizer.decode_source(source) == "a b" and tokenizer.decode_target(target) == "b a"
+        chosen = tokenizer.with_rows([1, 0, 2, 3, 8, 7, 6, 5, 4])
+        assert chosen.decode_source(chosen.encode_source(["a b"])[0]) == "a b"
+        assert [chosen.source_pieces([token])[0] for token in chosen.encode_source(["a"])[0]] == [
+            "a", "</s>", words[source[-1]],
+        ]  # fmt: skip
+        return source, target, tokenizer.vocabulary.bos_id, tokenizer.vocabulary.first_ids
+
+    assert given() == ([4, 5, 2, 6], [5, 4, 2], 7, ())
+    assert given(source_language="de_DE", target_language="en_XX") == ([4, 5, 2, 8], [5, 4, 2], 6, ())
