@@ -1,9 +1,17 @@
 """Dropout from a counter-based hash, with masks per element or per row."""
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
+
+
+def has_dropout(config: Any) -> bool:
+    """Whether one of the rates of dropout of a config of an encoder or a decoder is above 0."""
+    return any(getattr(config, field.name) for field in dataclasses.fields(config) if "dropout" in field.name)
 
 
 def dropout_mask(key: jax.Array, rate: float, shape: tuple[int, ...]) -> Float[Array, "*shape"]:

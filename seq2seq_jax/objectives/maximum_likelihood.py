@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seq2seq_jax.batch import Batch, Memory, TokenRows
 from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
+from seq2seq_jax.modules.dropout import has_dropout
 from seq2seq_jax.modules.embedding import EmbeddingChange, Scoring, gather_scores
 from seq2seq_jax.modules.flops import TRAINING, Amount, causal_pairs, product_flops
 from seq2seq_jax.modules.pointer import Pointed, coverage_losses
@@ -141,6 +142,12 @@ class MaximumLikelihoodConfig(ObjectiveConfig):
             raise ValueError(
                 f"objective.coverage_weight = {self.coverage_weight} has no effect without copying. Set model.copying "
                 "to True, or coverage_weight to 0."
+            )
+        masks = model.front_end is not None and model.front_end.spec_augment is not None
+        if self.r_drop_weight > 0.0 and not (masks or has_dropout(model.encoder) or has_dropout(model.decoder)):
+            raise ValueError(
+                f"objective.r_drop_weight = {self.r_drop_weight} has no effect without dropout: both passes are the "
+                "same. Set model.encoder.dropout or model.decoder.dropout, or r_drop_weight to 0."
             )
         if model.front_end is not None and self.perturbation.is_on:
             raise ValueError(

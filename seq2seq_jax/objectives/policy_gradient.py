@@ -18,6 +18,7 @@ from seq2seq_jax.data.tokenizer import Tokenizer
 from seq2seq_jax.generation.context import GenerationContext, length_limits, longest_output
 from seq2seq_jax.generation.sampling import Policy, Samples, draws_by_batch, sample
 from seq2seq_jax.model import EncoderDecoder, ModelConfig
+from seq2seq_jax.modules.dropout import has_dropout
 from seq2seq_jax.modules.embedding import gather_scores
 from seq2seq_jax.modules.flops import TRAINING, product_flops
 from seq2seq_jax.objectives.estimators import (
@@ -147,8 +148,7 @@ class PolicyGradientConfig(SampledTextsConfig):
         """See ObjectiveConfig.check."""
         if not self.sample_with_encoder_dropout:
             return
-        encoder = model.encoder
-        if not any(getattr(encoder, field.name) for field in dataclasses.fields(encoder) if "dropout" in field.name):
+        if not has_dropout(model.encoder):
             raise ValueError(
                 "objective.sample_with_encoder_dropout has no effect with an encoder that has none. Set "
                 "model.encoder.dropout, or leave it False."

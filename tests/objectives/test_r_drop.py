@@ -128,3 +128,15 @@ def test_mistakes():
         MaximumLikelihoodConfig(r_drop_weight=1.0).check(
             dataclasses.replace(transformer(), copying=True), accumulation=1
         )
+    still = recurrent()
+    still = dataclasses.replace(
+        still,
+        encoder=dataclasses.replace(still.encoder, dropout=0.0),
+        decoder=dataclasses.replace(still.decoder, dropout=0.0),
+    )
+    with pytest.raises(ValueError, match=r"^objective.r_drop_weight = 1.0 has no effect without dropout[^\n]*$"):
+        MaximumLikelihoodConfig(r_drop_weight=1.0).check(still, accumulation=1)
+    MaximumLikelihoodConfig().check(still, accumulation=1)
+    for side in ("encoder", "decoder"):
+        part = dataclasses.replace(getattr(still, side), dropout=0.1)
+        MaximumLikelihoodConfig(r_drop_weight=1.0).check(dataclasses.replace(still, **{side: part}), accumulation=1)
