@@ -1,6 +1,7 @@
 """`seq2seq filter`: the training pairs of a config without those that break rules, and what was left out by which."""
 
 import contextlib
+import dataclasses
 import gzip
 import itertools
 import json
@@ -12,6 +13,7 @@ from seq2seq_jax.commands.console import Display, columns, cut, table
 from seq2seq_jax.commands.options import FilterOptions
 from seq2seq_jax.commands.outputs import refuse_unwritable_directory
 from seq2seq_jax.data.cleaning import Cleaning, Pair, dual_cross_entropy
+from seq2seq_jax.data.mixture import Mixture
 from seq2seq_jax.experiment import CommandLine
 from seq2seq_jax.files import UNFINISHED, write_whole
 from seq2seq_jax.parallel.compilation_cache import keep_compiled_programs
@@ -34,6 +36,8 @@ class Judged(NamedTuple):
     """None = it is kept."""
     score: float | None = None
     """Its dual cross-entropy."""
+    part: str | None = None
+    """Of the mixture that it is of."""
 
 
 def run(arguments: list[str], parsed: CommandLine) -> None:
@@ -46,7 +50,11 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"--output {directory} is not empty. Name a new directory.")
     refuse_unwritable_directory(directory)
-    data = chosen.experiment.data
+    data, parts = chosen.experiment.data, None
+    if isinstance(data, Mixture):
+        parts = [part.name for part in data.parts]
+        # Tags are the mixture's, which puts them before what it reads.
+        data = dataclasses.replace(data, parts=tuple(dataclasses.replace(part, tag=None) for part in data.parts))
     if not {"source", "target"} <= set(data.columns):
         raise ValueError(f"filter needs data of pairs, and {type(data).__name__} has {', '.join(data.columns)}.")
     with Display() as display:
@@ -60,6 +68,9 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
         judged: Iterable[Judged] = (
             Judged(index, Pair(*texts), cleaning.broken(Pair(*texts))) for index, texts in enumerate(pairs(), 1)
         )
+        if parts is not None:
+            of_parts = corpus.read("train", ("part",))
+            judged = (each._replace(part=parts[index]) for each, (index,) in zip(judged, of_parts, strict=True))
         if options.forward is not None:
             judged = dual_judged(judged, scorers(options, display), limit=options.max_dual_cross_entropy)
         directory.mkdir(parents=True, exist_ok=True)
@@ -86,6 +97,8 @@ def write(directory: Path, judged: Iterable[Judged], progress: Callable[[int], N
         for each in judged:
             total += 1
             record: dict[str, Any] = {"source": each.pair.source, "target": each.pair.target}
+            if each.part is not None:
+                record["part"] = each.part
             if each.score is not None:
                 record[DUAL] = round(each.score, 4)
             if each.rule is None:

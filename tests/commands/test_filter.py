@@ -61,6 +61,29 @@ def test_what_is_kept_and_what_is_not(directory, capsys):
         filtered(directory)
 
 
+def test_pairs_of_a_mixture_have_the_name_of_their_part_and_no_tag(directory, tmp_path):
+    config = tmp_path / "mixed.py"
+    config.write_text(
+        "import dataclasses\n"
+        "from seq2seq_jax.data.mixture import Mixture, Part\n"
+        "from seq2seq_jax.data.text_files import ParallelText\n"
+        "from seq2seq_jax.experiment import load_config_by_name\n\n\n"
+        "def experiment():\n"
+        f"    files = {{'directory': {str(directory)!r}}}\n"
+        "    there = Part(name='there', source=ParallelText(source='en', target='de', **files), tag='<2de>')\n"
+        "    back = Part(name='back', source=ParallelText(source='de', target='en', **files), tag='<2en>')\n"
+        "    base = load_config_by_name('own_text/transformer')\n"
+        "    tokenizer = dataclasses.replace(base.tokenizer, special_tokens=('<2de>', '<2en>'))\n"
+        "    return dataclasses.replace(base, data=Mixture(parts=(there, back)), tokenizer=tokenizer)\n"
+    )
+    arguments = [str(config), "--output", str(tmp_path / "kept"), "--rules.language", "None"]
+    run(arguments, parse("filter", arguments))
+    assert lines(tmp_path / "kept" / "corpus.jsonl.gz") == [
+        {"source": "one house", "target": "ein Haus", "part": "there"},
+        {"source": "ein Haus", "target": "one house", "part": "back"},
+    ]
+
+
 def test_mistakes(directory):
     for arguments, message in (
         (("--forward", "a"), "--forward and --backward go together"),
