@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from seq2seq_jax.commands.sources import Source
 from seq2seq_jax.data.lines import Input, open_input
-from seq2seq_jax.generation.controls import LineControls
+from seq2seq_jax.generation.controls import LineControls, phrases_of
 
 
 class LineControlsInput(NamedTuple):
@@ -75,9 +75,9 @@ def _from_files(sources: Iterator[Source], files: dict[str, Input]) -> Iterator[
 
 
 def _from_fields(sources: Iterator[Source], fields: dict[str, str]) -> Iterator[Source]:
-    """Raises: ValueError: an example lacks a field, or it holds something else than text, or a phrase is blank."""
+    """Raises: ValueError: an example lacks a field, or it holds something else than text."""
     for number, source in enumerate(sources, 1):
-        found: dict[str, list[str]] = {}
+        found: dict[str, tuple[str, ...]] = {}
         for name, field in fields.items():
             if source.fields is None or field not in source.fields:
                 raise ValueError(
@@ -85,13 +85,17 @@ def _from_fields(sources: Iterator[Source], fields: dict[str, str]) -> Iterator[
                     f"{', '.join(source.fields or ()) or 'no other field'}: name a field that every line has."
                 )
             value = source.fields[field]
-            texts = value if name == "phrases" and isinstance(value, list) else [value]
-            if not all(isinstance(text, str | None) for text in texts):
-                raise ValueError(
-                    f"expected text as {field!r} (--{name}-field) in line {number}, and got {value!r}: correct it."
-                )
-            found[name] = [str(text) for text in texts if text]
-        yield _with(source, number, "".join(found.get("prefix", [])), found.get("phrases", []))
+            try:
+                found[name] = phrases_of(value) if name == "phrases" else _prefix(value)
+            except ValueError as error:
+                raise ValueError(f"{field!r} (--{name}-field) in line {number}: {error}. Correct it.") from error
+        yield _with(source, number, "".join(found.get("prefix", ())), found.get("phrases", ()))
+
+
+def _prefix(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, str | None):
+        raise ValueError(f"expected a text, and got {value!r}")
+    return () if value is None else (value,)
 
 
 def _with(source: Source, number: int, prefix: str, phrases: Any) -> Source:

@@ -117,20 +117,31 @@ def line_controls(
     ]
 
 
+def phrases_of(value: Any) -> tuple[str, ...]:
+    """The phrases that a field of an example holds: a text, several, or null; each once, and blank ones left out.
+
+    Raises:
+        ValueError: it holds something else; the message says what, and the caller where.
+    """
+    texts = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"expected a text or a list of texts, and got {value!r}")
+    return tuple(dict.fromkeys(text for text in texts if text.strip()))
+
+
 def phrases_of_fields(examples: Sequence[Mapping[str, Any]], field: str) -> list[LineControls]:
-    """The phrases that examples have as a field, a text or several, each once.
+    """The phrases that examples have as a field.
 
     Raises:
         ValueError: an example has no such field, or no texts there.
     """
     found = []
     for number, example in enumerate(examples, 1):
-        value = example.get(field)
-        texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(
-                f"expected a text or a list of texts as the field {field!r} (--phrases-field) of example {number}, and "
-                f"got {value!r}; it has {', '.join(example)}: name a field that every example has."
-            )
-        found.append(LineControls(phrases=tuple(dict.fromkeys(text for text in texts if text.strip()))))
+        where = f"the field {field!r} (--phrases-field) of example {number}"
+        if field not in example:
+            raise ValueError(f"expected {where}; it has {', '.join(example)}: name a field that every example has.")
+        try:
+            found.append(LineControls(phrases=phrases_of(example[field])))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}. Correct it.") from error
     return found

@@ -69,7 +69,7 @@ def test_texts_contain_the_phrases_of_a_field(seq2seq, trained, workplace, tmp_p
     assert all(reference in text for text, reference in zip(texts, references, strict=True))
     outcome = seq2seq("evaluate", trained, "--phrases-field", "values")
     assert outcome.status == 2
-    assert "as the field 'values' (--phrases-field) of example 1, and got None; it has source" in outcome.error_line
+    assert "expected the field 'values' (--phrases-field) of example 1; it has source" in outcome.error_line
 
 
 def test_other_search_settings_change_scores_and_no_loss(seq2seq, trained, tmp_path):

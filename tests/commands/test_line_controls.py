@@ -40,6 +40,13 @@ def test_fields_hold_texts_or_lists():
         LineControls(),
         LineControls(phrases=("im",)),
     ]
+    assert attached([Source("a", fields={"w": ["Haus", " ", "Haus", "im"]})], phrases_field="w") == [
+        LineControls(phrases=("Haus", "im"))
+    ]
+    with pytest.raises(
+        ValueError, match=r"^'w' \(--phrases-field\) in line 1: expected a text or a list[^\n]*got \[3\]"
+    ):
+        attached([Source("a", fields={"w": [3]})], phrases_field="w")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +67,7 @@ def test_a_file_that_does_not_fit_the_sources_is_refused(tmp_path, text, said):
     ("fields", "said"),
     [
         ({"q": "x"}, r"expected the field 'p' \(--prefix-field\) in line 1; it has q"),
-        ({"p": ["x"]}, r"expected text as 'p' \(--prefix-field\) in line 1, and got \['x'\]"),
+        ({"p": ["x"]}, r"^'p' \(--prefix-field\) in line 1: expected a text, and got \['x'\]. Correct it.$"),
     ],
 )
 def test_a_field_that_holds_something_else_is_refused(fields, said):

@@ -13,7 +13,7 @@ from batches import batch
 from seq2seq_jax.data.columns import Tokens
 from seq2seq_jax.data.tokenizer import Tokenizer, TokenizerConfig
 from seq2seq_jax.generation.constraints import TokenControls
-from seq2seq_jax.generation.controls import Controls, LineControls, line_controls
+from seq2seq_jax.generation.controls import Controls, LineControls, line_controls, phrases_of_fields
 from seq2seq_jax.generation.ensemble import Ensemble
 from seq2seq_jax.generation.generator import Generator
 from seq2seq_jax.generation.methods import (
@@ -290,3 +290,11 @@ def test_methods_that_cannot_take_phrases_say_so(method):
 def test_a_coverage_penalty_needs_hypotheses_that_are_ranked(kind):
     with pytest.raises(ValueError, match=f"coverage_penalty has no effect with {kind.__name__}"):
         kind(controls=Controls(coverage_penalty=0.2))
+
+
+def test_phrases_of_the_fields_of_examples():
+    examples = [{"w": ["Haus", "", "Haus"]}, {"w": None}, {"w": "im"}]
+    assert [each.phrases for each in phrases_of_fields(examples, "w")] == [("Haus",), (), ("im",)]
+    for example, said in (({"v": "a"}, "expected the field 'w'"), ({"w": 3}, "a list of texts, and got 3. Correct it")):
+        with pytest.raises(ValueError, match=said):
+            phrases_of_fields([example], "w")
