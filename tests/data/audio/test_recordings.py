@@ -60,3 +60,11 @@ def test_a_damaged_archive_is_one_line(source, tmp_path):
         (tmp_path / "damaged.tar").write_bytes(content)
         with pytest.raises(ValueError, match=r"^[^\n]*damaged.tar is no whole tar file [^\n]*: copy it again$"):
             rows(source("file\ttext\na b.wav\tyes\n", archive="damaged.tar"))
+
+
+def test_a_file_of_the_same_size_that_says_something_else_is_told_apart(source, tmp_path):
+    table = source("file\ttext\na b.wav\tyes\n")
+    first = table.open(["train"]).split_fingerprint("train")
+    assert table.open(["train"]).split_fingerprint("train") == first
+    (tmp_path / "a b.wav").write_bytes(wav(SAMPLES[::-1]))
+    assert table.open(["train"]).split_fingerprint("train") != first
