@@ -3,7 +3,8 @@
     seq2seq train an4/listen_attend_spell --data.directory DIR    # DIR has train.tsv, train.cepstra.f32, dev.tsv, ...
 
 Listen, Attend and Spell (Chan et al. 2016) with two pyramid layers instead of three, and joint CTC; without it:
---objective maximum_likelihood. Data as in an4/transformer_ctc. Word error rate: not measured yet.
+--objective maximum_likelihood. Data as in an4/transformer_ctc. Word error rate on dev (103 utterances, other speakers)
+after 1,500 steps, 40 minutes of one core of an AMD EPYC without AVX-512: 11.63% with CTC (weight 0.4).
 """
 
 import dataclasses
@@ -32,5 +33,7 @@ def experiment() -> Experiment:
                 dropout=0.2,
             ),
         ),
-        training=dataclasses.replace(base.training, steps=2_400, checkpoint_every=600, evaluate_every=600),
+        training=dataclasses.replace(
+            base.training, steps=1_500, target_tokens_per_batch=12 * 32, checkpoint_every=250, evaluate_every=500
+        ),
     )

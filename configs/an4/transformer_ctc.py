@@ -5,8 +5,9 @@
 845 utterances, 37 minutes of people who spell names, addresses and numbers. Speed perturbation needs samples, which
 cepstra are not: frames are interpolated to other tempos instead. Words are tokens: there are some hundred.
 
-Word error rate: not measured yet. An earlier setting (40 byte pairs, dropout 0.1, no tempos) memorised its utterances:
-after 1,800 steps, dev had 52.7% by attention alone, and 26.8% token errors by CTC alone.
+Word error rate on dev (103 utterances of other speakers) after 3,600 steps, 84 minutes of one core of an AMD EPYC
+without AVX-512: 18.60% with CTC (weight 0.7); 19.93% by CTC alone, 44.19% by attention alone. The aim was 18%;
+an4/listen_attend_spell has fewer errors. docs/tasks/speech.md has more.
 """
 
 from seq2seq_jax.data.audio.augmentation import FeatureAugmentationConfig, SpeedPerturbation
@@ -55,5 +56,5 @@ def experiment() -> Experiment:
         training=TrainingConfig(
             steps=3_600, target_tokens_per_batch=24 * 32, log_every=50, checkpoint_every=900, evaluate_every=900
         ),
-        generation=BeamSearch(beam_size=8, ctc_weight=0.4, maximum_length_ratio=0.35, maximum_length_extra=5),
+        generation=BeamSearch(beam_size=8, ctc_weight=0.7, maximum_length_ratio=0.35, maximum_length_extra=5),
     )

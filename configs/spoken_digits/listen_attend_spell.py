@@ -3,7 +3,8 @@
     seq2seq train spoken_digits/listen_attend_spell --data.directory DIR    # DIR has recordings.tar and recordings.tsv
 
 Listen, Attend and Spell (Chan et al. 2016) with two pyramid layers instead of three, and joint CTC; without it:
---objective maximum_likelihood. Data as in spoken_digits/transformer_ctc. Word error rate: not measured yet.
+--objective maximum_likelihood. Data as in spoken_digits/transformer_ctc. Word error rate after 600 of the 1,800 steps,
+14 minutes of one core of an AMD EPYC without AVX-512: 0.86% with CTC, 1.23% by attention alone.
 """
 
 import dataclasses
@@ -32,5 +33,7 @@ def experiment() -> Experiment:
                 dropout=0.1,
             ),
         ),
-        training=dataclasses.replace(base.training, steps=1_800, checkpoint_every=450, evaluate_every=900),
+        training=dataclasses.replace(
+            base.training, steps=1_800, target_tokens_per_batch=8 * 24, checkpoint_every=300, evaluate_every=600
+        ),
     )
