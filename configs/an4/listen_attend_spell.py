@@ -4,7 +4,7 @@
 
 Listen, Attend and Spell (Chan et al. 2016) with two pyramid layers instead of three, and joint CTC; without it:
 --objective maximum_likelihood. Data as in an4/transformer_ctc. Word error rate on dev (103 utterances, other speakers)
-after 1,500 steps, 40 minutes of one core of an AMD EPYC without AVX-512: 7.97% with CTC (weight 0.7), 6.64% by CTC alone
+after 1,500 steps, 40 minutes of one core of an AMD EPYC without AVX-512: 7.97% with CTC (weight 0.7), 6.64% by it alone
 (--generation ctc_greedy), 38.70% by attention alone.
 """
 
