@@ -48,6 +48,12 @@ def _sphere(data: bytes) -> int | None:
 
 def last_page_is_whole(data: bytes) -> bool:
     """Of an OGG file: it has pages, each with the lengths of its parts, of at most 255 bytes."""
-    place = data.rfind(b"OggS")
-    parts = data[place + 27 : place + 27 + data[place + 26]] if place + 26 < len(data) else b""
-    return 0 < len(parts) == data[place + 26] and place + 27 + len(parts) + sum(parts) <= len(data)
+    place = 0
+    while data.startswith(b"OggS", place):
+        if place + 27 > len(data):
+            return False
+        parts = data[place + 27 : place + 27 + data[place + 26]]
+        if len(parts) < data[place + 26]:
+            return False
+        place += 27 + len(parts) + sum(parts)
+    return place <= len(data)
