@@ -1,7 +1,6 @@
 """`seq2seq filter`: the training pairs of a config without those that break rules, and what was left out by which."""
 
 import contextlib
-import dataclasses
 import gzip
 import itertools
 import json
@@ -50,27 +49,23 @@ def run(arguments: list[str], parsed: CommandLine) -> None:
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"--output {directory} is not empty. Name a new directory.")
     refuse_unwritable_directory(directory)
-    data, parts = chosen.experiment.data, None
+    data = chosen.experiment.data
+    parts: list[str] = []
     if isinstance(data, Mixture):
-        parts = [part.name for part in data.parts]
-        # Tags are the mixture's, which puts them before what it reads.
-        data = dataclasses.replace(data, parts=tuple(dataclasses.replace(part, tag=None) for part in data.parts))
+        data, parts = data.without_tags(), [part.name for part in data.parts]
     if not {"source", "target"} <= set(data.columns):
         raise ValueError(f"filter needs data of pairs, and {type(data).__name__} has {', '.join(data.columns)}.")
     with Display() as display:
         corpus = data.open(["train"])
         number = corpus.splits["train"]
+        cleaning = Cleaning(options.rules, corpus.read("train", ("source", "target")))
 
-        def pairs() -> Iterator[tuple[str, str]]:
-            return corpus.read("train", ("source", "target"))
+        def judge(number: int, source: str, target: str, part: int | None = None) -> Judged:
+            pair = Pair(source, target)
+            return Judged(number, pair, cleaning.broken(pair), part=None if part is None else parts[part])
 
-        cleaning = Cleaning(options.rules, pairs())
-        judged: Iterable[Judged] = (
-            Judged(index, Pair(*texts), cleaning.broken(Pair(*texts))) for index, texts in enumerate(pairs(), 1)
-        )
-        if parts is not None:
-            of_parts = corpus.read("train", ("part",))
-            judged = (each._replace(part=parts[index]) for each, (index,) in zip(judged, of_parts, strict=True))
+        read = ("source", "target", "part") if parts else ("source", "target")
+        judged: Iterable[Judged] = (judge(number, *each) for number, each in enumerate(corpus.read("train", read), 1))
         if options.forward is not None:
             judged = dual_judged(judged, scorers(options, display), limit=options.max_dual_cross_entropy)
         directory.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ def _from_files(sources: Iterator[Source], files: dict[str, Input]) -> Iterator[
 def _from_fields(sources: Iterator[Source], fields: dict[str, str]) -> Iterator[Source]:
     """Raises: ValueError: an example lacks a field, or it holds something else than text."""
     for number, source in enumerate(sources, 1):
-        found: dict[str, tuple[str, ...]] = {}
+        found: dict[str, Any] = {"prefix": "", "phrases": ()}
         for name, field in fields.items():
             if source.fields is None or field not in source.fields:
                 raise ValueError(
@@ -89,13 +89,13 @@ def _from_fields(sources: Iterator[Source], fields: dict[str, str]) -> Iterator[
                 found[name] = phrases_of(value) if name == "phrases" else _prefix(value)
             except ValueError as error:
                 raise ValueError(f"{field!r} (--{name}-field) in line {number}: {error}. Correct it.") from error
-        yield _with(source, number, "".join(found.get("prefix", ())), found.get("phrases", ()))
+        yield _with(source, number, found["prefix"], found["phrases"])
 
 
-def _prefix(value: Any) -> tuple[str, ...]:
+def _prefix(value: Any) -> str:
     if not isinstance(value, str | None):
         raise ValueError(f"expected a text, and got {value!r}")
-    return () if value is None else (value,)
+    return value or ""
 
 
 def _with(source: Source, number: int, prefix: str, phrases: Any) -> Source:

@@ -144,6 +144,10 @@ class Mixture(PairSource):
     def required_tokens(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(part.tag for part in self.parts if part.tag is not None))
 
+    def without_tags(self) -> "Mixture":
+        """The same parts, whose sources begin with no tag."""
+        return dataclasses.replace(self, parts=tuple(dataclasses.replace(part, tag=None) for part in self.parts))
+
     def open(self, splits: Collection[str] = SPLITS, *, read_only: Collection[str] = ()) -> Corpus:
         """Open the parts.
 

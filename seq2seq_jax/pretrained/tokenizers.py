@@ -221,24 +221,25 @@ def _of_json(directory: Path, vocabulary: Vocabulary, source: str | None, target
     content = (directory / TOKENIZER_JSON).read_bytes()
     codec = TokenizerJson(content)
     before, behind = codec.template()
-    # mBART's texts of 25 languages have their language behind EOS, and targets begin with theirs as the start token.
-    is_behind = behind[:1] == [vocabulary.eos_id] and len(behind) == 2
+    eos = vocabulary.eos_id
+    has_language_behind = behind[:1] == [eos] and len(behind) == 2
     if source is not None:
         language = _language(codec.token(source), source, directory)
-        before, behind = ([], [vocabulary.eos_id, language]) if is_behind else ([language], [vocabulary.eos_id])
-    if is_behind:
-        vocabulary = dataclasses.replace(vocabulary, source_eos_id=behind[1])
-    elif behind != [vocabulary.eos_id]:
+        before, behind = ([], [eos, language]) if has_language_behind else ([language], [eos])
+    if behind != [eos] and not has_language_behind:
         raise ValueError(
             f"{directory / TOKENIZER_JSON} ends texts with the ids {behind}, and the model's EOS token is "
-            f"{vocabulary.eos_id}: sources that end otherwise are not built. --source_language may say how they begin."
+            f"{eos}: sources that end otherwise are not built. --source_language may say how they begin."
         )
     # A text's own first tokens come back as labels where the model is made to generate them.
     first = vocabulary.first_ids
-    if target is not None and is_behind:
-        vocabulary = dataclasses.replace(vocabulary, bos_id=_language(codec.token(target), target, directory))
-    elif target is not None:
-        first = (_language(codec.token(target), target, directory),)
+    start = None if target is None else _language(codec.token(target), target, directory)
+    if has_language_behind:
+        # mBART's of 25 languages, whose decoder starts with the target's.
+        bos = vocabulary.bos_id if start is None else start
+        vocabulary = dataclasses.replace(vocabulary, source_eos_id=behind[1], bos_id=bos)
+    elif start is not None:
+        first = (start,)
     vocabulary = dataclasses.replace(vocabulary, first_ids=first)
     sides = {
         "source": {"kind": "tokenizers", "file": TOKENIZER_JSON, "first": before, "last": behind[:-1]},

@@ -25,7 +25,7 @@ from seq2seq_jax.effects import changes
 logger = logging.getLogger(__name__)
 
 MARKED_BYTES = 4096
-"""In the middle of a file, by which it is told from another of its size: to read all would take as long as training."""
+"""Of the middle of a file, which distinguish it from another of its size; all are not read again at every start."""
 
 
 class Entry(NamedTuple):
@@ -257,8 +257,8 @@ class _Files:
         return path.stat().st_size
 
     def mark(self, manifest: Path, entry: Entry) -> tuple[int, int]:
-        """What tells a file from one that it replaces: how many bytes it has, and a checksum of its middle; of a member
-        of a tar file its time instead.
+        """What distinguishes a file from one that it replaces: its number of bytes, and a checksum of its middle; for a
+        member of a tar file its time instead.
 
         Raises:
             ValueError: there is none, or it cannot be read.
