@@ -6,7 +6,7 @@
 cepstra are not: frames are interpolated to other tempos instead. Words are tokens: there are some hundred.
 
 Word error rate on dev (103 utterances of other speakers) after 3,600 steps, 84 minutes of one core of an AMD EPYC
-without AVX-512: 18.60% with CTC (weight 0.7); 19.93% by CTC alone, 44.19% by attention alone. The aim was 18%;
+without AVX-512: 18.60% with CTC (weight 0.7); 19.93% by CTC alone, 44.19% by attention alone. The target was 18%;
 an4/listen_attend_spell has fewer errors. docs/tasks/speech.md has more.
 """
 
